@@ -1,0 +1,91 @@
+"""The contracts between the parts of l2ljax: what a classifier, an attack and a defense are.
+
+Everything is a NamedTuple of pure functions or of arrays; nothing here computes, but for the two
+functions on keys that all parts share.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Key = jax.Array  # a typed PRNG key (jax.random.key), or an array [B] of them, one per example
+Tree = Any  # a pytree of arrays
+
+
+class L2LError(ValueError):
+    """Bad input, told in one line that names the fix. The scripts print it without a traceback."""
+
+
+class Players(NamedTuple):
+    """A pair of anything that both players have: parameters, batch statistics, optimizers, their states."""
+
+    classifier: Any
+    attacker: Any
+
+
+class Batch(NamedTuple):
+    """Images [B, H, W, C], float in [0, 1], and integer labels [B] in 0..K-1."""
+
+    x: Array
+    y: Array
+
+
+LogitsFn = Callable[[Array], Array]
+"""Images [B, H, W, C] in [0, 1] -> logits [B, K]. Normalization lives inside the model."""
+
+
+class Attack(Protocol):
+    """(logits_fn, key, x [B, H, W, C], y [B]) -> adversarial x, in the ball and in [0, 1]. Pure; jits.
+
+    `key` is one key, or B of them, one per example (see `example_keys`).
+    """
+
+    def __call__(self, logits_fn: LogitsFn, key: Key, x: Array, y: Array, /) -> Array:
+        """Attack one batch."""
+
+
+class Classifier(NamedTuple):
+    """A network as pure functions. `variables` is {"params": tree, "batch_stats": tree, possibly empty}."""
+
+    init: Callable[[Key, Array], Tree]
+    """(key, x [B, H, W, C]) -> variables."""
+    logits: Callable[[Tree, Array], Array]
+    """(variables, x) -> logits [B, K] in evaluation mode."""
+    train: Callable[..., tuple[Array, Tree]]
+    """(variables, x, key, axis_name=None) -> (logits, batch_stats) in training mode: batch statistics,
+    taken over all devices of `axis_name`, and dropout drawn per example from `key`."""
+    features: Callable[[Tree, Array], Array]
+    """(variables, x) -> penultimate features [B, D] in evaluation mode."""
+
+
+class Defense(NamedTuple):
+    """One saddle-point objective: the classifier descends it, the attacker ascends it."""
+
+    init: Callable[[Key, Array], tuple[Tree, Tree]]
+    """(key, x) -> (params, batch_stats) of the attacker; both empty where it learns nothing."""
+    objective: Callable[..., tuple[Array, tuple[Players, dict[str, Array]]]]
+    """(params: Players, stats: Players, key [B], batch, mode) -> (scalar, (stats: Players, metrics)).
+    `mode` says who moves: "joint" (both), "classifier" or "attacker"; it sets the BatchNorm modes."""
+    attack: Callable[..., Attack | None]
+    """(params, batch_stats, steps=None) of the attacker -> the trained attacker as an Attack, or None.
+    `steps`: how many, where not those it was trained with."""
+
+
+def example_keys(key: Key, n: int) -> Key:
+    """One key per example [n]: `fold_in(key, i)` for the example at position i; [n] keys pass as they are.
+
+    So what an example draws depends neither on its neighbours nor on how the batch is split.
+    """
+    if key.ndim == 1:
+        return key
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
+
+
+def fold_in(keys: Key, data: Array | int) -> Key:
+    """`jax.random.fold_in` on one key or on each of an array of keys: a named stream of draws."""
+    if keys.ndim == 0:
+        return jax.random.fold_in(keys, data)
+    return jax.vmap(lambda k: jax.random.fold_in(k, data))(keys)
