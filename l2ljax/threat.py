@@ -1,0 +1,120 @@
+"""Threats: what an attacker may change. A threat is a ball around the image, cut with the pixels' range [0, 1].
+
+    ball = threat.linf(8 / 255)
+    x_adv = ball.project(x + delta, x)
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from l2ljax.types import Array, Key, L2LError, example_keys
+
+
+class Ball(NamedTuple):
+    """All images within `eps` of x0 [B, H, W, C] in a norm, and in [0, 1]."""
+
+    eps: float
+    project: Callable[[Array, Array], Array]
+    """(x, x0) -> the projection of x on the ball around x0, cut with [0, 1]."""
+    sample: Callable[[Key, Array], Array]
+    """(key, x0) -> a uniform draw from the ball around x0, then cut to [0, 1]."""
+    steepest: Callable[[Array], Array]
+    """(g) -> the direction d of norm 1 that maximizes <g, d> per example (0 where g is 0)."""
+    norm: Callable[[Array], Array]
+    """(delta) -> its norm per example [B]."""
+
+
+def clip(x: Array, low: Array | float, high: Array | float) -> Array:
+    """Cut x to [low, high] with PyTorch's derivative: 1 inside *and at the bounds*, 0 outside.
+
+    Where x sits exactly on a bound, `jnp.clip` passes half of the gradient and `lax.clamp` none. On MNIST's
+    black background, or for a perturbation of exactly eps, that decides what a learned attacker can learn.
+    """
+    return jnp.where(x < low, low, jnp.where(x > high, high, x))
+
+
+def linf(eps: float) -> Ball:
+    """The ball max_i |x_i - x0_i| <= eps, eps in [0, 1] (pixel units)."""
+    _check(eps, largest=1.0)
+
+    def project(x: Array, x0: Array) -> Array:
+        return clip(x, jnp.maximum(x0 - eps, 0), jnp.minimum(x0 + eps, 1))
+
+    def sample(key: Key, x0: Array) -> Array:
+        noise = _per_example(lambda k: jax.random.uniform(k, x0.shape[1:], x0.dtype, -eps, eps), key, x0)
+        return project(x0 + noise, x0)
+
+    return Ball(eps, project, sample, jnp.sign, lambda delta: jnp.abs(_flat(delta)).max(axis=1))
+
+
+def l2(eps: float) -> Ball:
+    """The ball sqrt(sum_i (x_i - x0_i)^2) <= eps, eps >= 0.
+
+    `project` cuts to [0, 1] after the radial projection: the result lies in both sets (moving towards x0's own
+    range only shortens the distance), though it is not always their nearest point. That is the field's practice.
+    """
+    _check(eps, largest=None)
+
+    def norm(delta: Array) -> Array:
+        square = jnp.sum(_flat(delta) ** 2, axis=1)
+        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)  # derivative 0 at 0, not NaN
+
+    def project(x: Array, x0: Array) -> Array:
+        delta = x - x0
+        length = _spread(norm(delta), x)
+        return clip(x0 + delta * jnp.where(length > eps, eps / jnp.where(length > 0, length, 1), 1), 0, 1)
+
+    def sample(key: Key, x0: Array) -> Array:
+        size = x0[0].size
+
+        def draw(k: Key) -> Array:
+            k_direction, k_radius = jax.random.split(k)
+            direction = jax.random.normal(k_direction, x0.shape[1:], x0.dtype)
+            radius = eps * jax.random.uniform(k_radius, (), x0.dtype) ** (1 / size)
+            return radius * direction / jnp.linalg.norm(direction)
+
+        return project(x0 + _per_example(draw, key, x0), x0)
+
+    def steepest(g: Array) -> Array:
+        # The largest entry is divided out first: squares of the gradients of a confident model underflow.
+        g = g / jnp.maximum(_spread(jnp.abs(_flat(g)).max(axis=1), g), jnp.finfo(g.dtype).tiny)
+        return g / jnp.maximum(_spread(norm(g), g), 1e-12)
+
+    return Ball(eps, project, sample, steepest, norm)
+
+
+BALLS = {"linf": linf, "l2": l2}
+
+
+def parse_eps(text: str | float) -> float:
+    """The eps of "8/255", "0.031" or 0.031 as a float."""
+    try:
+        return float(Fraction(text)) if isinstance(text, str) else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise L2LError(f"eps={text!r} is not a number: write it like 8/255 or 0.031") from None
+
+
+def _check(eps: float, largest: float | None) -> None:
+    if isinstance(eps, jax.core.Tracer):
+        return  # a traced radius cannot be looked at
+    if not 0 <= eps < float("inf"):
+        raise L2LError(f"eps={eps} is not a radius: give a number >= 0, in pixel units of [0, 1], like 8/255")
+    if largest is not None and eps > largest:
+        raise L2LError(f"eps={eps} is larger than the pixel range [0, 1]: did you mean {eps:g}/255?")
+
+
+def _per_example(draw: Callable[[Key], Array], key: Key, x0: Array) -> Array:
+    return jax.vmap(draw)(example_keys(key, len(x0)))
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(len(x), -1)
+
+
+def _spread(values: Array, like: Array) -> Array:
+    """[B] -> [B, 1, ...], to go with `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
