@@ -1,0 +1,84 @@
+"""Classifiers by name, as pure functions of their variables.
+
+    clf = models.create("resnet20", num_classes=10)
+    variables = clf.init(jax.random.key(0), x)                    # {"params": ..., "batch_stats": ...}
+    logits = clf.logits(variables, x)                             # evaluation mode
+    logits, batch_stats = clf.train(variables, x, key)            # training mode
+
+Images [B, H, W, C] are in [0, 1]; what normalization a network has is inside it. `CLASSIFIERS` is the
+table of names.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from l2ljax.models import cnn, resnet
+from l2ljax.types import Array, Classifier, Key, L2LError, Tree, example_keys
+
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
+    "digits_cnn": cnn.DigitsCNN,
+    "small_cnn": cnn.SmallCNN,
+    "lenet5": cnn.LeNet5,
+    "vgg16": cnn.VGG16,
+    "resnet20": resnet.resnet20,
+    "resnet18": resnet.resnet18,
+    "preact_resnet18": resnet.preact_resnet18,
+    "wrn_28_10": resnet.wrn_28_10,
+    "wrn_34_10": resnet.wrn_34_10,
+}
+"""Name -> linen module of (num_classes, dtype, train, axis_name): (x, keys) -> (logits, features)."""
+
+
+def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32) -> Classifier:
+    """Build a classifier.
+
+    Args:
+      name: one of `CLASSIFIERS`.
+      num_classes: K.
+      dtype: what it computes in; parameters, statistics and logits are float32 whatever it is.
+
+    Returns:
+      A `Classifier`.
+
+    Raises:
+      L2LError: for an unknown name, and, when called, for images of a shape that it does not take.
+    """
+    if name not in CLASSIFIERS:
+        raise L2LError(f"unknown classifier {name!r}: choose one of {', '.join(CLASSIFIERS)}")
+    module = CLASSIFIERS[name](num_classes=num_classes, dtype=dtype)
+
+    def check(x: Array) -> None:
+        expected = module.image_shape  # (H, W, C), None where any size will do
+        if x.ndim != 4 or any(n not in (None, m) for n, m in zip(expected, x.shape[1:], strict=True)):
+            shape = ", ".join(str(n or letter) for n, letter in zip(expected, "HWC", strict=True))
+            raise L2LError(f"{name} takes images [B, {shape}], got {list(x.shape)}")
+
+    @jax.jit
+    def initialize(key: Key, x: Array) -> Tree:
+        return {"batch_stats": {}, **module.init(key, x)}
+
+    def init(key: Key, x: Array) -> Tree:
+        check(x)
+        return initialize(key, x[:1])
+
+    def evaluate(variables: Tree, x: Array) -> tuple[Array, Array]:
+        check(x)
+        logits, features = module.apply(variables, x)
+        return logits.astype(jnp.float32), features
+
+    def train(variables: Tree, x: Array, key: Key, axis_name: str | None = None) -> tuple[Array, Tree]:
+        check(x)
+        network = module.clone(train=True, axis_name=axis_name)
+        (logits, _), updated = network.apply(variables, x, example_keys(key, len(x)), mutable=["batch_stats"])
+        return logits.astype(jnp.float32), updated.get("batch_stats", {})
+
+    return Classifier(
+        init=init,
+        logits=lambda variables, x: evaluate(variables, x)[0],
+        train=train,
+        features=lambda variables, x: evaluate(variables, x)[1],
+    )

@@ -1,0 +1,165 @@
+"""The attackers' networks: RNN-Adv's recurrent optimizer and L2L's convolutional attackers.
+
+`create(name, width)` gives L2L's by name; `attacks.learned` makes them optimizers of the input.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import variance_scaling
+
+from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose, PReLU
+from l2ljax.types import Array, L2LError
+
+xavier = variance_scaling(1.0, "fan_avg", "uniform")
+xavier_sqrt2 = variance_scaling(2.0, "fan_avg", "uniform")
+"""Xavier uniform with gain sqrt(2)."""
+
+
+class RecurrentOptimizer(nn.Module):
+    """h' = tanh(U g + W h), delta = tanh(V h'), for each coordinate by itself: 120 parameters at hidden = 10.
+
+    Improved Adversarial Training via Learned Optimizer, eq. 6 and 7 (see `attacks.learned.recurrent`).
+    The hidden units are the leading axis: then both products run along the long axis of coordinates.
+    """
+
+    hidden: int = 10
+    use_bias: bool = False
+
+    def initial_state(self, x: Array) -> Array:
+        """Zeros [hidden, *x.shape]."""
+        return jnp.zeros((self.hidden, *x.shape), x.dtype)
+
+    @nn.compact
+    def __call__(self, g: Array, h: Array) -> tuple[Array, Array]:
+        """g [...], h [hidden, ...] -> (delta [...] in (-1, 1), h)."""
+        init = nn.initializers.normal(self.hidden**-0.5)
+        u = self.param("U", init, (self.hidden,))
+        w = self.param("W", init, (self.hidden, self.hidden))
+        v = self.param("V", init, (self.hidden,))
+        u, w, v = (p.astype(g.dtype) for p in (u, w, v))
+        drive = jnp.tensordot(u, g, axes=0) + jnp.tensordot(w, h, axes=1)
+        if self.use_bias:
+            b_1 = self.param("b_1", nn.initializers.zeros, ())
+            b_2 = self.param("b_2", nn.initializers.zeros, (self.hidden, *[1] * g.ndim))
+            h = jnp.tanh(drive + b_2)
+            return jnp.tanh(jnp.tensordot(v, h, axes=1) + b_1), h
+        h = jnp.tanh(drive)
+        return jnp.tanh(jnp.tensordot(v, h, axes=1)), h
+
+
+class GeneratorBlock(nn.Module):
+    """BN - PReLU - conv - BN - PReLU - conv, plus a shortcut: SNGAN's generator block without upsampling.
+
+    L2L's released code: BatchNorm without affine parameters, one PReLU slope each, a 1x1 shortcut where the number
+    of channels changes.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array, norm: Callable[..., nn.BatchNorm]) -> Array:
+        """[B, H, W, C] -> [B, H, W, features]."""
+        plain_norm = functools.partial(norm, use_bias=False, use_scale=False)
+        y = PReLU()(plain_norm()(x))
+        y = Conv(self.features, padding=1, kernel_init=xavier_sqrt2)(y)
+        y = PReLU()(plain_norm()(y))
+        y = Conv(self.features, padding=1, kernel_init=xavier_sqrt2)(y)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, kernel_size=1, kernel_init=xavier)(x)
+        return x + y
+
+
+class WideAttacker(nn.Module):
+    """L2L's attacker of the main tables: conv - generator blocks - BN - conv - tanh.
+
+    Learning to Defend by Learning to Attack, Table 1 lists three blocks and no BatchNorm before the last convolution;
+    the released code has four blocks and one.
+
+    Attributes:
+      blocks: the channels of the blocks; the first convolution has 64 (or `blocks[-1]`'s share of it when narrowed).
+      first: the channels of the first convolution.
+      last_norm: whether a BatchNorm (without affine parameters) stands before the last convolution.
+    """
+
+    blocks: tuple[int, ...] = (128, 256, 128, 64)
+    first: int = 64
+    last_norm: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, channels: int, train: bool, axis_name: str | None = None) -> Array:
+        """[B, H, W, C'] -> [B, H, W, channels] in (-1, 1)."""
+        norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name)
+        y = Conv(self.first, padding=1, use_bias=False)(x)
+        y = nn.relu(norm(epsilon=1e-3)(y))
+        for features in self.blocks:
+            y = GeneratorBlock(features)(y, norm)
+        if self.last_norm:
+            y = norm(use_bias=False, use_scale=False)(y)
+        return jnp.tanh(Conv(channels, padding=1)(y))
+
+
+class SlimAttacker(nn.Module):
+    """L2L's smaller attacker (appendix B): half the resolution inside, and a learned scale before the tanh.
+
+    The released code's form: the first convolution has the stride 2 (Table 7 prints 1).
+
+    Attributes:
+      width: channels of the first convolution; the blocks have 2 and 1 times as many, the upsampling an eighth.
+      skip: whether the attacker's input goes to the last convolution too.
+    """
+
+    width: int = 128
+    skip: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, channels: int, train: bool, axis_name: str | None = None) -> Array:
+        """[B, H, W, C'], H and W even -> [B, H, W, channels] in (-1, 1)."""
+        norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name)
+        y = Conv(self.width, strides=2, padding=1, use_bias=False)(x)
+        y = nn.relu(norm(epsilon=1e-3)(y))
+        for features in (2 * self.width, self.width):
+            y = GeneratorBlock(features)(y, norm)
+        y = norm(use_bias=False, use_scale=False)(y)
+        y = nn.relu(norm(epsilon=1e-3)(ConvTranspose(max(self.width // 8, 1))(y)))
+        if self.skip:
+            y = jnp.concatenate([y, x], axis=-1)
+        scale = self.param("scale", nn.initializers.constant(5.0), ())
+        return jnp.tanh(scale * Conv(channels, padding=1, use_bias=False)(y))
+
+
+def _wide(width: int, blocks: tuple[int, ...], last_norm: bool) -> WideAttacker:
+    return WideAttacker(tuple(width * multiple for multiple in blocks), width, last_norm)
+
+
+ATTACKERS: dict[str, tuple[int, Callable[[int], Any]]] = {
+    "wide": (64, lambda width: _wide(width, (2, 4, 2, 1), True)),
+    "wide_paper": (64, lambda width: _wide(width, (2, 4, 2), False)),
+    "slim": (128, lambda width: SlimAttacker(width)),
+    "slim_no_skip": (128, lambda width: SlimAttacker(width, skip=False)),
+}
+"""name -> (the papers' width, network of a given width)."""
+
+
+def create(name: str, *, width: int | None = None) -> nn.Module:
+    """One of L2L's convolutional attackers: wide, wide_paper, slim, slim_no_skip.
+
+    Args:
+      name: a key of `ATTACKERS`.
+      width: channels of the first convolution, the papers' (64 wide, 128 slim) where not given.
+
+    Raises:
+      L2LError: an unknown name, or a width below 1.
+    """
+    if name not in ATTACKERS:
+        raise L2LError(f"unknown attacker {name!r}: choose one of {', '.join(ATTACKERS)}")
+    default, build = ATTACKERS[name]
+    width = default if width is None else width
+    if width < 1:
+        raise L2LError(f"attacker width {width} is too small: give 1 or more (the papers' is {default})")
+    return build(width)
+

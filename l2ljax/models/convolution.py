@@ -1,0 +1,169 @@
+"""A 2-D convolution whose gradients are fast on XLA:CPU, inside `lax.scan` too.
+
+XLA's own rules for the gradients of a convolution miss its fast path on CPU when they stand in a loop,
+and often outside one: by 10 to 100 times (jax-ml/jax issue 12868). Everything here rests on one
+trilinear form of images x, kernel k and output y, for given strides and padding:
+
+    T(x, k, y) = sum_{b, p, i, c, o}  x[b, s p + i - pad, c]  k[i, c, o]  y[b, p, o]
+
+Its three partial derivatives are the convolution (by y), the gradient for the images, which is also the
+transposed convolution (by x), and the gradient for the kernel (by k). Each is written so that the CPU
+compiler takes its fast path, and the derivatives of each are the other two: reverse mode works to any
+order, and every order is fast.
+
+    y = conv2d(x, kernel, strides=(2, 2), padding=1)
+    with stock_convolution():            # forward mode: jax.jvp, jax.hessian
+        jax.jvp(f, (x,), (v,))
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from l2ljax.types import Array
+
+Pair = tuple[int, int]
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+_force_stock = False
+
+
+@contextlib.contextmanager
+def stock_convolution() -> Iterator[None]:
+    """Build convolutions with JAX's own derivative rules, which have a forward mode (`jax.jvp`).
+
+    Read when a function is traced: one that is already compiled keeps the rules it was traced with.
+    """
+    global _force_stock
+    before, _force_stock = _force_stock, True
+    try:
+        yield
+    finally:
+        _force_stock = before
+
+
+def conv2d(x: Array, kernel: Array, *, strides: Pair = (1, 1), padding: int | tuple[Pair, Pair]) -> Array:
+    """Convolve (cross-correlate) images with a kernel, as torch's Conv2d does.
+
+    Args:
+      x: images [B, H, W, C].
+      kernel: [kh, kw, C, O].
+      strides: step in height and width.
+      padding: zeros around the image: one number, or (low, high) for height and width.
+
+    Returns:
+      [B, (H + low + high - kh) // stride + 1, same for W, O].
+    """
+    geometry = _geometry(x.shape, kernel.shape, strides, padding)
+    return (_stock if _use_stock() else _convolve)(x, kernel, geometry)
+
+
+def conv_transpose2d(x: Array, kernel: Array, *, strides: Pair, padding: int) -> Array:
+    """Transpose of `conv2d`, as torch's ConvTranspose2d: kernel 4, stride 2, padding 1 doubles the size.
+
+    y[b, s p + i - padding, o] += x[b, p, c] kernel[i, o, c], over positions p and offsets i.
+
+    Args:
+      x: images [B, H, W, C].
+      kernel: [kh, kw, O, C]: the kernel of the convolution from O to C channels that this transposes.
+      strides: factors of upsampling.
+      padding: rows and columns cut off each side.
+
+    Returns:
+      [B, (H - 1) * stride + kh - 2 * padding, same for W, O].
+    """
+    height, width = (
+        (n - 1) * s + k - 2 * padding for n, s, k in zip(x.shape[1:3], strides, kernel.shape[:2], strict=True)
+    )
+    geometry = _geometry((0, height, width, 0), kernel.shape, strides, padding)
+    return (_stock_transpose if _use_stock() else _pull_back_image)(x, kernel, geometry)
+
+
+class _Geometry(NamedTuple):
+    """What is static about one convolution: sizes (height, width) of image, kernel and output."""
+
+    image: Pair
+    kernel: Pair
+    output: Pair
+    strides: Pair
+    padding: tuple[Pair, Pair]
+
+
+def _geometry(image, kernel, strides, padding) -> _Geometry:
+    if isinstance(padding, int):
+        padding = ((padding, padding), (padding, padding))
+    image, kernel, strides = tuple(image[1:3]), tuple(kernel[:2]), tuple(strides)
+    output = tuple(
+        (n + sum(pad) - k) // s + 1 for n, k, s, pad in zip(image, kernel, strides, padding, strict=True)
+    )
+    return _Geometry(image, kernel, output, strides, tuple(tuple(pad) for pad in padding))
+
+
+def _use_stock() -> bool:
+    return _force_stock or jax.default_backend() != "cpu"
+
+
+def _stock(x: Array, kernel: Array, geo: _Geometry) -> Array:
+    return lax.conv_general_dilated(x, kernel, geo.strides, geo.padding, dimension_numbers=DIMENSIONS)
+
+
+def _stock_transpose(y: Array, kernel: Array, geo: _Geometry) -> Array:
+    """Convolve the output, dilated by the stride, with the flipped kernel, its channels swapped."""
+    padding = [
+        (k - 1 - low, n - 1 - (out - 1) * s + low)
+        for n, k, out, s, (low, _) in zip(*geo, strict=True)
+    ]  # fmt: skip
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    # The barrier keeps the compiler from folding the flip into the convolution, off its fast path.
+    return lax.conv_general_dilated(
+        y,
+        lax.optimization_barrier(flipped),
+        (1, 1),
+        padding,
+        lhs_dilation=geo.strides,
+        dimension_numbers=DIMENSIONS,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(x: Array, kernel: Array, geo: _Geometry) -> Array:
+    """dT/dy: [B, H, W, C], [kh, kw, C, O] -> [B, H', W', O]."""
+    return _stock(x, kernel, geo)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _pull_back_image(y: Array, kernel: Array, geo: _Geometry) -> Array:
+    """dT/dx: [B, H', W', O], [kh, kw, C, O] -> [B, H, W, C]."""
+    return _stock_transpose(y, kernel, geo)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _pull_back_kernel(x: Array, y: Array, geo: _Geometry) -> Array:
+    """dT/dk: [B, H, W, C], [B, H', W', O] -> [kh, kw, C, O]: one matrix product per kernel offset."""
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in geo.padding), (0, 0, 0)])
+    (kh, kw), (sh, sw), (height, width) = geo.kernel, geo.strides, geo.output
+
+    def offset(i: int, j: int) -> Array:
+        shifted = x[:, i : i + (height - 1) * sh + 1 : sh, j : j + (width - 1) * sw + 1 : sw]
+        return jnp.einsum("bhwc,bhwo->co", shifted, y)
+
+    return jnp.stack([offset(i, j) for i in range(kh) for j in range(kw)]).reshape(kh, kw, x.shape[-1], -1)
+
+
+_convolve.defvjp(
+    lambda x, k, geo: (_convolve(x, k, geo), (x, k)),
+    lambda geo, xk, y: (_pull_back_image(y, xk[1], geo), _pull_back_kernel(xk[0], y, geo)),
+)
+_pull_back_image.defvjp(
+    lambda y, k, geo: (_pull_back_image(y, k, geo), (y, k)),
+    lambda geo, yk, x: (_convolve(x, yk[1], geo), _pull_back_kernel(x, yk[0], geo)),
+)
+_pull_back_kernel.defvjp(
+    lambda x, y, geo: (_pull_back_kernel(x, y, geo), (x, y)),
+    lambda geo, xy, k: (_pull_back_image(xy[1], k, geo), _convolve(xy[0], k, geo)),
+)

@@ -1,0 +1,140 @@
+"""The layers that all networks share, with torch's conventions, in which the papers' code is written.
+
+`Conv` and `ConvTranspose` (explicit padding; gradients that are fast on CPU, see `convolution`),
+`BatchNorm` (torch's momentum and epsilon), `PReLU`, `dropout` (one mask per example) and initializers.
+
+    y = Conv(64, 3, strides=2, padding=1, use_bias=False)(x)     # in a linen module
+    y = BatchNorm(use_running_average=not train, axis_name=axis_name)(y)
+"""
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer, uniform, variance_scaling
+
+from l2ljax.models.convolution import conv2d, conv_transpose2d, stock_convolution
+from l2ljax.types import Array, Key
+
+__all__ = [
+    "BatchNorm", "Conv", "ConvTranspose", "Dense", "PReLU", "conv2d", "conv_transpose2d", "dropout",
+    "kaiming_fan_in", "kaiming_fan_out", "max_pool", "stock_convolution", "torch_uniform",
+]  # fmt: skip
+
+torch_uniform = variance_scaling(1 / 3, "fan_in", "uniform")
+"""torch's default for weights: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+kaiming_fan_in = variance_scaling(2.0, "fan_in", "normal")
+"""N(0, 2 / fan_in): torch's `kaiming_normal_`."""
+kaiming_fan_out = variance_scaling(2.0, "fan_out", "normal")
+"""N(0, 2 / fan_out): the Wide ResNets' choice."""
+
+BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+"""`nn.BatchNorm` with torch's defaults (torch writes momentum 0.9 as 0.1).
+
+`use_running_average` and, in training, `axis_name` are given where it is built. The running variance
+gathers the biased batch variance, where torch's is the unbiased one: n / (n - 1) times it.
+"""
+
+
+Dense = functools.partial(nn.Dense, kernel_init=torch_uniform)
+"""`nn.Dense` with torch's default weights; the bias starts at zero, torch's is uniform like the weights."""
+
+
+class Conv(nn.Module):
+    """torch's Conv2d: a square kernel, explicit zero padding, torch's default initialization.
+
+    `bias_init=None` is torch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    """
+
+    features: int
+    kernel_size: int = 3
+    strides: int = 1
+    padding: int = 0
+    use_bias: bool = True
+    kernel_init: Initializer = torch_uniform
+    bias_init: Initializer | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, C] -> [B, (H + 2 padding - kernel_size) // strides + 1, same for W, features]."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y = conv2d(
+            x.astype(self.dtype), kernel.astype(self.dtype), strides=(self.strides,) * 2, padding=self.padding
+        )
+        if not self.use_bias:
+            return y
+        init = self.bias_init or _symmetric_uniform(1 / math.sqrt(math.prod(shape[:3])))
+        return y + self.param("bias", init, (self.features,)).astype(self.dtype)
+
+
+class ConvTranspose(nn.Module):
+    """torch's ConvTranspose2d without bias. The defaults double height and width exactly.
+
+    The kernel is [kh, kw, features, C], so that its fan-in is torch's: kh * kw * features.
+    """
+
+    features: int
+    kernel_size: int = 4
+    strides: int = 2
+    padding: int = 1
+    kernel_init: Initializer = variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-2, out_axis=-1)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, C] -> [B, (H - 1) strides + kernel_size - 2 padding, same for W, features]."""
+        shape = (self.kernel_size, self.kernel_size, self.features, x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape)
+        return conv_transpose2d(
+            x.astype(self.dtype), kernel.astype(self.dtype), strides=(self.strides,) * 2, padding=self.padding
+        )
+
+
+class PReLU(nn.Module):
+    """max(x, 0) + a min(x, 0) with one learned slope a, 0.25 at first: torch's default."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Any shape -> the same."""
+        slope = self.param("slope", nn.initializers.constant(0.25), ())
+        return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
+
+
+def max_pool(x: Array) -> Array:
+    """2x2 max pooling, stride 2: [B, H, W, C] -> [B, H // 2, W // 2, C].
+
+    Of equal entries the first (in rows, then columns) takes the gradient, as in torch: on MNIST's flat
+    background that decides the gradient. Comparisons, because XLA:CPU's own pooling gradient is slow.
+    """
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+
+    def larger(a: Array, b: Array) -> Array:
+        return jnp.where(a >= b, a, b)
+
+    top, bottom = x[:, ::2], x[:, 1::2]
+    return larger(larger(top[:, :, ::2], top[:, :, 1::2]), larger(bottom[:, :, ::2], bottom[:, :, 1::2]))
+
+
+def dropout(keys: Key, x: Array, rate: float) -> Array:
+    """Zero entries with probability `rate`, scale the others by 1 / (1 - rate).
+
+    Example i draws from keys[i] alone, so its mask depends neither on its neighbours nor on how the
+    batch is split over devices.
+
+    Args:
+      keys: one key per example [B] (see `types.example_keys`).
+      x: activations [B, ...].
+      rate: in [0, 1).
+    """
+    keep = jax.vmap(lambda key, row: jax.random.bernoulli(key, 1 - rate, row.shape))(keys, x)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+
+
+def _symmetric_uniform(bound: float) -> Initializer:
+    init = uniform(2 * bound)
+    return lambda key, shape, dtype=jnp.float32, **_: init(key, shape, dtype) - bound

@@ -1,0 +1,162 @@
+"""Residual networks for small images: one `ResNet`, two blocks, and the five networks as partials of it.
+
+`resnet20` (zero-padding shortcuts, input normalization inside), `resnet18`, `preact_resnet18`,
+`wrn_28_10`, `wrn_34_10`. All take images of any size and number of channels.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+
+from l2ljax.models import layers
+from l2ljax.types import Array, Key
+
+
+class BasicBlock(nn.Module):
+    """relu(BN(conv(relu(BN(conv(x))))) + shortcut(x)) (He et al., 2015).
+
+    Where the shape changes, the shortcut is a 1x1 convolution and BatchNorm (their option B), or, with
+    `zero_pad`, every second pixel and zeros for the new channels (option A).
+    """
+
+    width: int
+    strides: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+    zero_pad: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), width]."""
+        y = self.conv(self.width, 3, strides=self.strides, padding=1)(x)
+        y = nn.relu(self.norm()(y))
+        y = self.conv(self.width, 3, padding=1)(y)
+        y = self.norm()(y)
+        if y.shape != x.shape:
+            if self.zero_pad:
+                new = self.width - x.shape[-1]
+                x = x[:, :: self.strides, :: self.strides]
+                x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
+            else:
+                x = self.norm()(self.conv(self.width, 1, strides=self.strides)(x))
+        return nn.relu(y + x)
+
+
+class PreActBlock(nn.Module):
+    """conv(relu(BN(conv(z)))) + shortcut, z = relu(BN(x)) (He et al., 2016).
+
+    The shortcut is x; where the shape changes, a 1x1 convolution of z.
+    """
+
+    width: int
+    strides: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), width]."""
+        z = nn.relu(self.norm()(x))
+        y = self.conv(self.width, 3, strides=self.strides, padding=1)(z)
+        y = nn.relu(self.norm()(y))
+        y = self.conv(self.width, 3, padding=1)(y)
+        if y.shape != x.shape:
+            x = self.conv(self.width, 1, strides=self.strides)(z)
+        return y + x
+
+
+class ResNet(nn.Module):
+    """A 3x3 stem, groups of blocks (each but the first halves the size), average pooling, linear.
+
+    Attributes:
+      widths: channels of each group.
+      depths: blocks of each group.
+      block: `BasicBlock` or `PreActBlock`.
+      stem: channels of the first convolution.
+      stem_norm: BatchNorm and ReLU after the stem.
+      final_norm: BatchNorm and ReLU before the pooling.
+      mean, std: input normalization per channel, or None.
+      conv_init, dense_init: initializers of the kernels; biases start at zero.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    block: Callable[..., nn.Module]
+    stem: int
+    stem_norm: bool = False
+    final_norm: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    conv_init: Initializer = layers.torch_uniform
+    dense_init: Initializer = layers.torch_uniform
+    num_classes: int = 10
+    dtype: Any = jnp.float32
+    train: bool = False
+    axis_name: str | None = None
+    image_shape: ClassVar = (None, None, None)
+
+    @nn.compact
+    def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
+        """[B, H, W, C] -> [B, K], [B, widths[-1]]; nothing random, `keys` are not read."""
+        conv = functools.partial(layers.Conv, use_bias=False, kernel_init=self.conv_init, dtype=self.dtype)
+        norm = functools.partial(
+            layers.BatchNorm,
+            use_running_average=not self.train,
+            axis_name=self.axis_name if self.train else None,
+            dtype=self.dtype,
+        )
+        if self.mean is not None:
+            x = (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        x = conv(self.stem, 3, padding=1)(x)
+        if self.stem_norm:
+            x = nn.relu(norm()(x))
+        for group, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            for i in range(depth):
+                x = self.block(width, 2 if group > 0 and i == 0 else 1, conv, norm)(x)
+        if self.final_norm:
+            x = nn.relu(norm()(x))
+        x = x.mean((1, 2))
+        return layers.Dense(self.num_classes, kernel_init=self.dense_init, dtype=self.dtype)(x), x
+
+
+resnet20 = functools.partial(
+    ResNet,
+    widths=(16, 32, 64),
+    depths=(3, 3, 3),
+    block=functools.partial(BasicBlock, zero_pad=True),
+    stem=16,
+    stem_norm=True,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    conv_init=layers.kaiming_fan_in,
+    dense_init=layers.kaiming_fan_in,
+)
+"""CIFAR's ResNet-20 with option A shortcuts, L2L-DA's classifier: 269,722 parameters."""
+
+resnet18 = functools.partial(
+    ResNet, widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), block=BasicBlock, stem=64, stem_norm=True
+)
+"""ResNet-18 with a 3x3 stem: 11,173,962 parameters."""
+
+preact_resnet18 = functools.partial(
+    ResNet, widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), block=PreActBlock, stem=64
+)
+"""PreActResNet-18 as widely used on CIFAR, with no BatchNorm before the pooling: 11,171,146 parameters."""
+
+_wide = functools.partial(
+    ResNet,
+    widths=(160, 320, 640),
+    block=PreActBlock,
+    stem=16,
+    final_norm=True,
+    conv_init=layers.kaiming_fan_out,
+)
+wrn_28_10 = functools.partial(_wide, depths=(4, 4, 4))
+"""Wide ResNet 28-10 without dropout: 36,479,194 parameters."""
+
+wrn_34_10 = functools.partial(_wide, depths=(5, 5, 5))
+"""Wide ResNet 34-10 without dropout, the classifier of L2L and TRADES: 46,160,474 parameters."""
