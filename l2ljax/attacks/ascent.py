@@ -1,0 +1,113 @@
+"""The one loop: unroll an optimizer of the input on a loss, inside a ball, as one `lax.scan`.
+
+    rule = optax.sign_sgd(2 / 255)
+    loss_fn = lambda x: (losses.cross_entropy(logits_fn(x), y), ())
+    x_adv = ascend(loss_fn, rule, threat.linf(8 / 255), key, x, steps=10).x
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.lax import stop_gradient
+
+from l2ljax import threat
+from l2ljax.types import Array, Key, Tree, example_keys
+
+LossFn = Callable[[Array], tuple[Array, Any]]
+"""x [B, H, W, C] -> (losses [B], aux)."""
+Start = Callable[[threat.Ball, Key, Array], Array]
+"""(ball, key, x0) -> the first iterate, in the ball."""
+
+
+class Ascent(NamedTuple):
+    """The trace of T steps."""
+
+    x: Array
+    """x_T [B, H, W, C]."""
+    path: Array
+    """x_1..x_T [T, B, H, W, C]."""
+    losses: Array
+    """The losses [T, B] at x_0..x_{T-1}: the one at x_T is not among them, the caller's next pass has it."""
+    aux: Any
+    """What loss_fn returned beside the losses at x_0..x_{T-1}, stacked [T, ...]."""
+    state: Any
+    """The rule's state after step T."""
+
+
+def ascend(
+    loss_fn: LossFn,
+    rule: optax.GradientTransformation,
+    ball: threat.Ball,
+    key: Key,
+    x: Array,
+    *,
+    steps: int,
+    start: Start | None = None,
+    second_order: bool = False,
+    unroll: int | bool = 1,
+) -> Ascent:
+    """x_{t+1} = project(x_t + rule(g_t)), g_t = grad loss_fn(x_t), for `steps` steps from `start` in the ball.
+
+    The rule is an optax optimizer: it is handed the gradient of *minus* the losses, per example, so that
+    `optax.sign_sgd(a)` is PGD; a rule that takes extra arguments finds `x0, losses, loss_fn, ball` there.
+
+    Everything returned is differentiable in whatever the rule closes over. The gradient g_t counts as a constant
+    feature (as in all the papers), and the losses are linear in x_t around its value,
+
+        losses_t = L(c) + <grad L(c), x_t - c>,  c = stop_gradient(x_t):
+
+    the value of L(x_t), and its derivative in x_t. So differentiating them runs the rule and the projection
+    backwards, and the classifier not at all. What `loss_fn` closes over receives no gradient from here.
+
+    Args:
+      loss_fn: x -> (losses [B], aux).
+      rule: the optimizer of the input.
+      ball: where the iterates stay.
+      key: one key, or one per example [B].
+      x: clean images [B, H, W, C] in [0, 1], the ball's center.
+      steps: T >= 1.
+      start: the first iterate, `uniform` by default.
+      second_order: differentiate through g_t also (T more passes through the classifier, and its memory).
+      unroll: as in `lax.scan`.
+    """
+    constant = (lambda a: a) if second_order else stop_gradient
+    rule = optax.with_extra_args_support(rule)
+
+    def step(carry: tuple[Array, Tree], _: None) -> tuple[tuple[Array, Tree], tuple[Array, Array, Any]]:
+        x_t, state = carry
+        center = constant(x_t)
+        value, vjp, aux = jax.vjp(loss_fn, center, has_aux=True)
+        (gradient,) = vjp(jnp.ones_like(value))
+        value, gradient, aux = constant((value, gradient, aux))
+        if not second_order:
+            along = jnp.sum(gradient * (x_t - center), axis=range(1, x.ndim))
+            value = value + along.astype(value.dtype)
+        updates, state = rule.update(-gradient, state, x_t, x0=x, losses=value, loss_fn=loss_fn, ball=ball)
+        x_next = ball.project(x_t + updates, x)
+        return (x_next, state), (x_next, value, aux)
+
+    x_0 = (start or uniform)(ball, example_keys(key, len(x)), x)
+    (x_last, state), (path, values, aux) = jax.lax.scan(
+        step, (x_0, rule.init(x)), length=steps, unroll=unroll
+    )
+    return Ascent(x_last, path, values, aux, state)
+
+
+def uniform(ball: threat.Ball, key: Key, x0: Array) -> Array:
+    """Start at a uniform draw from the ball, cut to [0, 1] as MadryLab does (L2L and TRADES do not cut)."""
+    return ball.sample(key, x0)
+
+
+def clean(ball: threat.Ball, key: Key, x0: Array) -> Array:
+    """Start at the image itself."""
+    return x0
+
+
+def gaussian(ball: threat.Ball, key: Key, x0: Array) -> Array:
+    """Start at x0 + 0.001 N(0, I), as TRADES and RNN-Adv do (there it is not cut to [0, 1])."""
+    keys = example_keys(key, len(x0))
+    noise = jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:], x0.dtype))(keys)
+    return ball.project(x0 + 0.001 * noise, x0)

@@ -1,0 +1,153 @@
+"""Attacks that follow the input gradient: FGSM, PGD, momentum, line search, PGD on the margin; and random noise.
+
+    attack = attacks.pgd(threat.linf(8 / 255), step_size=2 / 255, steps=10)
+    x_adv = jax.jit(attack)(logits_fn, key, x, y)
+
+A new first-order attack is a rule of about ten lines (an optax optimizer) and a call of `gradient_attack`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2ljax import losses
+from l2ljax.attacks.ascent import LossFn, Start, ascend, clean, uniform
+from l2ljax.threat import Ball
+from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in
+
+PerExampleLoss = Callable[[Array, Array], Array]
+"""(logits [B, K], y [B]) -> losses [B] to ascend."""
+
+
+def gradient_attack(
+    ball: Ball,
+    rule: optax.GradientTransformation,
+    *,
+    steps: int,
+    loss: PerExampleLoss = losses.cross_entropy,
+    start: Start = uniform,
+) -> Attack:
+    """The attack that unrolls `rule` on `loss` for `steps` steps and returns the last iterate."""
+
+    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        return ascend(lambda x: (loss(logits_fn(x), y), ()), rule, ball, key, x, steps=steps, start=start).x
+
+    return attack
+
+
+def steepest_ascent(ball: Ball, step_size: float) -> optax.GradientTransformation:
+    """Rule: a step of length `step_size` in the ball's norm along its steepest direction (the sign, for linf)."""
+    return optax.stateless(lambda g, _: -step_size * ball.steepest(g))
+
+
+def fgsm(ball: Ball, *, start: Start = clean, loss: PerExampleLoss = losses.cross_entropy) -> Attack:
+    """x + eps sign(grad): one step as long as the radius. Goodfellow et al. (2015), eq. of section 4."""
+    return gradient_attack(ball, steepest_ascent(ball, ball.eps), steps=1, loss=loss, start=start)
+
+
+def pgd(
+    ball: Ball,
+    *,
+    step_size: float,
+    steps: int,
+    loss: PerExampleLoss = losses.cross_entropy,
+    start: Start = uniform,
+) -> Attack:
+    """x_{t+1} = project(x_t + a steepest(grad L(x_t))), last iterate. Madry et al. (2018), section 2.1.
+
+    Args:
+      ball: linf or l2.
+      step_size: a, in the ball's norm.
+      steps: how many.
+      loss: what to ascend; `functools.partial(losses.margin, kappa=50)` gives "CW" as the challenges mean it.
+      start: `uniform`, `clean` or `gaussian` of `attacks.ascent`.
+    """
+    return gradient_attack(ball, steepest_ascent(ball, step_size), steps=steps, loss=loss, start=start)
+
+
+def momentum(
+    ball: Ball, *, step_size: float, steps: int, decay: float = 1.0, start: Start = clean
+) -> Attack:
+    """m = decay m + g / |g|_1, x = project(x + a steepest(m)). Dong et al. (2018), eq. 6 and 7 (MI-FGSM)."""
+
+    def normalize(g: Array, _: Any) -> Array:
+        return g / jnp.maximum(jnp.sum(jnp.abs(g), axis=range(1, g.ndim), keepdims=True), jnp.finfo(g.dtype).tiny)
+
+    rule = optax.chain(optax.stateless(normalize), optax.trace(decay), steepest_ascent(ball, step_size))
+    return gradient_attack(ball, rule, steps=steps, start=start)
+
+
+class LineSearchState(NamedTuple):
+    """The step size that each example took last [B, 1, 1, 1]."""
+
+    step_size: Array
+
+
+def backtracking(
+    *, max_step: float, rho: float = 0.5, c: float = 1e-4, halvings: int = 10
+) -> optax.GradientTransformationExtraArgs:
+    """Rule: along p = grad L(x), the largest a in {max_step rho^k} with enough ascent, per example.
+
+        L(project(x + a p)) >= L(x) + c a p.p          RNN-Adv paper, eq. 4
+
+    optax's own line searches find one step for the whole batch, so this one is ours. Three readings of the paper
+    are fixed here. The projection is inside the test (the point tested is the point taken). `max_step`, which the
+    paper does not give, is in the ball's norm: p is the raw gradient, whose scale differs by orders of magnitude
+    between examples, so the search starts at a = max_step / norm(p). Where no a passes after `halvings`, the
+    smallest is taken.
+    """
+
+    def init(x: Array) -> LineSearchState:
+        return LineSearchState(jnp.zeros((len(x), *[1] * (x.ndim - 1)), x.dtype))
+
+    def update(
+        grads: Array, state: LineSearchState, x: Array, *, x0: Array, losses: Array, loss_fn: LossFn, ball: Ball, **_: Any
+    ) -> tuple[Array, LineSearchState]:
+        p = -grads
+        shape = (-1, *[1] * (x.ndim - 1))
+        slope = jnp.sum(p * p, axis=range(1, x.ndim))
+        first = max_step / jnp.maximum(ball.norm(p), jnp.finfo(x.dtype).tiny)
+
+        def halve(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+            a, done = carry
+
+            def test(a: Array, done: Array) -> tuple[Array, Array]:
+                reached, _ = loss_fn(ball.project(x + a.reshape(shape) * p, x0))
+                done = done | (reached >= losses + c * a * slope)
+                return jnp.where(done, a, rho * a), done
+
+            return jax.lax.cond(done.all(), lambda a, done: (a, done), test, a, done), None
+
+        (a, _), _ = jax.lax.scan(halve, (first, jnp.zeros(len(x), bool)), length=halvings)
+        a = a.reshape(shape)
+        return a * p, LineSearchState(a)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def line_search(
+    ball: Ball, *, max_step: float, steps: int, rho: float = 0.5, c: float = 1e-4, start: Start = uniform
+) -> Attack:
+    """PGD along the raw gradient with `backtracking` for the step size."""
+    return gradient_attack(ball, backtracking(max_step=max_step, rho=rho, c=c), steps=steps, start=start)
+
+
+def random_noise(ball: Ball, *, samples: int) -> Attack:
+    """Of `samples` uniform draws from the ball, per example the one of largest margin loss. No gradients."""
+
+    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        keys = example_keys(key, len(x))
+
+        def draw(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+            candidate = ball.sample(fold_in(keys, i), x)
+            value = losses.margin(logits_fn(candidate), y)
+            better = value > best[1]
+            return (jnp.where(better.reshape(-1, *[1] * (x.ndim - 1)), candidate, best[0]), jnp.maximum(value, best[1])), None
+
+        start = (x, jnp.full(len(x), -jnp.inf))
+        return jax.lax.scan(draw, start, jnp.arange(samples))[0][0]
+
+    return attack

@@ -1,0 +1,144 @@
+"""Learned attackers: rules whose updates a network makes, trained by differentiating through `ascend`.
+
+    attacker = learned.recurrent()
+    params, batch_stats = attacker.init(key, x)
+    rule = attacker.rule(params, batch_stats, train=False)
+
+The networks are in `models.attackers`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2ljax.models.attackers import RecurrentOptimizer
+from l2ljax.threat import Ball, clip
+from l2ljax.types import Array, Key, L2LError, Tree
+
+
+class Attacker(NamedTuple):
+    """An optimizer of the input with parameters."""
+
+    init: Callable[[Key, Array], tuple[Tree, Tree]]
+    """(key, x [B, H, W, C]) -> (params, batch_stats)."""
+    rule: Callable[..., optax.GradientTransformation]
+    """(params, batch_stats, train=False) -> the rule for `ascend`; `train` sets its BatchNorm mode."""
+    batch_stats: Callable[[Any], Tree]
+    """(state of the rule after the ascent) -> batch_stats."""
+
+
+def fixed(rule: optax.GradientTransformation) -> Attacker:
+    """A rule that learns nothing, as an attacker with empty parameters."""
+    return Attacker(lambda key, x: ({}, {}), lambda params, batch_stats, train=False: rule, lambda state: {})
+
+
+def normalize_gradient(g: Array, how: str, axis_name: str | None = None) -> Array:
+    """Scale the input gradient g [B, H, W, C] before a network sees it.
+
+    Args:
+      g: per-example gradients (of the sum over the batch).
+      how: "none"; "example": by the largest |g| of each example; "batch": by the largest |g| of the whole batch,
+        over all devices of `axis_name`, which is what the released L2L code does and makes an example's attack
+        depend on its neighbours. Examples (or batches) with gradient 0 stay 0.
+      axis_name: the pmapped axis, in training.
+    """
+    if how == "none":
+        return g
+    if how == "example":
+        largest = jnp.abs(g).max(axis=range(1, g.ndim), keepdims=True)
+    elif how == "batch":
+        largest = jnp.abs(g).max()
+        largest = jax.lax.pmax(largest, axis_name) if axis_name else largest
+    else:
+        raise L2LError(f"unknown gradient normalization {how!r}: choose none, example or batch")
+    return g / jnp.maximum(largest, jnp.finfo(g.dtype).tiny)
+
+
+def recurrent(
+    *, scale: float = 0.25, normalize: str = "none", hidden: int = 10, biases: bool = False, axis_name: str | None = None
+) -> Attacker:
+    """RNN-Adv's coordinate-wise optimizer: x_{t+1} = project(x_t + scale eps delta_t).
+
+    h_{t+1} = tanh(U g_t + W h_t), delta_t = tanh(V h_{t+1}): Improved Adversarial Training via Learned Optimizer,
+    eq. 5-7, read so that g_t moves x_t at once (eq. 6 as printed, with h_t, leaves delta_0 = 0 and g_{T-1} unused).
+
+    Args:
+      scale: of delta, in units of eps. The paper has no factor, that is `1 / eps`: its tanh then reaches across the
+        whole ball unless V h is tiny.
+      normalize: of g_t, see `normalize_gradient`. The paper has none ("none", the gradient of the summed loss).
+      hidden: d, the size of each coordinate's hidden state.
+      biases: the b_1 and b_2 of eq. 6 and 7, which the paper leaves out.
+      axis_name: for normalize="batch".
+    """
+    network = RecurrentOptimizer(hidden=hidden, use_bias=biases)
+
+    def init(key: Key, x: Array) -> tuple[Tree, Tree]:
+        return network.init(key, x, network.initial_state(x))["params"], {}
+
+    def rule(params: Tree, batch_stats: Tree, train: bool = False) -> optax.GradientTransformation:
+        def update(grads: Array, h: Array, x: Array, *, ball: Ball, **_: Any) -> tuple[Array, Array]:
+            g = normalize_gradient(-grads, normalize, axis_name)
+            delta, h = network.apply({"params": params}, g, h)
+            return scale * ball.eps * delta, h
+
+        return optax.GradientTransformationExtraArgs(network.initial_state, update)
+
+    return Attacker(init, rule, lambda state: {})
+
+
+class ConvolutionalState(NamedTuple):
+    """What a convolutional attacker carries from step to step."""
+
+    delta: Array
+    """The accumulated perturbation [B, H, W, C], within +-eps, not cut to the pixels' range."""
+    batch_stats: Tree
+
+
+def convolutional(
+    network: nn.Module, *, inputs: Sequence[str], normalize: str = "batch", axis_name: str | None = None
+) -> Attacker:
+    """L2L's attackers: delta_{t+1} = clip(delta_t + eps net(x_t, g_t), -eps, eps), x_{t+1} = project(x_0 + delta_{t+1}).
+
+    Learning to Defend by Learning to Attack, section 3.1; one step is Naive, Grad and Grad-only L2L, two steps 2-Step
+    L2L (the sum of both steps' perturbations is cut, each alone may be as long as eps).
+
+    Args:
+      network: of `models.attackers`: maps [B, H, W, C'] to (-1, 1)^[B, H, W, C].
+      inputs: what it sees: "image", "gradient" or both, in this order, concatenated as channels.
+      normalize: of the gradient, see `normalize_gradient`; "batch" is the released code's.
+      axis_name: the pmapped axis, over which training takes BatchNorm statistics and the gradient's maximum.
+    """
+    if not inputs or set(inputs) - {"image", "gradient"}:
+        raise L2LError(f"a convolutional attacker's inputs are image, gradient or both, not {inputs}")
+
+    def init(key: Key, x: Array) -> tuple[Tree, Tree]:
+        features = jnp.concatenate([x] * len(inputs), axis=-1)
+        variables = network.init(key, features, channels=x.shape[-1], train=False)
+        return variables["params"], variables["batch_stats"]
+
+    def rule(params: Tree, batch_stats: Tree, train: bool = False) -> optax.GradientTransformation:
+        def start(x: Array) -> ConvolutionalState:
+            return ConvolutionalState(jnp.zeros_like(x), batch_stats)
+
+        def update(
+            grads: Array, state: ConvolutionalState, x: Array, *, x0: Array, ball: Ball, **_: Any
+        ) -> tuple[Array, ConvolutionalState]:
+            seen = {"image": x, "gradient": normalize_gradient(-grads, normalize, axis_name)}
+            out, changed = network.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                jnp.concatenate([seen[name] for name in inputs], axis=-1),
+                channels=x.shape[-1],
+                train=train,
+                axis_name=axis_name if train else None,
+                mutable=["batch_stats"],
+            )
+            delta = clip(state.delta + ball.eps * out, -ball.eps, ball.eps)
+            return x0 + delta - x, ConvolutionalState(delta, changed["batch_stats"])
+
+        return optax.GradientTransformationExtraArgs(start, update)
+
+    return Attacker(init, rule, lambda state: state.batch_stats)

@@ -1,0 +1,84 @@
+"""Counting work without running it: passes through a classifier, from the program that JAX builds.
+
+    passes = cost.passes(attack, logits_fn, x, y)
+
+A pass is one forward and one input gradient over the batch, as a PGD step takes. What is counted are the
+multiplications of convolutions and matrix products inside `logits_fn` (marked by a name scope), after JAX has removed
+what nothing depends on, times the length of the scans around them. So a forward pass alone counts about a half, and
+the attacker's own network not at all. Where a branch or a loop depends on data (a line search), its longest course
+counts.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend import core
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from l2ljax import losses
+from l2ljax.types import Array, Attack, LogitsFn, Tree
+
+SCOPE = "counted_classifier"
+
+
+def passes(attack: Attack, logits_fn: LogitsFn, x: Array, y: Array) -> float:
+    """How many passes over the batch x [B, H, W, C], y [B] the attack takes."""
+    marked = mark(logits_fn)
+
+    def one(x: Array) -> Array:
+        return jax.grad(lambda x: losses.cross_entropy(marked(x), y).sum())(x)
+
+    return multiplications(lambda x: attack(marked, jax.random.key(0), x, y), x) / multiplications(one, x)
+
+
+def mark(logits_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, whose multiplications `multiplications` counts."""
+
+    def marked(*args: Any) -> Any:
+        with jax.named_scope(SCOPE):
+            return logits_fn(*args)
+
+    return marked
+
+
+def multiplications(function: Callable[..., Tree], *args: Any) -> float:
+    """Multiplications of convolutions and matrix products in what `mark` marked, forward and backward."""
+    closed = jax.make_jaxpr(function)(*args)
+    jaxpr, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    return _count(jaxpr, marked=False)
+
+
+def _count(jaxpr: core.Jaxpr, marked: bool) -> float:
+    return sum(_count_equation(equation, marked) for equation in jaxpr.eqns)
+
+
+def _count_equation(equation: core.JaxprEqn, marked: bool) -> float:
+    marked = marked or SCOPE in str(equation.source_info.name_stack)
+    inner = [_count(jaxpr, marked) for jaxpr in _inner_jaxprs(equation)]
+    if equation.primitive.name == "cond":
+        return max(inner)
+    if inner:
+        return sum(inner) * equation.params.get("length", 1)
+    if not marked:
+        return 0.0
+    out = equation.outvars[0].aval
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return out.size * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+    if equation.primitive.name == "conv_general_dilated":
+        kernel, spec = equation.invars[1].aval, equation.params["dimension_numbers"].rhs_spec
+        taps = kernel.size // kernel.shape[spec[0]]  # multiplications per output, of zeros put in between too
+        return out.size * taps / math.prod(equation.params["lhs_dilation"])
+    return 0.0
+
+
+def _inner_jaxprs(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    for value in jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda v: isinstance(v, core.Jaxpr | core.ClosedJaxpr)
+    ):
+        if isinstance(value, core.ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, core.Jaxpr):
+            yield value
