@@ -1,0 +1,105 @@
+"""Defenses whose attacker is learned together with the classifier: L2L's five, RNN-Adv and RNN-TRADES."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from l2ljax.attacks import learned
+from l2ljax.attacks.ascent import clean
+from l2ljax.defenses import saddle
+from l2ljax.defenses.classic import find_start
+from l2ljax.models import attackers
+from l2ljax.threat import Ball
+from l2ljax.types import Classifier, Defense, L2LError
+
+
+def convolutional_l2l(
+    classifier: Classifier,
+    ball: Ball,
+    *,
+    inputs: Sequence[str],
+    steps: int,
+    attacker: str = "wide",
+    attacker_width: int | None = None,
+    normalize: str = "batch",
+    axis_name: str | None = None,
+) -> Defense:
+    """min over theta, max over phi of CE(f(x_T), y), x_T made by a convolutional attacker from the clean image.
+
+    Learning to Defend by Learning to Attack, section 3: Algorithm 1 under schedule "alternating", where theta is
+    stepped first and the attack is made again with the new theta for phi, with the released code's BatchNorm modes
+    (Algorithm 2 as printed lies between: phi at the new theta on the old perturbation). Under "joint" both move on
+    one perturbation.
+
+    Args:
+      classifier: the network.
+      ball: the threat.
+      inputs: what the attacker sees, of image and gradient.
+      steps: how often it is applied.
+      attacker: a name of `models.attackers.ATTACKERS`.
+      attacker_width: channels of its first convolution; the papers' where not given.
+      normalize: of the gradient it sees: batch (the released code), example or none.
+      axis_name: the pmapped axis, in training.
+    """
+    network = attackers.create(attacker, width=attacker_width)
+    player = learned.convolutional(network, inputs=inputs, normalize=normalize, axis_name=axis_name)
+    return saddle.unrolled(
+        classifier,
+        player,
+        ball,
+        saddle.adversarial(),
+        steps=steps,
+        start=clean,
+        query="train",
+        axis_name=axis_name,
+    )
+
+
+def rnn_adv(
+    classifier: Classifier,
+    ball: Ball,
+    *,
+    criterion: saddle.Criterion | None = None,
+    steps: int = 10,
+    scale: float = 0.25,
+    normalize: str = "example",
+    weights: str = "t",
+    biases: bool = False,
+    hidden: int = 10,
+    start: str = "gaussian",
+    axis_name: str | None = None,
+) -> Defense:
+    """min over theta of the end's loss, max over phi of sum_t w_t L(x_t): RNN-Adv paper, eq. 8-10, Algorithm 1.
+
+    Args:
+      classifier: the network.
+      ball: the threat.
+      criterion: `saddle.adversarial()` where not given; `rnn_trades` has another.
+      steps: T.
+      scale: of the optimizer's output, in units of eps (the paper has none, that is 1 / eps).
+      normalize: of the gradient it sees: none (the paper), example or batch.
+      weights: "t" (w_t = t, the paper) or "final" (w_T alone).
+      biases: whether the optimizer has biases (the paper argues for none).
+      hidden: the size of its hidden state, 10 in the paper.
+      start: gaussian (the paper's 0.001 N(0, I)), uniform or clean.
+      axis_name: the pmapped axis, in training.
+    """
+    if weights not in ("t", "final"):
+        raise L2LError(f"unknown weights {weights!r}: choose t or final")
+    player = learned.recurrent(
+        scale=scale, normalize=normalize, hidden=hidden, biases=biases, axis_name=axis_name
+    )
+    return saddle.unrolled(
+        classifier,
+        player,
+        ball,
+        criterion or saddle.adversarial(),
+        steps=steps,
+        start=find_start(start),
+        weights=saddle.step_weights(weights, steps),
+        axis_name=axis_name,
+    )
+
+
+def rnn_trades(classifier: Classifier, ball: Ball, *, beta: float = 6.0, **options: Any) -> Defense:
+    """`rnn_adv` on TRADES's loss, with the weight `beta` of its KL term: RNN-Adv paper, section 4 and eq. 2."""
+    return rnn_adv(classifier, ball, criterion=saddle.trades(beta), **options)

@@ -1,0 +1,182 @@
+"""The objective that every defense with an unrolled attack shares; a defense is an attacker and a criterion.
+
+    min over theta, max over phi of  E[ end(theta, x_T) + sum_{t<T} w_t / w_T inner(x_t) ],  x_t made by phi.
+
+The classifier feels the first term alone: inside the attack its parameters are behind `stop_gradient`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+
+from l2ljax import losses
+from l2ljax.attacks.ascent import Start, ascend, uniform
+from l2ljax.attacks.learned import Attacker
+from l2ljax.threat import Ball
+from l2ljax.types import (
+    Array,
+    Attack,
+    Batch,
+    Classifier,
+    Defense,
+    Key,
+    LogitsFn,
+    Players,
+    Tree,
+    example_keys,
+    fold_in,
+)
+
+Forward = Callable[[Tree, Array], tuple[Array, Tree]]
+"""(batch_stats, x) -> (logits, batch_stats), in the mode of the player who moves."""
+
+
+class Criterion(NamedTuple):
+    """What the two players fight over."""
+
+    inner: Callable[[LogitsFn, Batch], Callable[[Array], Array]]
+    """(eval-mode logits function, batch) -> the loss that the attack ascends: logits [B, K] -> [B]."""
+    end: Callable[[Forward, Tree, Batch, Array], tuple[Array, Array, Tree]]
+    """(forward, batch_stats, batch, x_T) -> (losses [B], logits at x_T, batch_stats)."""
+    weight: float
+    """The share of the inner loss in the end's."""
+
+
+def adversarial() -> Criterion:
+    """Cross-entropy at the adversarial images alone. Madry et al. (2018), eq. 2.1."""
+
+    def end(forward: Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
+        logits, stats = forward(stats, x_adv)
+        return losses.cross_entropy(logits, batch.y), logits, stats
+
+    return Criterion(
+        inner=lambda logits_fn, batch: lambda logits: losses.cross_entropy(logits, batch.y), end=end, weight=1.0
+    )
+
+
+def trades(beta: float) -> Criterion:
+    """CE(f(x), y) + beta KL(f(x) || f(x_adv)); the attack ascends the KL. Zhang et al. (2019), eq. 5.
+
+    The gradient goes through both arguments of the KL. The released code runs three training-mode passes (it
+    repeats the clean one); here the clean logits serve both terms, so BatchNorm's running statistics move twice.
+    """
+
+    def inner(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array], Array]:
+        clean = logits_fn(batch.x)
+        return lambda logits: losses.kl(clean, logits)
+
+    def end(forward: Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
+        clean, stats = forward(stats, batch.x)
+        logits, stats = forward(stats, x_adv)
+        return losses.cross_entropy(clean, batch.y) + beta * losses.kl(clean, logits), logits, stats
+
+    return Criterion(inner, end, beta)
+
+
+def step_weights(name: str, steps: int) -> list[float]:
+    """RNN-Adv eq. 10's w_1..w_T: "t" (w_t = t) or "final" (w_T alone)."""
+    return [float(t) if name == "t" else float(t == steps) for t in range(1, steps + 1)]
+
+
+def unrolled(
+    classifier: Classifier,
+    attacker: Attacker,
+    ball: Ball,
+    criterion: Criterion,
+    *,
+    steps: int,
+    start: Start = uniform,
+    weights: Sequence[float] | None = None,
+    query: str = "eval",
+    axis_name: str | None = None,
+) -> Defense:
+    """The defense that trains `classifier` on what `attacker` reaches in `steps` steps.
+
+    Args:
+      classifier: the network to defend.
+      attacker: `attacks.learned.recurrent`, `convolutional`, or `fixed(rule)`, which learns nothing.
+      ball: the threat.
+      criterion: `adversarial()` or `trades(beta)`.
+      steps: T, the attack's length.
+      start: of the attack.
+      weights: w_1..w_T of the losses along the attack in the attacker's objective; the last alone by default. They
+        are divided by w_T, so that one scalar serves both players; the papers' phi-loss is w_T times ours.
+      query: BatchNorm mode of the gradient passes when the classifier moves alone (schedule "alternating"): the
+        released L2L code has "train" there. With it the running statistics see these passes too.
+      axis_name: the pmapped axis, in training.
+
+    BatchNorm otherwise: the attack sees the classifier in evaluation mode; the pass at x_T is in training mode where
+    the classifier moves; the attacker is in training mode where it moves. So under "joint" the attacker's last loss
+    is taken in training mode, from the very pass that trains the classifier (the papers' code runs one more in
+    evaluation mode).
+    """
+    path_weights = jnp.array([] if weights is None else weights[:-1]) / (1.0 if weights is None else weights[-1])
+
+    def objective(
+        params: Players, stats: Players, key: Key, batch: Batch, mode: str
+    ) -> tuple[Array, tuple[Players, dict[str, Array]]]:
+        keys = example_keys(key, len(batch.x))
+        constant = {"params": stop_gradient(params.classifier), "batch_stats": stats.classifier}
+        inner = criterion.inner(lambda x: classifier.logits(constant, x), batch)
+
+        def loss_fn(x: Array) -> tuple[Array, Any]:
+            if query == "train" and mode == "classifier":
+                logits, seen = classifier.train(constant, x, fold_in(keys, 2), axis_name)
+            else:
+                logits, seen = classifier.logits(constant, x), stats.classifier
+            return inner(logits), (seen, losses.accuracy(logits, batch.y).mean())
+
+        rule = attacker.rule(params.attacker, stats.attacker, train=mode != "classifier")
+        ascent = ascend(loss_fn, rule, ball, fold_in(keys, 0), batch.x, steps=steps, start=start)
+        seen, accuracy = ascent.aux
+
+        def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
+            variables = {"params": params.classifier, "batch_stats": batch_stats}
+            if mode == "attacker":
+                return classifier.logits(variables, x), batch_stats
+            return classifier.train(variables, x, fold_in(keys, 1), axis_name)
+
+        batch_stats = _one_after_the_other(stats.classifier, seen)
+        end, logits, batch_stats = criterion.end(forward, batch_stats, batch, ascent.x)
+        value = end.mean()
+        if weights is not None:
+            value += criterion.weight * jnp.sum(path_weights * ascent.losses[1:].mean(axis=1))
+        metrics = {
+            "loss": end.mean(),
+            "accuracy": accuracy[0],
+            "robust_accuracy": losses.accuracy(logits, batch.y).mean(),
+        }
+        return value, (Players(batch_stats, attacker.batch_stats(ascent.state)), metrics)
+
+    def attack(params: Tree, batch_stats: Tree, steps: int | None = steps) -> Attack | None:
+        if not jax.tree.leaves(params):
+            return None
+        length = steps
+
+        def own(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+            rule = attacker.rule(params, batch_stats)
+            inner = adversarial().inner(logits_fn, Batch(x, y))
+            return ascend(lambda x: (inner(logits_fn(x)), ()), rule, ball, key, x, steps=length, start=start).x
+
+        return own
+
+    return Defense(attacker.init, objective, attack)
+
+
+def _one_after_the_other(first: Tree, updated: Tree, momentum: float = 0.9) -> Tree:
+    """The running statistics after T passes, from those that each pass alone makes of the `first` [T, ...].
+
+    A pass makes `momentum r + (1 - momentum) b` of r. Passes that start from the same r are put in a row by
+    r_{t+1} = updated_t + momentum (r_t - first); where nothing was updated, that is r.
+    """
+
+    def chain(r0: Array, rows: Array) -> Array:
+        r = r0
+        for row in rows:
+            r = row + momentum * (r - r0)
+        return r
+
+    return jax.tree.map(chain, first, updated)

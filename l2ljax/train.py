@@ -1,0 +1,128 @@
+"""Training: the state of both players, the step that moves them, and the loop around it.
+
+    optimizers = Players(optax.sgd(0.1, momentum=0.9), optax.adam(1e-3))
+    state = init_state(key, classifier, defense, optimizers, x)
+    step = make_step(defense, optimizers, schedule="joint")
+    state, metrics = step(state, batch)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Players, Tree
+
+AXIS = "devices"
+"""The pmapped axis: build defenses that `make_step` trains with `axis_name=AXIS`."""
+
+SCHEDULES = ("joint", "alternating")
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step."""
+
+    step: Array
+    """How many steps were taken, int32."""
+    params: Players
+    stats: Players
+    """BatchNorm's running statistics."""
+    opt_state: Players
+    key: Key
+    """The run's key; step s draws from fold_in(key, s)."""
+
+
+def init_state(
+    key: Key, classifier: Classifier, defense: Defense, optimizers: Players, x: Array
+) -> TrainState:
+    """The state before the first step. `x` [B, H, W, C] gives shapes only."""
+    k_classifier, k_attacker, k_steps = jax.random.split(key, 3)
+    variables = classifier.init(k_classifier, x)
+    attacker_params, attacker_stats = defense.init(k_attacker, x)
+    params = Players(variables["params"], attacker_params)
+    opt_state = Players(*(o.init(p) for o, p in zip(optimizers, params, strict=True)))
+    stats = Players(variables["batch_stats"], attacker_stats)
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state, k_steps)
+
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
+
+def make_step(
+    defense: Defense,
+    optimizers: Players,
+    *,
+    schedule: str = "joint",
+    devices: Sequence[jax.Device] | None = None,
+) -> Step:
+    """The training step: theta descends the defense's objective, phi ascends it, one optax update each.
+
+    joint:        (g_theta, g_phi) = grad J(theta, phi);  theta <- theta - a g_theta,  phi <- phi + b g_phi.
+    alternating:  theta first, then the attack is made again with the new theta, and phi steps on that
+                  (the released L2L code; see `defenses.saddle` for its BatchNorm modes).
+
+    The batch is split evenly over the devices; gradients, statistics and metrics are averaged over them. Each example
+    draws from a key folded from the step and its position in the *whole* batch, so the result does not depend on how
+    many devices share it. The state that is passed in is donated: go on with the one returned.
+
+    Args:
+      defense: built with `axis_name=AXIS`.
+      optimizers: optax optimizers of (classifier, attacker).
+      schedule: "joint" or "alternating".
+      devices: to run on; all local ones where not given.
+
+    Returns:
+      (state, batch) -> (state, metrics), metrics a flat dict of scalars. A batch whose size the devices do not divide
+      is an L2LError.
+    """
+    if schedule not in SCHEDULES:
+        raise L2LError(f"unknown schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
+    devices = jax.local_devices() if devices is None else list(devices)
+
+    def descend(state: TrainState, keys: Key, batch: Batch, mode: str, movers: Players) -> tuple[TrainState, dict]:
+        """One update of the players marked in `movers`, on one perturbation."""
+        moving = [i for i, moves in enumerate(movers) if moves]
+
+        def objective(moved: list[Tree]) -> tuple[Array, Any]:
+            params = list(state.params)
+            for i, p in zip(moving, moved, strict=True):
+                params[i] = p
+            return defense.objective(Players(*params), state.stats, keys, batch, mode)
+
+        gradients, aux = jax.grad(objective, has_aux=True)([state.params[i] for i in moving])
+        gradients, (stats, metrics) = jax.lax.pmean((gradients, aux), AXIS)
+        params, opt_state = list(state.params), list(state.opt_state)
+        for i, gradient in zip(moving, gradients, strict=True):
+            if i == Players._fields.index("attacker"):
+                gradient = jax.tree.map(jnp.negative, gradient)  # optax descends, the attacker ascends
+            updates, opt_state[i] = optimizers[i].update(gradient, opt_state[i], params[i])
+            params[i] = optax.apply_updates(params[i], updates)
+            metrics[f"{Players._fields[i]}_gradient_norm"] = optax.global_norm(gradient)
+        return state._replace(params=Players(*params), stats=stats, opt_state=Players(*opt_state)), metrics
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        size = len(batch.x)
+        positions = jax.lax.axis_index(AXIS) * size + jnp.arange(size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(state.key, state.step), positions)
+        if schedule == "joint":
+            state, metrics = descend(state, keys, batch, "joint", Players(True, True))
+        else:
+            state, metrics = descend(state, keys, batch, "classifier", Players(True, False))
+            state, attacked = descend(state, keys, batch, "attacker", Players(False, True))
+            metrics |= {"attacker_gradient_norm": attacked["attacker_gradient_norm"]}
+        return state._replace(step=state.step + 1), metrics
+
+    mapped = jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices
+    )
+
+    def sharded_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        size, n = len(batch.x), len(devices)
+        if size == 0 or size % n:
+            raise L2LError(f"a batch of {size} does not split over {n} devices: give a multiple of {n}")
+        shards = jax.tree.map(lambda a: a.reshape(n, size // n, *a.shape[1:]), batch)
+        return mapped(state, Batch(*shards))
+
+    return sharded_step
