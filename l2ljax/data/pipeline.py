@@ -1,0 +1,159 @@
+"""Batches: a training set that lives on the device as uint8, shuffled and augmented there under jit.
+
+    train = jax.device_put(dataset.train)
+    for step, batch in stream(train, key, batch_size=128, augment=dataset.augment):
+        ...                                    # from any step on: stream(..., start=step)
+    for batch in batches(dataset.test, 500):   # evaluation, in order, on the host
+        ...
+
+`stream` is a loop around the pure `epoch_order` and `train_batch`, for those who write their own.
+"""
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2ljax.data.readers import Split
+from l2ljax.types import Array, Batch, Key, L2LError, example_keys
+
+PADDING = 4
+AUGMENTS = ("none", "crop", "crop_flip")
+
+# v / 255 of each byte. Under jit a division by a constant becomes a product, one unit in the last place off:
+# looked up, training and evaluation images are the same numbers on every device.
+_PIXELS = np.arange(256, dtype=np.float32) / np.float32(255)
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Return the full batches in n examples; the remainder is dropped, other examples each epoch.
+
+    Raises:
+      L2LError: the batch size is not in 1..n.
+    """
+    if not 1 <= batch_size <= n:
+        raise L2LError(f"batch size {batch_size} must be in 1..{n}, the size of the training set")
+    return n // batch_size
+
+
+@partial(jax.jit, static_argnames="n")
+def epoch_order(key: Key, epoch: int | Array, n: int) -> Array:
+    """Return the permutation [n] of one epoch. For 50,000 it costs tens of milliseconds: once an epoch."""
+    return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 0), epoch), n)
+
+
+@partial(jax.jit, static_argnames=("batch_size", "augment"))
+def train_batch(
+    train: Split, order: Array, key: Key, step: int | Array, *, batch_size: int, augment: str = "none"
+) -> Batch:
+    """Return the training batch of one step: a pure function of its arguments.
+
+    Args:
+      train: images uint8 [N, H, W, C] and labels int32 [N] on the device.
+      order: `epoch_order(key, step // steps_per_epoch(N, batch_size), N)`. Step s takes its slice
+        s % steps_per_epoch; the N % batch_size examples at the end of it are left out this epoch.
+      key: of the run; augmentation draws from it by the step and the position in the batch.
+      step: 0, 1, ... over all epochs.
+      batch_size: B.
+      augment: "none"; "crop", to H x W at a random place of the image with 4 zero pixels around it; or
+        "crop_flip", then mirrored left to right with probability 1/2.
+
+    Returns:
+      x float32 [B, H, W, C] in [0, 1], y int32 [B].
+
+    Raises:
+      L2LError: the batch size is not in 1..N; an unknown augmentation.
+    """
+    images, labels = train
+    position = step % steps_per_epoch(len(labels), batch_size)
+    index = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+    if augment == "none":
+        x = images[index]
+    elif augment in AUGMENTS:
+        keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, 1), step), batch_size)
+        offsets, flips = jax.vmap(draw)(keys)
+        x = crop_flip(images, index, offsets, flips & (augment == "crop_flip"))
+    else:
+        raise L2LError(f"unknown augmentation {augment!r}: choose one of {', '.join(AUGMENTS)}")
+    return Batch(jnp.asarray(_PIXELS)[x], labels[index])
+
+
+def draw(key: Key) -> tuple[Array, Array]:
+    """Return one example's crop offset, int [2] in 0..8 (down, right), and whether it is mirrored."""
+    offset_key, flip_key = jax.random.split(key)
+    return jax.random.randint(offset_key, (2,), 0, 2 * PADDING + 1), jax.random.bernoulli(flip_key)
+
+
+def crop_flip(images: Array, index: Array, offsets: Array, flips: Array) -> Array:
+    """Return the examples `index` of `images`, padded by 4 zero pixels, cropped at `offsets`, then mirrored.
+
+    Pixels are looked up where they are, which was faster on a CPU than padding and slicing copies.
+
+    Args:
+      images: [N, H, W, C].
+      index: int [B].
+      offsets: int [B, 2] in 0..8, down and right; 4 is the image itself.
+      flips: bool [B].
+
+    Returns:
+      [B, H, W, C].
+    """
+    height, width = images.shape[1:3]
+    row, column = jnp.arange(height), jnp.arange(width)
+    rows = row + offsets[:, :1] - PADDING
+    columns = jnp.where(flips[:, None], column[::-1], column) + offsets[:, 1:] - PADDING
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
+    pixels = images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return jnp.where(inside[..., None], pixels, 0)
+
+
+def stream(
+    train: Split, key: Key, *, batch_size: int, augment: str = "none", start: int = 0
+) -> Iterator[tuple[int, Batch]]:
+    """Yield (step, batch) for ever from step `start`, the same batches wherever it starts.
+
+    Args and errors are those of `train_batch`.
+    """
+    n = len(train.labels)
+    steps = steps_per_epoch(n, batch_size)
+    train = jax.device_put(train)
+    for step in itertools.count(start):
+        if step == start or step % steps == 0:
+            order = epoch_order(key, step // steps, n)
+        yield step, train_batch(train, order, key, step, batch_size=batch_size, augment=augment)
+
+
+class EvalBatch(NamedTuple):
+    """A batch of an evaluation split, always full, of which the first `valid` examples count."""
+
+    x: np.ndarray
+    """float32 [B, H, W, C] in [0, 1]; the last batch is filled up with copies of its first example."""
+    y: np.ndarray
+    """int32 [B]."""
+    valid: int
+    """How many examples are not such copies, 1..B."""
+    start: int
+    """The position in the split of the batch's first example."""
+
+
+def batches(split: Split, batch_size: int) -> Iterator[EvalBatch]:
+    """Return an iterator over a split in its order, in batches of one shape, on the host.
+
+    Raises:
+      L2LError: the batch size is below 1.
+    """
+    if batch_size < 1:
+        raise L2LError(f"batch size {batch_size} must be at least 1")
+    return (_eval_batch(split, start, batch_size) for start in range(0, len(split.labels), batch_size))
+
+
+def _eval_batch(split: Split, start: int, batch_size: int) -> EvalBatch:
+    valid = min(batch_size, len(split.labels) - start)
+    index = np.full(batch_size, start)
+    index[:valid] += np.arange(valid)
+    return EvalBatch(_PIXELS[split.images[index]], split.labels[index], valid, start)

