@@ -1,0 +1,116 @@
+"""Checkpoints: any pytree of arrays, saved whole or not at all, and restored bit by bit.
+
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints.save(step, state)
+    state = checkpoints.restore(like=state)          # of the newest step
+
+A checkpoint is a flat mapping from the leaves' paths to arrays (orbax writes it): it can be read without this library,
+and reading it runs no code.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from l2ljax.types import L2LError, Tree
+
+
+class Checkpoints:
+    """The checkpoints in one folder, of which the newest two are kept."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        import orbax.checkpoint as ocp  # slow to import, and needed only where something is saved
+
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every phase of a save
+        self.folder = folder.resolve()
+        self._args = ocp.args
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
+            )
+        except OSError as error:
+            raise L2LError(f"cannot write checkpoints to {self.folder}: {error.strerror}") from error
+
+    def latest(self) -> int | None:
+        """The newest saved step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, tree: Tree) -> None:
+        """Save a pytree of arrays and PRNG keys as that step, if it is not saved already.
+
+        Raises:
+          L2LError: it could not be written (a full disk, say); earlier checkpoints are as they were.
+        """
+        if step in self._manager.all_steps():
+            return
+        try:
+            self._manager.save(step, args=self._args.StandardSave(_to_flat(tree)))
+        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+            kept = self.latest()
+            last = "there is no earlier one" if kept is None else f"that of step {kept} is kept"
+            raise L2LError(
+                f"could not save the checkpoint of step {step} to {self.folder} ({_first_line(error)}); {last}: "
+                "free some space, then run the same command again to go on"
+            ) from error
+
+    def restore(self, like: Tree, prefix: str = "") -> Tree:
+        """The newest saved tree, with the structure and types of `like`; or its part below the path `prefix`.
+
+        Raises:
+          L2LError: nothing is saved there, or a tree of another structure or other shapes.
+        """
+        step = self.latest()
+        if step is None:
+            raise L2LError(f"no checkpoint in {self.folder}: train first, without --no-checkpoint")
+        wanted = _to_flat(like)
+        try:
+            whole = self._manager.restore(step, args=self._args.StandardRestore())
+        except (OSError, ValueError, KeyError) as error:
+            raise L2LError(
+                f"the checkpoint of step {step} in {self.folder} cannot be read ({_first_line(error)}): "
+                "delete its folder to go on from the one before"
+            ) from error
+        saved = {name.removeprefix(prefix): leaf for name, leaf in whole.items() if name.startswith(prefix)}
+        differing = sorted(
+            name
+            for name in wanted.keys() | saved.keys()
+            if name not in wanted or name not in saved or np.shape(saved[name]) != wanted[name].shape
+        )
+        if differing:
+            raise L2LError(
+                f"the checkpoint of step {step} in {self.folder} is of another configuration "
+                f"({len(differing)} arrays differ, {differing[0]} first): choose another --workdir"
+            )
+        return _from_flat(saved, like)
+
+    def close(self) -> None:
+        """Release what orbax holds."""
+        self._manager.close()
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_flat(tree: Tree) -> dict[str, np.ndarray]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        for path, leaf in leaves
+    }
+
+
+def _from_flat(flat: dict[str, Any], like: Tree) -> Tree:
+    def restore(path: Any, leaf: Any) -> Any:
+        saved = flat[jax.tree_util.keystr(path)]
+        return jax.random.wrap_key_data(saved) if _is_key(leaf) else jax.numpy.asarray(saved)
+
+    return jax.tree_util.tree_map_with_path(restore, like)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,165 @@
+"""A run's settings: the flags of the scripts, and what they become when the recipes fill in the rest."""
+
+import ast
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from l2ljax import attacks, defenses, recipes, threat, train
+from l2ljax.types import L2LError
+
+DEFAULT_ATTACKS = "fgsm,pgd20,pgd100,margin100,own"
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The flags. What is None comes from the method's recipe."""
+
+    method: str = "rnn_adv"
+    """How to train; several, separated by commas, or `all`, train one after the other and share a table."""
+    arch: str | None = None
+    """The classifier."""
+    attacker: str | None = None
+    """The L2L methods' attacker: wide, wide_paper, slim, slim_no_skip."""
+    attacker_width: int | None = None
+    """Channels of its first convolution."""
+    attacker_from: str | None = None
+    """Start from the trained attacker of this workdir."""
+    eps: str | None = None
+    """The threat's radius, like 8/255 or 0.031."""
+    norm: str = "linf"
+    """The threat's norm: linf or l2."""
+    steps: int | None = None
+    """Of the attack in training."""
+    options: str = ""
+    """Of the method, like scale=1,weights=final."""
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    """The classifier's learning rate."""
+    attacker_lr: float | None = None
+    schedule: str = "joint"
+    """joint (both players move on one perturbation) or alternating."""
+    seed: int = 0
+    dtype: str = "float32"
+    """What the classifier computes in: float32 or bfloat16."""
+    data_dir: str | None = None
+    """A folder or archive with the data; without it, a prepared tensorflow-datasets set or a download."""
+    train_size: int | None = None
+    """How many training images to use."""
+    val_size: int | None = None
+    """How many images to take out of the training set to choose the best parameters with; may be 0."""
+    eval_size: int | None = None
+    """How many test images the report is about, the first ones; all by default."""
+    attacks: str = DEFAULT_ATTACKS
+    """Of the report, separated by commas."""
+    devices: int | None = None
+    """How many local devices to use; all by default."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; once an epoch by default."""
+    no_checkpoint: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Save none."""
+    workdir: str | None = None
+    """Where results go: runs/DATASET_METHOD_ARCH_sSEED by default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run with every setting filled in and looked at."""
+
+    dataset: str
+    method: str
+    recipe: recipes.Recipe
+    eps: float
+    options: dict[str, Any]
+    attack_names: tuple[str, ...]
+    workdir: Path
+    config: Config
+
+    def saved(self) -> dict[str, Any]:
+        """What config.json holds."""
+        config = dataclasses.asdict(self.config)
+        recipe = {k: v for k, v in self.recipe._asdict().items() if k != "options"}
+        recipe["milestones"] = list(self.recipe.milestones)
+        return {**config, "dataset": self.dataset, "method": self.method, **recipe, "options": self.options}
+
+
+def methods(text: str) -> list[str]:
+    """The methods that `--method` names."""
+    return list(defenses.METHODS) if text == "all" else text.split(",")
+
+
+def resolve(dataset: str, method: str, config: Config) -> Run:
+    """One method's run: the flags over its recipe.
+
+    Raises:
+      L2LError: a flag's value is not one that can be.
+    """
+    recipe = recipes.find(dataset, method)
+    given = {
+        name: getattr(config, name)
+        for name in ("arch", "eps", "epochs", "lr", "batch_size", "attacker_lr", "val_size")
+        if getattr(config, name) is not None
+    }
+    if "epochs" in given:
+        _check_positive("epochs", given["epochs"])
+        stretch = given["epochs"] / recipe.epochs
+        given["milestones"] = tuple(max(1, round(m * stretch)) for m in recipe.milestones)
+    options = _options(method, config, dict(recipe.options))
+    recipe = recipe._replace(**given)
+    for name in ("batch_size", "checkpoint_every", "devices", "train_size", "eval_size", "steps"):
+        value = recipe.batch_size if name == "batch_size" else getattr(config, name)
+        if value is not None:
+            _check_positive(name, value)
+    _check_choice("norm", config.norm, tuple(threat.BALLS))
+    _check_choice("schedule", config.schedule, train.SCHEDULES)
+    _check_choice("dtype", config.dtype, DTYPES)
+    eps = threat.parse_eps(recipe.eps)
+    names = tuple(name for name in config.attacks.split(",") if name)
+    ball = threat.BALLS[config.norm](eps)
+    for name in names:
+        if not is_own(name):
+            attacks.create(name, ball)
+    folder = config.workdir or f"runs/{dataset}_{method}_{recipe.arch}_s{config.seed}"
+    several = config.workdir and len(methods(config.method)) > 1
+    workdir = Path(folder).expanduser() / (method if several else "")
+    return Run(dataset, method, recipe, eps, options, names, workdir, config)
+
+
+def is_own(name: str) -> bool:
+    """Whether an attack's name means the trained attacker: own, or ownN for N steps."""
+    return name == "own" or (name.startswith("own") and name[3:].isdigit() and int(name[3:]) > 0)
+
+
+def _options(method: str, config: Config, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The method's options: the recipe's, over them --options, over them the flags of their own."""
+    known = defenses.options(method)
+    for item in filter(None, config.options.split(",")):
+        name, equals, text = item.partition("=")
+        if not equals or name not in known:
+            listed = ", ".join(f"{k}={v}" for k, v in known.items())
+            raise L2LError(f"--options={item}: {method} takes {listed or 'none'}")
+        try:
+            chosen[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            chosen[name] = text
+    for name in ("attacker", "attacker_width", "steps"):
+        value = getattr(config, name)
+        if value is not None and name in known:
+            chosen[name] = value
+        elif value is not None and "," not in config.method and config.method != "all":
+            raise L2LError(f"--{name.replace('_', '-')}: {method} has none")
+    return chosen
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise L2LError(f"--{name.replace('_', '-')}={value}: give 1 or more")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise L2LError(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")

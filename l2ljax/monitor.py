@@ -1,0 +1,83 @@
+"""What a person sees of a run while it goes on, and how they stop it: estimate, progress bar, signals."""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from l2ljax import losses
+from l2ljax.train import Step, TrainState
+from l2ljax.types import Array, Batch, LogitsFn
+
+
+@contextlib.contextmanager
+def stopping_on_signals() -> Iterator[Callable[[], bool]]:
+    """Within it, SIGTERM and Ctrl-C do not end the process: they make the yielded function return True."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: asked
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def recorder(
+    bar: tqdm, batch_size: int, record: Callable[[Sequence[Mapping[str, Any]]], None]
+) -> Callable[[list[dict[str, float]]], None]:
+    """`record`, that also moves the bar and shows the newest loss and accuracies on it."""
+
+    def show(rows: list[dict[str, float]]) -> None:
+        record(rows)
+        if rows:
+            shown = ("loss", "accuracy", "robust_accuracy", "val_robust_acc")
+            bar.set_postfix({k: f"{rows[-1][k]:.3f}" for k in shown if k in rows[-1]}, refresh=False)
+            bar.update(batch_size * len(rows))
+
+    return show
+
+
+def step_seconds(step: Step, state: TrainState, batch: Batch, repeats: int = 3) -> float:
+    """Seconds of one training step once it is compiled, measured on a copy of the state."""
+    state, _ = step(jax.tree.map(jnp.copy, state), batch)
+    jax.block_until_ready(state)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        state, _ = step(state, batch)
+    jax.block_until_ready(state)
+    return (time.perf_counter() - began) / repeats
+
+
+def pass_seconds(logits_fn: LogitsFn, x: Array, y: Array, repeats: int = 3) -> float:
+    """Seconds of one pass (forward and input gradient) over a batch, compilation apart."""
+
+    @jax.jit
+    def one(logits_fn: LogitsFn, x: Array) -> Array:
+        return jax.grad(lambda x: losses.cross_entropy(logits_fn(x), y).sum())(x)
+
+    one(logits_fn, x).block_until_ready()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        one(logits_fn, x).block_until_ready()
+    return (time.perf_counter() - began) / repeats
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45 s, 3 min 20 s, 2 h 05 min."""
+    seconds = math.ceil(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"

@@ -1,0 +1,133 @@
+"""The papers' training settings: one table, keyed by (data set, method), that `--help` prints.
+
+A flag replaces one entry; the schedule's milestones stretch with `--epochs`.
+"""
+
+from typing import Any, NamedTuple
+
+import optax
+
+from l2ljax import defenses
+from l2ljax.types import L2LError, Players
+
+
+class Recipe(NamedTuple):
+    """How one method is trained on one data set."""
+
+    source: str
+    """Which paper or code it is from."""
+    arch: str
+    eps: str
+    epochs: int
+    lr: float
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    """sgd (momentum 0.9, weight decay coupled) or adam."""
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    milestones: tuple[int, ...] = ()
+    """After how many epochs the learning rate is multiplied by `decay`."""
+    decay: float = 0.1
+    attacker_lr: float = 1e-3
+    """Of Adam, constant."""
+    attacker_weight_decay: float = 0.0
+    val_size: int = 1000
+    """Images taken out of the training set to choose the best parameters with (the papers choose on the test set)."""
+    options: tuple[tuple[str, Any], ...] = ()
+    """Of the method, see `defenses.options`."""
+
+
+# Learning to Defend by Learning to Attack, section 5: the learning rate falls at epochs 30, 60, 90, counted from 1.
+L2L = Recipe(
+    "L2L",
+    "wrn_34_10",
+    "0.031",
+    epochs=100,
+    lr=0.1,
+    weight_decay=2e-4,
+    milestones=(29, 59, 89),
+    attacker_weight_decay=2e-4,
+)
+# What RNN-Adv's AdvTrain rows are trained with, as far as known: the released code of BayesianDefense, which restarts
+# the momentum at each milestone (we do not).
+ADV_TRAIN = Recipe(
+    "RNN-Adv, BayesianDefense",
+    "vgg16",
+    "8/255",
+    epochs=200,
+    lr=0.01,
+    weight_decay=5e-4,
+    milestones=(80, 140, 180),
+)
+TRADES = Recipe("RNN-Adv, TRADES", "vgg16", "8/255", epochs=76, lr=0.1, weight_decay=2e-4, milestones=(75,))
+ZAGORUYKO = L2L._replace(
+    source="L2L, Wide ResNets",
+    epochs=200,
+    weight_decay=5e-4,
+    nesterov=True,
+    milestones=(60, 120, 160),
+    decay=0.2,
+)
+MNIST = Recipe("RNN-Adv, TRADES", "small_cnn", "0.3", epochs=100, lr=0.01, milestones=(55, 75, 90))
+DIGITS = Recipe("ours", "digits_cnn", "0.2", epochs=60, lr=1e-3, batch_size=100, optimizer="adam", val_size=100)
+
+_LEARNED_CNN = ("naive_l2l", "grad_l2l", "two_step_l2l", "grad_only_l2l", "two_step_grad_only_l2l")
+_CIFAR = {
+    "plain": ZAGORUYKO,
+    "fgsm_adv": L2L,
+    "pgd_adv": ADV_TRAIN._replace(options=(("step_size", 0.007), ("start", "clean"))),
+    "pgd_bls_adv": ADV_TRAIN,
+    "trades": TRADES._replace(options=(("step_size", 0.007),)),
+    "rnn_adv": ADV_TRAIN,
+    "rnn_trades": TRADES,
+    **dict.fromkeys(_LEARNED_CNN, L2L),
+}
+
+RECIPES: dict[tuple[str, str], Recipe] = {
+    **{("digits", method): DIGITS for method in defenses.METHODS},
+    **{("mnist", method): MNIST for method in defenses.METHODS},
+    **{("cifar10", method): recipe for method, recipe in _CIFAR.items()},
+}
+
+
+def find(dataset: str, method: str) -> Recipe:
+    """The recipe of a method on a data set.
+
+    Raises:
+      L2LError: unknown method.
+    """
+    defenses.options(method)  # knows the names
+    if (dataset, method) not in RECIPES:
+        raise L2LError(f"no recipe for {method} on {dataset}")
+    return RECIPES[dataset, method]
+
+
+def optimizers(recipe: Recipe, steps_per_epoch: int) -> Players:
+    """The optax optimizers of (classifier, attacker). Weight decay is torch's: added to the gradient first."""
+    boundaries = {epoch * steps_per_epoch: recipe.decay for epoch in recipe.milestones}
+    schedule = optax.piecewise_constant_schedule(recipe.lr, boundaries)
+    mover = optax.trace(0.9, nesterov=recipe.nesterov) if recipe.optimizer == "sgd" else optax.scale_by_adam()
+    classifier = optax.chain(
+        optax.add_decayed_weights(recipe.weight_decay), mover, optax.scale_by_learning_rate(schedule)
+    )
+    attacker = optax.chain(
+        optax.add_decayed_weights(recipe.attacker_weight_decay),
+        optax.scale_by_adam(),
+        optax.scale_by_learning_rate(recipe.attacker_lr),
+    )
+    return Players(classifier, attacker)
+
+
+def table(dataset: str) -> str:
+    """The data set's recipes as text, a line per method."""
+    lines = []
+    for (name, method), r in RECIPES.items():
+        if name != dataset:
+            continue
+        schedule = f", x{r.decay:g} after epochs {'/'.join(map(str, r.milestones))}" if r.milestones else ""
+        options = "".join(f", {k}={v}" for k, v in r.options)
+        lines.append(
+            f"{method:24}{r.arch}, eps {r.eps}, {r.epochs} epochs of batches of {r.batch_size}, {r.optimizer} {r.lr:g}"
+            f"{schedule}, weight decay {r.weight_decay:g}, attacker adam {r.attacker_lr:g}{options}  [{r.source}]"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,100 @@
+"""A run's folder: its configuration, its metrics row by row, its checkpoints.
+
+config.json  metrics.jsonl  checkpoints/  report.json  report.md  figures/
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from l2ljax.types import L2LError
+
+ABOUT_REPORTING = (
+    "workdir",
+    "data_dir",
+    "devices",
+    "checkpoint_every",
+    "no_checkpoint",
+    "eval_size",
+    "attacks",
+    "command",
+)
+"""Settings that may change between two runs of the same training."""
+
+
+class Workdir:
+    """The files of one run. Opening it checks that it holds no other configuration's run.
+
+    Raises:
+      L2LError: it does, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path = path
+        self.figures = path / "figures"
+        self._metrics = path / "metrics.jsonl"
+        file = path / "config.json"
+        if file.exists():
+            _compare(path, read_json(file), config)
+        try:
+            self.figures.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            raise L2LError(f"cannot write to {path} ({error.strerror}): choose another --workdir") from error
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl; of a row whose writing was cut off, nothing."""
+        if not self._metrics.exists():
+            return []
+        rows = []
+        for line in self._metrics.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def forget_after(self, step: int) -> None:
+        """Drop the rows of later steps, which a run that goes on from `step` writes again."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        write_atomically(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def record(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows to metrics.jsonl."""
+        try:
+            with self._metrics.open("a") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+        except OSError as error:
+            raise L2LError(
+                f"cannot write {self._metrics} ({error.strerror}): free some space, then run the same command again"
+            ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file of ours.
+
+    Raises:
+      L2LError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise L2LError(f"cannot read {path} ({error}): give the workdir of a run") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    for name in new:
+        if name not in ABOUT_REPORTING and old.get(name) != new[name]:
+            raise L2LError(f"{path} holds a run with {name}={old.get(name)}, not {new[name]}: choose another --workdir")
