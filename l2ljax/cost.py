@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters.partial_eval import dce_jaxpr
+from jax.typing import ArrayLike
 
 from l2ljax import losses
 from l2ljax.types import Array, Attack, LogitsFn, Tree
@@ -23,9 +25,9 @@ from l2ljax.types import Array, Attack, LogitsFn, Tree
 SCOPE = "counted_classifier"
 
 
-def passes(attack: Attack, logits_fn: LogitsFn, x: Array, y: Array) -> float:
+def passes(attack: Attack, logits_fn: LogitsFn, x: ArrayLike, y: ArrayLike) -> float:
     """How many passes over the batch x [B, H, W, C], y [B] the attack takes."""
-    marked = mark(logits_fn)
+    marked, x, y = mark(logits_fn), jnp.asarray(x), jnp.asarray(y)
 
     def one(x: Array) -> Array:
         return jax.grad(lambda x: losses.cross_entropy(marked(x), y).sum())(x)
@@ -63,12 +65,13 @@ def _count_equation(equation: core.JaxprEqn, marked: bool) -> float:
         return sum(inner) * equation.params.get("length", 1)
     if not marked:
         return 0.0
-    out = equation.outvars[0].aval
+    out: Any = equation.outvars[0].aval
+    operands: list[Any] = [variable.aval for variable in equation.invars]
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
-        return out.size * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+        return out.size * math.prod(operands[0].shape[i] for i in contracted)
     if equation.primitive.name == "conv_general_dilated":
-        kernel, spec = equation.invars[1].aval, equation.params["dimension_numbers"].rhs_spec
+        kernel, spec = operands[1], equation.params["dimension_numbers"].rhs_spec
         taps = kernel.size // kernel.shape[spec[0]]  # multiplications per output, of zeros put in between too
         return out.size * taps / math.prod(equation.params["lhs_dilation"])
     return 0.0

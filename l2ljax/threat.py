@@ -1,7 +1,7 @@
 """Threats: what an attacker may change. A threat is a ball around the image, cut with the pixels' range [0, 1].
 
-    ball = threat.linf(8 / 255)
-    x_adv = ball.project(x + delta, x)
+ball = threat.linf(8 / 255)
+x_adv = ball.project(x + delta, x)
 """
 
 from collections.abc import Callable

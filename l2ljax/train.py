@@ -1,16 +1,18 @@
 """Training: the state of both players, the step that moves them, and the loop around it.
 
-    optimizers = Players(optax.sgd(0.1, momentum=0.9), optax.adam(1e-3))
-    state = init_state(key, classifier, defense, optimizers, x)
-    step = make_step(defense, optimizers, schedule="joint")
-    state, metrics = step(state, batch)
+optimizers = Players(optax.sgd(0.1, momentum=0.9), optax.adam(1e-3))
+state = init_state(key, classifier, defense, optimizers, x)
+step = make_step(defense, optimizers, schedule="joint")
+state, metrics = step(state, batch)
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Players, Tree
@@ -19,6 +21,22 @@ AXIS = "devices"
 """The pmapped axis: build defenses that `make_step` trains with `axis_name=AXIS`."""
 
 SCHEDULES = ("joint", "alternating")
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and its state is saved after `step` steps."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+class NonFiniteLoss(L2LError):
+    """The loss became NaN or infinite at `step`."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"the loss is {loss} at step {step}")
+        self.step = step
 
 
 class TrainState(NamedTuple):
@@ -34,9 +52,7 @@ class TrainState(NamedTuple):
     """The run's key; step s draws from fold_in(key, s)."""
 
 
-def init_state(
-    key: Key, classifier: Classifier, defense: Defense, optimizers: Players, x: Array
-) -> TrainState:
+def init_state(key: Key, classifier: Classifier, defense: Defense, optimizers: Players, x: Array) -> TrainState:
     """The state before the first step. `x` [B, H, W, C] gives shapes only."""
     k_classifier, k_attacker, k_steps = jax.random.split(key, 3)
     variables = classifier.init(k_classifier, x)
@@ -114,15 +130,87 @@ def make_step(
             metrics |= {"attacker_gradient_norm": attacked["attacker_gradient_norm"]}
         return state._replace(step=state.step + 1), metrics
 
-    mapped = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices
-    )
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
+
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
     def sharded_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         size, n = len(batch.x), len(devices)
         if size == 0 or size % n:
             raise L2LError(f"a batch of {size} does not split over {n} devices: give a multiple of {n}")
         shards = jax.tree.map(lambda a: a.reshape(n, size // n, *a.shape[1:]), batch)
-        return mapped(state, Batch(*shards))
+        # Placed as pmap returns them: a first step on arrays placed otherwise would compile a second program.
+        return mapped(jax.device_put(state, everywhere), jax.device_put(Batch(*shards), split))
 
     return sharded_step
+
+
+def fit(
+    state: TrainState,
+    step: Step,
+    batches: Iterable[tuple[int, Batch]],
+    *,
+    steps: int,
+    record: Callable[[list[dict[str, float]]], None],
+    save: Callable[[TrainState], None],
+    save_every: int,
+    validate: Callable[[TrainState], dict[str, float]],
+    validate_every: int,
+    stopping: Callable[[], bool] = lambda: False,
+    flush_seconds: float = 1.0,
+) -> TrainState:
+    """Train until `state.step == steps`; a loop on the host that keeps the device busy.
+
+    Metrics stay on the device until `flush_seconds` have passed or something is to be saved; then they are looked at.
+
+    Args:
+      state: where to go on from; donated.
+      step: from `make_step`.
+      batches: (step, batch), from `state.step` on (`data.stream`).
+      steps: the last step's number.
+      record: gets rows {"step": s, metric: value, ...}, s = 1..steps, each once and in order.
+      save: gets the state after every `save_every` steps, after the last one, and when stopping.
+      save_every: in steps.
+      validate: gets the state after every `validate_every` steps and after the last one, before `save`; what it returns
+        joins that step's row.
+      validate_every: in steps.
+      stopping: asked after each step; once true, the state is saved and `Interrupted` raised.
+      flush_seconds: how long metrics may wait.
+
+    Raises:
+      NonFiniteLoss: the loss is not finite; nothing is saved of the steps since the last checkpoint.
+      Interrupted: `stopping()`.
+    """
+    pending: list[tuple[int, dict[str, Array]]] = []
+    flushed = time.monotonic()
+
+    def flush(extra: dict[str, float]) -> None:
+        nonlocal flushed
+        rows = [{"step": s, **{k: float(v) for k, v in metrics.items()}} for s, metrics in jax.device_get(pending)]
+        pending.clear()
+        rows[-1] |= extra
+        bad = next((row for row in rows if not np.isfinite(row["loss"])), None)
+        good = rows if bad is None else rows[: rows.index(bad)]
+        record(good)
+        if bad is not None:
+            raise NonFiniteLoss(bad["step"], bad["loss"])
+        flushed = time.monotonic()
+
+    for index, batch in batches:
+        if index >= steps:
+            break
+        state, metrics = step(state, batch)
+        done = index + 1
+        pending.append((done, metrics))
+        stop, last = stopping(), done == steps
+        validating = last or done % validate_every == 0
+        saving = last or stop or done % save_every == 0
+        if validating or saving or time.monotonic() - flushed > flush_seconds:
+            flush(validate(state) if validating else {})
+        if saving:
+            save(state)
+        if stop and not last:
+            raise Interrupted(done)
+    return state

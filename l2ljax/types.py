@@ -70,8 +70,8 @@ class Defense(NamedTuple):
     """(params: Players, stats: Players, key [B], batch, mode) -> (scalar, (stats: Players, metrics)).
     `mode` says who moves: "joint" (both), "classifier" or "attacker"; it sets the BatchNorm modes."""
     attack: Callable[..., Attack | None]
-    """(params, batch_stats, steps=None) of the attacker -> the trained attacker as an Attack, or None.
-    `steps`: how many, where not those it was trained with."""
+    """(params, batch_stats) of the attacker -> the trained attacker as an Attack, or None where it learns nothing.
+    The keyword `steps` says how many, where not those it was trained with."""
 
 
 def example_keys(key: Key, n: int) -> Key:

@@ -1,8 +1,8 @@
 """The one loop: unroll an optimizer of the input on a loss, inside a ball, as one `lax.scan`.
 
-    rule = optax.sign_sgd(2 / 255)
-    loss_fn = lambda x: (losses.cross_entropy(logits_fn(x), y), ())
-    x_adv = ascend(loss_fn, rule, threat.linf(8 / 255), key, x, steps=10).x
+rule = optax.sign_sgd(2 / 255)
+loss_fn = lambda x: (losses.cross_entropy(logits_fn(x), y), ())
+x_adv = ascend(loss_fn, rule, threat.linf(8 / 255), key, x, steps=10).x
 """
 
 from collections.abc import Callable
@@ -90,9 +90,7 @@ def ascend(
         return (x_next, state), (x_next, value, aux)
 
     x_0 = (start or uniform)(ball, example_keys(key, len(x)), x)
-    (x_last, state), (path, values, aux) = jax.lax.scan(
-        step, (x_0, rule.init(x)), length=steps, unroll=unroll
-    )
+    (x_last, state), (path, values, aux) = jax.lax.scan(step, (x_0, rule.init(x)), length=steps, unroll=unroll)
     return Ascent(x_last, path, values, aux, state)
 
 

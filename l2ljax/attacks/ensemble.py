@@ -16,9 +16,7 @@ def best_of(attacks: Sequence[Attack]) -> Attack:
         keys = example_keys(key, len(x))
         best, best_margin = x, losses.margin(logits_fn(x), y)
         for i, member in enumerate(attacks):
-            best, best_margin = _better(
-                logits_fn, y, (best, best_margin), member(logits_fn, fold_in(keys, i), x, y)
-            )
+            best, best_margin = _better(logits_fn, y, (best, best_margin), member(logits_fn, fold_in(keys, i), x, y))
         return best
 
     return attack
@@ -39,9 +37,7 @@ def restarts(attack: Attack, n: int) -> Attack:
     return restarted
 
 
-def _better(
-    logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], candidate: Array
-) -> tuple[Array, Array]:
+def _better(logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], candidate: Array) -> tuple[Array, Array]:
     value = losses.margin(logits_fn(candidate), y)
     better = (value > best[1]).reshape(-1, *[1] * (candidate.ndim - 1))
     return jnp.where(better, candidate, best[0]), jnp.maximum(value, best[1])

@@ -7,7 +7,7 @@ A new first-order attack is a rule of about ten lines (an optax optimizer) and a
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +68,7 @@ def pgd(
     return gradient_attack(ball, steepest_ascent(ball, step_size), steps=steps, loss=loss, start=start)
 
 
-def momentum(
-    ball: Ball, *, step_size: float, steps: int, decay: float = 1.0, start: Start = clean
-) -> Attack:
+def momentum(ball: Ball, *, step_size: float, steps: int, decay: float = 1.0, start: Start = clean) -> Attack:
     """m = decay m + g / |g|_1, x = project(x + a steepest(m)). Dong et al. (2018), eq. 6 and 7 (MI-FGSM)."""
 
     def normalize(g: Array, _: Any) -> Array:
@@ -78,12 +76,6 @@ def momentum(
 
     rule = optax.chain(optax.stateless(normalize), optax.trace(decay), steepest_ascent(ball, step_size))
     return gradient_attack(ball, rule, steps=steps, start=start)
-
-
-class LineSearchState(NamedTuple):
-    """The step size that each example took last [B, 1, 1, 1]."""
-
-    step_size: Array
 
 
 def backtracking(
@@ -100,12 +92,17 @@ def backtracking(
     smallest is taken.
     """
 
-    def init(x: Array) -> LineSearchState:
-        return LineSearchState(jnp.zeros((len(x), *[1] * (x.ndim - 1)), x.dtype))
-
     def update(
-        grads: Array, state: LineSearchState, x: Array, *, x0: Array, losses: Array, loss_fn: LossFn, ball: Ball, **_: Any
-    ) -> tuple[Array, LineSearchState]:
+        grads: Array,
+        state: optax.EmptyState,
+        x: Array,
+        *,
+        x0: Array,
+        losses: Array,
+        loss_fn: LossFn,
+        ball: Ball,
+        **_: Any,
+    ) -> tuple[Array, optax.EmptyState]:
         p = -grads
         shape = (-1, *[1] * (x.ndim - 1))
         slope = jnp.sum(p * p, axis=range(1, x.ndim))
@@ -115,17 +112,16 @@ def backtracking(
             a, done = carry
 
             def test(a: Array, done: Array) -> tuple[Array, Array]:
-                reached, _ = loss_fn(ball.project(x + a.reshape(shape) * p, x0))
+                reached = loss_fn(ball.project(x + a.reshape(shape) * p, x0))[0]
                 done = done | (reached >= losses + c * a * slope)
                 return jnp.where(done, a, rho * a), done
 
             return jax.lax.cond(done.all(), lambda a, done: (a, done), test, a, done), None
 
-        (a, _), _ = jax.lax.scan(halve, (first, jnp.zeros(len(x), bool)), length=halvings)
-        a = a.reshape(shape)
-        return a * p, LineSearchState(a)
+        a = jax.lax.scan(halve, (first, jnp.zeros(len(x), bool)), length=halvings)[0][0]
+        return a.reshape(shape) * p, state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(lambda x: optax.EmptyState(), update)
 
 
 def line_search(
@@ -145,7 +141,10 @@ def random_noise(ball: Ball, *, samples: int) -> Attack:
             candidate = ball.sample(fold_in(keys, i), x)
             value = losses.margin(logits_fn(candidate), y)
             better = value > best[1]
-            return (jnp.where(better.reshape(-1, *[1] * (x.ndim - 1)), candidate, best[0]), jnp.maximum(value, best[1])), None
+            return (
+                jnp.where(better.reshape(-1, *[1] * (x.ndim - 1)), candidate, best[0]),
+                jnp.maximum(value, best[1]),
+            ), None
 
         start = (x, jnp.full(len(x), -jnp.inf))
         return jax.lax.scan(draw, start, jnp.arange(samples))[0][0]

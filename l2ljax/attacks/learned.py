@@ -59,7 +59,12 @@ def normalize_gradient(g: Array, how: str, axis_name: str | None = None) -> Arra
 
 
 def recurrent(
-    *, scale: float = 0.25, normalize: str = "none", hidden: int = 10, biases: bool = False, axis_name: str | None = None
+    *,
+    scale: float = 0.25,
+    normalize: str = "none",
+    hidden: int = 10,
+    biases: bool = False,
+    axis_name: str | None = None,
 ) -> Attacker:
     """RNN-Adv's coordinate-wise optimizer: x_{t+1} = project(x_t + scale eps delta_t).
 
@@ -80,10 +85,10 @@ def recurrent(
         return network.init(key, x, network.initial_state(x))["params"], {}
 
     def rule(params: Tree, batch_stats: Tree, train: bool = False) -> optax.GradientTransformation:
-        def update(grads: Array, h: Array, x: Array, *, ball: Ball, **_: Any) -> tuple[Array, Array]:
+        def update(grads: Array, h: Array, x: Array, *, ball: Ball, **_: Any) -> tuple[Array, Any]:
             g = normalize_gradient(-grads, normalize, axis_name)
-            delta, h = network.apply({"params": params}, g, h)
-            return scale * ball.eps * delta, h
+            delta, h_next = network.apply({"params": params}, g, h)
+            return scale * ball.eps * delta, h_next
 
         return optax.GradientTransformationExtraArgs(network.initial_state, update)
 
@@ -101,7 +106,7 @@ class ConvolutionalState(NamedTuple):
 def convolutional(
     network: nn.Module, *, inputs: Sequence[str], normalize: str = "batch", axis_name: str | None = None
 ) -> Attacker:
-    """L2L's attackers: delta_{t+1} = clip(delta_t + eps net(x_t, g_t), -eps, eps), x_{t+1} = project(x_0 + delta_{t+1}).
+    """L2L's: delta_{t+1} = clip(delta_t + eps net(x_t, g_t), -eps, eps), x_{t+1} = project(x_0 + delta_{t+1}).
 
     Learning to Defend by Learning to Attack, section 3.1; one step is Naive, Grad and Grad-only L2L, two steps 2-Step
     L2L (the sum of both steps' perturbations is cut, each alone may be as long as eps).

@@ -44,7 +44,10 @@ def options(method: str) -> dict[str, Any]:
     """
     if method not in METHODS:
         raise L2LError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
-    factories = [METHODS[method], *([rnn_adv] if method == "rnn_trades" else [])]  # passes on what it does not name
+    factories = [
+        METHODS[method],
+        *([rnn_adv] if method == "rnn_trades" else []),
+    ]  # passes on what it does not name
     return {
         p.name: p.default
         for factory in factories
@@ -53,9 +56,7 @@ def options(method: str) -> dict[str, Any]:
     }
 
 
-def create(
-    method: str, classifier: Classifier, ball: Ball, *, axis_name: str | None = None, **chosen: Any
-) -> Defense:
+def create(method: str, classifier: Classifier, ball: Ball, *, axis_name: str | None = None, **chosen: Any) -> Defense:
     """The defense of that name.
 
     Args:

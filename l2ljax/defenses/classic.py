@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 import optax
 from jax.lax import stop_gradient
 
@@ -36,7 +35,7 @@ def plain(classifier: Classifier, ball: Ball, *, axis_name: str | None = None) -
         metrics = {"loss": loss, "accuracy": losses.accuracy(logits, batch.y).mean()}
         return loss, (Players(batch_stats, {}), metrics)
 
-    return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, steps=None: None)
+    return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, **_: None)
 
 
 def pgd_adv(
@@ -60,7 +59,13 @@ def pgd_adv(
     """
     rule = steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size)
     return saddle.unrolled(
-        classifier, fixed(rule), ball, saddle.adversarial(), steps=steps, start=find_start(start), axis_name=axis_name
+        classifier,
+        fixed(rule),
+        ball,
+        saddle.adversarial(),
+        steps=steps,
+        start=find_start(start),
+        axis_name=axis_name,
     )
 
 
@@ -121,11 +126,15 @@ def pgd_bls_adv(
       start: uniform, clean or gaussian.
       axis_name: the pmapped axis, in training.
     """
-    rule: optax.GradientTransformation = backtracking(
-        max_step=ball.eps if max_step is None else max_step, rho=rho, c=c
-    )
+    rule: optax.GradientTransformation = backtracking(max_step=ball.eps if max_step is None else max_step, rho=rho, c=c)
     return saddle.unrolled(
-        classifier, fixed(rule), ball, saddle.adversarial(), steps=steps, start=find_start(start), axis_name=axis_name
+        classifier,
+        fixed(rule),
+        ball,
+        saddle.adversarial(),
+        steps=steps,
+        start=find_start(start),
+        axis_name=axis_name,
     )
 
 
@@ -152,5 +161,11 @@ def trades(
     """
     rule = steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size)
     return saddle.unrolled(
-        classifier, fixed(rule), ball, saddle.trades(beta), steps=steps, start=find_start(start), axis_name=axis_name
+        classifier,
+        fixed(rule),
+        ball,
+        saddle.trades(beta),
+        steps=steps,
+        start=find_start(start),
+        axis_name=axis_name,
     )

@@ -85,9 +85,7 @@ def rnn_adv(
     """
     if weights not in ("t", "final"):
         raise L2LError(f"unknown weights {weights!r}: choose t or final")
-    player = learned.recurrent(
-        scale=scale, normalize=normalize, hidden=hidden, biases=biases, axis_name=axis_name
-    )
+    player = learned.recurrent(scale=scale, normalize=normalize, hidden=hidden, biases=biases, axis_name=axis_name)
     return saddle.unrolled(
         classifier,
         player,

@@ -53,7 +53,9 @@ def adversarial() -> Criterion:
         return losses.cross_entropy(logits, batch.y), logits, stats
 
     return Criterion(
-        inner=lambda logits_fn, batch: lambda logits: losses.cross_entropy(logits, batch.y), end=end, weight=1.0
+        inner=lambda logits_fn, batch: lambda logits: losses.cross_entropy(logits, batch.y),
+        end=end,
+        weight=1.0,
     )
 
 
@@ -151,17 +153,16 @@ def unrolled(
         }
         return value, (Players(batch_stats, attacker.batch_stats(ascent.state)), metrics)
 
-    def attack(params: Tree, batch_stats: Tree, steps: int | None = steps) -> Attack | None:
+    def attack(params: Tree, batch_stats: Tree, steps: int = steps) -> Attack | None:
         if not jax.tree.leaves(params):
             return None
-        length = steps
 
-        def own(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        def own(params: Tree, batch_stats: Tree, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
             rule = attacker.rule(params, batch_stats)
             inner = adversarial().inner(logits_fn, Batch(x, y))
-            return ascend(lambda x: (inner(logits_fn(x)), ()), rule, ball, key, x, steps=length, start=start).x
+            return ascend(lambda x: (inner(logits_fn(x)), ()), rule, ball, key, x, steps=steps, start=start).x
 
-        return own
+        return jax.tree_util.Partial(own, params, batch_stats)
 
     return Defense(attacker.init, objective, attack)
 

@@ -10,7 +10,7 @@ table of names.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -67,8 +67,8 @@ def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32) -> Cla
 
     def evaluate(variables: Tree, x: Array) -> tuple[Array, Array]:
         check(x)
-        logits, features = module.apply(variables, x)
-        return logits.astype(jnp.float32), features
+        logits, features = cast("tuple[Array, Array]", module.apply(variables, x))
+        return logits.astype(jnp.float32), features.astype(jnp.float32)
 
     def train(variables: Tree, x: Array, key: Key, axis_name: str | None = None) -> tuple[Array, Tree]:
         check(x)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.nn.initializers import variance_scaling
 
@@ -162,4 +161,3 @@ def create(name: str, *, width: int | None = None) -> nn.Module:
     if width < 1:
         raise L2LError(f"attacker width {width} is too small: give 1 or more (the papers' is {default})")
     return build(width)
-

@@ -1,7 +1,7 @@
 """Plain convolutional networks: `SmallCNN` and `LeNet5` for MNIST, `VGG16` for CIFAR, `DigitsCNN` for 8x8.
 
 Each maps images [B, H, W, C] in [0, 1] to (logits [B, K], penultimate features [B, D]), and takes one key
-per example [B] where it has dropout and trains.
+per example [B] for training.
 """
 
 import functools
@@ -51,16 +51,15 @@ class SmallCNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
-        """[B, 28, 28, 1] -> [B, K], [B, 200]; `keys` [B] when training."""
+        """[B, 28, 28, 1] -> [B, K], [B, 200]; with dropout where there are keys [B]."""
         zeros = initializers.zeros
+        conv = functools.partial(layers.Conv, kernel_init=layers.kaiming_fan_in, bias_init=zeros, dtype=self.dtype)
         dense = functools.partial(layers.Dense, dtype=self.dtype)
         for width in (32, 64):
-            for _ in range(2):
-                init = {"kernel_init": layers.kaiming_fan_in, "bias_init": zeros}
-                x = nn.relu(layers.Conv(width, dtype=self.dtype, **init)(x))
-            x = layers.max_pool(x)
+            x = nn.relu(conv(width)(x))
+            x = layers.max_pool(nn.relu(conv(width)(x)))
         x = nn.relu(dense(200)(x.reshape(len(x), -1)))
-        if self.train:
+        if keys is not None:
             x = layers.dropout(keys, x, rate=0.5)
         x = nn.relu(dense(200)(x))
         return dense(self.num_classes, kernel_init=zeros)(x), x
@@ -81,8 +80,13 @@ class LeNet5(nn.Module):
     @nn.compact
     def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
         """[B, 28, 28, 1] -> [B, K], [B, 84]."""
-        init = {"kernel_init": initializers.normal(0.02), "bias_init": initializers.zeros}
-        conv = functools.partial(layers.Conv, kernel_size=5, dtype=self.dtype, **init)
+        conv = functools.partial(
+            layers.Conv,
+            kernel_size=5,
+            kernel_init=initializers.normal(0.02),
+            bias_init=initializers.zeros,
+            dtype=self.dtype,
+        )
         dense = functools.partial(layers.Dense, kernel_init=initializers.xavier_uniform(), dtype=self.dtype)
         x = layers.max_pool(nn.relu(conv(6, padding=2)(x)))
         x = layers.max_pool(nn.relu(conv(16)(x)))
@@ -109,7 +113,7 @@ class VGG16(nn.Module):
         norm = functools.partial(
             layers.BatchNorm,
             use_running_average=not self.train,
-            axis_name=self.axis_name if self.train else None,
+            axis_name=self.axis_name,
             dtype=self.dtype,
         )
         for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):

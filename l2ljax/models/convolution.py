@@ -94,14 +94,16 @@ class _Geometry(NamedTuple):
     padding: tuple[Pair, Pair]
 
 
-def _geometry(image, kernel, strides, padding) -> _Geometry:
-    if isinstance(padding, int):
-        padding = ((padding, padding), (padding, padding))
-    image, kernel, strides = tuple(image[1:3]), tuple(kernel[:2]), tuple(strides)
-    output = tuple(
-        (n + sum(pad) - k) // s + 1 for n, k, s, pad in zip(image, kernel, strides, padding, strict=True)
+def _geometry(
+    image: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padding: int | tuple[Pair, Pair]
+) -> _Geometry:
+    """From the shapes of images and kernel."""
+    (top, bottom), (left, right) = ((padding, padding),) * 2 if isinstance(padding, int) else padding
+    output = (
+        (image[1] + top + bottom - kernel[0]) // strides[0] + 1,
+        (image[2] + left + right - kernel[1]) // strides[1] + 1,
     )
-    return _Geometry(image, kernel, output, strides, tuple(tuple(pad) for pad in padding))
+    return _Geometry((image[1], image[2]), (kernel[0], kernel[1]), output, strides, ((top, bottom), (left, right)))
 
 
 def _use_stock() -> bool:
@@ -144,15 +146,22 @@ def _pull_back_image(y: Array, kernel: Array, geo: _Geometry) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pull_back_kernel(x: Array, y: Array, geo: _Geometry) -> Array:
-    """dT/dk: [B, H, W, C], [B, H', W', O] -> [kh, kw, C, O]: one matrix product per kernel offset."""
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in geo.padding), (0, 0, 0)])
+    """dT/dk: [B, H, W, C], [B, H', W', O] -> [kh, kw, C, O]."""
+    if geo.strides == (1, 1) and geo.kernel != (1, 1):
+        # The same sum is a convolution of x with y, the batch in the place of channels. The compiler's own
+        # rule differs by the barriers only, which make the transposed copies that its fast path needs.
+        images, kernel = lax.optimization_barrier((x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)))
+        k = lax.conv_general_dilated(images, kernel, (1, 1), geo.padding, dimension_numbers=DIMENSIONS)
+        return lax.optimization_barrier(k).transpose(1, 2, 0, 3)
+    # With strides that convolution is slow; one matrix product per offset in the kernel is not.
+    x = jnp.pad(x, ((0, 0), *geo.padding, (0, 0)))
     (kh, kw), (sh, sw), (height, width) = geo.kernel, geo.strides, geo.output
 
-    def offset(i: int, j: int) -> Array:
+    def product(i: int, j: int) -> Array:
         shifted = x[:, i : i + (height - 1) * sh + 1 : sh, j : j + (width - 1) * sw + 1 : sw]
         return jnp.einsum("bhwc,bhwo->co", shifted, y)
 
-    return jnp.stack([offset(i, j) for i in range(kh) for j in range(kw)]).reshape(kh, kw, x.shape[-1], -1)
+    return jnp.stack([jnp.stack([product(i, j) for j in range(kw)]) for i in range(kh)])
 
 
 _convolve.defvjp(

@@ -9,12 +9,13 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import Initializer, uniform, variance_scaling
+from jax.nn.initializers import Initializer, variance_scaling
 
 from l2ljax.models.convolution import conv2d, conv_transpose2d, stock_convolution
 from l2ljax.types import Array, Key
@@ -63,13 +64,11 @@ class Conv(nn.Module):
         """[B, H, W, C] -> [B, (H + 2 padding - kernel_size) // strides + 1, same for W, features]."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        y = conv2d(
-            x.astype(self.dtype), kernel.astype(self.dtype), strides=(self.strides,) * 2, padding=self.padding
-        )
+        y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=(self.strides,) * 2, padding=self.padding)
         if not self.use_bias:
             return y
-        init = self.bias_init or _symmetric_uniform(1 / math.sqrt(math.prod(shape[:3])))
-        return y + self.param("bias", init, (self.features,)).astype(self.dtype)
+        bias_init = self.bias_init or _torch_bias(fan_in=math.prod(shape[:3]))
+        return y + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
 
 
 class ConvTranspose(nn.Module):
@@ -135,6 +134,6 @@ def dropout(keys: Key, x: Array, rate: float) -> Array:
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
-def _symmetric_uniform(bound: float) -> Initializer:
-    init = uniform(2 * bound)
-    return lambda key, shape, dtype=jnp.float32, **_: init(key, shape, dtype) - bound
+def _torch_bias(fan_in: int) -> Callable[..., Array]:
+    bound = 1 / math.sqrt(fan_in)
+    return lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)

@@ -106,7 +106,7 @@ class ResNet(nn.Module):
         norm = functools.partial(
             layers.BatchNorm,
             use_running_average=not self.train,
-            axis_name=self.axis_name if self.train else None,
+            axis_name=self.axis_name,
             dtype=self.dtype,
         )
         if self.mean is not None:
@@ -142,9 +142,7 @@ resnet18 = functools.partial(
 )
 """ResNet-18 with a 3x3 stem: 11,173,962 parameters."""
 
-preact_resnet18 = functools.partial(
-    ResNet, widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), block=PreActBlock, stem=64
-)
+preact_resnet18 = functools.partial(ResNet, widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), block=PreActBlock, stem=64)
 """PreActResNet-18 as widely used on CIFAR, with no BatchNorm before the pooling: 11,171,146 parameters."""
 
 _wide = functools.partial(

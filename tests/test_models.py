@@ -1,0 +1,197 @@
+"""Every classifier against the `Classifier` contract, and each network's own facts."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from l2ljax import models
+from l2ljax.models import resnet
+from l2ljax.types import L2LError
+
+# Parameters for ten classes, image shape, penultimate width.
+NETWORKS = {
+    "digits_cnn": (65_994, (8, 8, 1), 1024),
+    "small_cnn": (312_202, (28, 28, 1), 200),
+    "lenet5": (61_706, (28, 28, 1), 84),
+    "vgg16": (14_728_266, (32, 32, 3), 512),
+    "resnet20": (269_722, (32, 32, 3), 64),
+    "resnet18": (11_173_962, (32, 32, 3), 512),
+    "preact_resnet18": (11_171_146, (32, 32, 3), 512),
+    "wrn_28_10": (36_479_194, (32, 32, 3), 640),
+    "wrn_34_10": (46_160_474, (32, 32, 3), 640),
+}
+SMALL = ["digits_cnn", "small_cnn", "lenet5", "resnet20"]  # quick enough to run; the others are traced
+
+
+def images(name, n=4, seed=0):
+    return jax.random.uniform(jax.random.key(seed), (n, *NETWORKS[name][1]))
+
+
+@pytest.fixture(scope="module")
+def built():
+    """name -> (classifier, variables), made once, with statistics and a last layer not at their start."""
+    made = {}
+
+    def build(name):
+        if name not in made:
+            classifier = models.create(name)
+            variables = classifier.init(jax.random.key(0), images(name))
+            leaves, tree = jax.tree.flatten(variables)
+            keys = jax.random.split(jax.random.key(1), len(leaves))
+            leaves = [
+                leaf + 0.05 * jnp.abs(jax.random.normal(k, leaf.shape))
+                for k, leaf in zip(keys, leaves, strict=True)
+            ]
+            made[name] = classifier, jax.tree.unflatten(tree, leaves)
+        return made[name]
+
+    return build
+
+
+def test_table_covers_every_classifier():
+    assert NETWORKS.keys() == models.CLASSIFIERS.keys()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_shapes_and_parameter_counts(name):
+    count, shape, width = NETWORKS[name]
+    classifier = models.create(name)
+    x = jax.ShapeDtypeStruct((5, *shape), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(classifier.init, key, x)
+    assert sum(p.size for p in jax.tree.leaves(variables["params"])) == count
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    logits, batch_stats = jax.eval_shape(classifier.train, variables, x, key)
+    chex.assert_shape([jax.eval_shape(classifier.logits, variables, x), logits], (5, 10))
+    chex.assert_shape(jax.eval_shape(classifier.features, variables, x), (5, width))
+    chex.assert_trees_all_equal_shapes_and_dtypes(batch_stats, variables["batch_stats"])
+
+
+def test_number_of_classes():
+    variables = models.create("wrn_34_10", num_classes=100)
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: variables.init(jax.random.key(0), x), x)
+    assert sum(p.size for p in jax.tree.leaves(variables["params"])) == 46_218_164
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_evaluation_does_not_see_neighbours(name, built):
+    classifier, variables = built(name)
+    x = images(name)
+    whole = jax.jit(classifier.logits)(variables, x)
+    single = jnp.concatenate([classifier.logits(variables, x[i : i + 1]) for i in range(len(x))])
+    np.testing.assert_allclose(whole, single, rtol=1e-3, atol=1e-4)
+    assert (whole[0] != whole[1]).any()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_does_not_recompile(name, built):
+    classifier, variables = built(name)
+    logits = jax.jit(chex.assert_max_traces(n=1)(classifier.logits))
+    train = jax.jit(chex.assert_max_traces(n=1)(classifier.train))
+    for seed in range(2):
+        _, batch_stats = train(variables, images(name, seed=seed), jax.random.key(seed))
+        logits({**variables, "batch_stats": batch_stats}, images(name, seed=seed))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_half_precision_logits_are_close(name, built):
+    _, variables = built(name)
+    half = models.create(name, dtype=jnp.bfloat16)
+    x = images(name)
+    exact, rough = built(name)[0].logits(variables, x), half.logits(variables, x)
+    assert rough.dtype == jnp.float32
+    assert half.train(variables, x, jax.random.key(0))[0].dtype == jnp.float32
+    assert 0 < jnp.abs(rough - exact).max() < 0.03 * jnp.abs(exact).max()
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half.init(jax.random.key(0), x)))
+
+
+def test_training_mode_uses_and_updates_batch_statistics(built):
+    classifier, variables = built("resnet20")
+    x = images("resnet20")
+    logits, batch_stats = classifier.train(variables, x, jax.random.key(0))
+    assert jnp.abs(logits - classifier.logits(variables, x)).max() > 1e-2
+    mean, std = np.asarray((0.485, 0.456, 0.406)), np.asarray((0.229, 0.224, 0.225))
+    stem = jax.lax.conv(  # NCHW, OIHW
+        jnp.asarray(((np.asarray(x) - mean) / std).transpose(0, 3, 1, 2), jnp.float32),
+        variables["params"]["Conv_0"]["kernel"].transpose(3, 2, 0, 1),
+        (1, 1),
+        "SAME",
+    )
+    before, after = variables["batch_stats"]["BatchNorm_0"], batch_stats["BatchNorm_0"]
+    np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * stem.mean((0, 2, 3)), atol=1e-4)
+    np.testing.assert_allclose(
+        after["var"], 0.9 * before["var"] + 0.1 * stem.var((0, 2, 3)), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_only_small_cnn_is_stochastic_and_per_example(built):
+    keys = jax.random.split(jax.random.key(0), 4)
+    for name in SMALL:
+        classifier, variables = built(name)
+        x = images(name)
+        one, _ = classifier.train(variables, x, keys)
+        other, _ = classifier.train(variables, x, jax.random.key(9))
+        assert (one != other).any() == (name == "small_cnn")
+    classifier, variables = built("small_cnn")
+    x = images("small_cnn")
+    whole, _ = classifier.train(variables, x, keys)
+    halves = [classifier.train(variables, x[i : i + 2], keys[i : i + 2])[0] for i in (0, 2)]
+    np.testing.assert_allclose(whole, jnp.concatenate(halves), rtol=1e-4, atol=1e-5)
+
+
+def test_small_cnn_starts_with_zero_logits():
+    classifier = models.create("small_cnn")
+    variables = classifier.init(jax.random.key(0), images("small_cnn"))
+    assert variables["batch_stats"] == {}
+    assert not classifier.logits(variables, images("small_cnn")).any()
+    assert jnp.std(variables["params"]["Conv_1"]["kernel"]) == pytest.approx(np.sqrt(2 / 288), rel=0.05)
+
+
+def test_features_feed_the_last_layer(built):
+    for name in SMALL:
+        classifier, variables = built(name)
+        last = max(k for k in variables["params"] if k.startswith("Dense"))
+        dense = variables["params"][last]
+        logits = classifier.features(variables, images(name)) @ dense["kernel"] + dense["bias"]
+        np.testing.assert_allclose(logits, classifier.logits(variables, images(name)), rtol=1e-3, atol=1e-3)
+
+
+def test_resnet20_shortcuts_pad_with_zeros():
+    zero = (
+        lambda features, *args, **kwargs: (
+            lambda x: jnp.zeros(  # a convolution that gives zeros
+                (x.shape[0], *(-(-n // kwargs.get("strides", 1)) for n in x.shape[1:3]), features)
+            )
+        )
+    )
+    block = resnet.BasicBlock(32, 2, zero, lambda: lambda x: x, zero_pad=True)
+    x = jax.random.uniform(jax.random.key(0), (2, 8, 8, 16))
+    y = block.apply({}, x)
+    np.testing.assert_array_equal(y[..., 8:24], x[:, ::2, ::2])
+    assert not y[..., :8].any() and not y[..., 24:].any()
+    names = models.create("resnet20").init(jax.random.key(0), images("resnet20"))["params"]["BasicBlock_3"]
+    assert names.keys() == {"Conv_0", "Conv_1", "BatchNorm_0", "BatchNorm_1"}
+
+
+def test_resnets_take_grey_images_of_other_sizes():
+    for name in ("resnet20", "preact_resnet18"):
+        classifier = models.create(name)
+        x = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32)
+        variables = jax.eval_shape(lambda x, c=classifier: c.init(jax.random.key(0), x), x)
+        assert jax.eval_shape(classifier.logits, variables, x).shape == (2, 10)
+
+
+def test_bad_input_is_told_plainly(built):
+    with pytest.raises(L2LError, match=r"unknown classifier 'resnet21'.*resnet20"):
+        models.create("resnet21")
+    with pytest.raises(L2LError, match=r"small_cnn takes images \[B, 28, 28, 1\], got \[2, 32, 32, 3\]"):
+        models.create("small_cnn").init(jax.random.key(0), jnp.ones((2, 32, 32, 3)))
+    classifier, variables = built("resnet20")
+    for call in (classifier.logits, classifier.features, jax.jit(classifier.logits)):
+        with pytest.raises(L2LError, match=r"resnet20 takes images \[B, H, W, C\], got \[32, 32, 3\]"):
+            call(variables, jnp.ones((32, 32, 3)))
+    with pytest.raises(L2LError, match=r"vgg16 takes images \[B, 32, 32, C\]"):
+        jax.eval_shape(models.create("vgg16").init, jax.random.key(0), jnp.ones((1, 28, 28, 1)))

@@ -1,0 +1,299 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from l2ljax import report
+from l2ljax.types import L2LError
+
+
+def attack(robust_acc, seconds=1.0, passes=10):
+    return {"robust_acc": robust_acc, "seconds": seconds, "passes": passes}
+
+
+PLAIN = {
+    "method": "plain",
+    "dataset": "cifar10",
+    "arch": "resnet20",
+    "eps": "8/255",
+    "norm": "linf",
+    "seed": 3,
+    "epochs": 60,
+    "eval_size": 10000,
+    "clean_acc": 0.92345,
+    "attacks": {"fgsm": attack(0.1, 1.25, 1), "pgd20": attack(0.0)},
+    "worst_case_acc": 0.0,
+    "train_seconds": 1234.56,
+    "parameters": {"classifier": 272474, "attacker": 0},
+    "versions": {"jax": "0.8.0", "flax": "0.12.0"},
+    "command": "python experiments/cifar10.py --method=plain",
+}
+LEARNED = {
+    **PLAIN,
+    "method": "rnn_adv",
+    "clean_acc": 0.8,
+    "attacks": {"cw100": attack(0.25), "own": attack(0.5, 2003.0, 1234.5), "fgsm": attack(1.0)},
+    "worst_case_acc": 0.2,
+    "parameters": {"classifier": 272474, "attacker": 1350},
+    "best": {"clean_acc": 0.7999, "attacks": {"own": attack(0.51)}, "worst_case_acc": 0.21},
+}
+
+
+def cells(text):
+    """The rows of a Markdown table, without the rule under its header."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert all(set(cell) <= set("-:") and len(cell) >= 3 for cell in rows[1])
+    return [rows[0], *rows[2:]]
+
+
+def test_table_holds_percents_by_attack_in_order_of_first_appearance():
+    assert cells(report.table([PLAIN, LEARNED])) == [
+        ["method", "clean", "fgsm", "pgd20", "cw100", "own", "worst case"],
+        ["plain", "92.34", "10.00", "0.00", "-", "-", "0.00"],
+        ["rnn_adv", "80.00", "100.00", "-", "25.00", "50.00", "20.00"],
+        ["rnn_adv (best on val)", "79.99", "-", "-", "-", "51.00", "21.00"],
+    ]
+
+
+def test_table_orders_columns_by_the_results_given():
+    assert cells(report.table([LEARNED, PLAIN]))[0][2:-1] == ["cw100", "own", "fgsm", "pgd20"]
+
+
+def test_table_source_is_aligned():
+    assert len({len(line) for line in report.table([PLAIN, LEARNED]).splitlines()}) == 1
+
+
+def test_markdown_tells_everything_about_a_run():
+    text = report.markdown(LEARNED, ["curves.png", "sub folder/adversarial_examples.png"])
+    assert text.startswith("# rnn_adv: resnet20 on cifar10\n")
+    assert report.table([LEARNED]) in text
+    assert "linf, eps = 8/255 (0.03137)" in text
+    assert "10,000 images, standard error of the worst case 0.40 points" in text  # sqrt(.2 * .8 / 1e4)
+    assert "60 epochs, seed 3, 1,234.6 s" in text
+    assert "classifier 272,474, attacker 1,350" in text
+    assert "jax 0.8.0, flax 0.12.0" in text
+    assert "```\npython experiments/cifar10.py --method=plain\n```" in text
+    assert "![curves](curves.png)" in text
+    assert "![adversarial examples](sub%20folder/adversarial_examples.png)" in text
+    costs = [block for block in text.split("\n\n") if block.startswith("| attack")]
+    assert cells(costs[0]) == [
+        ["attack", "seconds", "passes"],
+        ["cw100", "1", "10"],
+        ["own", "2,003", "1,234.5"],
+        ["fgsm", "1", "10"],
+    ]
+
+
+@pytest.mark.parametrize(("p", "n", "points"), [(0.5, 100, "5.00"), (0.9, 1000, "0.95"), (0.0, 10, "0.00")])
+def test_standard_error(p, n, points):
+    text = report.markdown({**PLAIN, "worst_case_acc": p, "eval_size": n})
+    assert f"standard error of the worst case {points} points" in text
+
+
+def test_write_round_trips_and_links_only_figures_that_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    figure = tmp_path / "run" / "curves.png"
+    figure.parent.mkdir()
+    figure.write_bytes(b"")
+    scalars = {
+        **LEARNED,
+        "clean_acc": np.float32(0.5),
+        "seed": np.int64(3),
+        "worst_case_acc": jnp.float32(0.25),
+    }
+    report.write(tmp_path / "run", scalars, [figure, tmp_path / "run" / "absent.png"])
+    plain = {**LEARNED, "clean_acc": 0.5, "worst_case_acc": 0.25}
+    text = (tmp_path / "run" / "report.json").read_text()
+    assert json.loads(text) == plain
+    assert text.startswith('{\n  "method"')
+    assert (tmp_path / "run" / "report.md").read_text() == report.markdown(plain, ["curves.png"])
+    report.write("run", PLAIN, ["run/curves.png"])  # paths from the current folder, over the earlier report
+    assert json.loads((tmp_path / "run" / "report.json").read_text()) == PLAIN
+    assert "(curves.png)" in (tmp_path / "run" / "report.md").read_text()
+    assert sorted(os.listdir(tmp_path / "run")) == ["curves.png", "report.json", "report.md"]
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_disk_open(name):
+    """An `open` for which the disk is full when the file of that name is half written."""
+
+    def opened(path, mode):
+        if name in str(path):
+            path.write_bytes(b"{ half")
+            path = "/dev/full"
+        return open(path, mode)
+
+    return opened
+
+
+@pytest.mark.parametrize("fault", ["write report.json", "write report.md", "fsync", "replace"])
+def test_earlier_report_survives_a_full_disk(tmp_path, monkeypatch, fault):
+    report.write(tmp_path, PLAIN)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    if fault.startswith("write"):
+        if not os.path.exists("/dev/full"):
+            pytest.skip("this system has no /dev/full")
+        monkeypatch.setattr(report, "open", full_disk_open(fault.split()[1]), raising=False)
+    else:
+        monkeypatch.setattr(os, fault, no_space)
+    with pytest.raises(L2LError, match="No space left on device") as error:
+        report.write(tmp_path, LEARNED)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path / ("report.md" if fault == "write report.md" else "report.json")) in str(error.value)
+    assert "make room" in str(error.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before  # and no temporary file
+
+
+def test_a_file_in_place_of_the_folder_is_an_error_in_one_line(tmp_path):
+    (tmp_path / "run").write_text("not a folder")
+    with pytest.raises(L2LError, match="cannot write"):
+        report.write(tmp_path / "run", PLAIN)
+
+
+def step_rows(n, robust=True):
+    rows = [
+        {"step": i, "loss": 2 / i, "accuracy": 1 - 1 / i, "robust_accuracy": 0.5 - 0.5 / i} for i in range(1, n + 1)
+    ]
+    return rows if robust else [{k: row[k] for k in ("step", "loss", "accuracy")} for row in rows]
+
+
+VALIDATIONS = [
+    {"step": 50, "clean_acc": 0.9, "robust_acc": 0.4},
+    {"step": 100, "clean_acc": 0.95, "robust_acc": 0.45},
+]
+
+
+def picture(path):
+    """The pixels of a PNG [H, W, 3] of a size that reads well."""
+    with Image.open(path) as image:
+        image.verify()
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert all(200 <= side <= 2000 for side in image.size)
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def colored(image, color):
+    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return (np.abs(image - rgb).max(axis=-1) < 8).sum()
+
+
+def curves(tmp_path, *args):
+    report.training_curves(tmp_path / "curves.png", *args)
+    assert os.listdir(tmp_path) == ["curves.png"]
+    return picture(tmp_path / "curves.png")
+
+
+def test_training_curves_show_the_rows(tmp_path):
+    full = curves(tmp_path, step_rows(100), VALIDATIONS)
+    assert full.shape[1] >= 1000
+    assert (full == curves(tmp_path, step_rows(100), VALIDATIONS)).all()
+    assert colored(full, report.LIGHT_BLUE) and colored(full, report.BLUE)
+    assert colored(full, report.VERMILLION) > 500
+    plain = curves(tmp_path, step_rows(100, robust=False), [])
+    assert colored(plain, report.VERMILLION) == 0
+    lower = [{**row, "robust_acc": 0.1} for row in VALIDATIONS]
+    assert (full != curves(tmp_path, step_rows(100), lower)).any()
+    louder = [{**row, "loss": row["loss"] ** 2} for row in step_rows(100)]
+    other = curves(tmp_path, louder, VALIDATIONS)
+    assert (full != other)[:, : full.shape[1] // 2].any()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_training_curves_of_few_rows(tmp_path, n):
+    image = curves(tmp_path, step_rows(n), [])
+    assert (colored(image, report.VERMILLION) > 250) == (n > 0)  # a point in the plot, not the legend's alone
+
+
+def test_a_diverged_step_leaves_the_others_drawn(tmp_path):
+    rows = step_rows(100)
+    rows[60]["loss"], rows[61]["loss"] = float("nan"), float("inf")
+    without = [row for row in rows if row["step"] not in (61, 62)]
+    right_half = curves(tmp_path, rows, []).shape[1] // 2
+    left = slice(None, right_half)
+    assert (curves(tmp_path, rows, [])[:, left] == curves(tmp_path, without, [])[:, left]).all()
+
+
+def test_of_a_step_logged_twice_the_later_row_counts(tmp_path):
+    again = [{**row, "loss": 9.0} for row in step_rows(50)[20:]] + step_rows(100)[20:]
+    assert (curves(tmp_path, step_rows(50) + again, []) == curves(tmp_path, step_rows(100), [])).all()
+
+
+def test_running_mean():
+    assert report._running_mean(np.arange(8.0)).tolist() == [0, 0.5, 1, 1.5, 2, 3, 4, 5]
+    assert report._running_mean(np.arange(1000.0))[-1] == 999 - 9.5  # of twenty values
+
+
+def grid(tmp_path, *args):
+    report.perturbation_grid(tmp_path / "grid.png", *args)
+    assert os.listdir(tmp_path) == ["grid.png"]
+    return picture(tmp_path / "grid.png")
+
+
+def examples(n, channels=3):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(n, 8, 8, channels)).astype(np.float32)
+    return x, np.clip(x + rng.uniform(-0.1, 0.1, x.shape).astype(np.float32), 0, 1), np.arange(n)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_perturbation_grid_shows_images_and_errors(tmp_path, channels):
+    x, x_adv, labels = examples(2, channels)
+    right = grid(tmp_path, x, x_adv, labels, labels)
+    assert colored(right, report.RED) == 0
+    wrong = grid(tmp_path, *map(jnp.asarray, (x, x_adv, labels, labels[::-1])))
+    assert colored(wrong, report.RED) > 100
+    assert (right != grid(tmp_path, x, x_adv, labels, labels, ["cat", "dog"])).any()
+    height = right.shape[0]
+    other = right != grid(tmp_path, 1 - x, x_adv, labels, labels)
+    assert other[height // 8 : height // 3].any() and other[height // 3 : 2 * height // 3].any()
+    assert not other[-height // 4 :].any()  # the adversarial images are the same
+
+
+def test_perturbation_grid_shows_eight_at_most(tmp_path):
+    ten = grid(tmp_path, *examples(10), range(10))
+    x, x_adv, labels = (a[:8] for a in examples(10))
+    assert (ten == grid(tmp_path, x, x_adv, labels, labels)).all()
+    assert 1000 <= ten.shape[1] <= 1800
+
+
+def test_perturbations_are_scaled_to_full_range(tmp_path):
+    x = np.full((1, 4, 4, 1), 0.5)
+    sign = np.array([-1, -1, 1, 1]).reshape(1, 4, 1, 1)
+    column = grid(tmp_path, x, x + 0.01 * sign, [0], [0])[100:-30, 200, 0]  # a line down through the images
+    middle = slice(len(column) // 3 + 20, 2 * len(column) // 3 - 20)
+    assert (column[middle] == 0).sum() > 40 and (column[middle] == 255).sum() > 40
+    assert (column[: middle.start] == 127).sum() > 100
+    still = grid(tmp_path, x, x, [0], [0])[100:-30, 200, 0]
+    assert (still[middle] == 127).sum() > 100
+
+
+def test_a_figure_survives_a_full_disk(tmp_path, monkeypatch):
+    before = curves(tmp_path, step_rows(3), [])
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(L2LError, match=r"curves\.png: No space left on device"):
+        report.training_curves(tmp_path / "curves.png", step_rows(9), [])
+    assert os.listdir(tmp_path) == ["curves.png"]
+    assert (picture(tmp_path / "curves.png") == before).all()
+
+
+def test_matplotlib_is_imported_only_to_draw_and_never_pyplot(tmp_path):
+    code = """
+import sys
+import numpy as np
+from l2ljax import report
+assert "matplotlib" not in sys.modules
+report.training_curves("curves.png", [], [])
+report.perturbation_grid("grid.png", np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), [0], [0])
+assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
