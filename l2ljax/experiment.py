@@ -94,7 +94,8 @@ def run(spec: Run) -> dict[str, Any]:
     checkpoints = None if spec.config.no_checkpoint else checkpoint.Checkpoints(spec.workdir / "checkpoints")
     best = Best(jnp.float32(-1), state.step, state.params, state.stats)
     if checkpoints and checkpoints.latest() is not None:
-        state, best = checkpoints.restore(like={"last": state, "best": best}).values()
+        saved = checkpoints.restore(like={"last": state, "best": best})
+        state, best = saved["last"], saved["best"]
         print(f"going on from step {int(state.step)} of {setup.steps}")
     state, best, seconds = _train(setup, state, best, workdir, checkpoints)
     result = _evaluate(setup, state, best, seconds)

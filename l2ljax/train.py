@@ -115,7 +115,7 @@ def make_step(
                 gradient = jax.tree.map(jnp.negative, gradient)  # optax descends, the attacker ascends
             updates, opt_state[i] = optimizers[i].update(gradient, opt_state[i], params[i])
             params[i] = optax.apply_updates(params[i], updates)
-            metrics[f"{Players._fields[i]}_gradient_norm"] = optax.global_norm(gradient)
+            metrics[f"{Players._fields[i]}_gradient_norm"] = optax.tree.norm(gradient)
         return state._replace(params=Players(*params), stats=stats, opt_state=Players(*opt_state)), metrics
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -186,16 +186,17 @@ def fit(
     pending: list[tuple[int, dict[str, Array]]] = []
     flushed = time.monotonic()
 
-    def flush(extra: dict[str, float]) -> None:
+    def flush(state: TrainState, validating: bool) -> None:
         nonlocal flushed
         rows = [{"step": s, **{k: float(v) for k, v in metrics.items()}} for s, metrics in jax.device_get(pending)]
         pending.clear()
-        rows[-1] |= extra
-        bad = next((row for row in rows if not np.isfinite(row["loss"])), None)
-        good = rows if bad is None else rows[: rows.index(bad)]
-        record(good)
-        if bad is not None:
-            raise NonFiniteLoss(bad["step"], bad["loss"])
+        for i, row in enumerate(rows):
+            if not np.isfinite(row["loss"]):
+                record(rows[:i])
+                raise NonFiniteLoss(i + rows[0]["step"], row["loss"])
+        if validating:
+            rows[-1] |= validate(state)
+        record(rows)
         flushed = time.monotonic()
 
     for index, batch in batches:
@@ -208,7 +209,7 @@ def fit(
         validating = last or done % validate_every == 0
         saving = last or stop or done % save_every == 0
         if validating or saving or time.monotonic() - flushed > flush_seconds:
-            flush(validate(state) if validating else {})
+            flush(state, validating)
         if saving:
             save(state)
         if stop and not last:

@@ -64,12 +64,13 @@ class GeneratorBlock(nn.Module):
     def __call__(self, x: Array, norm: Callable[..., nn.BatchNorm]) -> Array:
         """[B, H, W, C] -> [B, H, W, features]."""
         plain_norm = functools.partial(norm, use_bias=False, use_scale=False)
+        conv = functools.partial(Conv, self.features, dtype=x.dtype)
         y = PReLU()(plain_norm()(x))
-        y = Conv(self.features, padding=1, kernel_init=xavier_sqrt2)(y)
+        y = conv(padding=1, kernel_init=xavier_sqrt2)(y)
         y = PReLU()(plain_norm()(y))
-        y = Conv(self.features, padding=1, kernel_init=xavier_sqrt2)(y)
+        y = conv(padding=1, kernel_init=xavier_sqrt2)(y)
         if x.shape[-1] != self.features:
-            x = Conv(self.features, kernel_size=1, kernel_init=xavier)(x)
+            x = conv(kernel_size=1, kernel_init=xavier)(x)
         return x + y
 
 
@@ -93,13 +94,13 @@ class WideAttacker(nn.Module):
     def __call__(self, x: Array, channels: int, train: bool, axis_name: str | None = None) -> Array:
         """[B, H, W, C'] -> [B, H, W, channels] in (-1, 1)."""
         norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name)
-        y = Conv(self.first, padding=1, use_bias=False)(x)
+        y = Conv(self.first, padding=1, use_bias=False, dtype=x.dtype)(x)
         y = nn.relu(norm(epsilon=1e-3)(y))
         for features in self.blocks:
             y = GeneratorBlock(features)(y, norm)
         if self.last_norm:
             y = norm(use_bias=False, use_scale=False)(y)
-        return jnp.tanh(Conv(channels, padding=1)(y))
+        return jnp.tanh(Conv(channels, padding=1, dtype=x.dtype)(y))
 
 
 class SlimAttacker(nn.Module):
@@ -119,16 +120,16 @@ class SlimAttacker(nn.Module):
     def __call__(self, x: Array, channels: int, train: bool, axis_name: str | None = None) -> Array:
         """[B, H, W, C'], H and W even -> [B, H, W, channels] in (-1, 1)."""
         norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name)
-        y = Conv(self.width, strides=2, padding=1, use_bias=False)(x)
+        y = Conv(self.width, strides=2, padding=1, use_bias=False, dtype=x.dtype)(x)
         y = nn.relu(norm(epsilon=1e-3)(y))
         for features in (2 * self.width, self.width):
             y = GeneratorBlock(features)(y, norm)
         y = norm(use_bias=False, use_scale=False)(y)
-        y = nn.relu(norm(epsilon=1e-3)(ConvTranspose(max(self.width // 8, 1))(y)))
+        y = nn.relu(norm(epsilon=1e-3)(ConvTranspose(max(self.width // 8, 1), dtype=x.dtype)(y)))
         if self.skip:
             y = jnp.concatenate([y, x], axis=-1)
         scale = self.param("scale", nn.initializers.constant(5.0), ())
-        return jnp.tanh(scale * Conv(channels, padding=1, use_bias=False)(y))
+        return jnp.tanh(scale * Conv(channels, padding=1, use_bias=False, dtype=x.dtype)(y))
 
 
 def _wide(width: int, blocks: tuple[int, ...], last_norm: bool) -> WideAttacker:

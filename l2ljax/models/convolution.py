@@ -115,32 +115,64 @@ def _stock(x: Array, kernel: Array, geo: _Geometry) -> Array:
 
 
 def _stock_transpose(y: Array, kernel: Array, geo: _Geometry) -> Array:
-    """Convolve the output, dilated by the stride, with the flipped kernel, its channels swapped."""
-    padding = [
-        (k - 1 - low, n - 1 - (out - 1) * s + low)
-        for n, k, out, s, (low, _) in zip(*geo, strict=True)
-    ]  # fmt: skip
-    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    # The barrier keeps the compiler from folding the flip into the convolution, off its fast path.
+    """Convolve y, dilated by the strides, with the kernel flipped and its channels swapped."""
     return lax.conv_general_dilated(
-        y,
-        lax.optimization_barrier(flipped),
-        (1, 1),
-        padding,
-        lhs_dilation=geo.strides,
+        y, _flip(kernel), (1, 1), _opposite(geo), lhs_dilation=geo.strides, dimension_numbers=DIMENSIONS
+    )
+
+
+def _flip(kernel: Array) -> Array:
+    # The barrier keeps the compiler from folding the flip into the convolution, off its fast path.
+    return lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+def _opposite(geo: _Geometry) -> tuple[Pair, Pair]:
+    """The padding with which y, dilated, gives x."""
+    (top, _), (left, _) = geo.padding
+    height, width = ((n - 1) * s + 1 for n, s in zip(geo.output, geo.strides, strict=True))
+    return (
+        (geo.kernel[0] - 1 - top, geo.image[0] - height + top),
+        (geo.kernel[1] - 1 - left, geo.image[1] - width + left),
+    )
+
+
+def _correlate(x: Array, kernel: Array, strides: Pair, padding: tuple[Pair, Pair]) -> Array:
+    """The convolution itself. With few channels, neighbouring columns of the output become channels.
+
+    The matrix products inside are too narrow to be fast with 16 output channels or fewer. A kernel that
+    holds `block` copies of itself, each a column further, fills them, at the price of products with zeros;
+    the output then has the same entries in the same order.
+    """
+    _, kw, c, o = kernel.shape
+    if max(c, o) > 16:
+        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=DIMENSIONS)
+    block = 4 if c * o <= 64 else 2  # measured
+    shift = strides[1]
+    copies = [jnp.pad(kernel, ((0, 0), (i * shift, (block - 1 - i) * shift), (0, 0), (0, 0))) for i in range(block)]
+    left, right = padding[1]
+    width = (x.shape[2] + left + right - kw) // shift + 1
+    right += (-width % block) * shift  # whole blocks
+    y = lax.conv_general_dilated(
+        x,
+        lax.optimization_barrier(jnp.concatenate(copies, axis=3)),
+        (strides[0], block * shift),
+        (padding[0], (left, right)),
         dimension_numbers=DIMENSIONS,
     )
+    return y.reshape(*y.shape[:2], -1, o)[:, :, :width]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, geo: _Geometry) -> Array:
     """dT/dy: [B, H, W, C], [kh, kw, C, O] -> [B, H', W', O]."""
-    return _stock(x, kernel, geo)
+    return _correlate(x, kernel, geo.strides, geo.padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pull_back_image(y: Array, kernel: Array, geo: _Geometry) -> Array:
     """dT/dx: [B, H', W', O], [kh, kw, C, O] -> [B, H, W, C]."""
+    if geo.strides == (1, 1):
+        return _correlate(y, _flip(kernel), (1, 1), _opposite(geo))
     return _stock_transpose(y, kernel, geo)
 
 

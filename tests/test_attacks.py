@@ -1,0 +1,289 @@
+"""One table over all attacks: inside ball and range, lowers the accuracy, reproducible, compiles once, per example."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from l2ljax import attacks, losses, threat
+from l2ljax.attacks import learned
+from l2ljax.models import attackers
+from l2ljax.types import L2LError, example_keys, fold_in
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+RNG = np.random.RandomState(0)
+WEIGHTS = {
+    "w1": RNG.normal(0, 0.5, (36, 16)).astype(np.float32),
+    "w2": RNG.normal(0, 1.0, (16, 5)).astype(np.float32),
+}
+X = RNG.uniform(-0.2, 1.2, (6, 6, 6, 1)).clip(0, 1).astype(np.float32)  # with black and white pixels
+KEY = jax.random.key(0)
+LINF, L2 = threat.linf(0.1), threat.l2(0.8)
+
+
+TRACES = []
+
+
+def network(weights, x):
+    TRACES.append(x.shape)
+    return jnp.tanh((x - 0.5).reshape(len(x), -1) @ weights["w1"]) @ weights["w2"]
+
+
+LOGITS = jax.tree_util.Partial(network, WEIGHTS)
+Y = (np.tanh((X - 0.5).reshape(6, -1) @ WEIGHTS["w1"]) @ WEIGHTS["w2"]).argmax(
+    axis=1
+)  # so the network is right on all clean images
+
+
+def trained(attacker, *, steps):
+    """A learned attacker as `own`, its parameters drawn and not trained."""
+    params, batch_stats = attacker.init(jax.random.key(5), jnp.asarray(X))
+    rule = attacker.rule(params, batch_stats)
+
+    def own(ball):
+        return attacks.gradient_attack(ball, rule, steps=steps, start=attacks.clean)
+
+    return own
+
+
+def named(name):
+    return functools.partial(attacks.create, name)
+
+
+def convolutional(normalize):
+    network = attackers.create("slim", width=4)
+    return learned.convolutional(network, inputs=["image", "gradient"], normalize=normalize)
+
+
+# What each attack is; `draws`: its result depends on the key; `strong`: half of the examples or more fall.
+TABLE = [
+    dict(id="fgsm", make=named("fgsm"), strong=True),
+    dict(id="fgsm-l2", make=named("fgsm"), ball=L2, strong=True),
+    dict(id="pgd10", make=named("pgd10"), draws=True, strong=True),
+    dict(id="pgd10-l2", make=named("pgd10"), ball=L2, draws=True, strong=True),
+    dict(id="pgd20@l2l", make=named("pgd20@l2l"), draws=True, strong=True),
+    dict(id="pgd10@rnn", make=named("pgd10@rnn"), draws=True, strong=True),
+    dict(id="pgd3@l2l_da", make=named("pgd3@l2l_da"), draws=True, strong=True),
+    dict(id="margin10", make=named("margin10"), draws=True, strong=True),
+    dict(id="momentum10", make=named("momentum10"), strong=True),
+    dict(id="bls5", make=named("bls5"), draws=True, strong=True),
+    dict(id="bls5-l2", make=named("bls5"), ball=L2, draws=True, strong=True),
+    dict(id="random20", make=named("random20"), draws=True),
+    dict(id="random20-l2", make=named("random20"), ball=L2, draws=True),
+    dict(
+        id="best_of",
+        make=lambda ball: attacks.best_of([attacks.create(n, ball) for n in ("fgsm", "pgd3")]),
+        strong=True,
+    ),
+    dict(id="restarts", make=lambda ball: attacks.restarts(attacks.create("pgd3", ball), 3), draws=True, strong=True),
+    dict(id="own-recurrent", make=trained(learned.recurrent(), steps=4)),
+    dict(id="own-convolutional", make=trained(convolutional("example"), steps=2)),
+]
+each_attack = pytest.mark.parametrize("case", TABLE, ids=lambda case: case["id"])
+
+
+def build(case):
+    return case["make"](case.get("ball", LINF))
+
+
+@functools.cache
+def compiled(index):
+    return jax.jit(build(TABLE[index]))
+
+
+def attack(case, logits_fn=LOGITS, key=KEY, x=X, y=Y):
+    return np.asarray(compiled(TABLE.index(case))(logits_fn, key, x, y))
+
+
+def accuracy(x):
+    return float(losses.accuracy(LOGITS(x), Y).mean())
+
+
+def margins(x):
+    return np.asarray(losses.margin(LOGITS(x), Y))
+
+
+@each_attack
+def test_stays_inside(case):
+    ball, x_adv = case.get("ball", LINF), attack(case)
+    assert x_adv.shape == X.shape and x_adv.dtype == X.dtype
+    assert ball.norm(x_adv - X).max() <= ball.eps * (1 + 1e-5)
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
+    assert ball.norm(x_adv - X).max() > 0.3 * ball.eps  # it did go somewhere
+
+
+@pytest.mark.parametrize("case", [case for case in TABLE if case.get("strong")], ids=lambda case: case["id"])
+def test_lowers_the_accuracy(case):
+    assert accuracy(X) == 1
+    assert accuracy(attack(case)) <= 0.5
+
+
+@each_attack
+def test_the_key_decides(case):
+    np.testing.assert_array_equal(attack(case), attack(case))
+    other = attack(case, key=jax.random.key(1))
+    assert (np.abs(other - attack(case)).max() > 1e-3) == case.get("draws", case["id"] == "best_of")
+
+
+@each_attack
+def test_compiling_changes_nothing(case):
+    with jax.disable_jit():
+        x_adv = build(case)(LOGITS, KEY, jnp.asarray(X), jnp.asarray(Y))
+    chex.assert_trees_all_close(x_adv, attack(case), atol=1e-6)
+
+
+@each_attack
+def test_compiles_once_for_all_weights(case):
+    before = attack(case)
+    traced = len(TRACES)
+    after = attack(case, logits_fn=jax.tree_util.Partial(network, WEIGHTS | {"w2": -WEIGHTS["w2"]}))
+    assert len(TRACES) == traced
+    assert np.abs(after - before).max() > 1e-3  # and the weights are not baked in
+
+
+@each_attack
+def test_examples_do_not_depend_on_their_neighbours(case):
+    keys = example_keys(KEY, len(X))
+    parts = [attack(case, key=keys[i : i + 2], x=X[i : i + 2], y=Y[i : i + 2]) for i in range(0, len(X), 2)]
+    chex.assert_trees_all_close(np.concatenate(parts), attack(case), atol=1e-6)
+
+
+def test_the_batchwise_gradient_maximum_does_depend_on_neighbours():
+    own = jax.jit(trained(convolutional("batch"), steps=2)(LINF))
+    whole = own(LOGITS, KEY, X, Y)
+    alone = own(LOGITS, KEY, X[:2], Y[:2])
+    assert np.abs(whole[:2] - alone).max() > 1e-3
+
+
+# What single attacks promise
+
+
+def test_fgsm_takes_one_step_as_long_as_the_radius():
+    g = np.asarray(jax.jit(jax.grad(lambda x: losses.cross_entropy(LOGITS(x), Y).sum()))(X))
+    x_adv = attack(TABLE[0])
+    chex.assert_trees_all_close(x_adv, np.clip(X + LINF.eps * np.sign(g), 0, 1), atol=1e-6)
+    x_adv = attack(TABLE[1])
+    length = np.sqrt((g**2).sum(axis=(1, 2, 3), keepdims=True))
+    chex.assert_trees_all_close(x_adv, np.clip(X + L2.eps * g / length, 0, 1), atol=1e-6)
+
+
+def shift(direction):
+    """An attack that cares for its key only: a step of a random length along a direction."""
+
+    def attack(logits_fn, key, x, y):
+        lengths = jax.vmap(jax.random.uniform)(example_keys(key, len(x)))
+        return x + lengths.reshape(-1, 1, 1, 1) * direction
+
+    return attack
+
+
+@pytest.mark.parametrize("combinator", ["best_of", "restarts", "random_noise"])
+def test_the_largest_margin_is_taken(combinator):
+    along = [RNG.normal(size=(6, 6, 1)).astype(np.float32) for _ in range(3)]
+    members, made = {
+        "best_of": ([shift(d) for d in along], attacks.best_of([shift(d) for d in along])),
+        "restarts": ([shift(along[0])] * 3, attacks.restarts(shift(along[0]), 3)),
+        "random_noise": ([lambda f, key, x, y: L2.sample(key, x)] * 3, attacks.random_noise(L2, samples=3)),
+    }[combinator]
+
+    @jax.jit
+    def run():
+        keys = example_keys(KEY, len(X))
+        each = [member(LOGITS, fold_in(keys, i), jnp.asarray(X), Y) for i, member in enumerate(members)]
+        each = jnp.stack(each if combinator == "random_noise" else [jnp.asarray(X), *each])
+        return made(LOGITS, KEY, jnp.asarray(X), Y), each, jax.vmap(lambda x: losses.margin(LOGITS(x), Y))(each)
+
+    x_adv, each, reached = jax.tree.map(np.asarray, run())
+    best = reached.argmax(axis=0)
+    assert len(set(best)) > 1
+    chex.assert_trees_all_close(x_adv, each[best, np.arange(len(X))], atol=1e-6)
+
+
+def test_a_member_that_breaks_the_model_hides_no_success_of_the_next():
+    def brittle(x):
+        return jnp.where(x[:, 0, 0] > 0.9, jnp.nan, jnp.where(x[:, 0, 0] > 0.5, 1.0, -1.0)) * jnp.array([1.0, -1.0])
+
+    x, y = jnp.zeros((1, 6, 6, 1)), jnp.array([1])
+    breaks, succeeds = (lambda *_, value=value: jnp.full_like(x, value) for value in (1.0, 0.6))
+    for members in ([breaks, succeeds], [succeeds, breaks], [breaks]):
+        x_adv = attacks.best_of(members)(brittle, KEY, x, y)
+        assert losses.accuracy(brittle(x_adv), y) == 0, members
+
+
+def test_the_margin_sees_what_a_saturated_softmax_hides():
+    """Where softmax is 1 in float32, cross-entropy has gradient 0 and PGD stays at its start."""
+    saturated = jax.tree_util.Partial(lambda weights, x: 1e3 * network(weights, x), WEIGHTS)
+    fooled = {}
+    for name in ("pgd10", "margin10"):
+        x_adv = jax.jit(attacks.create(name, LINF))(saturated, KEY, X, Y)
+        fooled[name] = 1 - float(losses.accuracy(saturated(x_adv), Y).mean())
+    assert fooled["margin10"] >= fooled["pgd10"] + 0.5
+
+
+# Names
+
+
+def hill(c, x):
+    """Logits whose loss is largest at c, inside the ball: iterates end within a step of it, and tell steps apart."""
+    distance = jnp.sum((x - c) ** 2, axis=(1, 2, 3))
+    return jnp.stack([distance, jnp.zeros_like(distance)], axis=1)
+
+
+STEPS = {
+    "pgd10": (10, 0.25),
+    "pgd20": (20, 0.125),
+    "pgd100": (100, 0.1),
+    "pgd20@l2l": (20, 0.003 / 0.031),
+    "pgd100@l2l": (100, 0.003 / 0.031),
+    "pgd10@rnn": (10, 0.25),
+    "pgd100@rnn": (100, 0.25),
+    "pgd10@l2l_da": (10, 0.25),
+    "pgd100@l2l_da": (100, 1 / 12),
+}
+
+
+def climb(attack, ball):
+    x = jnp.asarray(X[:1])
+    logits_fn = jax.tree_util.Partial(hill, jnp.clip(x + 0.3 * ball.eps, 0, 1))
+    return attack(logits_fn, KEY, x, jnp.zeros(1, int))
+
+
+@functools.cache
+def climb_by(steps):
+    """PGD of any step size."""
+    ball = threat.linf(0.031)
+    return jax.jit(lambda step: climb(attacks.pgd(ball, step_size=step * ball.eps, steps=steps), ball))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_names_give_the_steps_of_the_papers(name):
+    steps, step = STEPS[name]
+    ball = threat.linf(0.031)
+    x_adv = jax.jit(lambda: climb(attacks.create(name, ball), ball))()
+    chex.assert_trees_all_close(x_adv, climb_by(steps)(step), atol=1e-6)
+    assert np.abs(x_adv - climb_by(steps)(1.05 * step)).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["margin10", "momentum30"])
+def test_names_of_other_families_give_pgds_step(name):
+    ball = threat.linf(0.031)
+    if name == "margin10":
+        loss = functools.partial(losses.margin, kappa=50)
+        expected = attacks.pgd(ball, step_size=0.25 * ball.eps, steps=10, loss=loss)
+    else:
+        expected = attacks.momentum(ball, step_size=0.1 * ball.eps, steps=30, decay=1.0)
+    x_adv, same = jax.jit(lambda: (climb(attacks.create(name, ball), ball), climb(expected, ball)))()
+    chex.assert_trees_all_close(x_adv, same, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "pgd", "pgd0", "pgd-1", "PGD10", "fgsm3", "apple10", "pgd10@nobody", "pgd10@", "momentum10@rnn", "pgd10 "],
+)
+def test_unknown_names_are_told_the_known_ones(name):
+    with pytest.raises(L2LError, match="fgsm.*pgdN.*pgdN@l2l_da.*momentumN.*blsN.*randomN") as error:
+        attacks.create(name, LINF)
+    assert repr(name) in str(error.value)

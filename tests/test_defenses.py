@@ -1,0 +1,221 @@
+"""The saddle-point objectives: who feels which term, in which BatchNorm mode, and that both players learn."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from l2ljax import attacks, cost, data, defenses, losses, models, threat
+from l2ljax.defenses import saddle
+from l2ljax.types import Batch, L2LError, Players, example_keys, fold_in
+from tests.tiny import tiny_classifier
+
+BALL = threat.linf(0.2)
+LEARNED = [m for m in defenses.METHODS if "l2l" in m or "rnn" in m]
+SMALL = {m: {"attacker": "slim", "attacker_width": 4} for m in LEARNED if "l2l" in m} | {m: {"steps": 3} for m in ("rnn_adv", "rnn_trades")}
+
+
+@functools.cache
+def digits(n=64):
+    train = data.load("digits").train
+    return Batch(jnp.asarray(train.images[:n], jnp.float32) / 255, jnp.asarray(train.labels[:n]))
+
+
+@functools.cache
+def fitted_classifier():
+    """A digits classifier after a few plain steps, so that its gradients mean something."""
+    clf = models.create("digits_cnn")
+    batch = digits()
+    variables = clf.init(jax.random.key(0), batch.x)
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def step(params, state):
+        grads = jax.grad(lambda p: losses.cross_entropy(clf.logits({"params": p}, batch.x), batch.y).mean())(params)
+        updates, state = optimizer.update(grads, state)
+        return optax.apply_updates(params, updates), state
+
+    params, state = variables["params"], optimizer.init(variables["params"])
+    for _ in range(40):
+        params, state = step(params, state)
+    return clf, Players(params, None), Players({}, None)
+
+
+def build(method, **options):
+    clf, params, stats = fitted_classifier()
+    defense = defenses.create(method, clf, BALL, **{**SMALL.get(method, {}), **options})
+    phi, phi_stats = defense.init(jax.random.key(1), digits().x)
+    return defense, params._replace(attacker=phi), stats._replace(attacker=phi_stats)
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_attacker_learns_on_a_frozen_classifier(method):
+    defense, params, stats = build(method)
+    batch, optimizer = digits(), optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, stats, state, key):
+        def objective(phi):
+            return defense.objective(params._replace(attacker=phi), stats, key, batch, "attacker")
+
+        (value, (stats, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(params.attacker)
+        updates, state = optimizer.update(jax.tree.map(jnp.negative, grads), state)
+        params = params._replace(attacker=optax.apply_updates(params.attacker, updates))
+        return params, stats, state, (value, optax.tree.norm(grads))
+
+    state, key = optimizer.init(params.attacker), jax.random.key(2)
+    values = []
+    for _ in range(12):
+        params, stats, state, (value, norm) = step(params, stats, state, key)
+        values.append(float(value))
+        assert norm > 0
+    assert values[-1] > values[0] * 1.05
+
+
+def test_theta_gradient_of_adversarial_training_is_that_at_fixed_images():
+    defense, params, stats = build("rnn_adv")
+    clf, batch, key = fitted_classifier()[0], digits(16), jax.random.key(3)
+    joint = jax.grad(lambda t: defense.objective(params._replace(classifier=t), stats, key, batch, "joint")[0])
+    logits_fn = functools.partial(clf.logits, {"params": params.classifier})
+
+    x_adv = defense.attack(params.attacker, {})(logits_fn, fold_in(example_keys(key, 16), 0), batch.x, batch.y)
+    fixed = jax.grad(lambda t: losses.cross_entropy(clf.logits({"params": t}, x_adv), batch.y).mean())
+    for a, b in zip(*map(jax.tree.leaves, (joint(params.classifier), fixed(params.classifier))), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_trades_objective_is_the_papers_formula():
+    beta = 3.0
+    defense, params, stats = build("trades", beta=beta, steps=2)
+    clf, batch, key = fitted_classifier()[0], digits(16), jax.random.key(4)
+    value, _ = defense.objective(params, stats, key, batch, "classifier")
+
+    logits_fn = functools.partial(clf.logits, {"params": params.classifier})
+    log_p = jax.nn.log_softmax(logits_fn(batch.x))
+    p = jnp.exp(log_p)
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), 0))(jnp.arange(16))
+    x = attacks.gaussian(BALL, keys, batch.x)
+    for _ in range(2):
+        g = jax.grad(lambda x: jnp.sum(p * (log_p - jax.nn.log_softmax(logits_fn(x)))))(x)
+        x = np.clip(np.clip(x + 0.05 * np.sign(g), batch.x - 0.2, batch.x + 0.2), 0, 1)
+    kl = jnp.sum(p * (log_p - jax.nn.log_softmax(logits_fn(x))), axis=1)
+    ce = -log_p[jnp.arange(16), batch.y]
+    np.testing.assert_allclose(value, (ce + beta * kl).mean(), rtol=1e-5)
+
+
+def test_path_weights_make_the_papers_phi_objective():
+    """J's attacker part is sum_t w_t L(x_t) / w_T with w_t = t, taken along the path that phi makes."""
+    steps = 4
+    defense, params, stats = build("rnn_adv", steps=steps)
+    clf, batch, key = fitted_classifier()[0], digits(16), jax.random.key(5)
+    value = defense.objective(params, stats, key, batch, "joint")[0]
+    logits_fn = functools.partial(clf.logits, {"params": params.classifier})
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), 0))(jnp.arange(16))
+    reached = [defense.attack(params.attacker, {}, steps=t)(logits_fn, keys, batch.x, batch.y) for t in (1, 2, 3, 4)]
+    weighed = [t / steps * losses.cross_entropy(logits_fn(x), batch.y).mean() for t, x in enumerate(reached, 1)]
+    np.testing.assert_allclose(value, sum(weighed), rtol=1e-5)
+    final = build("rnn_adv", steps=steps, weights="final")[0].objective(params, stats, key, batch, "joint")[0]
+    np.testing.assert_allclose(final, weighed[-1], rtol=1e-5)
+
+
+def test_alternating_l2l_has_the_released_codes_batchnorm_modes():
+    """theta's turn: gradient pass and loss pass in training mode, so the statistics move twice; phi's: not at all."""
+    clf = tiny_classifier()
+    x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+    batch = Batch(x, jnp.arange(4))
+    variables = clf.init(jax.random.key(1), x)
+    for method, passes in (("grad_l2l", 1), ("two_step_l2l", 2)):
+        defense = defenses.create(method, clf, BALL, attacker_width=4)
+        phi, phi_stats = defense.init(jax.random.key(2), x)
+        params, stats = Players(variables["params"], phi), Players(variables["batch_stats"], phi_stats)
+        turn = jax.jit(defense.objective, static_argnames="mode")
+        _, (theirs, _) = turn(params, stats, jax.random.key(3), batch, mode="classifier")
+        logits_of_train = functools.partial(lambda v, x: clf.train(v, x, jax.random.key(0))[0], variables)
+        expected, point = variables["batch_stats"], x
+        for t in range(1, passes + 1):  # each training-mode pass in a row, on the images it is made at
+            expected = clf.train({**variables, "batch_stats": expected}, point, jax.random.key(0))[1]
+            point = defense.attack(phi, phi_stats, steps=t)(logits_of_train, jax.random.key(0), x, batch.y)
+        expected = clf.train({**variables, "batch_stats": expected}, point, jax.random.key(0))[1]
+        for a, b in zip(*map(jax.tree.leaves, (theirs.classifier, expected)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+        _, (theirs, _) = turn(params, stats, jax.random.key(3), batch, mode="attacker")
+        jax.tree.map(np.testing.assert_array_equal, theirs.classifier, stats.classifier)
+        assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (theirs.attacker, phi_stats)), strict=True))
+
+
+@pytest.mark.parametrize(
+    "method, attack_passes, train_passes",
+    [("plain", 0, 1), ("naive_l2l", 0, 1), ("grad_l2l", 1, 1), ("two_step_l2l", 2, 1), ("rnn_adv", 10, 1), ("pgd_adv", 10, 1)],
+)
+def test_a_joint_step_costs_the_attacks_gradients_and_one_training_pass(method, attack_passes, train_passes):
+    clf = models.create("digits_cnn")
+    marked = clf._replace(logits=cost.mark(clf.logits), train=cost.mark(clf.train))
+    x, y, key = jnp.zeros((2, 8, 8, 1)), jnp.zeros(2, int), jax.random.key(0)
+    variables = clf.init(key, x)
+    defense = defenses.create(method, marked, BALL, **({"attacker_width": 4} if "l2l" in method else {}))
+    phi, phi_stats = defense.init(key, x)
+    stats = Players(variables["batch_stats"], phi_stats)
+
+    def step(params):
+        return jax.grad(defense.objective, has_aux=True)(params, stats, key, Batch(x, y), "joint")[0]
+
+    def attack_pass(x):
+        return jax.grad(lambda x: marked.logits(variables, x).sum())(x)
+
+    def training_pass(theta, x):
+        def loss(theta, x):
+            return marked.train({**variables, "params": theta}, x, key)[0].sum()
+
+        return jax.grad(loss, argnums=(0, 1) if attack_passes or "l2l" in method else 0)(theta, x)
+
+    counted = cost.multiplications(step, Players(variables["params"], phi))
+    one = cost.multiplications(attack_pass, x)
+    expected = attack_passes * one + train_passes * cost.multiplications(training_pass, variables["params"], x)
+    assert counted == pytest.approx(expected, rel=0.02)
+
+
+def test_fgsm_with_predicted_labels_does_not_see_the_true_ones():
+    batch, key = digits(16), jax.random.key(6)
+    wrong = batch._replace(y=(batch.y + 1) % 10)
+    robust = {}
+    for labels in ("true", "predicted"):
+        defense, params, stats = build("fgsm_adv", labels=labels)
+        robust[labels] = [
+            float(defense.objective(params, stats, key, b, "classifier")[1][1]["loss"]) for b in (batch, wrong)
+        ]
+    clf, params, _ = fitted_classifier()
+    assert (clf.logits({"params": params.classifier}, batch.x).argmax(1) == batch.y).all()
+    np.testing.assert_allclose(robust["true"][0], robust["predicted"][0], rtol=1e-6)  # right predictions: the same
+    assert robust["true"][1] != pytest.approx(robust["predicted"][1], rel=1e-3)
+
+
+def test_running_statistics_of_passes_from_one_start_are_put_in_a_row():
+    r0, batches = np.array([1.0, -2.0]), np.array([[3.0, 4.0], [5.0, 6.0], [-1.0, 0.5]])
+    each = 0.9 * r0 + 0.1 * batches
+    r = r0
+    for b in batches:
+        r = 0.9 * r + 0.1 * b
+    np.testing.assert_allclose(saddle._one_after_the_other(r0, each), r, rtol=1e-6)
+
+
+def test_options_and_unknown_names():
+    assert defenses.options("rnn_trades")["beta"] == 6.0
+    assert set(defenses.options("rnn_adv")) < set(defenses.options("rnn_trades"))
+    assert "inputs" not in defenses.options("grad_l2l")
+    clf = models.create("digits_cnn")
+    with pytest.raises(L2LError, match="unknown method 'pgd': choose one of plain"):
+        defenses.create("pgd", clf, BALL)
+    with pytest.raises(L2LError, match="no option 'beta'"):
+        defenses.create("pgd_adv", clf, BALL, beta=1.0)
+    for method, option in [
+        ("fgsm_adv", {"labels": "leaked"}),
+        ("rnn_adv", {"weights": "last"}),
+        ("trades", {"start": "zero"}),
+        ("grad_l2l", {"attacker": "huge"}),
+        ("grad_l2l", {"attacker_width": 0}),
+    ]:
+        with pytest.raises(L2LError, match="choose|give"):
+            defenses.create(method, clf, BALL, **option)

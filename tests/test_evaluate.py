@@ -1,0 +1,115 @@
+"""Evaluation counts right, does not depend on the batch size, and refuses what it cannot judge."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from l2ljax import attacks, threat
+from l2ljax.data import Split
+from l2ljax.evaluate import check_batch, check_logits, evaluate
+from l2ljax.types import L2LError
+
+BALL = threat.linf(0.1)
+RNG = np.random.RandomState(0)
+SPLIT = Split(RNG.randint(0, 256, (37, 4, 4, 1)).astype(np.uint8), RNG.randint(0, 3, 37).astype(np.int32))
+WEIGHTS = jnp.asarray(RNG.randn(16, 3), jnp.float32)
+
+
+def linear(weights, x):
+    return x.reshape(len(x), -1) @ weights
+
+
+LOGITS_FN = jax.tree_util.Partial(linear, WEIGHTS)
+
+
+def test_accuracies_are_counts_over_the_split():
+    x = SPLIT.images.reshape(37, -1) / 255
+    clean = (x @ np.asarray(WEIGHTS)).argmax(1) == SPLIT.labels
+    found = evaluate(LOGITS_FN, SPLIT, {"none": lambda f, k, x, y: x}, key=jax.random.key(0), batch_size=10)
+    assert found.clean_acc == clean.mean() == found.attacks["none"].robust_acc == found.worst_case_acc
+    np.testing.assert_array_equal(found.attacks["none"].correct, clean)
+
+
+def test_the_worst_case_is_per_example_and_fooled_before_counts_as_fooled():
+    even = lambda f, k, x, y: jnp.where((jnp.arange(len(x)) % 2 == 0)[:, None, None, None], 1 - x, x)
+    odd = lambda f, k, x, y: jnp.where((jnp.arange(len(x)) % 2 == 1)[:, None, None, None], 1 - x, x)
+    found = evaluate(LOGITS_FN, SPLIT, {"even": even, "odd": odd}, key=jax.random.key(0), batch_size=37)
+    both = found.attacks["even"].correct & found.attacks["odd"].correct
+    assert found.worst_case_acc == both.mean() < min(row.robust_acc for row in found.attacks.values())
+    assert max(row.robust_acc for row in found.attacks.values()) <= found.clean_acc
+
+
+def test_neither_the_batch_size_nor_padding_changes_a_result():
+    table = {name: attacks.create(name, BALL) for name in ("fgsm", "pgd5", "random3")}
+    results = [evaluate(LOGITS_FN, SPLIT, table, key=jax.random.key(1), batch_size=b) for b in (37, 8, 100, 1)]
+    for other in results[1:]:
+        for name in table:
+            np.testing.assert_array_equal(other.attacks[name].correct, results[0].attacks[name].correct)
+    assert results[0].attacks["pgd5"].robust_acc < results[0].clean_acc
+
+
+def test_other_weights_do_not_compile_again():
+    traced = []
+
+    def counting(weights, x):
+        traced.append(x.shape)
+        return linear(weights, x)
+
+    table = {"pgd2": attacks.create("pgd2", BALL)}
+    evaluate(jax.tree_util.Partial(counting, WEIGHTS), SPLIT, table, key=jax.random.key(0), batch_size=37)
+    compiled_with = traced.count((37, 4, 4, 1))
+    traced.clear()
+    evaluate(jax.tree_util.Partial(counting, 2 * WEIGHTS), SPLIT, table, key=jax.random.key(0), batch_size=37)
+    assert 0 < len(traced) < compiled_with  # counting passes traces, compiling does not
+
+
+def test_attacks_that_leave_the_range_or_return_nan_are_refused():
+    for wrong in (lambda f, k, x, y: x + 2, lambda f, k, x, y: x * jnp.nan):
+        with pytest.raises(L2LError, match=r"left \[0, 1\] or returned NaN in the batch from example 0 on"):
+            evaluate(LOGITS_FN, SPLIT, {"wrong": wrong}, key=jax.random.key(0))
+
+
+def test_models_and_splits_that_cannot_be_judged_are_refused():
+    def judge(logits_fn, split=SPLIT):
+        return evaluate(logits_fn, split, {}, key=jax.random.key(0))
+
+    with pytest.raises(L2LError, match="no examples"):
+        judge(LOGITS_FN, Split(*(a[:0] for a in SPLIT)))
+    with pytest.raises(L2LError, match="probabilities: give its logits"):
+        judge(lambda x: jax.nn.softmax(linear(WEIGHTS, x)))
+    with pytest.raises(L2LError, match="NaN logits"):
+        judge(lambda x: jnp.nan * linear(WEIGHTS, x))
+    with pytest.raises(L2LError, match=r"labels reach from 0 to 2, the model has the classes 0..1"):
+        judge(lambda x: linear(WEIGHTS[:, :2], x))
+    with pytest.raises(L2LError, match="logits are"):
+        judge(lambda x: linear(WEIGHTS, x)[..., None])
+
+
+X, Y = np.zeros((2, 4, 4, 1), np.float32), np.array([0, 2])
+
+
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (np.zeros((2, 4, 4, 1), np.uint8), Y, r"images are uint8: give floats in \[0, 1\]"),
+        (X + 1.5, Y, r"reach from 1.5 to 1.5: scale them to \[0, 1\]"),
+        (X - 0.1, Y, "scale them"),
+        (X * np.nan, Y, "hold NaN"),
+        (X[0], Y, r"shape \[4, 4, 1\]"),
+        (X, np.eye(3)[Y], r"one-hot ones y.argmax"),
+        (X, Y.astype(float), "labels are float64: give integers"),
+        (X, Y[:1], "2 images and 1 labels"),
+        (X, Y + 1, r"labels reach from 1 to 3: the classes are 0..2"),
+        (X, Y - 1, "labels reach from -1"),
+    ],
+)
+def test_batches_that_attacks_cannot_take_are_refused(x, y, message):
+    with pytest.raises(L2LError, match=message):
+        check_batch(x, y, num_classes=3)
+
+
+def test_good_batches_and_logits_pass():
+    check_batch(X, Y, num_classes=3)
+    check_batch(X[:0], Y[:0], num_classes=3)
+    check_logits(np.array([[0.2, 0.3, 0.6], [0.1, 0.1, 0.8]]), Y)

@@ -1,0 +1,240 @@
+"""Whole runs on digits: what they leave behind, that they go on exactly, and that bad input is told in one line."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from l2ljax import checkpoint, cost, experiment
+from l2ljax.config import Config, resolve
+from l2ljax.types import L2LError
+
+ROOT = Path(__file__).parent.parent
+SHORT = {"epochs": 2, "train_size": 600, "eval_size": 40, "attacks": "fgsm,own", "steps": 2}
+
+
+def run(tmp_path, method="rnn_adv", **flags):
+    config = Config(method=method, workdir=str(tmp_path / "run"), **{**SHORT, **flags})
+    return experiment.run(resolve("digits", method, config))
+
+
+def script(*flags, **options):
+    command = [sys.executable, str(ROOT / "experiments" / "digits.py"), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def flags_of(workdir, method="rnn_adv", **flags):
+    flags = {**SHORT, "workdir": workdir, "method": method, **flags}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+
+
+def final(workdir):
+    """All arrays of the newest checkpoint."""
+    found = checkpoint.Checkpoints(workdir / "checkpoints")
+    whole = found._manager.restore(found.latest())
+    found.close()
+    return whole
+
+
+def steps_of(workdir):
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_its_report_and_its_figures(tmp_path):
+    result = run(tmp_path)
+    folder = tmp_path / "run"
+    report = json.loads((folder / "report.json").read_text())
+    assert report == json.loads(json.dumps(result))
+    for name in ("method", "dataset", "arch", "eps", "seed", "epochs", "eval_size", "versions", "command"):
+        assert name in report
+    assert report["eps"] == "0.2" and report["eval_size"] == 40
+    for whose in (report, report["best"]):
+        assert set(whose["attacks"]) == {"fgsm", "own"}
+        assert whose["worst_case_acc"] <= min(row["robust_acc"] for row in whose["attacks"].values())
+        assert whose["attacks"]["fgsm"]["passes"] == pytest.approx(1)
+        assert whose["attacks"]["own"]["passes"] == pytest.approx(2)
+        assert all(row["seconds"] > 0 for row in whose["attacks"].values())
+    assert {p.name for p in (folder / "figures").iterdir()} == {"training.png", "perturbations.png"}
+    assert steps_of(folder) == list(range(1, 13))
+    assert "| rnn_adv " in (folder / "report.md").read_text()
+    assert json.loads((folder / "config.json").read_text())["lr"] == 1e-3
+
+
+def test_methods_without_a_learned_attacker_have_no_own(tmp_path):
+    result = run(tmp_path, "pgd_adv", val_size=0, no_checkpoint=True)
+    assert set(result["attacks"]) == {"fgsm"}
+    assert "best" not in result
+    assert result["parameters"]["attacker"] == 0
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, how):
+    flags = {"epochs": 8, "checkpoint_every": 4}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    reference = script(*flags_of(whole, **flags))
+    out, err = reference.communicate(timeout=240)
+    assert reference.returncode == 0, err
+
+    process = script(*flags_of(parts, **flags))
+    deadline = time.monotonic() + 120
+    while not any(p.name.isdigit() for p in (parts / "checkpoints").glob("*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(how)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == (130 if how == signal.SIGTERM else -how), err
+    assert steps_of(parts)[-1] < 48
+    if how == signal.SIGTERM:
+        assert re.search(r"stopped after step \d+: run the same command again to go on", err)
+
+    again = script(*flags_of(parts, **flags))
+    out, err = again.communicate(timeout=240)
+    assert again.returncode == 0, err
+    assert int(re.search(r"going on from step (\d+) of 48", out)[1]) > 0
+    assert steps_of(parts) == steps_of(whole) == list(range(1, 49))
+    a, b = final(whole), final(parts)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_a_workdir_of_another_configuration_is_refused_and_untouched(tmp_path):
+    run(tmp_path, epochs=1, attacks="fgsm")
+    before = (tmp_path / "run" / "report.json").read_bytes()
+    with pytest.raises(L2LError, match=r"holds a run with seed=0, not 1: choose another --workdir"):
+        run(tmp_path, epochs=1, attacks="fgsm", seed=1)
+    assert (tmp_path / "run" / "report.json").read_bytes() == before
+    again = run(tmp_path, epochs=1, attacks="pgd2")  # only the report's attacks differ: nothing is trained again
+    assert set(again["attacks"]) == {"pgd2"} and again["train_seconds"] == 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_checkpoint(tmp_path):
+    with pytest.raises(L2LError, match=r"the loss is (nan|inf) at step \d+, no checkpoint is saved .* lower --lr"):
+        run(tmp_path, "plain", lr=1e20, steps=None)
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_a_full_disk_loses_no_earlier_checkpoint(tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    save = ocp.CheckpointManager.save
+
+    def full(self, step, **kwargs):
+        if step > 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(self, step, **kwargs)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(L2LError, match=r"checkpoint of step 12 .*No space left.*that of step 6 is kept: free some space"):
+        run(tmp_path)
+    monkeypatch.undo()
+    assert run(tmp_path)["epochs"] == 2
+    assert steps_of(tmp_path / "run") == list(range(1, 13))
+
+
+def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path):
+    run(tmp_path, epochs=1, attacks="fgsm")
+    newest = max((tmp_path / "run" / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
+    for file in newest.rglob("*"):
+        if file.is_file() and file.stat().st_size > 100:
+            file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(L2LError, match="the checkpoint of step 6 .*(cannot be read|of another configuration)"):
+        run(tmp_path, epochs=1, attacks="fgsm")
+
+
+def test_the_attacker_of_another_run_can_be_the_start(tmp_path):
+    run(tmp_path, epochs=1, attacks="fgsm")
+    source = tmp_path / "run"
+    config = Config(method="rnn_adv", attacker_from=str(source), workdir=str(tmp_path / "next"), **SHORT)
+    _, state = experiment.prepare(resolve("digits", "rnn_adv", config))
+    saved = final(source)
+    for name, value in state.params.attacker.items():
+        np.testing.assert_array_equal(value, saved[f"['last'].params.attacker['{name}']"])
+    with pytest.raises(L2LError, match="no checkpoint in"):
+        experiment.prepare(resolve("digits", "rnn_adv", Config(attacker_from=str(tmp_path / "none"), **SHORT)))
+
+
+BAD = [
+    ({"method": "pgd"}, "unknown method 'pgd': choose one of plain, fgsm_adv"),
+    ({"arch": "resnet"}, "unknown classifier 'resnet': choose one of"),
+    ({"attacks": "fgsm,pgd"}, "unknown attack 'pgd': choose of fgsm, pgdN"),
+    ({"attacks": "own0"}, "unknown attack 'own0'"),
+    ({"method": "grad_l2l", "attacker": "thin", "steps": None}, "unknown attacker 'thin': choose one of wide"),
+    ({"method": "plain"}, "--steps: plain has none"),
+    ({"eps": "8"}, r"eps=8.0 is larger than the pixel range \[0, 1\]: did you mean 8/255\?"),
+    ({"eps": "-0.1"}, "eps=-0.1 is not a radius"),
+    ({"eps": "8/0"}, "is not a number: write it like 8/255"),
+    ({"norm": "l1"}, "unknown norm 'l1': choose one of linf, l2"),
+    ({"schedule": "both"}, "unknown schedule 'both'"),
+    ({"dtype": "float16"}, "unknown dtype 'float16'"),
+    ({"options": "scale"}, "--options=scale: rnn_adv takes"),
+    ({"options": "beta=2"}, "--options=beta=2: rnn_adv takes"),
+    ({"epochs": 0}, "--epochs=0: give 1 or more"),
+    ({"batch_size": 0}, "--batch-size=0: give 1 or more"),
+    ({"eval_size": 0}, "--eval-size=0: give 1 or more"),
+    ({"batch_size": 601}, "batch size 601 must be in 1..600"),
+    ({"devices": 2}, "--devices=2: this machine has 1"),
+    ({"train_size": 5000}, "do not fit"),
+    ({"data_dir": "/nowhere/at/all", "dataset": "mnist"}, "does not exist"),
+]
+
+
+@pytest.mark.parametrize("flags, message", BAD, ids=lambda v: str(v)[:40])
+def test_bad_flags_are_told_before_anything_runs(tmp_path, flags, message):
+    flags = {**SHORT, **flags}
+    dataset, method = flags.pop("dataset", "digits"), flags.pop("method", "rnn_adv")
+    with pytest.raises(L2LError, match=message) as error:
+        experiment.run(resolve(dataset, method, Config(method=method, workdir=str(tmp_path / "run"), **flags)))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_script_tells_errors_in_one_line_and_help_shows_the_recipes(tmp_path):
+    process = script("--method=pgd")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.startswith("error: unknown method 'pgd'") and err.count("\n") == 1
+    process = script("--help")
+    out, _ = process.communicate(timeout=60)
+    assert "two_step_grad_only_l2l" in out and "--checkpoint-every" in out and "adam 0.001" in out
+
+
+def test_learning_rates_fall_where_the_papers_say():
+    spec = resolve("cifar10", "grad_l2l", Config(method="grad_l2l"))
+    assert (spec.recipe.arch, spec.eps, spec.recipe.milestones) == ("wrn_34_10", 0.031, (29, 59, 89))
+    short = resolve("cifar10", "grad_l2l", Config(method="grad_l2l", epochs=10))
+    assert short.recipe.milestones == (3, 6, 9)
+    from l2ljax import recipes
+
+    optimizer = recipes.optimizers(spec.recipe, 391).classifier
+    w, g = {"w": np.float32(2.0)}, {"w": np.float32(1.0)}
+    state = optimizer.init(w)
+    update = jax.jit(optimizer.update)
+    velocity, weight_decay = 0.0, 2e-4
+    for step in range(3):  # torch's SGD: v = 0.9 v + (g + wd w), w -= lr v
+        updates, state = update(g, state, w)
+        velocity = 0.9 * velocity + (1.0 + weight_decay * float(w["w"]))
+        assert float(updates["w"]) == pytest.approx(-0.1 * velocity, rel=1e-5)
+        w = {"w": w["w"] + updates["w"]}
+    rates = [float(spec_lr) for spec_lr in _rates(spec.recipe, 391, (29 * 391 - 1, 29 * 391, 59 * 391, 89 * 391))]
+    assert rates == pytest.approx([0.1, 0.01, 0.001, 0.0001])
+
+
+def _rates(recipe, epoch_steps, steps):
+    from l2ljax import recipes
+
+    optimizer = recipes.optimizers(recipe._replace(weight_decay=0.0), epoch_steps).classifier
+    for step in steps:
+        state = optimizer.init({"w": np.float32(0.0)})
+        at = jax.tree.map(lambda leaf, step=step: np.int32(step) if np.shape(leaf) == () and leaf.dtype == np.int32 else leaf, state)
+        updates, _ = optimizer.update({"w": np.float32(1.0)}, at, {"w": np.float32(0.0)})
+        yield -updates["w"]

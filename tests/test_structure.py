@@ -1,0 +1,86 @@
+"""The layout that the README promises: floors, quick imports, and a CI that runs the README's command."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = [
+    {"types"},
+    {"threat", "losses", "data"},
+    {"models"},
+    {"attacks"},
+    {"defenses"},
+    {"train", "checkpoint", "evaluate", "cost"},
+    {"recipes", "config", "workdir", "monitor", "report", "experiment"},
+]
+HEAVY = ("tensorflow_datasets", "orbax", "matplotlib", "sklearn", "gymnasium", "pooch", "tyro", "PIL", "scipy.stats")
+
+
+def imported(path):
+    """The l2ljax modules that a file imports anywhere, as dotted names below l2ljax."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "l2ljax":
+            names = node.module.split(".")[1:]
+            yield from [".".join([*names, alias.name]) for alias in node.names]
+
+
+def floor(name):
+    return next(i for i, names in enumerate(FLOORS) if name in names)
+
+
+def test_files_import_lower_floors_or_their_own():
+    for path in (ROOT / "l2ljax").rglob("*.py"):
+        own = path.relative_to(ROOT / "l2ljax").parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for name in imported(path):
+            first = name.split(".")[0]
+            assert first == own or floor(first) <= floor(own), f"{path} imports {name}"
+
+
+def test_no_import_is_circular_between_files_of_a_floor():
+    edges = {}
+    for path in (ROOT / "l2ljax").glob("*.py"):
+        edges[path.stem] = {n.split(".")[0] for n in imported(path)} - {path.stem}
+    seen: dict[str, int] = {}
+
+    def visit(name):
+        assert seen.get(name) != 1, f"{name} imports itself by way of others"
+        if name not in seen:
+            seen[name] = 1
+            for other in edges.get(name, ()):
+                visit(other)
+            seen[name] = 2
+
+    for name in set(edges) - {"__init__"}:
+        visit(name)
+
+
+def test_readme_table_names_every_file_on_its_floor():
+    text = (ROOT / "README.md").read_text()
+    for number, names in enumerate(FLOORS):
+        row = re.search(rf"^\| {number} \|(.*?)\|", text, re.MULTILINE)[1]
+        listed = {n.strip("`/ ").removesuffix(".py") for n in row.split(",")}
+        assert listed == names
+
+
+def test_importing_the_library_is_light():
+    code = f"import sys, l2ljax; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_ci_runs_the_readmes_test_command():
+    commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) == 2
+    assert ["pytest" in command for command in commands] == [False, True]
+    assert "eval \"$(grep -m1 'pytest' README.md)\"" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.name)
+def test_scripts_are_presets_and_a_call(path):
+    assert len(path.read_text().splitlines()) <= 70

@@ -1,0 +1,205 @@
+"""The step and the loop: every method trains, devices share a batch without changing the result, stops are clean."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from l2ljax import defenses, threat
+from l2ljax.train import AXIS, Interrupted, NonFiniteLoss, TrainState, fit, init_state, make_step
+from l2ljax.types import Batch, L2LError, Players
+from tests.tiny import tiny_classifier
+
+BALL = threat.linf(0.1)
+CASES = [(m, "joint") for m in defenses.METHODS] + [("grad_l2l", "alternating"), ("rnn_adv", "alternating")]
+
+
+def toy_batch(n=32):
+    """Ten classes, each a bright pixel at its own place."""
+    y = jnp.arange(n) % 10
+    x = 0.2 * jax.random.uniform(jax.random.key(0), (n, 6, 6, 1))
+    return Batch(x.at[jnp.arange(n), y // 6 * 3, y % 6, 0].add(0.8).clip(0, 1), y)
+
+
+def setup(method, schedule="joint", **options):
+    clf = tiny_classifier()
+    if "l2l" in method:
+        options = {"attacker": "slim", "attacker_width": 4, **options}
+    defense = defenses.create(method, clf, BALL, axis_name=AXIS, **options)
+    optimizers = Players(optax.adam(1e-2), optax.adam(1e-2))
+    batch = toy_batch()
+    state = init_state(jax.random.key(1), clf, defense, optimizers, batch.x)
+    return state, make_step(defense, optimizers, schedule=schedule), batch
+
+
+@pytest.mark.parametrize("method, schedule", CASES)
+def test_every_method_trains(method, schedule):
+    state, step, batch = setup(method, schedule)
+    history = []
+    for _ in range(40):
+        state, metrics = step(state, batch)
+        history.append(jax.device_get(metrics))
+    assert history[-1]["loss"] < 0.9 * history[0]["loss"]
+    assert int(state.step) == 40
+    learned = bool(jax.tree.leaves(state.params.attacker))
+    assert learned == ("l2l" in method or "rnn" in method)
+    assert all((m["attacker_gradient_norm"] > 0) == learned for m in history)
+
+
+def test_same_key_same_training_and_nothing_recompiles():
+    (one, step, batch), (two, _, _) = setup("rnn_adv"), setup("rnn_adv")
+    with jax.log_compiles(False):
+        for _ in range(3):
+            one, _ = step(one, batch)
+        for _ in range(3):
+            two, _ = step(two, batch)
+    jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+
+
+TWO_DEVICES = """
+    import jax
+    jax.config.update("jax_enable_x64", True)
+    import jax.numpy as jnp, numpy as np, optax
+    from l2ljax import defenses, threat
+    from l2ljax.train import AXIS, init_state, make_step
+    from l2ljax.types import Batch, Players
+    from tests.tiny import tiny_classifier
+
+    drop = {drop!r}
+    if drop:
+        jax.lax.pmean = lambda tree, *args, **kwargs: tree
+    for method, schedule in {cases!r}:
+        clf = tiny_classifier(rate=0.3, dtype=jnp.float64)
+        options = dict(attacker="slim", attacker_width=4) if "l2l" in method else dict(steps=3)
+        defense = defenses.create(method, clf, threat.linf(0.1), axis_name=AXIS, **options)
+        optimizers = Players(optax.sgd(0.1, momentum=0.9), optax.sgd(0.1))
+        x = jax.random.uniform(jax.random.key(0), (8, 6, 6, 1), jnp.float64)
+        batch = Batch(x, jnp.arange(8))
+        ends = []
+        for n in (1, 2):
+            state = init_state(jax.random.key(1), clf, defense, optimizers, x)
+            as_double = lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
+            state = jax.tree.map(as_double, state)
+            seen = []
+            step = make_step(defense, optimizers, schedule=schedule, devices=jax.devices()[:n])
+            for _ in range(3):
+                state, metrics = step(state, batch)
+            ends.append((state.params, state.stats, metrics))
+        gap = max(float(jnp.abs(jax.device_get(a) - jax.device_get(b)).max())
+                  for a, b in zip(*map(jax.tree.leaves, ends)))
+        print(method, schedule, gap)
+"""
+
+
+def run_with_two_devices(code):
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_two_devices_equal_one():
+    cases = [("pgd_adv", "joint"), ("rnn_adv", "joint"), ("two_step_l2l", "joint"), ("grad_l2l", "alternating")]
+    lines = run_with_two_devices(TWO_DEVICES.format(drop=False, cases=cases))
+    assert len(lines) == len(cases)
+    assert all(float(line.split()[-1]) < 1e-9 for line in lines), lines
+
+
+def test_without_the_reduction_two_devices_differ():
+    lines = run_with_two_devices(TWO_DEVICES.format(drop=True, cases=[("pgd_adv", "joint")]))
+    assert float(lines[0].split()[-1]) > 1e-6
+
+
+def test_each_of_two_devices_holds_half_of_the_batch():
+    code = """
+        import jax, jax.numpy as jnp, optax
+        from l2ljax.train import TrainState, make_step
+        from l2ljax.types import Batch, Defense, Players
+
+        shapes = []
+        def objective(params, stats, keys, batch, mode):
+            shapes.append((batch.x.shape, keys.shape))
+            return (params.classifier * batch.x.mean()).sum(), (stats, {"loss": batch.x.mean()})
+
+        step = make_step(Defense(None, objective, None), Players(optax.sgd(1.0), optax.sgd(1.0)))
+        empty = Players((), ())
+        state = TrainState(jnp.int32(0), Players(jnp.ones(()), ()), empty, empty, jax.random.key(0))
+        batch = Batch(jnp.ones((6, 2, 2, 1)), jnp.zeros(6, int))
+        state, metrics = step(state._replace(opt_state=Players(optax.sgd(1.0).init(1.0), optax.sgd(1.0).init(()))), batch)
+        print(shapes[0], state.params.classifier, len(state.params.classifier.sharding.device_set))
+    """
+    assert run_with_two_devices(code) == ["((3, 2, 2, 1), (3,)) 0.0 2"]
+
+
+def test_bad_schedule_and_batches_that_do_not_split():
+    state, step, batch = setup("plain")
+    with pytest.raises(L2LError, match="unknown schedule 'both'"):
+        setup("plain", "both")
+    with pytest.raises(L2LError, match="a batch of 0 does not split over 1 devices"):
+        step(state, Batch(batch.x[:0], batch.y[:0]))
+
+
+class Recorder:
+    """What `fit` is given, with everything it does kept."""
+
+    def __init__(self, losses):
+        self.losses, self.rows, self.saved, self.validated = losses, [], [], []
+
+    def fit(self, steps, start=0, **options):
+        def step(state, batch):
+            done = state.step + 1
+            return state._replace(step=done), {"loss": jnp.float32(self.losses[int(done) - 1])}
+
+        def validate(state):
+            self.validated.append(int(state.step))
+            return {"val": 0.5}
+
+        state = TrainState(jnp.int32(start), None, None, None, None)
+        batches = ((i, None) for i in range(start, 10**6))
+        save = lambda state: self.saved.append(int(state.step))
+        options = {"save_every": 4, "validate_every": 5, **options}
+        return fit(
+            state, step, batches, steps=steps, record=self.rows.extend, save=save, validate=validate, **options
+        )
+
+
+@pytest.mark.parametrize("flush_seconds", [0.0, 100.0])
+def test_fit_records_every_step_once_and_saves_and_validates_on_time(flush_seconds):
+    run = Recorder(np.arange(12))
+    state = run.fit(12, flush_seconds=flush_seconds)
+    assert int(state.step) == 12
+    assert [row["step"] for row in run.rows] == list(range(1, 13))
+    assert [row["loss"] for row in run.rows] == list(range(12))
+    assert run.saved == [4, 8, 12] and run.validated == [5, 10, 12]
+    assert [row["step"] for row in run.rows if "val" in row] == [5, 10, 12]
+
+
+def test_fit_goes_on_from_a_later_step():
+    run = Recorder(np.arange(12))
+    run.fit(12, start=7)
+    assert [row["step"] for row in run.rows] == [8, 9, 10, 11, 12]
+
+
+def test_fit_stops_at_a_loss_that_is_not_finite_and_saves_nothing_of_it():
+    run = Recorder([1, 2, 3, 4, 5, float("nan"), 7, 8, 9, 10, 11, 12])
+    with pytest.raises(NonFiniteLoss, match="the loss is nan at step 6"):
+        run.fit(12, flush_seconds=100.0)
+    assert run.saved == [4]
+    assert [row["step"] for row in run.rows] == [1, 2, 3, 4, 5]
+
+
+def test_fit_saves_when_asked_to_stop():
+    run = Recorder(np.arange(12))
+    with pytest.raises(Interrupted, match="stopped after step 6"):
+        run.fit(12, stopping=lambda: len(run.validated) > 0 and run.rows[-1]["step"] >= 5)
+    # asked after step 5 was recorded: the step under way is finished, recorded and saved
+    assert run.saved == [4, 6]
+    assert [row["step"] for row in run.rows] == [1, 2, 3, 4, 5, 6]
