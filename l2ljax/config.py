@@ -40,6 +40,8 @@ class Config:
     batch_size: int | None = None
     lr: float | None = None
     """The classifier's learning rate."""
+    lr_schedule: str | None = None
+    """steps (falls at the recipe's milestones, which stretch with --epochs), constant, or cosine."""
     attacker_lr: float | None = None
     schedule: str = "joint"
     """joint (both players move on one perturbation) or alternating."""
@@ -101,13 +103,13 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
     recipe = recipes.find(dataset, method)
     given = {
         name: getattr(config, name)
-        for name in ("arch", "eps", "epochs", "lr", "batch_size", "attacker_lr", "val_size")
+        for name in ("arch", "eps", "epochs", "lr", "lr_schedule", "batch_size", "attacker_lr", "val_size")
         if getattr(config, name) is not None
     }
     if "epochs" in given:
         _check_positive("epochs", given["epochs"])
         stretch = given["epochs"] / recipe.epochs
-        given["milestones"] = tuple(max(1, round(m * stretch)) for m in recipe.milestones)
+        given["milestones"] = tuple(m * stretch for m in recipe.milestones)
     options = _options(method, config, dict(recipe.options))
     recipe = recipe._replace(**given)
     for name in ("batch_size", "checkpoint_every", "devices", "train_size", "eval_size", "steps"):
@@ -116,6 +118,7 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
             _check_positive(name, value)
     _check_choice("norm", config.norm, tuple(threat.BALLS))
     _check_choice("schedule", config.schedule, train.SCHEDULES)
+    _check_choice("lr_schedule", recipe.lr_schedule, tuple(recipes.LR_SCHEDULES))
     _check_choice("dtype", config.dtype, DTYPES)
     eps = threat.parse_eps(recipe.eps)
     names = tuple(name for name in config.attacks.split(",") if name)

@@ -284,6 +284,6 @@ def test_names_of_other_families_give_pgds_step(name):
     ["", "pgd", "pgd0", "pgd-1", "PGD10", "fgsm3", "apple10", "pgd10@nobody", "pgd10@", "momentum10@rnn", "pgd10 "],
 )
 def test_unknown_names_are_told_the_known_ones(name):
-    with pytest.raises(L2LError, match="fgsm.*pgdN.*pgdN@l2l_da.*momentumN.*blsN.*randomN") as error:
+    with pytest.raises(L2LError, match=r"fgsm.*pgdN.*pgdN@l2l_da.*momentumN.*blsN.*randomN") as error:
         attacks.create(name, LINF)
     assert repr(name) in str(error.value)

@@ -26,13 +26,9 @@ from l2ljax.data.sources import SOURCES
 from l2ljax.types import L2LError
 
 RNG = np.random.RandomState(7)
-TRAIN_32 = Split(
-    RNG.randint(0, 256, (10, 32, 32, 3)).astype(np.uint8), RNG.randint(0, 10, 10).astype(np.int32)
-)
+TRAIN_32 = Split(RNG.randint(0, 256, (10, 32, 32, 3)).astype(np.uint8), RNG.randint(0, 10, 10).astype(np.int32))
 TEST_32 = Split(RNG.randint(0, 256, (3, 32, 32, 3)).astype(np.uint8), np.array([9, 0, 3], np.int32))
-TRAIN_28 = Split(
-    RNG.randint(0, 256, (40, 28, 28, 1)).astype(np.uint8), RNG.randint(0, 10, 40).astype(np.int32)
-)
+TRAIN_28 = Split(RNG.randint(0, 256, (40, 28, 28, 1)).astype(np.uint8), RNG.randint(0, 10, 40).astype(np.int32))
 TEST_28 = Split(RNG.randint(0, 256, (4, 28, 28, 1)).astype(np.uint8), np.array([9, 0, 3, 4], np.int32))
 
 
@@ -66,20 +62,8 @@ def cifar_pickle_python2(split, key="labels"):
 
     data = b"".join(planes(image) for image in split.images)
     shape = b"K" + bytes([len(split.labels)]) + b"M" + struct.pack("<H", 3072) + b"\x86"
-    array = (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
-        + text(b"b")
-        + b"\x87R(K\x01"
-        + shape
-    )
-    dtype = (
-        b"cnumpy\ndtype\n"
-        + text(b"u1")
-        + b"K\x00K\x01\x87R(K\x03"
-        + text(b"|")
-        + b"NNN"
-        + b"J\xff\xff\xff\xff" * 2
-    )
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R(K\x01" + shape
+    dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R(K\x03" + text(b"|") + b"NNN" + b"J\xff\xff\xff\xff" * 2
     array += dtype + b"K\x00tb" + b"\x89" + text(data) + b"tb"
     labels = b"](" + b"".join(b"K" + bytes([v]) for v in split.labels) + b"e"
     return b"\x80\x02}(" + text(b"data") + array + text(key.encode()) + labels + b"u."
@@ -118,11 +102,7 @@ def mat(split):
 
 def idx_files(sep="-", gz=False):
     pack = gzip.compress if gz else bytes
-    names = [
-        f"{s}-{kind}"
-        for s in ("train", "t10k")
-        for kind in (f"images{sep}idx3-ubyte", f"labels{sep}idx1-ubyte")
-    ]
+    names = [f"{s}-{kind}" for s in ("train", "t10k") for kind in (f"images{sep}idx3-ubyte", f"labels{sep}idx1-ubyte")]
     contents = [pack(content) for content in (*idx_pair(TRAIN_28), *idx_pair(TEST_28))]
     return dict(zip([name + (".gz" if gz else "") for name in names], contents, strict=True))
 
@@ -305,9 +285,7 @@ def test_official_archive_is_checked_before_it_is_read(tmp_path, monkeypatch):
     check(load("cifar10", tmp_path), TRAIN_32, TEST_32)
     (tmp_path / archive).write_bytes(whole[:-1])
     actual = hashlib.md5(whole[:-1]).hexdigest()
-    with pytest.raises(
-        L2LError, match=f"{archive} is truncated .*{actual}, expected {md5}; delete .* from https://"
-    ):
+    with pytest.raises(L2LError, match=f"{archive} is truncated .*{actual}, expected {md5}; delete .* from https://"):
         load("cifar10", tmp_path)
 
 
@@ -390,9 +368,7 @@ def test_val_and_train_are_disjoint_and_the_test_split_untouched(tmp_path):
     chosen = []
     for seed in (0, 0, 1):
         dataset = load("mnist", tmp_path, train_size=20, val_size=12, seed=seed)
-        train, val = (
-            [find[image.tobytes()] for image in split.images] for split in (dataset.train, dataset.val)
-        )
+        train, val = ([find[image.tobytes()] for image in split.images] for split in (dataset.train, dataset.val))
         assert len(set(train)) == 20 and len(set(val)) == 12 and not set(train) & set(val)
         np.testing.assert_array_equal(dataset.train.labels, TRAIN_28.labels[train])
         np.testing.assert_array_equal(dataset.val.labels, TRAIN_28.labels[val])
@@ -488,9 +464,7 @@ def test_download_is_checked_kept_and_not_repeated(empty_machine, monkeypatch):
             files[last] = bad
             with pytest.raises(L2LError, match=f"fetching {server.url}{last} failed"):
                 load("mnist")
-            assert sorted(path.name for path in cache.iterdir()) == sorted(
-                path[1:] for path in list(files)[:3]
-            )
+            assert sorted(path.name for path in cache.iterdir()) == sorted(path[1:] for path in list(files)[:3])
         files[last], files[first] = good[last], (None, 0)  # what is there is not fetched again
         check(load("mnist"), TRAIN_28, TEST_28)
     check(load("mnist"), TRAIN_28, TEST_28)  # and nothing needs the server now
@@ -551,9 +525,7 @@ def test_reads_what_tensorflow_datasets_prepared_in_the_official_order(empty_mac
     folder.mkdir(parents=True)
     splits = {"train": TRAIN_32, "test": TEST_32}
     for name, split in splits.items():
-        writer = ArrayRecordWriter(
-            str(folder / f"cifar10-{name}.array_record-00000-of-00001"), "group_size:1"
-        )
+        writer = ArrayRecordWriter(str(folder / f"cifar10-{name}.array_record-00000-of-00001"), "group_size:1")
         for i in reversed(range(len(split.labels))):
             png = io.BytesIO()
             Image.fromarray(split.images[i]).save(png, "PNG")
@@ -597,8 +569,6 @@ def test_reads_what_tensorflow_datasets_prepared_in_the_official_order(empty_mac
 
 def test_import_is_light():
     heavy = "tensorflow_datasets sklearn pooch PIL scipy requests tqdm"
-    code = (
-        f"import sys, l2ljax.data; sys.exit(' '.join(m for m in {heavy.split()} if m in sys.modules) or None)"
-    )
+    code = f"import sys, l2ljax.data; sys.exit(' '.join(m for m in {heavy.split()} if m in sys.modules) or None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,9 @@ from tests.tiny import tiny_classifier
 
 BALL = threat.linf(0.2)
 LEARNED = [m for m in defenses.METHODS if "l2l" in m or "rnn" in m]
-SMALL = {m: {"attacker": "slim", "attacker_width": 4} for m in LEARNED if "l2l" in m} | {m: {"steps": 3} for m in ("rnn_adv", "rnn_trades")}
+SMALL = {m: {"attacker": "slim", "attacker_width": 4} for m in LEARNED if "l2l" in m} | {
+    m: {"steps": 3} for m in ("rnn_adv", "rnn_trades")
+}
 
 
 @functools.cache
@@ -61,7 +63,7 @@ def test_attacker_learns_on_a_frozen_classifier(method):
         def objective(phi):
             return defense.objective(params._replace(attacker=phi), stats, key, batch, "attacker")
 
-        (value, (stats, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(params.attacker)
+        (value, (stats, _)), grads = jax.value_and_grad(objective, has_aux=True)(params.attacker)
         updates, state = optimizer.update(jax.tree.map(jnp.negative, grads), state)
         params = params._replace(attacker=optax.apply_updates(params.attacker, updates))
         return params, stats, state, (value, optax.tree.norm(grads))
@@ -148,7 +150,14 @@ def test_alternating_l2l_has_the_released_codes_batchnorm_modes():
 
 @pytest.mark.parametrize(
     "method, attack_passes, train_passes",
-    [("plain", 0, 1), ("naive_l2l", 0, 1), ("grad_l2l", 1, 1), ("two_step_l2l", 2, 1), ("rnn_adv", 10, 1), ("pgd_adv", 10, 1)],
+    [
+        ("plain", 0, 1),
+        ("naive_l2l", 0, 1),
+        ("grad_l2l", 1, 1),
+        ("two_step_l2l", 2, 1),
+        ("rnn_adv", 10, 1),
+        ("pgd_adv", 10, 1),
+    ],
 )
 def test_a_joint_step_costs_the_attacks_gradients_and_one_training_pass(method, attack_passes, train_passes):
     clf = models.create("digits_cnn")

@@ -66,9 +66,8 @@ def test_shapes_and_parameter_counts(name):
 
 
 def test_number_of_classes():
-    variables = models.create("wrn_34_10", num_classes=100)
-    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    variables = jax.eval_shape(lambda x: variables.init(jax.random.key(0), x), x)
+    classifier = models.create("wrn_34_10", num_classes=100)
+    variables = jax.eval_shape(classifier.init, jax.random.key(0), jnp.ones((1, 32, 32, 3)))
     assert sum(p.size for p in jax.tree.leaves(variables["params"])) == 46_218_164
 
 

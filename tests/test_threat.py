@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.reference import ascent as reference
 
 from l2ljax import threat
 from l2ljax.types import L2LError, example_keys
+from tests.reference import ascent as reference
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 EPS = {"linf": 0.1, "l2": 0.7}

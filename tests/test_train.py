@@ -131,9 +131,10 @@ def test_each_of_two_devices_holds_half_of_the_batch():
 
         step = make_step(Defense(None, objective, None), Players(optax.sgd(1.0), optax.sgd(1.0)))
         empty = Players((), ())
-        state = TrainState(jnp.int32(0), Players(jnp.ones(()), ()), empty, empty, jax.random.key(0))
+        opt_state = Players(optax.sgd(1.0).init(1.0), optax.sgd(1.0).init(()))
+        state = TrainState(jnp.int32(0), Players(jnp.ones(()), ()), empty, opt_state, jax.random.key(0))
         batch = Batch(jnp.ones((6, 2, 2, 1)), jnp.zeros(6, int))
-        state, metrics = step(state._replace(opt_state=Players(optax.sgd(1.0).init(1.0), optax.sgd(1.0).init(()))), batch)
+        state, metrics = step(state, batch)
         print(shapes[0], state.params.classifier, len(state.params.classifier.sharding.device_set))
     """
     assert run_with_two_devices(code) == ["((3, 2, 2, 1), (3,)) 0.0 2"]
@@ -166,9 +167,7 @@ class Recorder:
         batches = ((i, None) for i in range(start, 10**6))
         save = lambda state: self.saved.append(int(state.step))
         options = {"save_every": 4, "validate_every": 5, **options}
-        return fit(
-            state, step, batches, steps=steps, record=self.rows.extend, save=save, validate=validate, **options
-        )
+        return fit(state, step, batches, steps=steps, record=self.rows.extend, save=save, validate=validate, **options)
 
 
 @pytest.mark.parametrize("flush_seconds", [0.0, 100.0])

@@ -60,8 +60,8 @@ def normalize_gradient(g: Array, how: str, axis_name: str | None = None) -> Arra
 
 def recurrent(
     *,
-    scale: float = 0.25,
-    normalize: str = "none",
+    scale: float = 1.0,
+    normalize: str = "example",
     hidden: int = 10,
     biases: bool = False,
     axis_name: str | None = None,

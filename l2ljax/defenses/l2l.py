@@ -60,7 +60,7 @@ def rnn_adv(
     *,
     criterion: saddle.Criterion | None = None,
     steps: int = 10,
-    scale: float = 0.25,
+    scale: float = 1.0,
     normalize: str = "example",
     weights: str = "t",
     biases: bool = False,

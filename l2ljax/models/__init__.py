@@ -39,7 +39,7 @@ def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32) -> Cla
     Args:
       name: one of `CLASSIFIERS`.
       num_classes: K.
-      dtype: what it computes in; parameters, statistics and logits are float32 whatever it is.
+      dtype: what it computes in; parameters and statistics are float32 whatever it is, logits float32 or wider.
 
     Returns:
       A `Classifier`.
@@ -50,6 +50,7 @@ def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32) -> Cla
     if name not in CLASSIFIERS:
         raise L2LError(f"unknown classifier {name!r}: choose one of {', '.join(CLASSIFIERS)}")
     module = CLASSIFIERS[name](num_classes=num_classes, dtype=dtype)
+    wide = jnp.promote_types(dtype, jnp.float32)
 
     def check(x: Array) -> None:
         expected = module.image_shape  # (H, W, C), None where any size will do
@@ -68,13 +69,13 @@ def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32) -> Cla
     def evaluate(variables: Tree, x: Array) -> tuple[Array, Array]:
         check(x)
         logits, features = cast("tuple[Array, Array]", module.apply(variables, x))
-        return logits.astype(jnp.float32), features.astype(jnp.float32)
+        return logits.astype(wide), features.astype(wide)
 
     def train(variables: Tree, x: Array, key: Key, axis_name: str | None = None) -> tuple[Array, Tree]:
         check(x)
         network = module.clone(train=True, axis_name=axis_name)
         (logits, _), updated = network.apply(variables, x, example_keys(key, len(x)), mutable=["batch_stats"])
-        return logits.astype(jnp.float32), updated.get("batch_stats", {})
+        return logits.astype(wide), updated.get("batch_stats", {})
 
     return Classifier(
         init=init,

@@ -79,7 +79,7 @@ class ResNet(nn.Module):
       stem: channels of the first convolution.
       stem_norm: BatchNorm and ReLU after the stem.
       final_norm: BatchNorm and ReLU before the pooling.
-      mean, std: input normalization per channel, or None.
+      mean, std: input normalization per channel, or None. It makes three equal channels of a grey image.
       conv_init, dense_init: initializers of the kernels; biases start at zero.
     """
 
