@@ -38,6 +38,8 @@ class Config:
     """Of the method, like scale=1,weights=final."""
     epochs: int | None = None
     batch_size: int | None = None
+    optimizer: str | None = None
+    """The classifier's: sgd (momentum 0.9) or adam."""
     lr: float | None = None
     """The classifier's learning rate."""
     lr_schedule: str | None = None
@@ -103,7 +105,7 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
     recipe = recipes.find(dataset, method)
     given = {
         name: getattr(config, name)
-        for name in ("arch", "eps", "epochs", "lr", "lr_schedule", "batch_size", "attacker_lr", "val_size")
+        for name in ("arch", "eps", "epochs", "optimizer", "lr", "lr_schedule", "batch_size", "attacker_lr", "val_size")
         if getattr(config, name) is not None
     }
     if "epochs" in given:
@@ -118,6 +120,7 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
             _check_positive(name, value)
     _check_choice("norm", config.norm, tuple(threat.BALLS))
     _check_choice("schedule", config.schedule, train.SCHEDULES)
+    _check_choice("optimizer", recipe.optimizer, tuple(recipes.OPTIMIZERS))
     _check_choice("lr_schedule", recipe.lr_schedule, tuple(recipes.LR_SCHEDULES))
     _check_choice("dtype", config.dtype, DTYPES)
     eps = threat.parse_eps(recipe.eps)

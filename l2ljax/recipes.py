@@ -113,6 +113,12 @@ LR_SCHEDULES: dict[str, Callable[[Recipe, int], optax.Schedule]] = {
 }
 
 
+OPTIMIZERS: dict[str, Callable[[Recipe], optax.GradientTransformation]] = {
+    "sgd": lambda recipe: optax.trace(0.9, nesterov=recipe.nesterov),
+    "adam": lambda recipe: optax.scale_by_adam(),
+}
+
+
 def find(dataset: str, method: str) -> Recipe:
     """The recipe of a method on a data set.
 
@@ -128,7 +134,7 @@ def find(dataset: str, method: str) -> Recipe:
 def optimizers(recipe: Recipe, steps_per_epoch: int) -> Players:
     """The optax optimizers of (classifier, attacker). Weight decay is torch's: added to the gradient first."""
     schedule = LR_SCHEDULES[recipe.lr_schedule](recipe, steps_per_epoch)
-    mover = optax.trace(0.9, nesterov=recipe.nesterov) if recipe.optimizer == "sgd" else optax.scale_by_adam()
+    mover = OPTIMIZERS[recipe.optimizer](recipe)
     classifier = optax.chain(
         optax.add_decayed_weights(recipe.weight_decay), mover, optax.scale_by_learning_rate(schedule)
     )
