@@ -75,10 +75,11 @@ MNIST = Recipe("RNN-Adv, TRADES", "small_cnn", "0.3", epochs=100, lr=0.01, miles
 DIGITS = Recipe("ours", "digits_cnn", "0.2", epochs=60, lr=1e-3, batch_size=100, optimizer="adam", val_size=100)
 
 _LEARNED_CNN = ("naive_l2l", "grad_l2l", "two_step_l2l", "grad_only_l2l", "two_step_grad_only_l2l")
+PGM = (("step_size", 0.007), ("start", "clean"))
 _CIFAR = {
     "plain": ZAGORUYKO,
     "fgsm_adv": L2L,
-    "pgd_adv": ADV_TRAIN._replace(options=(("step_size", 0.007), ("start", "clean"))),
+    "pgd_adv": ADV_TRAIN._replace(options=PGM),
     "pgd_bls_adv": ADV_TRAIN,
     "trades": TRADES._replace(options=(("step_size", 0.007),)),
     "rnn_adv": ADV_TRAIN._replace(attacker_lr=1e-2),
@@ -95,7 +96,15 @@ def _everywhere(recipe: Recipe) -> dict[str, Recipe]:
     return {m: recipe._replace(attacker_lr=1e-2) if m in _RNN else recipe for m in defenses.METHODS}
 
 
-_TABLES = {"digits": _everywhere(DIGITS), "mnist": _everywhere(MNIST), "cifar10": _CIFAR}
+_L2L_DATA = {**_CIFAR, "pgd_adv": L2L._replace(options=PGM)}
+_TABLES = {
+    "digits": _everywhere(DIGITS),
+    "mnist": _everywhere(MNIST),
+    "fashion_mnist": _everywhere(MNIST),
+    "cifar10": _CIFAR,
+    "cifar100": _L2L_DATA,
+    "svhn": _L2L_DATA,
+}
 RECIPES: dict[tuple[str, str], Recipe] = {
     (dataset, method): recipe for dataset, table in _TABLES.items() for method, recipe in table.items()
 }

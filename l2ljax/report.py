@@ -92,6 +92,28 @@ def write(workdir: Path, result: Mapping[str, Any], figures: Sequence[Path] = ()
     _write({Path(workdir, name): text.encode() for name, text in texts.items()})
 
 
+def throughput(found: Mapping[str, Any]) -> str:
+    """Markdown of a benchmark's JSON (see experiments/throughput.py): a table per group, ratios to its first row."""
+    parts = [f"{found['machine']}, {found['date']}; `{found['command']}`; batch of {found['batch_size']}."]
+    for group, rows in found["results"].items():
+        reference = next(iter(rows.values()))["median"]
+        cells = [
+            [
+                name,
+                f"{row['median']:.3f}",
+                f"{row['fastest']:.3f}-{row['slowest']:.3f}",
+                f"{row['runs']}",
+                f"{row['images_per_second']:,.0f}",
+                f"{row['median'] / reference:.2f}",
+            ]
+            for name, row in rows.items()
+        ]
+        header = [group, "median s", "range", "runs", "images/s", f"time / {next(iter(rows))}"]
+        parts.append(_grid(header, cells))
+    parts.append(", ".join(f"{name} {version}" for name, version in found["versions"].items()) + ".")
+    return "\n\n".join(parts)
+
+
 def training_curves(path: Path, steps: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, Any]]) -> None:
     """Draw the loss and the accuracies of a run against its steps, as PNG.
 

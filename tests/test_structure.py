@@ -16,7 +16,7 @@ FLOORS = [
     {"attacks"},
     {"defenses"},
     {"train", "checkpoint", "evaluate", "cost"},
-    {"recipes", "config", "workdir", "monitor", "report", "experiment"},
+    {"recipes", "config", "workdir", "monitor", "report", "experiment", "benchmark", "rivals"},
 ]
 HEAVY = ("tensorflow_datasets", "orbax", "matplotlib", "sklearn", "gymnasium", "pooch", "tyro", "PIL", "scipy.stats")
 

@@ -29,11 +29,15 @@ def gradient_attack(
     steps: int,
     loss: PerExampleLoss = losses.cross_entropy,
     start: Start = uniform,
+    unroll: int | bool = 1,
 ) -> Attack:
     """The attack that unrolls `rule` on `loss` for `steps` steps and returns the last iterate."""
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        return ascend(lambda x: (loss(logits_fn(x), y), ()), rule, ball, key, x, steps=steps, start=start).x
+        def loss_fn(x: Array) -> tuple[Array, tuple[()]]:
+            return loss(logits_fn(x), y), ()
+
+        return ascend(loss_fn, rule, ball, key, x, steps=steps, start=start, unroll=unroll).x
 
     return attack
 

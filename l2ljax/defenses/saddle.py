@@ -93,6 +93,7 @@ def unrolled(
     start: Start = uniform,
     weights: Sequence[float] | None = None,
     query: str = "eval",
+    unroll: int | bool = 1,
     axis_name: str | None = None,
 ) -> Defense:
     """The defense that trains `classifier` on what `attacker` reaches in `steps` steps.
@@ -108,6 +109,7 @@ def unrolled(
         are divided by w_T, so that one scalar serves both players; the papers' phi-loss is w_T times ours.
       query: BatchNorm mode of the gradient passes when the classifier moves alone (schedule "alternating"): the
         released L2L code has "train" there. With it the running statistics see these passes too.
+      unroll: of the attack's loop, as in `lax.scan`.
       axis_name: the pmapped axis, in training.
 
     BatchNorm otherwise: the attack sees the classifier in evaluation mode; the pass at x_T is in training mode where
@@ -132,7 +134,7 @@ def unrolled(
             return inner(logits), (seen, losses.accuracy(logits, batch.y).mean())
 
         rule = attacker.rule(params.attacker, stats.attacker, train=mode != "classifier")
-        ascent = ascend(loss_fn, rule, ball, fold_in(keys, 0), batch.x, steps=steps, start=start)
+        ascent = ascend(loss_fn, rule, ball, fold_in(keys, 0), batch.x, steps=steps, start=start, unroll=unroll)
         seen, accuracy = ascent.aux
 
         def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:

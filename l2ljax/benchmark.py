@@ -1,0 +1,163 @@
+"""Benchmarks: programs of ours and of others, timed in turn in one run, so that their ratios hold on a noisy machine.
+
+    rows = alternate({"scan": lambda: attack(x), "unrolled": lambda: other(x)}, images=128)
+
+`attacks` and `training` build the programs of `experiments/throughput.py`.
+"""
+
+import contextlib
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2ljax import models, threat
+from l2ljax.attacks import gradient, learned
+from l2ljax.attacks.ascent import clean
+from l2ljax.defenses import saddle
+from l2ljax.defenses.l2l import rnn_adv
+from l2ljax.models import attackers
+from l2ljax.models.layers import stock_convolution
+from l2ljax.train import AXIS, init_state, make_step
+from l2ljax.types import Batch, Classifier, Defense, Players, Tree
+
+Program = Callable[[], Any]
+"""Runs once and waits for the result."""
+BALL = threat.linf(8 / 255)
+STEP = 2 / 255
+
+
+def alternate(
+    programs: Mapping[str, Program], *, images: int, repeats: int = 7, patience: float = 40.0
+) -> dict[str, dict[str, float]]:
+    """Time programs in turn: A B C A B C ...
+
+    Args:
+      programs: name -> program. Its first call, with what it compiles, is timed apart.
+      images: how many one call handles.
+      repeats: counted calls of each; a program whose first round shows that they would take longer than `patience`
+        seconds in all is called fewer times, at least once.
+      patience: in seconds.
+
+    Returns:
+      name -> {"first_seconds", "median", "fastest", "slowest" (seconds), "runs", "images_per_second" (by the median)}.
+    """
+    first: dict[str, float] = {}
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for name, program in programs.items():
+        first[name] = _timed(program)
+    for _ in range(repeats):
+        for name, program in programs.items():
+            if not times[name] or (len(times[name]) + 1) * times[name][0] < patience:
+                times[name].append(_timed(program))
+    return {
+        name: {
+            "first_seconds": first[name],
+            "median": statistics.median(seconds),
+            "fastest": min(seconds),
+            "slowest": max(seconds),
+            "runs": len(seconds),
+            "images_per_second": images / statistics.median(seconds),
+        }
+        for name, seconds in times.items()
+    }
+
+
+def attack_programs(
+    classifier: Classifier, variables: Tree, batch: Batch, steps: int, stock: bool
+) -> dict[str, Program]:
+    """PGD with each convolution, as a scan and unrolled; the stock convolution inside a scan only where asked."""
+    programs: dict[str, Program] = {}
+    for convolution, unroll in _variants(stock):
+        attack = gradient.gradient_attack(BALL, gradient.steepest_ascent(BALL, STEP), steps=steps, unroll=unroll)
+        with _convolution(convolution):
+            run = jax.jit(attack).lower(jax.tree_util.Partial(classifier.logits, variables), jax.random.key(0), *batch)
+        compiled = run.compile()
+
+        programs[f"{convolution}, {'unrolled' if unroll else 'scan'}"] = functools.partial(
+            _wait_for, compiled, jax.tree_util.Partial(classifier.logits, variables), jax.random.key(0), *batch
+        )
+    return programs
+
+
+def training_programs(
+    classifier: Classifier, batch: Batch, defense: Callable[[bool], Defense], stock: bool
+) -> dict[str, Program]:
+    """A joint training step with each convolution, its attack as a scan and unrolled."""
+    programs = {}
+    for convolution, unroll in _variants(stock):
+        programs[f"{convolution}, {'unrolled' if unroll else 'scan'}"] = _step_program(
+            classifier, batch, defense(unroll), convolution
+        )
+    return programs
+
+
+def pgd_adv(classifier: Classifier, steps: int, unroll: bool) -> Defense:
+    """PGD adversarial training as the benchmark has it."""
+    rule = learned.fixed(gradient.steepest_ascent(BALL, STEP))
+    return saddle.unrolled(classifier, rule, BALL, saddle.adversarial(), steps=steps, unroll=unroll, axis_name=AXIS)
+
+
+def grad_l2l(classifier: Classifier, width: int, unroll: bool) -> Defense:
+    """Grad L2L with a wide attacker of the given width."""
+    network = attackers.create("wide", width=width)
+    player = learned.convolutional(network, inputs=("image", "gradient"), axis_name=AXIS)
+    return saddle.unrolled(
+        classifier, player, BALL, saddle.adversarial(), steps=1, start=clean, unroll=unroll, axis_name=AXIS
+    )
+
+
+def method_programs(classifier: Classifier, batch: Batch, steps: int) -> dict[str, Program]:
+    """The joint steps of pgd_adv and rnn_adv, equally many steps."""
+    return {
+        "pgd_adv": _step_program(classifier, batch, pgd_adv(classifier, steps, False), "own"),
+        "rnn_adv": _step_program(classifier, batch, rnn_adv(classifier, BALL, steps=steps, axis_name=AXIS), "own"),
+    }
+
+
+def random_batch(arch: str, size: int) -> tuple[Classifier, Tree, Batch]:
+    """A classifier with its initial variables, and uniform images of the shape that it takes."""
+    classifier = models.create(arch)
+    shape = {"digits_cnn": (8, 8, 1), "small_cnn": (28, 28, 1), "lenet5": (28, 28, 1)}.get(arch, (32, 32, 3))
+    x = jax.random.uniform(jax.random.key(0), (size, *shape))
+    batch = Batch(x, jnp.arange(size) % 10)
+    return classifier, classifier.init(jax.random.key(1), x), batch
+
+
+def _step_program(classifier: Classifier, batch: Batch, defense: Defense, convolution: str) -> Program:
+    optimizers = Players(optax.sgd(0.01, momentum=0.9), optax.adam(1e-3))
+    state = init_state(jax.random.key(0), classifier, defense, optimizers, batch.x)
+    step = make_step(defense, optimizers, devices=jax.local_devices()[:1])
+
+    def program() -> None:
+        nonlocal state
+        with _convolution(convolution):  # read when the first call traces
+            state, _ = step(state, batch)
+        jax.block_until_ready(state)
+
+    return program
+
+
+def _wait_for(function: Callable[..., Any], *args: Any) -> None:
+    jax.block_until_ready(function(*args))
+
+
+def _variants(stock: bool) -> Iterator[tuple[str, bool]]:
+    yield from [("own", False), ("own", True), ("stock", True)]
+    if stock:
+        yield ("stock", False)
+
+
+def _convolution(name: str) -> contextlib.AbstractContextManager[Any]:
+    return stock_convolution() if name == "stock" else contextlib.nullcontext()
+
+
+def _timed(program: Program) -> float:
+    began = time.perf_counter()
+    program()
+    return time.perf_counter() - began
