@@ -114,6 +114,32 @@ def throughput(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def over_seeds(found: Mapping[str, Any]) -> str:
+    """Markdown of several settings' runs over seeds (see experiments/ablation.py): mean and, in brackets, lowest.
+
+    The accuracies are those of the last parameters, in percent.
+    """
+    names = list(dict.fromkeys(name for runs in found["rows"].values() for run in runs for name in run["attacks"]))
+
+    def cell(values: Sequence[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return f"{_percent(sum(known) / len(known))} ({_percent(min(known))})" if known else "-"
+
+    rows = [
+        [
+            title,
+            f"{len(runs)}",
+            cell([run["clean_acc"] for run in runs]),
+            *(cell([run["attacks"].get(name, {}).get("robust_acc") for run in runs]) for name in names),
+        ]
+        for title, runs in found["rows"].items()
+    ]
+    run = next(iter(found["rows"].values()))[0]
+    told = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']} epochs, "
+    told += f"{run['eval_size']} test images: mean over seeds (lowest); `{found['command']}`."
+    return f"{told}\n\n{_grid(['setting', 'seeds', 'clean', *names], rows)}"
+
+
 def training_curves(path: Path, steps: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, Any]]) -> None:
     """Draw the loss and the accuracies of a run against its steps, as PNG.
 

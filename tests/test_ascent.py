@@ -74,13 +74,21 @@ def test_sign_sgd_is_pgd():
     assert (result.losses[-1] > result.losses[0]).all()
 
 
-@pytest.mark.parametrize("decay", [1.0, 0.5])
-def test_momentum_is_mi_fgsm(decay):
-    attack = gradient.momentum(threat.linf(EPS), step_size=0.04, steps=STEPS, decay=decay, start=from_start)
-    expected = each_image(reference.momentum, reference.project_linf, EPS, step_size=0.04, steps=STEPS, decay=decay)
+MOMENTA = {
+    "linf": dict(eps=EPS, project=reference.project_linf, steepest=np.sign, step_size=0.04),
+    "l2": dict(eps=0.5, project=reference.project_l2, steepest=lambda m: m / np.linalg.norm(m), step_size=0.2),
+}
+
+
+@pytest.mark.parametrize("name, decay", [("linf", 1.0), ("l2", 0.5)])
+def test_momentum_is_mi_fgsm(name, decay):
+    setting = dict(MOMENTA[name], steps=STEPS, decay=decay)
+    runs = each_image(reference.momentum, setting.pop("project"), setting.pop("eps"), **setting)
+    del setting["steepest"]
+    attack = gradient.momentum(threat.BALLS[name](MOMENTA[name]["eps"]), start=from_start, **setting)
     x_adv = attack(logits, jax.random.key(0), jnp.asarray(X0), jnp.asarray(Y))
-    path = np.stack([run[0] for run in expected], axis=1).reshape(STEPS, *X0.shape)
-    chex.assert_trees_all_close(x_adv, path[-1], rtol=0, atol=1e-12)
+    expected = np.reshape([path[-1] for path, _ in runs], X0.shape)
+    chex.assert_trees_all_close(x_adv, expected, rtol=0, atol=1e-12)
 
 
 LINE_SEARCHES = {

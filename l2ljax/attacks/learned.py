@@ -80,6 +80,9 @@ def recurrent(
       axis_name: for normalize="batch".
     """
     network = RecurrentOptimizer(hidden=hidden, use_bias=biases)
+    # Backwards, the hidden layer is computed again from h_t: that is cheaper than to keep it, `hidden` times as large
+    # as the images and T times over.
+    apply = jax.checkpoint(lambda params, g, h: network.apply({"params": params}, g, h))
 
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
         return network.init(key, x, network.initial_state(x))["params"], {}
@@ -87,7 +90,7 @@ def recurrent(
     def rule(params: Tree, batch_stats: Tree, train: bool = False) -> optax.GradientTransformation:
         def update(grads: Array, h: Array, x: Array, *, ball: Ball, **_: Any) -> tuple[Array, Any]:
             g = normalize_gradient(-grads, normalize, axis_name)
-            delta, h_next = network.apply({"params": params}, g, h)
+            delta, h_next = apply(params, g, h)
             return scale * ball.eps * delta, h_next
 
         return optax.GradientTransformationExtraArgs(network.initial_state, update)

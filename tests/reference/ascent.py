@@ -38,13 +38,13 @@ def pgd(loss_and_gradient, project, x0, y, start, *, step_size, steps):
     return np.array(path), np.array(losses)
 
 
-def momentum(loss_and_gradient, project, x0, y, start, *, step_size, steps, decay):
-    """The same for MI-FGSM, Dong et al. (2018), eq. 6 and 7."""
+def momentum(loss_and_gradient, project, x0, y, start, *, steepest, step_size, steps, decay):
+    """The same for MI-FGSM, Dong et al. (2018), eq. 6 and 7: `steepest` is the sign, or the direction for l2."""
     x, m, path, losses = start, np.zeros_like(start), [], []
     for _ in range(steps):
         loss, g = loss_and_gradient(x, y)
         m = decay * m + g / np.abs(g).sum()
-        x = project(x + step_size * np.sign(m), x0)
+        x = project(x + step_size * steepest(m), x0)
         path.append(x)
         losses.append(loss)
     return np.array(path), np.array(losses)

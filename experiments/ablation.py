@@ -1,0 +1,85 @@
+"""Settings x seeds on digits, one table of means and lowest: `python experiments/ablation.py --table=methods`.
+
+Writes JSON to experiments/results/digits_TABLE.json. A run that is there already in --runs is not trained again.
+"""
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from l2ljax import experiment, report, workdir
+from l2ljax.config import Config, resolve
+from l2ljax.types import L2LError
+
+TABLES: dict[str, dict[str, dict[str, Any]]] = {
+    "methods": {
+        "plain": {"method": "plain"},
+        "pgd_adv": {"method": "pgd_adv"},
+        "rnn_adv": {},
+        "rnn_adv, phi frozen at its start": {"attacker_lr": 0.0},
+        "naive_l2l": {"method": "naive_l2l"},
+        "grad_l2l": {"method": "grad_l2l"},
+        "two_step_l2l": {"method": "two_step_l2l"},
+    },
+    "rnn": {
+        "default: scale 1, example, weights t": {},
+        "scale 0.25": {"options": "scale=0.25"},
+        "scale 5 = 1/eps, the paper's": {"options": "scale=5"},
+        "gradient not normalized, the paper's": {"options": "normalize=none"},
+        "weights final": {"options": "weights=final"},
+        "biases": {"options": "biases=True"},
+        "phi's learning rate 1e-3": {"attacker_lr": 1e-3},
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Which table."""
+
+    table: str = "methods"
+    """methods, or rnn (RNN-Adv's choices)."""
+    seeds: int = 3
+    attacker_width: int = 16
+    """Of the L2L methods' attacker (the paper's is 64)."""
+    attacks: str = "pgd20,pgd100,own"
+    runs: Path = Path("runs/ablation")
+    out: Path = Path("experiments/results")
+
+
+def main(flags: Flags) -> None:
+    """Train what is missing, write the results, print them."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for name, settings in TABLES[flags.table].items():
+        for seed in range(flags.seeds):
+            width = flags.attacker_width if settings.get("method", "").endswith("l2l") else None
+            folder = flags.runs / f"{name}_s{seed}".replace(" ", "_").replace("/", "_")
+            config = Config(
+                **{"method": "rnn_adv", **settings},
+                seed=seed,
+                attacks=flags.attacks,
+                attacker_width=width,
+                no_checkpoint=True,
+                workdir=str(folder),
+            )
+            done = folder / "report.json"
+            result = (
+                workdir.read_json(done) if done.exists() else experiment.run(resolve("digits", config.method, config))
+            )
+            rows.setdefault(name, []).append(result)
+    found = {"command": shlex.join(["python", *sys.argv]), "versions": experiment.versions(), "rows": rows}
+    flags.out.mkdir(parents=True, exist_ok=True)
+    (flags.out / f"digits_{flags.table}.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(report.over_seeds(found))
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Flags, description=__doc__))
+    except L2LError as error:
+        sys.exit(f"error: {error}")
