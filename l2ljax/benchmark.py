@@ -106,7 +106,7 @@ def pgd_adv(classifier: Classifier, steps: int, unroll: bool) -> Defense:
 def grad_l2l(classifier: Classifier, width: int, unroll: bool) -> Defense:
     """Grad L2L with a wide attacker of the given width."""
     network = attackers.create("wide", width=width)
-    player = learned.convolutional(network, inputs=("image", "gradient"), axis_name=AXIS)
+    player = learned.convolutional(network, inputs=("image", "gradient"))
     return saddle.unrolled(
         classifier, player, BALL, saddle.adversarial(), steps=1, start=clean, unroll=unroll, axis_name=AXIS
     )

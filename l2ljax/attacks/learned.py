@@ -26,14 +26,15 @@ class Attacker(NamedTuple):
     init: Callable[[Key, Array], tuple[Tree, Tree]]
     """(key, x [B, H, W, C]) -> (params, batch_stats)."""
     rule: Callable[..., optax.GradientTransformation]
-    """(params, batch_stats, train=False) -> the rule for `ascend`; `train` sets its BatchNorm mode."""
+    """(params, batch_stats, train=False, axis_name=None) -> the rule for `ascend`. `train` sets its BatchNorm mode;
+    `axis_name` is the pmapped axis, over which what depends on the whole batch is taken."""
     batch_stats: Callable[[Any], Tree]
     """(state of the rule after the ascent) -> batch_stats."""
 
 
 def fixed(rule: optax.GradientTransformation) -> Attacker:
     """A rule that learns nothing, as an attacker with empty parameters."""
-    return Attacker(lambda key, x: ({}, {}), lambda params, batch_stats, train=False: rule, lambda state: {})
+    return Attacker(lambda key, x: ({}, {}), lambda params, batch_stats, **_: rule, lambda state: {})
 
 
 def normalize_gradient(g: Array, how: str, axis_name: str | None = None) -> Array:
@@ -64,7 +65,6 @@ def recurrent(
     normalize: str = "example",
     hidden: int = 10,
     biases: bool = False,
-    axis_name: str | None = None,
 ) -> Attacker:
     """RNN-Adv's coordinate-wise optimizer: x_{t+1} = project(x_t + scale eps delta_t).
 
@@ -77,7 +77,6 @@ def recurrent(
       normalize: of g_t, see `normalize_gradient`. The paper has none ("none", the gradient of the summed loss).
       hidden: d, the size of each coordinate's hidden state.
       biases: the b_1 and b_2 of eq. 6 and 7, which the paper leaves out.
-      axis_name: for normalize="batch".
     """
     network = RecurrentOptimizer(hidden=hidden, use_bias=biases)
     # Backwards, the hidden layer is computed again from h_t: that is cheaper than to keep it, `hidden` times as large
@@ -87,7 +86,9 @@ def recurrent(
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
         return network.init(key, x, network.initial_state(x))["params"], {}
 
-    def rule(params: Tree, batch_stats: Tree, train: bool = False) -> optax.GradientTransformation:
+    def rule(
+        params: Tree, batch_stats: Tree, train: bool = False, axis_name: str | None = None
+    ) -> optax.GradientTransformation:
         def update(grads: Array, h: Array, x: Array, *, ball: Ball, **_: Any) -> tuple[Array, Any]:
             g = normalize_gradient(-grads, normalize, axis_name)
             delta, h_next = apply(params, g, h)
@@ -106,9 +107,7 @@ class ConvolutionalState(NamedTuple):
     batch_stats: Tree
 
 
-def convolutional(
-    network: nn.Module, *, inputs: Sequence[str], normalize: str = "batch", axis_name: str | None = None
-) -> Attacker:
+def convolutional(network: nn.Module, *, inputs: Sequence[str], normalize: str = "batch") -> Attacker:
     """L2L's: delta_{t+1} = clip(delta_t + eps net(x_t, g_t), -eps, eps), x_{t+1} = project(x_0 + delta_{t+1}).
 
     Learning to Defend by Learning to Attack, section 3.1; one step is Naive, Grad and Grad-only L2L, two steps 2-Step
@@ -118,7 +117,6 @@ def convolutional(
       network: of `models.attackers`: maps [B, H, W, C'] to (-1, 1)^[B, H, W, C].
       inputs: what it sees: "image", "gradient" or both, in this order, concatenated as channels.
       normalize: of the gradient, see `normalize_gradient`; "batch" is the released code's.
-      axis_name: the pmapped axis, over which training takes BatchNorm statistics and the gradient's maximum.
     """
     if not inputs or set(inputs) - {"image", "gradient"}:
         raise L2LError(f"a convolutional attacker's inputs are image, gradient or both, not {inputs}")
@@ -128,7 +126,9 @@ def convolutional(
         variables = network.init(key, features, channels=x.shape[-1], train=False)
         return variables["params"], variables["batch_stats"]
 
-    def rule(params: Tree, batch_stats: Tree, train: bool = False) -> optax.GradientTransformation:
+    def rule(
+        params: Tree, batch_stats: Tree, train: bool = False, axis_name: str | None = None
+    ) -> optax.GradientTransformation:
         def start(x: Array) -> ConvolutionalState:
             return ConvolutionalState(jnp.zeros_like(x), batch_stats)
 

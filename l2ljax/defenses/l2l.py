@@ -41,7 +41,7 @@ def convolutional_l2l(
       axis_name: the pmapped axis, in training.
     """
     network = attackers.create(attacker, width=attacker_width)
-    player = learned.convolutional(network, inputs=inputs, normalize=normalize, axis_name=axis_name)
+    player = learned.convolutional(network, inputs=inputs, normalize=normalize)
     return saddle.unrolled(
         classifier,
         player,
@@ -85,7 +85,7 @@ def rnn_adv(
     """
     if weights not in ("t", "final"):
         raise L2LError(f"unknown weights {weights!r}: choose t or final")
-    player = learned.recurrent(scale=scale, normalize=normalize, hidden=hidden, biases=biases, axis_name=axis_name)
+    player = learned.recurrent(scale=scale, normalize=normalize, hidden=hidden, biases=biases)
     return saddle.unrolled(
         classifier,
         player,

@@ -133,7 +133,7 @@ def unrolled(
                 logits, seen = classifier.logits(constant, x), stats.classifier
             return inner(logits), (seen, losses.accuracy(logits, batch.y).mean())
 
-        rule = attacker.rule(params.attacker, stats.attacker, train=mode != "classifier")
+        rule = attacker.rule(params.attacker, stats.attacker, train=mode != "classifier", axis_name=axis_name)
         ascent = ascend(loss_fn, rule, ball, fold_in(keys, 0), batch.x, steps=steps, start=start, unroll=unroll)
         seen, accuracy = ascent.aux
 

@@ -23,32 +23,32 @@ class RecurrentOptimizer(nn.Module):
     """h' = tanh(U g + W h), delta = tanh(V h'), for each coordinate by itself: 120 parameters at hidden = 10.
 
     Improved Adversarial Training via Learned Optimizer, eq. 6 and 7 (see `attacks.learned.recurrent`).
-    The hidden units are the leading axis: then both products run along the long axis of coordinates.
+    The state is flat, hidden units first: products along one long axis of coordinates take half the time of those over
+    the images' own axes.
     """
 
     hidden: int = 10
     use_bias: bool = False
 
     def initial_state(self, x: Array) -> Array:
-        """Zeros [hidden, *x.shape]."""
-        return jnp.zeros((self.hidden, *x.shape), x.dtype)
+        """Zeros [hidden, x.size]."""
+        return jnp.zeros((self.hidden, x.size), x.dtype)
 
     @nn.compact
     def __call__(self, g: Array, h: Array) -> tuple[Array, Array]:
-        """g [...], h [hidden, ...] -> (delta [...] in (-1, 1), h)."""
+        """g [...], h [hidden, g.size] -> (delta [...] in (-1, 1), h)."""
         init = nn.initializers.normal(self.hidden**-0.5)
-        u = self.param("U", init, (self.hidden,))
-        w = self.param("W", init, (self.hidden, self.hidden))
-        v = self.param("V", init, (self.hidden,))
-        u, w, v = (p.astype(g.dtype) for p in (u, w, v))
-        drive = jnp.tensordot(u, g, axes=0) + jnp.tensordot(w, h, axes=1)
-        if self.use_bias:
-            b_1 = self.param("b_1", nn.initializers.zeros, ())
-            b_2 = self.param("b_2", nn.initializers.zeros, (self.hidden, *[1] * g.ndim))
-            h = jnp.tanh(drive + b_2)
-            return jnp.tanh(jnp.tensordot(v, h, axes=1) + b_1), h
-        h = jnp.tanh(drive)
-        return jnp.tanh(jnp.tensordot(v, h, axes=1)), h
+        u = self.param("U", init, (self.hidden,)).astype(g.dtype)
+        w = self.param("W", init, (self.hidden, self.hidden)).astype(g.dtype)
+        v = self.param("V", init, (self.hidden,)).astype(g.dtype)
+        drive = u[:, None] * g.reshape(-1) + w @ h
+        if not self.use_bias:
+            h = jnp.tanh(drive)
+            return jnp.tanh(v @ h).reshape(g.shape), h
+        b_1 = self.param("b_1", nn.initializers.zeros, ()).astype(g.dtype)
+        b_2 = self.param("b_2", nn.initializers.zeros, (self.hidden,)).astype(g.dtype)
+        h = jnp.tanh(drive + b_2[:, None])
+        return jnp.tanh(v @ h + b_1).reshape(g.shape), h
 
 
 class GeneratorBlock(nn.Module):
