@@ -70,7 +70,13 @@ TABLE = [
     dict(id="margin10", make=named("margin10"), draws=True, strong=True),
     dict(id="momentum10", make=named("momentum10"), strong=True),
     dict(id="bls5", make=named("bls5"), draws=True, strong=True),
-    dict(id="bls5-l2", make=named("bls5"), ball=L2, draws=True, strong=True),
+    dict(
+        id="line_search-l2",
+        make=lambda ball: attacks.line_search(ball, max_step=10 * ball.eps, steps=3),
+        ball=L2,
+        draws=True,
+        strong=True,
+    ),
     dict(id="random20", make=named("random20"), draws=True),
     dict(id="random20-l2", make=named("random20"), ball=L2, draws=True),
     dict(
@@ -226,10 +232,10 @@ def test_the_margin_sees_what_a_saturated_softmax_hides():
 # Names
 
 
-def hill(c, x):
-    """Logits whose loss is largest at c, inside the ball: iterates end within a step of it, and tell steps apart."""
+def hill(c, height, x):
+    """Logits whose margin is `height` at c, inside the ball, and falls off: iterates end within a step of the top."""
     distance = jnp.sum((x - c) ** 2, axis=(1, 2, 3))
-    return jnp.stack([distance, jnp.zeros_like(distance)], axis=1)
+    return jnp.stack([distance - height, jnp.zeros_like(distance)], axis=1)
 
 
 STEPS = {
@@ -245,37 +251,37 @@ STEPS = {
 }
 
 
-def climb(attack, ball):
-    x = jnp.asarray(X[:1])
-    logits_fn = jax.tree_util.Partial(hill, jnp.clip(x + 0.3 * ball.eps, 0, 1))
+def climb(attack, ball, height=0.0):
+    x = jnp.full((1, 6, 6, 1), 0.5)
+    logits_fn = jax.tree_util.Partial(hill, x + 0.317 * ball.eps, height)  # the top is no whole number of steps away
     return attack(logits_fn, KEY, x, jnp.zeros(1, int))
 
 
 @functools.cache
 def climb_by(steps):
     """PGD of any step size."""
-    ball = threat.linf(0.031)
+    ball = threat.linf(0.05)
     return jax.jit(lambda step: climb(attacks.pgd(ball, step_size=step * ball.eps, steps=steps), ball))
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_names_give_the_steps_of_the_papers(name):
     steps, step = STEPS[name]
-    ball = threat.linf(0.031)
+    ball = threat.linf(0.05)
     x_adv = jax.jit(lambda: climb(attacks.create(name, ball), ball))()
     chex.assert_trees_all_close(x_adv, climb_by(steps)(step), atol=1e-6)
     assert np.abs(x_adv - climb_by(steps)(1.05 * step)).max() > 1e-4
 
 
-@pytest.mark.parametrize("name", ["margin10", "momentum30"])
-def test_names_of_other_families_give_pgds_step(name):
-    ball = threat.linf(0.031)
+@pytest.mark.parametrize("name, height", [("margin10", 49.0), ("margin10", 51.0), ("momentum30", 0.0)])
+def test_names_of_other_families_give_pgds_step(name, height):
+    ball = threat.linf(0.05)
     if name == "margin10":
-        loss = functools.partial(losses.margin, kappa=50)
+        loss = functools.partial(losses.margin, kappa=50)  # so nothing pulls above a margin of 50
         expected = attacks.pgd(ball, step_size=0.25 * ball.eps, steps=10, loss=loss)
     else:
         expected = attacks.momentum(ball, step_size=0.1 * ball.eps, steps=30, decay=1.0)
-    x_adv, same = jax.jit(lambda: (climb(attacks.create(name, ball), ball), climb(expected, ball)))()
+    x_adv, same = jax.jit(lambda: [climb(a, ball, height) for a in (attacks.create(name, ball), expected)])()
     chex.assert_trees_all_close(x_adv, same, atol=1e-6)
 
 

@@ -13,6 +13,7 @@ from l2ljax.defenses import saddle
 from l2ljax.types import Batch, L2LError, Players, example_keys, fold_in
 from tests.tiny import tiny_classifier
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.2)
 LEARNED = [m for m in defenses.METHODS if "l2l" in m or "rnn" in m]
 SMALL = {m: {"attacker": "slim", "attacker_width": 4} for m in LEARNED if "l2l" in m} | {

@@ -54,7 +54,7 @@ def ascend(rule, steps, loss_fn=loss_fn, x=X, ball=BALL):
 
 def recurrent_parameters(biases=False, hidden=10):
     shapes = {"U": (hidden,), "W": (hidden, hidden), "V": (hidden,)}
-    shapes |= {"b_1": (), "b_2": (hidden, 1, 1, 1, 1)} if biases else {}
+    shapes |= {"b_1": (), "b_2": (hidden,)} if biases else {}
     return {name: jnp.asarray(RNG.normal(0, 0.6, shape)) for name, shape in shapes.items()}
 
 
@@ -168,21 +168,21 @@ def initialize(name, width=None, size=32, inputs=("image", "gradient"), channels
 
 
 @pytest.mark.parametrize(
-    "name, inputs, size",
+    "name, inputs, size, normalized",
     [
-        ("wide", ("image", "gradient"), 1_747_851),
-        ("wide", ("image",), 1_746_123),
-        ("wide", ("gradient",), 1_746_123),
-        ("wide_paper", ("image", "gradient"), 1_630_601),
-        ("slim", ("image", "gradient"), 1_434_359),
-        ("slim_no_skip", ("image", "gradient"), 1_434_197),
+        ("wide", ("image", "gradient"), 1_747_851, 1280),
+        ("wide", ("image",), 1_746_123, 1280),
+        ("wide", ("gradient",), 1_746_123, 1280),
+        ("wide_paper", ("image", "gradient"), 1_630_601, 1024),
+        ("slim", ("image", "gradient"), 1_434_359, 1040),
+        ("slim_no_skip", ("image", "gradient"), 1_434_197, 1040),
     ],
 )
-def test_the_papers_attackers_have_their_parameters(name, inputs, size):
+def test_the_papers_attackers_have_their_parameters_and_normalized_channels(name, inputs, size, normalized):
     init, x = initialize(name, inputs=inputs)
     params, batch_stats = jax.eval_shape(init, jax.random.key(0), x)
     assert count(params) == size
-    assert count(batch_stats) > 0
+    assert count(batch_stats) == 2 * normalized  # a mean and a variance each
 
 
 @pytest.mark.parametrize("name", attackers.ATTACKERS)

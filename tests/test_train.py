@@ -16,6 +16,7 @@ from l2ljax.train import AXIS, Interrupted, NonFiniteLoss, TrainState, fit, init
 from l2ljax.types import Batch, L2LError, Players
 from tests.tiny import tiny_classifier
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.1)
 CASES = [(m, "joint") for m in defenses.METHODS] + [("grad_l2l", "alternating"), ("rnn_adv", "alternating")]
 
@@ -99,6 +100,7 @@ TWO_DEVICES = """
 
 def run_with_two_devices(code):
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=300
     )
@@ -107,7 +109,7 @@ def run_with_two_devices(code):
 
 
 def test_two_devices_equal_one():
-    cases = [("pgd_adv", "joint"), ("rnn_adv", "joint"), ("two_step_l2l", "joint"), ("grad_l2l", "alternating")]
+    cases = [("rnn_adv", "joint"), ("grad_l2l", "alternating")]
     lines = run_with_two_devices(TWO_DEVICES.format(drop=False, cases=cases))
     assert len(lines) == len(cases)
     assert all(float(line.split()[-1]) < 1e-9 for line in lines), lines
