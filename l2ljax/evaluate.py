@@ -68,6 +68,10 @@ def evaluate(
         leaves [0, 1] or returns NaN.
     """
     n = len(split.labels)
+    if split.images.dtype != np.uint8:
+        raise L2LError(
+            f"the split's images are {split.images.dtype}: give uint8, like (255 * x).round().astype('uint8')"
+        )
     if n == 0:
         raise L2LError("there are no examples to evaluate on: give --eval-size 1 or more")
     batch_size = min(batch_size, n)

@@ -1,19 +1,20 @@
 """Losses per example: logits [B, K] and integer labels [B] in, [B] out. The caller reduces.
 
+Logits or labels of another shape or type are an L2LError.
+
 All are losses that an attacker ascends.
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from l2ljax.types import Array
+from l2ljax.types import Array, L2LError
 
 
 def cross_entropy(logits: Array, y: Array) -> Array:
     """-log softmax(logits)_y, [B]. In float32 or wider, whatever the logits' type."""
-    chex.assert_rank([logits, y], [2, 1])
+    _check(logits, y)
     return optax.softmax_cross_entropy_with_integer_labels(_wide(logits), y)
 
 
@@ -23,6 +24,7 @@ def margin(logits: Array, y: Array, *, kappa: float = jnp.inf) -> Array:
     Carlini & Wagner (2017), f_6, with the sign of an ascent. PGD on it with kappa = 50 is the "CW" of the
     MadryLab challenges.
     """
+    _check(logits, y)
     logits = _wide(logits)
     true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
     best_other = jnp.max(jnp.where(true, -jnp.inf, logits), axis=1)
@@ -38,6 +40,16 @@ def kl(p_logits: Array, q_logits: Array) -> Array:
 def accuracy(logits: Array, y: Array) -> Array:
     """1.0 where the largest logit is the label's, else 0.0, [B]. NaN logits count as wrong."""
     return ((jnp.argmax(logits, axis=1) == y) & ~jnp.isnan(logits).any(axis=1)).astype(jnp.float32)
+
+
+def _check(logits: Array, y: Array) -> None:
+    """What can be told from shapes and types, while tracing too; `evaluate.check_batch` looks at values."""
+    if logits.ndim != 2:
+        raise L2LError(f"logits have the shape {list(logits.shape)}: the model should return [B, K]")
+    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+        raise L2LError(f"labels are {y.dtype} {list(y.shape)}: give integers [B], for one-hot ones y.argmax(axis=1)")
+    if len(y) != len(logits):
+        raise L2LError(f"{len(logits)} rows of logits and {len(y)} labels: give one label per image")
 
 
 def _wide(logits: Array) -> Array:

@@ -113,3 +113,23 @@ def test_good_batches_and_logits_pass():
     check_batch(X, Y, num_classes=3)
     check_batch(X[:0], Y[:0], num_classes=3)
     check_logits(np.array([[0.2, 0.3, 0.6], [0.1, 0.1, 0.8]]), Y)
+
+
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (np.zeros((2, 4, 4, 1), np.uint8), Y, r"images are uint8: give floats in \[0, 1\]"),
+        (X, np.eye(3)[Y], "one-hot ones y.argmax"),
+        (X, Y.astype(np.float32), "give integers"),
+        (X, Y[:1], "2 rows of logits and 1 labels"),
+    ],
+)
+def test_attacks_tell_wrong_types_and_shapes_under_jit(x, y, message):
+    for name in ("pgd2", "margin2"):
+        with pytest.raises(L2LError, match=message):
+            jax.jit(attacks.create(name, BALL))(LOGITS_FN, jax.random.key(0), x, y)
+
+
+def test_splits_of_floats_are_refused():
+    with pytest.raises(L2LError, match="images are float64: give uint8"):
+        evaluate(LOGITS_FN, Split(SPLIT.images / 255, SPLIT.labels), {}, key=jax.random.key(0))

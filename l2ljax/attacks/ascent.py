@@ -14,7 +14,7 @@ import optax
 from jax.lax import stop_gradient
 
 from l2ljax import threat
-from l2ljax.types import Array, Key, Tree, example_keys
+from l2ljax.types import Array, Key, L2LError, Tree, example_keys
 
 LossFn = Callable[[Array], tuple[Array, Any]]
 """x [B, H, W, C] -> (losses [B], aux)."""
@@ -72,7 +72,14 @@ def ascend(
       start: the first iterate, `uniform` by default.
       second_order: differentiate through g_t also (T more passes through the classifier, and its memory).
       unroll: as in `lax.scan`.
+
+    Raises:
+      L2LError: images that are not floats [B, H, W, C].
     """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise L2LError(f"images are {x.dtype}: give floats in [0, 1], like images.astype('float32') / 255")
+    if x.ndim < 2:
+        raise L2LError(f"images have the shape {list(x.shape)}: give [B, H, W, C]")
     constant = (lambda a: a) if second_order else stop_gradient
     rule = optax.with_extra_args_support(rule)
 
