@@ -83,4 +83,4 @@ def test_ci_runs_the_readmes_test_command():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.name)
 def test_scripts_are_presets_and_a_call(path):
-    assert len(path.read_text().splitlines()) <= 70
+    assert len(path.read_text().splitlines()) <= 90
