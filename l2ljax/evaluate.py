@@ -35,6 +35,8 @@ class Evaluation(NamedTuple):
     """What a list of attacks did to a split."""
 
     clean_acc: float
+    classes_predicted: int
+    """How many classes are predicted for some clean image: fewer than there are mean a collapsed model."""
     attacks: dict[str, AttackRow]
     worst_case_acc: float
     """Fraction that none of the attacks fools."""
@@ -80,13 +82,14 @@ def evaluate(
     progress("clean")
     logits = np.concatenate([_predict(logits_fn, b.x)[: b.valid] for b in batches(split, batch_size)])
     check_logits(logits, split.labels)
-    clean = logits.argmax(axis=1) == split.labels
+    predicted = logits.argmax(axis=1)
+    clean = predicted == split.labels
     rows = {}
     for name, attack in attacks.items():
         progress(name)
         rows[name] = _attack_row(logits_fn, split, attack, key, batch_size, clean)
     worst = np.logical_and.reduce([clean, *(row.correct for row in rows.values())])
-    return Evaluation(float(clean.mean()), rows, float(worst.mean()))
+    return Evaluation(float(clean.mean()), len(np.unique(predicted)), rows, float(worst.mean()))
 
 
 def _attack_row(

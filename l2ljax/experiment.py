@@ -265,7 +265,12 @@ def _evaluate(setup: Setup, state: TrainState, best: Best, seconds: float) -> di
             name: {"robust_acc": row.robust_acc, "seconds": row.seconds, "passes": row.passes}
             for name, row in result.attacks.items()
         }
-        return {"clean_acc": result.clean_acc, "attacks": rows, "worst_case_acc": result.worst_case_acc}
+        return {
+            "clean_acc": result.clean_acc,
+            "classes_predicted": result.classes_predicted,
+            "attacks": rows,
+            "worst_case_acc": result.worst_case_acc,
+        }
 
     result = {
         "method": spec.method,

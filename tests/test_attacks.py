@@ -72,7 +72,7 @@ TABLE = [
     dict(id="bls5", make=named("bls5"), draws=True, strong=True),
     dict(
         id="line_search-l2",
-        make=lambda ball: attacks.line_search(ball, max_step=10 * ball.eps, steps=3),
+        make=lambda ball: attacks.line_search(ball, max_step=10 * ball.eps, steps=3, c=0.3),
         ball=L2,
         draws=True,
         strong=True,

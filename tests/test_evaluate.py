@@ -25,10 +25,12 @@ LOGITS_FN = jax.tree_util.Partial(linear, WEIGHTS)
 
 def test_accuracies_are_counts_over_the_split():
     x = SPLIT.images.reshape(37, -1) / 255
-    clean = (x @ np.asarray(WEIGHTS)).argmax(1) == SPLIT.labels
+    predicted = (x @ np.asarray(WEIGHTS)).argmax(1)
+    clean = predicted == SPLIT.labels
     found = evaluate(LOGITS_FN, SPLIT, {"none": lambda f, k, x, y: x}, key=jax.random.key(0), batch_size=10)
     assert found.clean_acc == clean.mean() == found.attacks["none"].robust_acc == found.worst_case_acc
     np.testing.assert_array_equal(found.attacks["none"].correct, clean)
+    assert found.classes_predicted == len(set(predicted.tolist()))
 
 
 def test_the_worst_case_is_per_example_and_fooled_before_counts_as_fooled():
