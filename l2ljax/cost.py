@@ -5,16 +5,17 @@
 A pass is one forward and one input gradient over the batch, as a PGD step takes. What is counted are the
 multiplications of convolutions and matrix products inside `logits_fn` (marked by a name scope), after JAX has removed
 what nothing depends on, times the length of the scans around them. So a forward pass alone counts about a half, and
-the attacker's own network not at all. Where a branch or a loop depends on data (a line search), its longest course
-counts.
+the attacker's own network not at all. Of branches that depend on data (a line search) the longest counts; of a `while`
+loop, whose length is not in the program, one round.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jax.interpreters.partial_eval import dce_jaxpr
 from jax.typing import ArrayLike
@@ -71,10 +72,22 @@ def _count_equation(equation: core.JaxprEqn, marked: bool) -> float:
         (contracted, _), _ = equation.params["dimension_numbers"]
         return out.size * math.prod(operands[0].shape[i] for i in contracted)
     if equation.primitive.name == "conv_general_dilated":
-        kernel, spec = operands[1], equation.params["dimension_numbers"].rhs_spec
-        taps = kernel.size // kernel.shape[spec[0]]  # multiplications per output, of zeros put in between too
-        return out.size * taps / math.prod(equation.params["lhs_dilation"])
+        return _convolution(operands[0].shape, operands[1].shape, out.shape, equation.params)
     return 0.0
+
+
+def _convolution(image: Sequence[int], kernel: Sequence[int], out: Sequence[int], params: Mapping[str, Any]) -> float:
+    """Pairs of an image's and a kernel's entry that meet; zeros of padding and dilation are not entries."""
+    image_spec, kernel_spec, out_spec = params["dimension_numbers"]
+    meetings = 1
+    for axis in range(len(params["window_strides"])):
+        spacing = params["lhs_dilation"][axis]
+        places = np.arange(out[out_spec[2 + axis]])[:, None] * params["window_strides"][axis]
+        taps = np.arange(kernel[kernel_spec[2 + axis]])[None] * params["rhs_dilation"][axis]
+        at = places + taps - params["padding"][axis][0]
+        last = (image[image_spec[2 + axis]] - 1) * spacing
+        meetings *= int(((at >= 0) & (at <= last) & (at % spacing == 0)).sum())
+    return out[out_spec[0]] * out[out_spec[1]] * kernel[kernel_spec[1]] * meetings
 
 
 def _inner_jaxprs(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:

@@ -157,6 +157,12 @@ def test_examples_do_not_depend_on_their_neighbours(case):
     chex.assert_trees_all_close(np.concatenate(parts), attack(case), atol=1e-6)
 
 
+def test_one_key_is_folded_with_each_examples_position():
+    keys, expected = example_keys(KEY, 3), [jax.random.fold_in(KEY, i) for i in range(3)]
+    chex.assert_trees_all_equal(jax.random.key_data(keys), jnp.stack([jax.random.key_data(k) for k in expected]))
+    assert example_keys(keys, 3) is keys
+
+
 def test_the_batchwise_gradient_maximum_does_depend_on_neighbours():
     own = jax.jit(trained(convolutional("batch"), steps=2)(LINF))
     whole = own(LOGITS, KEY, X, Y)

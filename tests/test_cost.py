@@ -86,6 +86,16 @@ def test_passes_through_the_librarys_own_classifiers():
     assert cost.passes(attacks.create("pgd7", BALL), logits_fn, x, Y[:2]) == pytest.approx(7)
 
 
+@pytest.mark.parametrize(
+    "name, shape", [("digits_cnn", (8, 8, 1)), ("lenet5", (28, 28, 1)), ("small_cnn", (28, 28, 1))]
+)
+def test_a_forward_pass_is_about_half_a_pass(name, shape):
+    classifier = models.create(name)
+    x = np.zeros((2, *shape), np.float32)
+    logits_fn = jax.tree_util.Partial(classifier.logits, zeros(classifier.init, x))
+    assert cost.passes(attacks.create("random4", BALL), logits_fn, x, Y[:2]) == pytest.approx(2, rel=0.25)
+
+
 # Multiplications
 
 
@@ -114,11 +124,11 @@ def test_convolutions_with_strides(stride, padding, size):
 
     x = jnp.ones((4, 8, 8, 2))
     marked = cost.mark(convolve)
-    forward = 4 * size * size * 5 * (3 * 3 * 2)
+    met = sum(0 <= stride * o + k - padding < 8 for o in range(size) for k in range(3))  # along one axis
+    forward = 4 * 5 * 2 * met**2
     assert cost.multiplications(marked, x) == forward
-    # Backward, of each of the inputs and with every tap that there is: the zeros that a stride puts between are none.
-    backward = 4 * 8 * 8 * 2 * (3 * 3 * 5) / stride**2
-    assert cost.multiplications(lambda x: jax.vjp(marked, x)[1](jnp.ones((4, size, size, 5))), x) == backward
+    # Backward the same pairs of an image's and a kernel's entry meet.
+    assert cost.multiplications(lambda x: jax.vjp(marked, x)[1](jnp.ones((4, size, size, 5))), x) == forward
 
 
 def test_scans_multiply_and_branches_take_the_longest():
@@ -148,6 +158,7 @@ def test_stock_convolutions_count_like_the_librarys():
         return cost.multiplications(cost.mark(lambda x: classifier.logits(variables, x)), x)
 
     with stock_convolution():
-        expected = 8 * 8 * 32 * 9 + 4 * 4 * 64 * 9 * 32 + 4 * 4 * 64 * 9 * 64 + 1024 * 10
+        # Of the 3x3 taps those inside the image: 22 pairs along an axis of 8, 11 of stride 2, 10 along one of 4.
+        expected = 32 * 22**2 + 64 * 32 * 11**2 + 64 * 64 * 10**2 + 1024 * 10
         assert forward() == expected
     assert forward() == expected

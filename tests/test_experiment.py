@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from l2ljax import checkpoint, experiment, recipes
+from l2ljax import checkpoint, data, experiment, recipes
 from l2ljax.config import Config, resolve
 from l2ljax.types import L2LError
 
@@ -50,7 +50,7 @@ def steps_of(workdir):
 
 
 def test_a_run_leaves_its_report_and_its_figures(tmp_path):
-    result = run(tmp_path)
+    result = run(tmp_path, attacks="fgsm,own,own5")
     folder = tmp_path / "run"
     report = json.loads((folder / "report.json").read_text())
     assert report == json.loads(json.dumps(result))
@@ -58,10 +58,11 @@ def test_a_run_leaves_its_report_and_its_figures(tmp_path):
         assert name in report
     assert report["eps"] == "0.2" and report["eval_size"] == 40
     for whose in (report, report["best"]):
-        assert set(whose["attacks"]) == {"fgsm", "own"}
+        assert set(whose["attacks"]) == {"fgsm", "own", "own5"}
         assert whose["worst_case_acc"] <= min(row["robust_acc"] for row in whose["attacks"].values())
         assert whose["attacks"]["fgsm"]["passes"] == pytest.approx(1)
-        assert whose["attacks"]["own"]["passes"] == pytest.approx(2)
+        assert whose["attacks"]["own"]["passes"] == pytest.approx(2)  # as it was trained, and longer
+        assert whose["attacks"]["own5"]["passes"] == pytest.approx(5)
         assert all(row["seconds"] > 0 for row in whose["attacks"].values())
     assert {p.name for p in (folder / "figures").iterdir()} == {"training.png", "perturbations.png"}
     assert steps_of(folder) == list(range(1, 13))
@@ -75,6 +76,29 @@ def test_methods_without_a_learned_attacker_have_no_own(tmp_path):
     assert "best" not in result
     assert result["parameters"]["attacker"] == 0
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_test_split_is_touched_by_the_report_alone(tmp_path, monkeypatch):
+    flags = {"epochs": 1, "attacks": "fgsm"}
+    seen = run(tmp_path / "a", **flags)
+    load = data.load
+
+    def without_test_images(*args, **kwargs):
+        dataset = load(*args, **kwargs)
+        return dataset._replace(test=data.Split(np.zeros_like(dataset.test.images), dataset.test.labels))
+
+    monkeypatch.setattr(data, "load", without_test_images)
+    unseen = run(tmp_path / "b", **flags)
+    assert seen["clean_acc"] != unseen["clean_acc"]
+    a, b = final(tmp_path / "a" / "run"), final(tmp_path / "b" / "run")
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_bfloat16_computes_the_classifier_and_keeps_float32_parameters(tmp_path):
+    result = run(tmp_path, epochs=1, dtype="bfloat16", attacks="fgsm")
+    assert 0 <= result["attacks"]["fgsm"]["robust_acc"] <= result["clean_acc"]
+    assert {a.dtype for name, a in final(tmp_path / "run").items() if ".params" in name} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -84,3 +84,10 @@ def test_ci_runs_the_readmes_test_command():
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.name)
 def test_scripts_are_presets_and_a_call(path):
     assert len(path.read_text().splitlines()) <= 90
+
+
+def test_the_readmes_example_runs():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert 0 <= float(done.stdout) < 0.3

@@ -44,6 +44,9 @@ FAMILIES: dict[str, Callable[[Ball, int], Attack]] = {
 }
 """Family -> attack of (ball, N), for names like pgd20: N steps, or N samples of random noise."""
 
+DEFAULT_N = {"momentum": "10", "bls": "10", "random": "10000"}
+"""N where a name has none."""
+
 NAMES = "fgsm, pgdN, pgdN@l2l, pgdN@rnn, pgdN@l2l_da, marginN, momentumN, blsN, randomN (N a number, like pgd20)"
 
 
@@ -51,14 +54,15 @@ def create(name: str, ball: Ball) -> Attack:
     """The attack of that name at that threat.
 
     pgdN and its kin: uniform start in the ball (momentum: the image), step max(2.5 eps / N, eps / 10), last iterate.
-    marginN is PGD on the margin loss with kappa = 50. pgdN@PAPER takes the step of that paper's tables.
+    marginN is PGD on the margin loss with kappa = 50. pgdN@PAPER takes the step of that paper's tables. momentum and
+    bls alone are 10 steps, random 10,000 samples (L2L's).
 
     Raises:
       L2LError: an unknown name; the message lists the known ones.
     """
     if name == "fgsm":
         return fgsm(ball)
-    match = re.fullmatch(r"([a-z]+?)([1-9]\d*)(?:@(\w+))?", name)
+    match = re.fullmatch(r"([a-z]+?)([1-9]\d*)(?:@(\w+))?", name + DEFAULT_N.get(name, ""))
     if match and match[1] in FAMILIES:
         family, n, paper = match[1], int(match[2]), match[3]
         if paper is None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import losses
+from l2ljax.attacks.gradient import keep_stronger
 from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in
 
 
@@ -16,7 +17,9 @@ def best_of(attacks: Sequence[Attack]) -> Attack:
         keys = example_keys(key, len(x))
         best, best_margin = x, losses.margin(logits_fn(x), y)
         for i, member in enumerate(attacks):
-            best, best_margin = _better(logits_fn, y, (best, best_margin), member(logits_fn, fold_in(keys, i), x, y))
+            best, best_margin = keep_stronger(
+                logits_fn, y, (best, best_margin), member(logits_fn, fold_in(keys, i), x, y)
+            )
         return best
 
     return attack
@@ -29,15 +32,9 @@ def restarts(attack: Attack, n: int) -> Attack:
         keys = example_keys(key, len(x))
 
         def again(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-            return _better(logits_fn, y, best, attack(logits_fn, fold_in(keys, i), x, y)), None
+            return keep_stronger(logits_fn, y, best, attack(logits_fn, fold_in(keys, i), x, y)), None
 
         first = (x, losses.margin(logits_fn(x), y))
         return jax.lax.scan(again, first, jnp.arange(n))[0][0]
 
     return restarted
-
-
-def _better(logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], candidate: Array) -> tuple[Array, Array]:
-    value = losses.margin(logits_fn(candidate), y)
-    better = (value > best[1]).reshape(-1, *[1] * (candidate.ndim - 1))
-    return jnp.where(better, candidate, best[0]), jnp.maximum(value, best[1])

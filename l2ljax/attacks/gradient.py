@@ -107,23 +107,24 @@ def backtracking(
         ball: Ball,
         **_: Any,
     ) -> tuple[Array, optax.EmptyState]:
-        p = -grads
         shape = (-1, *[1] * (x.ndim - 1))
-        slope = jnp.sum(p * p, axis=range(1, x.ndim))
-        first = max_step / jnp.maximum(ball.norm(p), jnp.finfo(x.dtype).tiny)
+        largest = jnp.abs(grads).max(axis=range(1, x.ndim), keepdims=True)
+        d = -grads / jnp.maximum(largest, jnp.finfo(x.dtype).tiny)  # squares of p itself may underflow
+        slope = jnp.sum(-grads * d, axis=range(1, x.ndim))
+        first = max_step / jnp.maximum(ball.norm(d), 1e-12)
 
         def halve(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
             a, done = carry
 
             def test(a: Array, done: Array) -> tuple[Array, Array]:
-                reached = loss_fn(ball.project(x + a.reshape(shape) * p, x0))[0]
+                reached = loss_fn(ball.project(x + a.reshape(shape) * d, x0))[0]
                 done = done | (reached >= losses + c * a * slope)
                 return jnp.where(done, a, rho * a), done
 
             return jax.lax.cond(done.all(), lambda a, done: (a, done), test, a, done), None
 
         a = jax.lax.scan(halve, (first, jnp.zeros(len(x), bool)), length=halvings)[0][0]
-        return a.reshape(shape) * p, state
+        return a.reshape(shape) * d, state
 
     return optax.GradientTransformationExtraArgs(lambda x: optax.EmptyState(), update)
 
@@ -142,15 +143,17 @@ def random_noise(ball: Ball, *, samples: int) -> Attack:
         keys = example_keys(key, len(x))
 
         def draw(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-            candidate = ball.sample(fold_in(keys, i), x)
-            value = losses.margin(logits_fn(candidate), y)
-            better = value > best[1]
-            return (
-                jnp.where(better.reshape(-1, *[1] * (x.ndim - 1)), candidate, best[0]),
-                jnp.maximum(value, best[1]),
-            ), None
+            return keep_stronger(logits_fn, y, best, ball.sample(fold_in(keys, i), x)), None
 
-        start = (x, jnp.full(len(x), -jnp.inf))
+        start = (x, jnp.full(len(x), -jnp.inf, x.dtype))
         return jax.lax.scan(draw, start, jnp.arange(samples))[0][0]
 
     return attack
+
+
+def keep_stronger(logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], candidate: Array) -> tuple[Array, Array]:
+    """Per example the image of larger margin loss of (image, margin) `best` and a candidate; NaN logits are a win."""
+    value = losses.margin(logits_fn(candidate), y).astype(best[1].dtype)
+    value = jnp.where(jnp.isnan(value), jnp.inf, value)
+    stronger = (value > best[1]).reshape(-1, *[1] * (candidate.ndim - 1))
+    return jnp.where(stronger, candidate, best[0]), jnp.maximum(value, best[1])
