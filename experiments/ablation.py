@@ -48,6 +48,8 @@ class Flags:
     attacker_width: int = 16
     """Of the L2L methods' attacker (the paper's is 64)."""
     attacks: str = "pgd20,pgd100,own"
+    epochs: int | None = None
+    val_size: int | None = None
     runs: Path = Path("runs/ablation")
     out: Path = Path("experiments/results")
 
@@ -58,11 +60,13 @@ def main(flags: Flags) -> None:
     for name, settings in TABLES[flags.table].items():
         for seed in range(flags.seeds):
             width = flags.attacker_width if settings.get("method", "").endswith("l2l") else None
-            folder = flags.runs / f"{name}_s{seed}".replace(" ", "_").replace("/", "_")
+            folder = flags.runs / flags.table / f"{name}_s{seed}".replace(" ", "_").replace("/", "_")
             config = Config(
                 **{"method": "rnn_adv", **settings},
                 seed=seed,
                 attacks=flags.attacks,
+                epochs=flags.epochs,
+                val_size=flags.val_size,
                 attacker_width=width,
                 no_checkpoint=True,
                 workdir=str(folder),
