@@ -49,7 +49,7 @@ def torch_resnet20(variables: Tree) -> Any:
     params, stats = jax.device_get((variables["params"], variables["batch_stats"]))
 
     def tensor(a: np.ndarray) -> Any:
-        return torch.from_numpy(np.ascontiguousarray(a))
+        return torch.from_numpy(np.array(a, order="C"))
 
     def copy(module: Any, params: Tree, stats: Tree) -> None:
         for i in (0, 1):
