@@ -87,8 +87,7 @@ _CIFAR = {
     **dict.fromkeys(_LEARNED_CNN, L2L),
 }
 
-# The papers are silent about the recurrent optimizer's own learning rate; 1e-2 trains its 120 parameters, 1e-3 is too
-# slow for them (README, "Ablations").
+# The papers are silent about the recurrent optimizer's own learning rate: 1e-2 is ours (BENCHMARKS.md, "digits rnn").
 _RNN = ("rnn_adv", "rnn_trades")
 
 
