@@ -53,14 +53,24 @@ def test_every_method_trains(method, schedule):
     assert all((m["attacker_gradient_norm"] > 0) == learned for m in history)
 
 
-def test_same_key_same_training_and_nothing_recompiles():
-    (one, step, batch), (two, _, _) = setup("rnn_adv"), setup("rnn_adv")
-    with jax.log_compiles(False):
-        for _ in range(3):
-            one, _ = step(one, batch)
-        for _ in range(3):
-            two, _ = step(two, batch)
+def test_same_key_same_training():
+    (one, step, batch), (two, _, _) = setup("rnn_adv", steps=2), setup("rnn_adv", steps=2)
+    for _ in range(3):
+        one, _ = step(one, batch)
+    for _ in range(3):
+        two, _ = step(two, batch)
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+
+
+def test_the_second_step_compiles_nothing(caplog):
+    state, step, batch = setup("pgd_adv", steps=2)
+    compiled = []
+    for _ in range(3):
+        caplog.clear()
+        with jax.log_compiles():
+            state, _ = step(state, batch)
+        compiled.append(sum("Finished XLA compilation" in record.getMessage() for record in caplog.records))
+    assert compiled[0] > 0 and compiled[1:] == [0, 0]
 
 
 TWO_DEVICES = """
