@@ -34,7 +34,7 @@ STEP = 2 / 255
 
 def alternate(
     programs: Mapping[str, Program], *, images: int, repeats: int = 7, patience: float = 40.0
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Time programs in turn: A B C A B C ...
 
     Args:
@@ -45,7 +45,7 @@ def alternate(
       patience: in seconds.
 
     Returns:
-      name -> {"first_seconds", "median", "fastest", "slowest" (seconds), "runs", "images_per_second" (by the median)}.
+      name -> {"first_seconds", "seconds" (of each counted call), "images_per_second" (by their median)}.
     """
     first: dict[str, float] = {}
     times: dict[str, list[float]] = {name: [] for name in programs}
@@ -58,10 +58,7 @@ def alternate(
     return {
         name: {
             "first_seconds": first[name],
-            "median": statistics.median(seconds),
-            "fastest": min(seconds),
-            "slowest": max(seconds),
-            "runs": len(seconds),
+            "seconds": seconds,
             "images_per_second": images / statistics.median(seconds),
         }
         for name, seconds in times.items()

@@ -17,6 +17,7 @@ import io
 import json
 import math
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,23 +94,29 @@ def write(workdir: Path, result: Mapping[str, Any], figures: Sequence[Path] = ()
 
 
 def throughput(found: Mapping[str, Any]) -> str:
-    """Markdown of a benchmark's JSON (see experiments/throughput.py): a table per group, ratios to its first row."""
+    """Markdown of a benchmark's JSON (see experiments/throughput.py): a table per group.
+
+    The last column compares with the first row within each round, so what slows the machine for a while cancels:
+    the median of these ratios, and their range.
+    """
     parts = [f"{found['machine']}, {found['date']}; `{found['command']}`; batch of {found['batch_size']}."]
     for group, rows in found["results"].items():
-        reference = next(iter(rows.values()))["median"]
-        cells = [
-            [
-                name,
-                f"{row['median']:.3f}",
-                f"{row['fastest']:.3f}-{row['slowest']:.3f}",
-                f"{row['runs']}",
-                f"{row['images_per_second']:,.0f}",
-                f"{row['median'] / reference:.2f}",
-            ]
-            for name, row in rows.items()
-        ]
-        header = [group, "median s", "range", "runs", "images/s", f"time / {next(iter(rows))}"]
-        parts.append(_grid(header, cells))
+        reference, first = next((name, row["seconds"]) for name, row in rows.items())
+        cells = []
+        for name, row in rows.items():
+            seconds = row["seconds"]
+            ratios = [s / r for s, r in zip(seconds, first, strict=False)]  # a slow program has fewer rounds
+            cells.append(
+                [
+                    name,
+                    f"{statistics.median(seconds):.3f}",
+                    f"{min(seconds):.3f}-{max(seconds):.3f}",
+                    f"{len(seconds)}",
+                    f"{row['images_per_second']:,.0f}",
+                    f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+                ]
+            )
+        parts.append(_grid([group, "median s", "range", "runs", "images/s", f"time / {reference}"], cells))
     parts.append(", ".join(f"{name} {version}" for name, version in found["versions"].items()) + ".")
     return "\n\n".join(parts)
 
