@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from l2ljax import experiment, report, workdir
+from l2ljax import experiment, report, results, workdir
 from l2ljax.config import Config, resolve
 from l2ljax.types import L2LError
 
@@ -76,7 +76,7 @@ def main(flags: Flags) -> None:
                 workdir.read_json(done) if done.exists() else experiment.run(resolve("digits", config.method, config))
             )
             rows.setdefault(name, []).append(result)
-    found = {"command": shlex.join(["python", *sys.argv]), "versions": experiment.versions(), "rows": rows}
+    found = {"command": shlex.join(["python", *sys.argv]), "versions": results.versions(), "rows": rows}
     flags.out.mkdir(parents=True, exist_ok=True)
     (flags.out / f"digits_{flags.table}.json").write_text(json.dumps(found, indent=2) + "\n")
     print(report.over_seeds(found))

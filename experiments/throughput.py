@@ -15,8 +15,8 @@ import jax
 import tyro
 
 from l2ljax import benchmark, rivals
-from l2ljax.experiment import versions
 from l2ljax.report import throughput
+from l2ljax.results import versions
 from l2ljax.types import L2LError
 
 

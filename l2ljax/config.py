@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from l2ljax import attacks, defenses, recipes, threat, train
+from l2ljax import attacks, data, defenses, recipes, threat, train
 from l2ljax.types import L2LError
 
 DEFAULT_ATTACKS = "fgsm,pgd20,pgd100,margin100,own"
 DTYPES = ("float32", "bfloat16")
+TRAINED = "trained:"
+"""What stands before the workdir of a trained attacker in --attacks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Config:
     """The L2L methods' attacker: wide, wide_paper, slim, slim_no_skip."""
     attacker_width: int | None = None
     """Channels of its first convolution."""
+    init_from: str | None = None
+    """Start from the trained classifier of this workdir."""
     attacker_from: str | None = None
     """Start from the trained attacker of this workdir."""
     eps: str | None = None
@@ -46,7 +50,7 @@ class Config:
     """steps (falls at the recipe's milestones, which stretch with --epochs), constant, or cosine."""
     attacker_lr: float | None = None
     schedule: str = "joint"
-    """joint (both players move on one perturbation) or alternating."""
+    """joint (both players move on one perturbation), alternating, classifier or attacker (it alone moves)."""
     seed: int = 0
     dtype: str = "float32"
     """What the classifier computes in: float32 or bfloat16."""
@@ -59,7 +63,7 @@ class Config:
     eval_size: int | None = None
     """How many test images the report is about, the first ones; all by default."""
     attacks: str = DEFAULT_ATTACKS
-    """Of the report, separated by commas."""
+    """Of the report, separated by commas; trained:WORKDIR is the attacker that was trained there."""
     devices: int | None = None
     """How many local devices to use; all by default."""
     checkpoint_every: int | None = None
@@ -111,15 +115,17 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
     if "epochs" in given:
         _check_positive("epochs", given["epochs"])
         stretch = given["epochs"] / recipe.epochs
-        given["milestones"] = tuple(m * stretch for m in recipe.milestones)
+        given |= {"milestones": tuple(m * stretch for m in recipe.milestones), "warmup": recipe.warmup * stretch}
     options = _options(method, config, dict(recipe.options))
+    if "num_classes" in defenses.options(method):
+        options["num_classes"] = len(data.SOURCES[dataset].classes)
     recipe = recipe._replace(**given)
     for name in ("batch_size", "checkpoint_every", "devices", "train_size", "eval_size", "steps"):
         value = recipe.batch_size if name == "batch_size" else getattr(config, name)
         if value is not None:
             _check_positive(name, value)
     _check_choice("norm", config.norm, tuple(threat.BALLS))
-    _check_choice("schedule", config.schedule, train.SCHEDULES)
+    _check_choice("schedule", config.schedule, tuple(train.SCHEDULES))
     _check_choice("optimizer", recipe.optimizer, tuple(recipes.OPTIMIZERS))
     _check_choice("lr_schedule", recipe.lr_schedule, tuple(recipes.LR_SCHEDULES))
     _check_choice("dtype", config.dtype, DTYPES)
@@ -127,7 +133,7 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
     names = tuple(name for name in config.attacks.split(",") if name)
     ball = threat.BALLS[config.norm](eps)
     for name in names:
-        if not is_own(name):
+        if not is_own(name) and not name.startswith(TRAINED):
             attacks.create(name, ball)
     folder = config.workdir or f"runs/{dataset}_{method}_{recipe.arch}_s{config.seed}"
     several = config.workdir and len(methods(config.method)) > 1

@@ -116,6 +116,27 @@ def _attack_row(
     return AttackRow(float(correct.mean()), seconds, cost.passes(attack, logits_fn, first.x, first.y), correct)
 
 
+def losses_of_draws(
+    logits_fn: LogitsFn, split: Split, attack: Attack, *, key: Key, draws: int, batch_size: int = 250
+) -> np.ndarray:
+    """The cross-entropies [draws, N] that an attack reaches on a split, each draw with another key."""
+    args = _as_tree(attack), _as_tree(logits_fn), jax.random.split(key, draws)
+    found = [
+        _batch_of_draws(*args, b.start, b.x, b.y)[:, : b.valid]
+        for b in batches(split, min(batch_size, len(split.labels)))
+    ]
+    return np.concatenate(found, axis=1)
+
+
+@jax.jit
+def _batch_of_draws(attack: Attack, logits_fn: LogitsFn, keys: Key, start: Array, x: Array, y: Array) -> Array:
+    def draw(key: Key) -> Array:
+        own = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(len(x)))
+        return losses.cross_entropy(logits_fn(attack(logits_fn, own, x, y)), y)
+
+    return jax.lax.map(draw, keys)
+
+
 @jax.jit
 def _predict(logits_fn: LogitsFn, x: Array) -> Array:
     return logits_fn(x)

@@ -2,7 +2,7 @@
 
 Logits or labels of another shape or type are an L2LError.
 
-All are losses that an attacker ascends.
+All but the cosine distance are losses that an attacker ascends.
 """
 
 import jax
@@ -16,6 +16,18 @@ def cross_entropy(logits: Array, y: Array) -> Array:
     """-log softmax(logits)_y, [B]. In float32 or wider, whatever the logits' type."""
     _check(logits, y)
     return optax.softmax_cross_entropy_with_integer_labels(_wide(logits), y)
+
+
+def log_cross_entropy(logits: Array, y: Array) -> Array:
+    """log(-log softmax(logits)_y), [B], exact where the cross-entropy itself rounds to 0. Poursaeed et al. (2018).
+
+    With m = log sum_{k != y} exp(z_k) - z_y the cross-entropy is softplus(m), whose logarithm tends to m.
+    """
+    _check(logits, y)
+    logits = _wide(logits)
+    true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
+    m = jax.nn.logsumexp(jnp.where(true, -jnp.inf, logits), axis=1) - jnp.sum(jnp.where(true, logits, 0), axis=1)
+    return jnp.where(m < -15, m, jnp.log(jax.nn.softplus(jnp.maximum(m, -15))))
 
 
 def margin(logits: Array, y: Array, *, kappa: float = jnp.inf) -> Array:
@@ -35,6 +47,16 @@ def kl(p_logits: Array, q_logits: Array) -> Array:
     """KL(softmax(p_logits) || softmax(q_logits)), [B]. Zhang et al. (2019), TRADES, with p at the clean image."""
     log_p, log_q = jax.nn.log_softmax(_wide(p_logits)), jax.nn.log_softmax(_wide(q_logits))
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=1)
+
+
+def soft_cross_entropy(logits: Array, labels: Array) -> Array:
+    """-sum_k labels_k log softmax(logits)_k, [B], for labels [B, K] that are distributions."""
+    return optax.softmax_cross_entropy(_wide(logits), labels)
+
+
+def cosine_distance(a: Array, b: Array) -> Array:
+    """1 - cos(a, b) of features [B, D], [B], in [0, 2]."""
+    return optax.losses.cosine_distance(_wide(a), _wide(b), epsilon=1e-6)
 
 
 def accuracy(logits: Array, y: Array) -> Array:

@@ -32,8 +32,15 @@ class Recipe(NamedTuple):
     """After how many epochs the learning rate is multiplied by `decay`."""
     decay: float = 0.1
     attacker_lr: float = 1e-3
-    """Of Adam, constant."""
+    """Constant."""
+    attacker_optimizer: str = "adam"
     attacker_weight_decay: float = 0.0
+    clip_norm: float | None = None
+    """The longest gradient, of either player."""
+    warmup: float = 0.0
+    """Epochs of plain training at the start (they count as epochs of the run)."""
+    augment: str | None = None
+    """The data set's customary one where not given, see `data.train_batch`."""
     val_size: int = 1000
     """Images taken out of the training set to choose the best parameters with (the papers choose on the test set)."""
     options: tuple[tuple[str, Any], ...] = ()
@@ -71,8 +78,40 @@ ZAGORUYKO = L2L._replace(
     milestones=(60, 120, 160),
     decay=0.2,
 )
+# Learning to Defend by Learning to Attack (2021), section 4.3, after the released code of Adversarial Interpolation
+# Training.
+AIT = L2L._replace(source="L2L, AIT", epochs=200, milestones=(60, 90))
 MNIST = Recipe("RNN-Adv, TRADES", "small_cnn", "0.3", epochs=100, lr=0.01, milestones=(55, 75, 90))
+# L2L-DA, section 5.1 and its released code: 100,000 steps. On MNIST the first 1,000 are plain training; on CIFAR-10 the
+# classifier starts trained (--init-from).
+L2L_DA = Recipe(
+    "L2L-DA",
+    "lenet5",
+    "0.3",
+    epochs=167,
+    lr=0.01,
+    batch_size=100,
+    weight_decay=1e-5,
+    milestones=(83.5,),
+    attacker_lr=0.01,
+    attacker_optimizer="sgd",
+    attacker_weight_decay=1e-5,
+    clip_norm=1.0,
+    warmup=5 / 3,
+    augment="crop",
+)
+L2L_DA_CIFAR = L2L_DA._replace(
+    arch="resnet20",
+    eps="8/255",
+    epochs=200,
+    milestones=(100,),
+    warmup=0.0,
+    augment=None,
+    options=(("diversity", 0.5),),
+)
 DIGITS = Recipe("ours", "digits_cnn", "0.2", epochs=60, lr=1e-3, batch_size=100, optimizer="adam", val_size=100)
+
+ATTACK = Recipe("ours", "of the victim", "of the victim", epochs=10, lr=0.0, val_size=0)
 
 _LEARNED_CNN = ("naive_l2l", "grad_l2l", "two_step_l2l", "grad_only_l2l", "two_step_grad_only_l2l")
 PGM = (("step_size", 0.007), ("start", "clean"))
@@ -81,10 +120,16 @@ _CIFAR = {
     "fgsm_adv": L2L,
     "pgd_adv": ADV_TRAIN._replace(options=PGM),
     "pgd_bls_adv": ADV_TRAIN,
+    "cw_adv": L2L_DA_CIFAR._replace(options=()),
     "trades": TRADES._replace(options=(("step_size", 0.007),)),
+    "stability": L2L,
+    "ait": AIT,
+    "ait_l2l": AIT,
     "rnn_adv": ADV_TRAIN._replace(attacker_lr=1e-2),
     "rnn_trades": TRADES._replace(attacker_lr=1e-2),
     **dict.fromkeys(_LEARNED_CNN, L2L),
+    "l2l_da": L2L_DA_CIFAR,
+    "l2l_star": L2L_DA_CIFAR._replace(options=()),
 }
 
 # The papers are silent about the recurrent optimizer's own learning rate: 1e-2 is ours (BENCHMARKS.md, "digits rnn").
@@ -96,16 +141,25 @@ def _everywhere(recipe: Recipe) -> dict[str, Recipe]:
 
 
 _L2L_DATA = {**_CIFAR, "pgd_adv": L2L._replace(options=PGM)}
+_ON_MNIST = {
+    **_everywhere(MNIST),
+    "cw_adv": L2L_DA._replace(warmup=0.0),
+    "l2l_da": L2L_DA,
+    "l2l_star": L2L_DA,
+}
 _TABLES = {
     "digits": _everywhere(DIGITS),
-    "mnist": _everywhere(MNIST),
-    "fashion_mnist": _everywhere(MNIST),
+    "mnist": _ON_MNIST,
+    "fashion_mnist": _ON_MNIST,
     "cifar10": _CIFAR,
     "cifar100": _L2L_DATA,
     "svhn": _L2L_DATA,
+    "restricted_imagenet": _everywhere(L2L._replace(source="ours, L2L", arch="resnet18_imagenet", eps="0.005")),
 }
 RECIPES: dict[tuple[str, str], Recipe] = {
-    (dataset, method): recipe for dataset, table in _TABLES.items() for method, recipe in table.items()
+    (dataset, method): recipe
+    for dataset, table in _TABLES.items()
+    for method, recipe in {**dict.fromkeys(defenses.ATTACKERS, ATTACK), **table}.items()
 }
 
 
@@ -142,13 +196,17 @@ def find(dataset: str, method: str) -> Recipe:
 def optimizers(recipe: Recipe, steps_per_epoch: int) -> Players:
     """The optax optimizers of (classifier, attacker). Weight decay is torch's: added to the gradient first."""
     schedule = LR_SCHEDULES[recipe.lr_schedule](recipe, steps_per_epoch)
-    mover = OPTIMIZERS[recipe.optimizer](recipe)
+    clip = optax.identity() if recipe.clip_norm is None else optax.clip_by_global_norm(recipe.clip_norm)
     classifier = optax.chain(
-        optax.add_decayed_weights(recipe.weight_decay), mover, optax.scale_by_learning_rate(schedule)
+        clip,
+        optax.add_decayed_weights(recipe.weight_decay),
+        OPTIMIZERS[recipe.optimizer](recipe),
+        optax.scale_by_learning_rate(schedule),
     )
     attacker = optax.chain(
+        clip,
         optax.add_decayed_weights(recipe.attacker_weight_decay),
-        optax.scale_by_adam(),
+        OPTIMIZERS[recipe.attacker_optimizer](recipe),
         optax.scale_by_learning_rate(recipe.attacker_lr),
     )
     return Players(classifier, attacker)
@@ -158,12 +216,15 @@ def table(dataset: str) -> str:
     """The data set's recipes as text, a line per method."""
     lines = []
     for (name, method), r in RECIPES.items():
-        if name != dataset:
+        if name != dataset or method in defenses.ATTACKERS:
             continue
         schedule = f", x{r.decay:g} after epochs {'/'.join(map(str, r.milestones))}" if r.milestones else ""
+        clip = f", gradients cut to {r.clip_norm:g}" if r.clip_norm else ""
+        warmup = f", the first {r.warmup:.2g} plain" if r.warmup else ""
         options = "".join(f", {k}={v}" for k, v in r.options)
         lines.append(
             f"{method:24}{r.arch}, eps {r.eps}, {r.epochs} epochs of batches of {r.batch_size}, {r.optimizer} {r.lr:g}"
-            f"{schedule}, weight decay {r.weight_decay:g}, attacker adam {r.attacker_lr:g}{options}  [{r.source}]"
+            f"{warmup}{schedule}, weight decay {r.weight_decay:g}{clip}, "
+            f"attacker {r.attacker_optimizer} {r.attacker_lr:g}{options}  [{r.source}]"
         )
     return "\n".join(lines)

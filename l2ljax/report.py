@@ -1,7 +1,5 @@
-"""Reports of runs: tables in Markdown, report.json and report.md, training curves, image grids.
+"""Reports of runs: tables in Markdown, report.json and report.md; `figures` draws what they show.
 
-    training_curves(workdir / "curves.png", steps, validations)
-    perturbation_grid(workdir / "examples.png", x, x_adv, labels, predictions, class_names)
     write(workdir, result, [workdir / "curves.png", workdir / "examples.png"])
     print(table([result, another]))
 
@@ -13,30 +11,17 @@ What cannot be written raises an `L2LError` and leaves the earlier file as it wa
 """
 
 import contextlib
-import io
 import json
 import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
-
-import chex
-import numpy as np
-from numpy.typing import ArrayLike
 
 from l2ljax.threat import parse_eps
 from l2ljax.types import L2LError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Of Okabe and Ito's palette, which colorblind readers can tell apart: blue is clean, vermillion robust.
-BLUE, VERMILLION, LIGHT_BLUE = "#0072B2", "#D55E00", "#A6D3EE"
-RED = "#C00000"
-MAX_EXAMPLES = 8
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -90,7 +75,7 @@ def write(workdir: Path, result: Mapping[str, Any], figures: Sequence[Path] = ()
     links = [Path(os.path.relpath(f, workdir)).as_posix() for f in figures if Path(f).exists()]
     content = json.dumps(result, indent=2, default=lambda scalar: scalar.item()) + "\n"
     texts = {"report.json": content, "report.md": markdown(result, links)}
-    _write({Path(workdir, name): text.encode() for name, text in texts.items()})
+    write_files({Path(workdir, name): text.encode() for name, text in texts.items()})
 
 
 def throughput(found: Mapping[str, Any]) -> str:
@@ -147,110 +132,7 @@ def over_seeds(found: Mapping[str, Any]) -> str:
     return f"{told}\n\n{_grid(['setting', 'seeds', 'clean', *names], rows)}"
 
 
-def training_curves(path: Path, steps: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the loss and the accuracies of a run against its steps, as PNG.
-
-    Args:
-      path: the file to write.
-      steps: rows {step, loss, accuracy, robust_accuracy} of training batches; the last may be absent.
-      validations: rows {step, clean_acc, robust_acc}; may be empty.
-    """
-    from matplotlib.figure import Figure  # without pyplot, and so without its global state
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(10, 4), layout="tight")
-    left, right = figure.subplots(1, 2, sharex=True)
-    at, loss = _series(steps, "loss")
-    few = {"marker": "o"} if len(at) < 3 else {}  # a line of one point is invisible
-    left.plot(at, loss, color=LIGHT_BLUE, linewidth=1, label="per batch", **few)
-    left.plot(at, _running_mean(loss), color=BLUE, linewidth=2, label="running mean", **few)
-    for train, val, label, color in (
-        ("accuracy", "clean_acc", "clean", BLUE),
-        ("robust_accuracy", "robust_acc", "robust", VERMILLION),
-    ):
-        at, accuracy = _series(steps, train)
-        if len(at):
-            right.plot(at, 100 * _running_mean(accuracy), color=color, linewidth=2, label=f"train, {label}", **few)
-        at, accuracy = _series(validations, val)
-        if len(at):
-            right.plot(at, 100 * accuracy, "o:", color=color, markeredgecolor="white", label=f"val, {label}")
-    left.set_ylabel("training loss")
-    right.set(ylabel="accuracy (%)", ylim=(-2, 102))
-    for axes in (left, right):
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.lines:
-            axes.legend()
-    _save(path, figure)
-
-
-def perturbation_grid(
-    path: Path,
-    x: ArrayLike,
-    x_adv: ArrayLike,
-    labels: ArrayLike,
-    predictions: ArrayLike,
-    class_names: Sequence[str] | None = None,
-) -> None:
-    """Draw clean images, perturbations and adversarial images, the first 8 examples as columns, as PNG.
-
-    Perturbations are drawn around gray, all times the one factor that brings the largest to full range. A
-    column is titled true class -> class predicted under attack, in red where they differ.
-
-    Args:
-      path: the file to write.
-      x: images [N, H, W, 1 or 3] in [0, 1], N >= 1.
-      x_adv: adversarial images, of the same shape.
-      labels: true classes [N].
-      predictions: classes [N] predicted for `x_adv`.
-      class_names: the names of the classes; their numbers by default.
-    """
-    from matplotlib.figure import Figure
-
-    x, x_adv, labels, predictions = (np.asarray(a)[:MAX_EXAMPLES] for a in (x, x_adv, labels, predictions))
-    chex.assert_equal_shape([x, x_adv])
-    chex.assert_shape([labels, predictions], (len(x),))
-    delta = x_adv.astype(float) - x
-    factor = 0.5 / (np.abs(delta).max() or 0.5)
-    rows = {"clean": x, f"perturbation\nx {factor:.3g}": 0.5 + factor * delta, "adversarial": x_adv}
-
-    names = {k: class_names[k] if class_names else str(k) for k in map(int, (*labels, *predictions))}
-    size = min(12, 120 / (2 + max(map(len, names.values()))))  # so that a title fits over its column
-    figure = Figure(figsize=(1.25 * len(x) + 0.6, 1.25 * len(rows) + 0.6), layout="tight")
-    grid = figure.subplots(len(rows), len(x), squeeze=False)
-    for line, (row, images) in zip(grid, rows.items(), strict=True):
-        line[0].set_ylabel(row, fontsize=11)
-        for axes, image in zip(line, images, strict=True):
-            axes.imshow(np.broadcast_to(image.clip(0, 1), (*image.shape[:2], 3)), interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-    for axes, label, prediction in zip(grid[0], labels, predictions, strict=True):
-        axes.set_title(f"{names[int(label)]}\n→ {names[int(prediction)]}", fontsize=size)
-        if label != prediction:
-            axes.title.set(color=RED, fontweight="bold")
-    _save(path, figure)
-
-
-def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and finite values of `key`. Of a step logged twice, by a resumed run, the later row counts."""
-    values = {row["step"]: row[key] for row in rows if row.get(key) is not None and math.isfinite(row[key])}
-    return np.array(sorted(values), int), np.array([values[step] for step in sorted(values)], float)
-
-
-def _running_mean(values: np.ndarray) -> np.ndarray:
-    """The mean of the last fiftieth of a run's values, of five at least where there are as many."""
-    window = max(5, len(values) // 50)
-    return np.array([values[max(0, i - window) : i].mean() for i in range(1, len(values) + 1)])
-
-
-def _save(path: Path, figure: "Figure") -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    _write({Path(path): buffer.getvalue()})
-
-
-def _write(files: Mapping[Path, bytes]) -> None:
+def write_files(files: Mapping[Path, bytes]) -> None:
     """Write all files, or leave what was there: each beside its place first, then all moved."""
     drafts: dict[Path, Path] = {}
     try:

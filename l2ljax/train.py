@@ -20,7 +20,13 @@ from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Playe
 AXIS = "devices"
 """The pmapped axis: build defenses that `make_step` trains with `axis_name=AXIS`."""
 
-SCHEDULES = ("joint", "alternating")
+SCHEDULES = {
+    "joint": Players(True, True),
+    "alternating": Players(True, True),
+    "classifier": Players(True, False),
+    "attacker": Players(False, True),
+}
+"""Name -> who moves; see `make_step`."""
 
 
 class Interrupted(Exception):
@@ -78,6 +84,8 @@ def make_step(
     joint:        (g_theta, g_phi) = grad J(theta, phi);  theta <- theta - a g_theta,  phi <- phi + b g_phi.
     alternating:  theta first, then the attack is made again with the new theta, and phi steps on that
                   (the released L2L code; see `defenses.saddle` for its BatchNorm modes).
+    classifier:   theta alone moves.
+    attacker:     phi alone moves; theta and its statistics are frozen.
 
     The batch is split evenly over the devices; gradients, statistics and metrics are averaged over them. Each example
     draws from a key folded from the step and its position in the *whole* batch, so the result does not depend on how
@@ -86,7 +94,7 @@ def make_step(
     Args:
       defense: built with `axis_name=AXIS`.
       optimizers: optax optimizers of (classifier, attacker).
-      schedule: "joint" or "alternating".
+      schedule: "joint", "alternating", "classifier" or "attacker".
       devices: to run on; all local ones where not given.
 
     Returns:
@@ -97,9 +105,9 @@ def make_step(
         raise L2LError(f"unknown schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
     devices = jax.local_devices() if devices is None else list(devices)
 
-    def descend(state: TrainState, keys: Key, batch: Batch, mode: str, movers: Players) -> tuple[TrainState, dict]:
-        """One update of the players marked in `movers`, on one perturbation."""
-        moving = [i for i, moves in enumerate(movers) if moves]
+    def descend(state: TrainState, keys: Key, batch: Batch, mode: str) -> tuple[TrainState, dict]:
+        """One update of the players that move in that mode, on one perturbation."""
+        moving = [i for i, moves in enumerate(SCHEDULES[mode]) if moves]
 
         def objective(moved: list[Tree]) -> tuple[Array, Any]:
             params = list(state.params)
@@ -122,12 +130,12 @@ def make_step(
         size = len(batch.x)
         positions = jax.lax.axis_index(AXIS) * size + jnp.arange(size)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(state.key, state.step), positions)
-        if schedule == "joint":
-            state, metrics = descend(state, keys, batch, "joint", Players(True, True))
-        else:
-            state, metrics = descend(state, keys, batch, "classifier", Players(True, False))
-            state, attacked = descend(state, keys, batch, "attacker", Players(False, True))
+        if schedule == "alternating":
+            state, metrics = descend(state, keys, batch, "classifier")
+            state, attacked = descend(state, keys, batch, "attacker")
             metrics |= {"attacker_gradient_norm": attacked["attacker_gradient_norm"]}
+        else:
+            state, metrics = descend(state, keys, batch, schedule)
         return state._replace(step=state.step + 1), metrics
 
     mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)

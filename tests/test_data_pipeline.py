@@ -80,13 +80,16 @@ def test_crop_at_every_offset_agrees_with_a_loop():
     np.testing.assert_array_equal(jax.jit(crop_flip)(TRAIN.images, index, offsets, flips), np.stack(expected))
 
 
-@pytest.mark.parametrize("augment", ["crop", "crop_flip"])
+@pytest.mark.parametrize("augment", ["flip", "crop", "crop_flip"])
 def test_augmented_batch_is_the_loop_at_each_examples_own_draws(augment):
     step = 6
     got = batch(step, augment)
     keys = example_keys(jax.random.fold_in(jax.random.fold_in(KEY, 1), step), B)
     offsets, flips = jax.jit(jax.vmap(draw))(keys)
-    flips = np.asarray(flips) & (augment == "crop_flip")
+    flips = np.asarray(flips) & (augment != "crop")
+    if augment == "flip":
+        offsets = np.full((B, 2), 4)
+    assert augment == "crop" or 0 < flips.sum() < B
     images = IMAGES[np.asarray(got.y)]
     expected = [reference_crop_flip(*case) for case in zip(images, np.asarray(offsets), flips, strict=True)]
     np.testing.assert_array_equal(got.x, np.stack(expected).astype(np.float32) / np.float32(255))
@@ -128,8 +131,8 @@ def test_impossible_batch_sizes_are_refused(size):
 
 
 def test_other_bad_arguments_are_refused():
-    with pytest.raises(L2LError, match=r"'flip': choose one of none, crop, crop_flip"):
-        batch(0, "flip")
+    with pytest.raises(L2LError, match=r"'mirror': choose one of none, flip, crop, crop_flip"):
+        batch(0, "mirror")
     with pytest.raises(L2LError, match="at least 1"):
         batches(TRAIN, 0)  # at the call, not at the first batch
 

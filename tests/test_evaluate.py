@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2ljax import attacks, threat
+from l2ljax import attacks, losses, threat
 from l2ljax.data import Split
-from l2ljax.evaluate import check_batch, check_logits, evaluate
+from l2ljax.evaluate import check_batch, check_logits, evaluate, losses_of_draws
 from l2ljax.types import L2LError
 
 BALL = threat.linf(0.1)
@@ -135,3 +135,18 @@ def test_attacks_tell_wrong_types_and_shapes_under_jit(x, y, message):
 def test_splits_of_floats_are_refused():
     with pytest.raises(L2LError, match="images are float64: give uint8"):
         evaluate(LOGITS_FN, Split(SPLIT.images / 255, SPLIT.labels), {}, key=jax.random.key(0))
+
+
+def test_losses_of_draws_are_those_of_other_keys_at_the_same_examples():
+    noise = attacks.random_signs(BALL)
+    found = losses_of_draws(LOGITS_FN, SPLIT, noise, key=jax.random.key(2), draws=3, batch_size=10)
+    assert found.shape == (3, 37)
+    np.testing.assert_allclose(
+        found, losses_of_draws(LOGITS_FN, SPLIT, noise, key=jax.random.key(2), draws=3), rtol=1e-5
+    )
+    assert (found.std(axis=0) > 1e-4).all()
+    x, key = jnp.float32(SPLIT.images) / 255, jax.random.split(jax.random.key(2), 3)[1]
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(37))
+    x_adv = noise(LOGITS_FN, keys, x, SPLIT.labels)
+    assert set(np.unique(np.round(np.abs(x_adv - x), 4)[(x > 0.1) & (x < 0.9)])) == {np.float32(0.1)}
+    np.testing.assert_allclose(found[1], losses.cross_entropy(LOGITS_FN(x_adv), SPLIT.labels), rtol=1e-4)

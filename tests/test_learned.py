@@ -14,7 +14,7 @@ from jax.lax import stop_gradient
 from l2ljax import attacks, defenses, losses, threat
 from l2ljax.attacks import learned
 from l2ljax.models import attackers
-from l2ljax.types import L2LError
+from l2ljax.types import L2LError, example_keys
 from tests.reference import recurrent as reference
 from tests.tiny import tiny_classifier
 
@@ -24,6 +24,7 @@ X = RNG.uniform(-0.5, 1.5, (4, 6, 6, 1)).clip(0, 1)  # with many black and white
 Y = np.array([0, 1, 2, 0])
 W = RNG.normal(size=(36, 3))
 V = RNG.normal(size=X.shape)
+KEYS = example_keys(jax.random.key(5), 4)
 BALL = threat.linf(0.3)
 
 
@@ -84,7 +85,7 @@ def test_recurrent_optimizer_equals_numpy(biases):
 @pytest.mark.usefixtures("float64")
 def test_recurrent_attack_moves_by_scaled_outputs_on_the_gradient(normalize):
     params = recurrent_parameters()
-    rule = learned.recurrent(scale=0.4, normalize=normalize).rule(params, {})
+    rule = learned.recurrent(scale=0.4, normalize=normalize).rule(params, {}, KEYS, Y)
     result = ascend(rule, steps=3)
     before = np.stack([X, *result.path[:-1]])
     g = np.array([input_gradient(jnp.asarray(x)) for x in before])
@@ -98,7 +99,7 @@ def test_recurrent_attack_moves_by_scaled_outputs_on_the_gradient(normalize):
 
 
 def test_recurrent_optimizer_works_on_each_pixel_by_itself():
-    rule = learned.recurrent().rule(recurrent_parameters(), {})
+    rule = learned.recurrent().rule(recurrent_parameters(), {}, KEYS, Y)
 
     def run(g):
         gray = np.full(X.shape, 0.5)
@@ -114,9 +115,11 @@ def test_recurrent_optimizer_without_biases_stays_where_the_gradient_is_zero():
     def flat(x):
         return jnp.zeros(len(x)), ()
 
-    stays = ascend(learned.recurrent().rule(recurrent_parameters(), {}), steps=2, loss_fn=flat).x
+    stays = ascend(learned.recurrent().rule(recurrent_parameters(), {}, KEYS, Y), steps=2, loss_fn=flat).x
     chex.assert_trees_all_equal(stays, jnp.asarray(X))
-    moves = ascend(learned.recurrent(biases=True).rule(recurrent_parameters(biases=True), {}), steps=2, loss_fn=flat).x
+    moves = ascend(
+        learned.recurrent(biases=True).rule(recurrent_parameters(biases=True), {}, KEYS, Y), steps=2, loss_fn=flat
+    ).x
     assert jnp.abs(moves - X).max() > 1e-3
 
 
@@ -219,7 +222,7 @@ def test_statistics_move_in_training_only(name):
     @functools.partial(jax.jit, static_argnums=1)
     def run(key, train):
         params, batch_stats = attacker.init(key, jnp.asarray(X))
-        result = ascend(attacker.rule(params, batch_stats, train=train), steps=1)
+        result = ascend(attacker.rule(params, batch_stats, KEYS, Y, train=train), steps=1)
         return batch_stats, attacker.batch_stats(result.state)
 
     before, after = run(jax.random.key(0), False)
@@ -234,7 +237,7 @@ class Pixelwise(nn.Module):
     """A small network in the place of the papers', whose outputs change their sign and add up to leave the ball."""
 
     @nn.compact
-    def __call__(self, x, channels, train, axis_name=None):
+    def __call__(self, x, *, channels, train, axis_name=None, **_):
         y = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=axis_name)(x - 0.4)
         return jnp.sin(9 * nn.Dense(channels)(jnp.tanh(3 * nn.Dense(6)(y))))
 
@@ -272,7 +275,7 @@ each_input = pytest.mark.parametrize("inputs", [("image",), ("gradient",), ("ima
 def test_two_steps_add_up_and_only_their_sum_is_cut(inputs):
     attacker, (params, batch_stats) = pixelwise(inputs)
     variables = {"params": params, "batch_stats": batch_stats}
-    result = ascend(attacker.rule(params, batch_stats), steps=2)
+    result = ascend(attacker.rule(params, batch_stats, KEYS, Y), steps=2)
     first, second = explicit(variables, inputs)
     chex.assert_trees_all_close(result.path, jnp.stack([first.x, second.x]), rtol=0, atol=1e-10)
     chex.assert_trees_all_close(result.state.delta, second.delta, rtol=0, atol=1e-10)
@@ -284,7 +287,7 @@ def test_two_steps_add_up_and_only_their_sum_is_cut(inputs):
 @pytest.mark.usefixtures("float64")
 def test_training_mode_normalizes_by_the_batch_and_keeps_its_statistics():
     attacker, (params, batch_stats) = pixelwise(("image",))
-    result = ascend(attacker.rule(params, batch_stats, train=True), steps=2)
+    result = ascend(attacker.rule(params, batch_stats, KEYS, Y, train=True), steps=2)
     x, delta, stats = jnp.asarray(X), 0, batch_stats
     for reached in result.path:
         variables = {"params": params, "batch_stats": stats}
@@ -301,7 +304,7 @@ def test_the_attackers_gradient_goes_through_the_second_image_but_not_through_th
     attacker, (params, batch_stats) = pixelwise(inputs)
 
     def by_ascend(params):
-        return jnp.sum(V * ascend(attacker.rule(params, batch_stats), steps=2).x)
+        return jnp.sum(V * ascend(attacker.rule(params, batch_stats, KEYS, Y), steps=2).x)
 
     def by_hand(params, **ways):
         return jnp.sum(V * explicit({"params": params, "batch_stats": batch_stats}, inputs, **ways)[-1].x)
@@ -325,7 +328,7 @@ def test_the_attackers_gradient_goes_through_the_second_image_but_not_through_th
 
 @pytest.mark.parametrize("inputs", [(), ("image", "noise"), ("images",)])
 def test_unknown_inputs_are_told_the_known_ones(inputs):
-    with pytest.raises(L2LError, match="image, gradient or both"):
+    with pytest.raises(L2LError, match="image, clean, gradient, delta, pattern, not"):
         learned.convolutional(Pixelwise(), inputs=inputs)
 
 
@@ -334,13 +337,13 @@ def test_unknown_names_are_told_the_known_ones():
         attackers.create("huge")
     with pytest.raises(L2LError, match="width 0"):
         attackers.create("wide", width=0)
-    with pytest.raises(L2LError, match=r"'max'.*none, example or batch"):
+    with pytest.raises(L2LError, match=r"'max'.*none, example, channel or batch"):
         learned.normalize_gradient(jnp.ones((1, 2, 2, 1)), "max")
 
 
 def test_a_fixed_rule_has_no_parameters():
-    rule = learned.recurrent().rule({}, {})
+    rule = learned.recurrent().rule({}, {}, KEYS, Y)
     attacker = learned.fixed(rule)
     assert attacker.init(jax.random.key(0), jnp.asarray(X)) == ({}, {})
-    assert attacker.rule({}, {}, train=True) is rule
+    assert attacker.rule({}, {}, KEYS, Y, train=True) is rule
     assert attacker.batch_stats(None) == {}

@@ -95,3 +95,15 @@ def test_accuracy_counts_nan_as_wrong():
 def test_cross_entropy_refuses_one_hot_labels():
     with pytest.raises(L2LError, match=r"labels are float64 .*one-hot ones y.argmax"):
         losses.cross_entropy(Z, np.eye(5)[Y])
+
+
+def test_the_logarithm_of_the_cross_entropy_is_exact_for_confident_models():
+    with jax.enable_x64(True):
+        logits = jnp.array([[0.3, -1.0, 2.0], [12.0, 1.0, 0.0], [-4.0, 5.0, 1.0]])
+        y = jnp.array([0, 0, 0])
+        expected = jnp.log(losses.cross_entropy(logits, y))
+        np.testing.assert_allclose(losses.log_cross_entropy(logits, y), expected, rtol=1e-7)
+    sure = jnp.array([[40.0, 0.0, 1.0]])  # whose cross-entropy is 0 in float32
+    value, gradient = jax.value_and_grad(lambda z: losses.log_cross_entropy(z, jnp.array([0]))[0])(sure)
+    np.testing.assert_allclose(value, np.log(1 + np.e) - 40, rtol=1e-6)
+    np.testing.assert_allclose(gradient[0], [-1, 1 / (1 + np.e), np.e / (1 + np.e)], rtol=1e-5)

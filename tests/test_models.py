@@ -18,6 +18,7 @@ NETWORKS = {
     "vgg16": (14_728_266, (32, 32, 3), 512),
     "resnet20": (269_722, (32, 32, 3), 64),
     "resnet18": (11_173_962, (32, 32, 3), 512),
+    "resnet18_imagenet": (11_181_642, (224, 224, 3), 512),
     "preact_resnet18": (11_171_146, (32, 32, 3), 512),
     "wrn_28_10": (36_479_194, (32, 32, 3), 640),
     "wrn_34_10": (46_160_474, (32, 32, 3), 640),
@@ -65,10 +66,16 @@ def test_shapes_and_parameter_counts(name):
     chex.assert_trees_all_equal_shapes_and_dtypes(batch_stats, variables["batch_stats"])
 
 
-def test_number_of_classes():
-    classifier = models.create("wrn_34_10", num_classes=100)
-    variables = jax.eval_shape(classifier.init, jax.random.key(0), jnp.ones((1, 32, 32, 3)))
-    assert sum(p.size for p in jax.tree.leaves(variables["params"])) == 46_218_164
+@pytest.mark.parametrize(
+    ("name", "num_classes", "count"),
+    [("wrn_34_10", 100, 46_218_164), ("resnet18_imagenet", 9, 11_181_129), ("resnet18_imagenet", 1000, 11_689_512)],
+)  # the last is torchvision's
+def test_number_of_classes(name, num_classes, count):
+    classifier = models.create(name, num_classes=num_classes)
+    x = jnp.ones((1, *NETWORKS[name][1]))
+    variables = jax.eval_shape(classifier.init, jax.random.key(0), x)
+    assert sum(p.size for p in jax.tree.leaves(variables["params"])) == count
+    assert jax.eval_shape(classifier.logits, variables, x).shape == (1, num_classes)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -165,6 +172,31 @@ def test_resnet20_shortcuts_pad_with_zeros(built):
     assert not y[..., :8].any() and not y[..., 24:].any()
     _, variables = built("resnet20")
     assert variables["params"]["BasicBlock_3"].keys() == {"Conv_0", "Conv_1", "BatchNorm_0", "BatchNorm_1"}
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_imagenets_stem_is_convolution_norm_and_padded_pooling(norm):
+    """The stem alone, with no groups, against NumPy; below zero, without ReLU, the pooling's padding must not win."""
+    module = resnet.resnet18_imagenet(stem=4, stem_norm=norm, widths=(), depths=(), num_classes=4)
+    x = np.random.default_rng(0).uniform(size=(2, 17, 20, 3))
+    variables = module.init(jax.random.key(0), jnp.asarray(x, jnp.float32))
+    kernel = np.asarray(variables["params"]["Conv_0"]["kernel"])
+    assert kernel.shape == (7, 7, 3, 4)
+    kernel = kernel if norm else -np.abs(kernel)
+    params = {**variables["params"], "Conv_0": {"kernel": kernel}}
+    stats = {}
+    if norm:
+        params["BatchNorm_0"] = {"scale": -jnp.ones(4), "bias": jnp.full(4, 0.1)}
+        stats["BatchNorm_0"] = {"mean": jnp.full(4, 0.3), "var": jnp.ones(4)}
+    _, features = module.apply({"params": params, "batch_stats": stats}, jnp.asarray(x, jnp.float32))
+    padded = np.pad(x, ((0, 0), (3, 3), (3, 3), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (7, 7), (1, 2))[:, ::2, ::2]
+    y = np.einsum("bpqcij,ijco->bpqo", windows, kernel)
+    y = np.maximum(0.1 - (y - 0.3) / np.sqrt(1 + 1e-5), 0) if norm else y
+    padded = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    pooled = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2].max((-2, -1))
+    assert pooled.shape == (2, 5, 5, 4)
+    np.testing.assert_allclose(features, pooled.mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_resnets_take_grey_images_of_other_sizes():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2ljax import report
+from l2ljax import figures, report
 from l2ljax.types import L2LError
 
 
@@ -188,7 +188,7 @@ def colored(image, color):
 
 
 def curves(tmp_path, *args):
-    report.training_curves(tmp_path / "curves.png", *args)
+    figures.training_curves(tmp_path / "curves.png", *args)
     assert os.listdir(tmp_path) == ["curves.png"]
     return picture(tmp_path / "curves.png")
 
@@ -197,10 +197,10 @@ def test_training_curves_show_the_rows(tmp_path):
     full = curves(tmp_path, step_rows(100), VALIDATIONS)
     assert full.shape[1] >= 1000
     assert (full == curves(tmp_path, step_rows(100), VALIDATIONS)).all()
-    assert colored(full, report.LIGHT_BLUE) and colored(full, report.BLUE)
-    assert colored(full, report.VERMILLION) > 500
+    assert colored(full, figures.LIGHT_BLUE) and colored(full, figures.BLUE)
+    assert colored(full, figures.VERMILLION) > 500
     plain = curves(tmp_path, step_rows(100, robust=False), [])
-    assert colored(plain, report.VERMILLION) == 0
+    assert colored(plain, figures.VERMILLION) == 0
     lower = [{**row, "robust_acc": 0.1} for row in VALIDATIONS]
     assert (full != curves(tmp_path, step_rows(100), lower)).any()
     louder = [{**row, "loss": row["loss"] ** 2} for row in step_rows(100)]
@@ -211,7 +211,7 @@ def test_training_curves_show_the_rows(tmp_path):
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_training_curves_of_few_rows(tmp_path, n):
     image = curves(tmp_path, step_rows(n), [])
-    assert (colored(image, report.VERMILLION) > 250) == (n > 0)  # a point in the plot, not the legend's alone
+    assert (colored(image, figures.VERMILLION) > 250) == (n > 0)  # a point in the plot, not the legend's alone
 
 
 def test_a_diverged_step_leaves_the_others_drawn(tmp_path):
@@ -229,12 +229,12 @@ def test_of_a_step_logged_twice_the_later_row_counts(tmp_path):
 
 
 def test_running_mean():
-    assert report._running_mean(np.arange(8.0)).tolist() == [0, 0.5, 1, 1.5, 2, 3, 4, 5]
-    assert report._running_mean(np.arange(1000.0))[-1] == 999 - 9.5  # of twenty values
+    assert figures._running_mean(np.arange(8.0)).tolist() == [0, 0.5, 1, 1.5, 2, 3, 4, 5]
+    assert figures._running_mean(np.arange(1000.0))[-1] == 999 - 9.5  # of twenty values
 
 
 def grid(tmp_path, *args):
-    report.perturbation_grid(tmp_path / "grid.png", *args)
+    figures.perturbation_grid(tmp_path / "grid.png", *args)
     assert os.listdir(tmp_path) == ["grid.png"]
     return picture(tmp_path / "grid.png")
 
@@ -249,9 +249,9 @@ def examples(n, channels=3):
 def test_perturbation_grid_shows_images_and_errors(tmp_path, channels):
     x, x_adv, labels = examples(2, channels)
     right = grid(tmp_path, x, x_adv, labels, labels)
-    assert colored(right, report.RED) == 0
+    assert colored(right, figures.RED) == 0
     wrong = grid(tmp_path, *map(jnp.asarray, (x, x_adv, labels, labels[::-1])))
-    assert colored(wrong, report.RED) > 100
+    assert colored(wrong, figures.RED) > 100
     assert (right != grid(tmp_path, x, x_adv, labels, labels, ["cat", "dog"])).any()
     height = right.shape[0]
     other = right != grid(tmp_path, 1 - x, x_adv, labels, labels)
@@ -281,7 +281,7 @@ def test_a_figure_survives_a_full_disk(tmp_path, monkeypatch):
     before = curves(tmp_path, step_rows(3), [])
     monkeypatch.setattr(os, "replace", no_space)
     with pytest.raises(L2LError, match=r"curves\.png: No space left on device"):
-        report.training_curves(tmp_path / "curves.png", step_rows(9), [])
+        figures.training_curves(tmp_path / "curves.png", step_rows(9), [])
     assert os.listdir(tmp_path) == ["curves.png"]
     assert (picture(tmp_path / "curves.png") == before).all()
 
@@ -290,10 +290,10 @@ def test_matplotlib_is_imported_only_to_draw_and_never_pyplot(tmp_path):
     code = """
 import sys
 import numpy as np
-from l2ljax import report
+from l2ljax import figures
 assert "matplotlib" not in sys.modules
-report.training_curves("curves.png", [], [])
-report.perturbation_grid("grid.png", np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), [0], [0])
+figures.training_curves("curves.png", [], [])
+figures.perturbation_grid("grid.png", np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), [0], [0])
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -16,7 +16,20 @@ FLOORS = [
     {"attacks"},
     {"defenses"},
     {"train", "checkpoint", "evaluate", "cost"},
-    {"recipes", "config", "workdir", "monitor", "report", "experiment", "benchmark", "rivals"},
+    {
+        "recipes",
+        "config",
+        "workdir",
+        "monitor",
+        "setup",
+        "report",
+        "figures",
+        "results",
+        "experiment",
+        "adversary",
+        "benchmark",
+        "rivals",
+    },
 ]
 HEAVY = ("tensorflow_datasets", "orbax", "matplotlib", "sklearn", "gymnasium", "pooch", "tyro", "PIL", "scipy.stats")
 

@@ -14,7 +14,7 @@ import pytest
 from l2ljax import defenses, threat
 from l2ljax.train import AXIS, Interrupted, NonFiniteLoss, TrainState, fit, init_state, make_step
 from l2ljax.types import Batch, L2LError, Players
-from tests.tiny import tiny_classifier
+from tests.tiny import small, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.1)
@@ -24,15 +24,13 @@ CASES = [(m, "joint") for m in defenses.METHODS] + [("grad_l2l", "alternating"),
 def toy_batch(n=32):
     """Ten classes, each a bright pixel at its own place."""
     y = jnp.arange(n) % 10
-    x = 0.2 * jax.random.uniform(jax.random.key(0), (n, 6, 6, 1))
-    return Batch(x.at[jnp.arange(n), y // 6 * 3, y % 6, 0].add(0.8).clip(0, 1), y)
+    x = 0.2 * jax.random.uniform(jax.random.key(0), (n, 4, 4, 1))
+    return Batch(x.at[jnp.arange(n), y // 4, y % 4, 0].add(0.8).clip(0, 1), y)
 
 
 def setup(method, schedule="joint", **options):
     clf = tiny_classifier()
-    if "l2l" in method:
-        options = {"attacker": "slim", "attacker_width": 4, **options}
-    defense = defenses.create(method, clf, BALL, axis_name=AXIS, **options)
+    defense = defenses.create(method, clf, BALL, axis_name=AXIS, **{**small(method), **options})
     optimizers = Players(optax.adam(1e-2), optax.adam(1e-2))
     batch = toy_batch()
     state = init_state(jax.random.key(1), clf, defense, optimizers, batch.x)
@@ -80,17 +78,16 @@ TWO_DEVICES = """
     from l2ljax import defenses, threat
     from l2ljax.train import AXIS, init_state, make_step
     from l2ljax.types import Batch, Players
-    from tests.tiny import tiny_classifier
+    from tests.tiny import small, tiny_classifier
 
     drop = {drop!r}
     if drop:
         jax.lax.pmean = lambda tree, *args, **kwargs: tree
     for method, schedule in {cases!r}:
         clf = tiny_classifier(rate=0.3, dtype=jnp.float64)
-        options = dict(attacker="slim", attacker_width=4) if "l2l" in method else dict(steps=3)
-        defense = defenses.create(method, clf, threat.linf(0.1), axis_name=AXIS, **options)
+        defense = defenses.create(method, clf, threat.linf(0.1), axis_name=AXIS, **small(method))
         optimizers = Players(optax.sgd(0.1, momentum=0.9), optax.sgd(0.1))
-        x = jax.random.uniform(jax.random.key(0), (8, 6, 6, 1), jnp.float64)
+        x = jax.random.uniform(jax.random.key(0), (8, 4, 4, 1), jnp.float64)
         batch = Batch(x, jnp.arange(8))
         ends = []
         for n in (1, 2):
@@ -119,7 +116,7 @@ def run_with_two_devices(code):
 
 
 def test_two_devices_equal_one():
-    cases = [("rnn_adv", "joint"), ("grad_l2l", "alternating")]
+    cases = [("rnn_adv", "joint"), ("grad_l2l", "alternating"), ("ait_l2l", "joint"), ("l2l_da", "joint")]
     lines = run_with_two_devices(TWO_DEVICES.format(drop=False, cases=cases))
     assert len(lines) == len(cases)
     assert all(float(line.split()[-1]) < 1e-9 for line in lines), lines

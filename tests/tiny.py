@@ -1,10 +1,18 @@
-"""A small network with BatchNorm and dropout, as a Classifier: what the tests of training need, quick to compile."""
+"""What the tests of training need, quick to compile: a network with BatchNorm and dropout, and small attackers."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from l2ljax import defenses
 from l2ljax.models.layers import BatchNorm, Conv, dropout
 from l2ljax.types import Classifier, example_keys
+
+
+def small(method):
+    """Options that make a method's attacker small and its attack short."""
+    known = defenses.options(method)
+    chosen = {"attacker": "slim", "attacker_width": 4, "steps": min(known.get("steps", 1), 3)}
+    return {name: value for name, value in chosen.items() if name in known}
 
 
 class Tiny(nn.Module):

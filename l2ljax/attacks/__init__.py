@@ -3,7 +3,8 @@
     attack = jax.jit(attacks.pgd(threat.linf(8 / 255), step_size=2 / 255, steps=10))
     x_adv = attack(jax.tree_util.Partial(clf.logits, variables), key, x, y)   # other weights do not recompile
 
-`ascent` is the loop, `gradient` the attacks without parameters, `learned` those with, `ensemble` the combinators.
+`ascent` is the loop, `gradient` and `carlini` are the attacks without parameters, `learned` those with, `ensemble` the
+combinators.
 `create(name, ball)` knows the names that reports and `--attacks` use.
 """
 
@@ -13,14 +14,15 @@ from collections.abc import Callable
 
 from l2ljax import losses
 from l2ljax.attacks.ascent import Ascent, ascend, clean, gaussian, uniform
+from l2ljax.attacks.carlini import l2l_da_cw
 from l2ljax.attacks.ensemble import best_of, restarts
-from l2ljax.attacks.gradient import fgsm, gradient_attack, line_search, momentum, pgd, random_noise
+from l2ljax.attacks.gradient import fgsm, gradient_attack, line_search, momentum, pgd, random_noise, random_signs
 from l2ljax.threat import Ball
 from l2ljax.types import Attack, L2LError
 
 __all__ = [
-    "Ascent", "ascend", "best_of", "clean", "create", "fgsm", "gaussian", "gradient_attack", "line_search", "momentum",
-    "pgd", "random_noise", "restarts", "uniform",
+    "Ascent", "ascend", "best_of", "clean", "create", "fgsm", "gaussian", "gradient_attack", "l2l_da_cw", "line_search",
+    "momentum", "pgd", "random_noise", "random_signs", "restarts", "uniform",
 ]  # fmt: skip
 
 PAPER_STEPS: dict[str, Callable[[float, int], float]] = {
@@ -41,13 +43,14 @@ FAMILIES: dict[str, Callable[[Ball, int], Attack]] = {
     "momentum": lambda ball, n: momentum(ball, step_size=max(2.5 * ball.eps / n, ball.eps / 10), steps=n),
     "bls": lambda ball, n: line_search(ball, max_step=ball.eps, steps=n),
     "random": lambda ball, n: random_noise(ball, samples=n),
+    "cw": lambda ball, n: l2l_da_cw(ball, steps=n),
 }
 """Family -> attack of (ball, N), for names like pgd20: N steps, or N samples of random noise."""
 
 DEFAULT_N = {"momentum": "10", "bls": "10", "random": "10000"}
 """N where a name has none."""
 
-NAMES = "fgsm, pgdN, pgdN@l2l, pgdN@rnn, pgdN@l2l_da, marginN, momentumN, blsN, randomN (N a number, like pgd20)"
+NAMES = "fgsm, pgdN, pgdN@l2l, pgdN@rnn, pgdN@l2l_da, marginN, momentumN, blsN, randomN, cwN (N a number, like pgd20)"
 
 
 def create(name: str, ball: Ball) -> Attack:

@@ -151,6 +151,17 @@ def random_noise(ball: Ball, *, samples: int) -> Attack:
     return attack
 
 
+def random_signs(ball: Ball) -> Attack:
+    """x0 + eps times a random sign at each pixel: the measure of how much of an attack's effect is mere noise."""
+
+    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        keys = example_keys(key, len(x))
+        signs = jax.vmap(lambda k: jax.random.rademacher(k, x.shape[1:], x.dtype))(keys)
+        return ball.project(x + ball.eps * signs, x)
+
+    return attack
+
+
 def keep_stronger(logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], candidate: Array) -> tuple[Array, Array]:
     """Per example the image of larger margin loss of (image, margin) `best` and a candidate; NaN logits are a win."""
     value = losses.margin(logits_fn(candidate), y).astype(best[1].dtype)

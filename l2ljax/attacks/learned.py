@@ -2,7 +2,7 @@
 
     attacker = learned.recurrent()
     params, batch_stats = attacker.init(key, x)
-    rule = attacker.rule(params, batch_stats, train=False)
+    rule = attacker.rule(params, batch_stats, keys, y)
 
 The networks are in `models.attackers`.
 """
@@ -26,15 +26,16 @@ class Attacker(NamedTuple):
     init: Callable[[Key, Array], tuple[Tree, Tree]]
     """(key, x [B, H, W, C]) -> (params, batch_stats)."""
     rule: Callable[..., optax.GradientTransformation]
-    """(params, batch_stats, train=False, axis_name=None) -> the rule for `ascend`. `train` sets its BatchNorm mode;
-    `axis_name` is the pmapped axis, over which what depends on the whole batch is taken."""
+    """(params, batch_stats, keys [B], y [B], train=False, axis_name=None) -> the rule for `ascend` on images of those
+    labels, with draws from those keys. `train` sets its BatchNorm mode; `axis_name` is the pmapped axis, over which
+    what depends on the whole batch is taken."""
     batch_stats: Callable[[Any], Tree]
     """(state of the rule after the ascent) -> batch_stats."""
 
 
 def fixed(rule: optax.GradientTransformation) -> Attacker:
     """A rule that learns nothing, as an attacker with empty parameters."""
-    return Attacker(lambda key, x: ({}, {}), lambda params, batch_stats, **_: rule, lambda state: {})
+    return Attacker(lambda key, x: ({}, {}), lambda *_, **__: rule, lambda state: {})
 
 
 def normalize_gradient(g: Array, how: str, axis_name: str | None = None) -> Array:
@@ -42,8 +43,9 @@ def normalize_gradient(g: Array, how: str, axis_name: str | None = None) -> Arra
 
     Args:
       g: per-example gradients (of the sum over the batch).
-      how: "none"; "example": by the largest |g| of each example; "batch": by the largest |g| of the whole batch,
-        over all devices of `axis_name`, which is what the released L2L code does and makes an example's attack
+      how: "none"; "example": by the largest |g| of each example; "channel": by the Euclidean norm over height and
+        width of each channel of each example (the released L2L-DA code); "batch": by the largest |g| of the whole
+        batch, over all devices of `axis_name`, which is what the released L2L code does and makes an example's attack
         depend on its neighbours. Examples (or batches) with gradient 0 stay 0.
       axis_name: the pmapped axis, in training.
     """
@@ -54,8 +56,11 @@ def normalize_gradient(g: Array, how: str, axis_name: str | None = None) -> Arra
     elif how == "batch":
         largest = jnp.abs(g).max()
         largest = jax.lax.pmax(largest, axis_name) if axis_name else largest
+    elif how == "channel":
+        g = normalize_gradient(g, "example")  # squares of tiny gradients are 0
+        largest = jnp.sqrt(jnp.sum(g**2, axis=(1, 2), keepdims=True))
     else:
-        raise L2LError(f"unknown gradient normalization {how!r}: choose none, example or batch")
+        raise L2LError(f"unknown gradient normalization {how!r}: choose none, example, channel or batch")
     return g / jnp.maximum(largest, jnp.finfo(g.dtype).tiny)
 
 
@@ -87,7 +92,7 @@ def recurrent(
         return network.init(key, x, network.initial_state(x))["params"], {}
 
     def rule(
-        params: Tree, batch_stats: Tree, train: bool = False, axis_name: str | None = None
+        params: Tree, batch_stats: Tree, keys: Key, y: Array, train: bool = False, axis_name: str | None = None
     ) -> optax.GradientTransformation:
         def update(grads: Array, h: Array, x: Array, *, ball: Ball, **_: Any) -> tuple[Array, Any]:
             g = normalize_gradient(-grads, normalize, axis_name)
@@ -99,53 +104,87 @@ def recurrent(
     return Attacker(init, rule, lambda state: {})
 
 
+INPUTS = ("image", "clean", "gradient", "delta", "pattern")
+"""What a convolutional attacker may see: the iterate x_t, the clean image x_0, the gradient, the perturbation so far, a
+fixed pattern of noise."""
+
+
 class ConvolutionalState(NamedTuple):
     """What a convolutional attacker carries from step to step."""
 
     delta: Array
     """The accumulated perturbation [B, H, W, C], within +-eps, not cut to the pixels' range."""
+    z: Array
+    """The latent [B, latent], one for the whole path."""
     batch_stats: Tree
 
 
-def convolutional(network: nn.Module, *, inputs: Sequence[str], normalize: str = "batch") -> Attacker:
-    """L2L's: delta_{t+1} = clip(delta_t + eps net(x_t, g_t), -eps, eps), x_{t+1} = project(x_0 + delta_{t+1}).
+def convolutional(
+    network: nn.Module,
+    *,
+    inputs: Sequence[str],
+    normalize: str = "batch",
+    step: float = 1.0,
+    latent: int = 0,
+    remat: bool = False,
+) -> Attacker:
+    """delta_{t+1} = clip(delta_t + step eps net(what it sees), -eps, eps), x_{t+1} = project(x_0 + delta_{t+1}).
 
-    Learning to Defend by Learning to Attack, section 3.1; one step is Naive, Grad and Grad-only L2L, two steps 2-Step
-    L2L (the sum of both steps' perturbations is cut, each alone may be as long as eps).
+    Learning to Defend by Learning to Attack, section 3.1, with step 1: one step is Naive, Grad and Grad-only L2L, two
+    steps 2-Step L2L (the sum of both steps' perturbations is cut, each alone may be as long as eps). Adversarial
+    Defense via Learning to Generate Diverse Attacks, eq. 5, with step 1/4 and a latent z ~ N(0, I).
 
     Args:
-      network: of `models.attackers`: maps [B, H, W, C'] to (-1, 1)^[B, H, W, C].
-      inputs: what it sees: "image", "gradient" or both, in this order, concatenated as channels.
-      normalize: of the gradient, see `normalize_gradient`; "batch" is the released code's.
+      network: of `models.attackers` or `models.generators`: maps [B, H, W, C'] to (-1, 1)^[B, H, W, C].
+      inputs: what it sees, of `INPUTS`, in this order, concatenated as channels.
+      normalize: of the gradient, see `normalize_gradient`; "batch" is the released L2L code's, "channel" L2L-DA's.
+      step: the longest step, in units of eps.
+      latent: the size of z; 0 for a deterministic attacker.
+      remat: compute the network's activations again in the backward pass instead of keeping those of all steps.
     """
-    if not inputs or set(inputs) - {"image", "gradient"}:
-        raise L2LError(f"a convolutional attacker's inputs are image, gradient or both, not {inputs}")
+    if not inputs or set(inputs) - set(INPUTS):
+        raise L2LError(f"a convolutional attacker's inputs are some of {', '.join(INPUTS)}, not {inputs}")
 
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
         features = jnp.concatenate([x] * len(inputs), axis=-1)
-        variables = network.init(key, features, channels=x.shape[-1], train=False)
-        return variables["params"], variables["batch_stats"]
+        y, z = jnp.zeros(len(x), jnp.int32), jnp.zeros((len(x), latent), x.dtype)
+        variables = network.init(key, features, channels=x.shape[-1], train=False, y=y, z=z)
+        return variables["params"], variables.get("batch_stats", {})
 
     def rule(
-        params: Tree, batch_stats: Tree, train: bool = False, axis_name: str | None = None
+        params: Tree, batch_stats: Tree, keys: Key, y: Array, train: bool = False, axis_name: str | None = None
     ) -> optax.GradientTransformation:
+        def apply(params: Tree, batch_stats: Tree, features: Array, z: Array) -> tuple[Array, Tree]:
+            out, changed = network.apply(
+                {"params": params, "batch_stats": batch_stats},
+                features,
+                channels=features.shape[-1] // len(inputs),
+                train=train,
+                y=y,
+                z=z,
+                axis_name=axis_name if train else None,
+                mutable=["batch_stats"],
+            )
+            return out, changed.get("batch_stats", {})
+
         def start(x: Array) -> ConvolutionalState:
-            return ConvolutionalState(jnp.zeros_like(x), batch_stats)
+            z = jax.vmap(lambda key: jax.random.normal(key, (latent,), x.dtype))(keys)
+            return ConvolutionalState(jnp.zeros_like(x), z, batch_stats)
 
         def update(
             grads: Array, state: ConvolutionalState, x: Array, *, x0: Array, ball: Ball, **_: Any
         ) -> tuple[Array, ConvolutionalState]:
-            seen = {"image": x, "gradient": normalize_gradient(-grads, normalize, axis_name)}
-            out, changed = network.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                jnp.concatenate([seen[name] for name in inputs], axis=-1),
-                channels=x.shape[-1],
-                train=train,
-                axis_name=axis_name if train else None,
-                mutable=["batch_stats"],
-            )
-            delta = clip(state.delta + ball.eps * out, -ball.eps, ball.eps)
-            return x0 + delta - x, ConvolutionalState(delta, changed["batch_stats"])
+            seen = {
+                "image": x,
+                "clean": x0,
+                "gradient": normalize_gradient(-grads, normalize, axis_name),
+                "delta": state.delta,
+                "pattern": jnp.broadcast_to(jax.random.uniform(jax.random.key(0), x.shape[1:], x.dtype), x.shape),
+            }
+            features = jnp.concatenate([seen[name] for name in inputs], axis=-1)
+            out, updated = (jax.checkpoint(apply) if remat else apply)(params, state.batch_stats, features, state.z)
+            delta = clip(state.delta + step * ball.eps * out, -ball.eps, ball.eps)
+            return x0 + delta - x, ConvolutionalState(delta, state.z, updated)
 
         return optax.GradientTransformationExtraArgs(start, update)
 

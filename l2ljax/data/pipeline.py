@@ -1,16 +1,17 @@
 """Batches: a training set that lives on the device as uint8, shuffled and augmented there under jit.
 
-    train = jax.device_put(dataset.train)
     for step, batch in stream(train, key, batch_size=128, augment=dataset.augment):
         ...                                    # from any step on: stream(..., start=step)
     for batch in batches(dataset.test, 500):   # evaluation, in order, on the host
         ...
 
-`stream` is a loop around the pure `epoch_order` and `train_batch`, for those who write their own.
+`stream` is a loop around the pure `epoch_order` and `train_batch`, for those who write their own. Of images that
+stay on the disk it reads each batch ahead, and only that is on the device; the batches are the same bit by bit.
 """
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -18,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from l2ljax.data.images import Images
 from l2ljax.data.readers import Split
 from l2ljax.types import Array, Batch, Key, L2LError, example_keys
 
 PADDING = 4
-AUGMENTS = ("none", "crop", "crop_flip")
+AUGMENTS = ("none", "flip", "crop", "crop_flip")
 
 # v / 255 of each byte. Under jit a division by a constant becomes a product, one unit in the last place off:
 # looked up, training and evaluation images are the same numbers on every device.
@@ -59,8 +61,8 @@ def train_batch(
       key: of the run; augmentation draws from it by the step and the position in the batch.
       step: 0, 1, ... over all epochs.
       batch_size: B.
-      augment: "none"; "crop", to H x W at a random place of the image with 4 zero pixels around it; or
-        "crop_flip", then mirrored left to right with probability 1/2.
+      augment: "none"; "flip", mirrored left to right with probability 1/2; "crop", to H x W at a random place of
+        the image with 4 zero pixels around it; or "crop_flip", both.
 
     Returns:
       x float32 [B, H, W, C] in [0, 1], y int32 [B].
@@ -76,7 +78,9 @@ def train_batch(
     elif augment in AUGMENTS:
         keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, 1), step), batch_size)
         offsets, flips = jax.vmap(draw)(keys)
-        x = crop_flip(images, index, offsets, flips & (augment == "crop_flip"))
+        if augment == "flip":
+            offsets = jnp.full_like(offsets, PADDING)
+        x = crop_flip(images, index, offsets, flips & (augment != "crop"))
     else:
         raise L2LError(f"unknown augmentation {augment!r}: choose one of {', '.join(AUGMENTS)}")
     return Batch(jnp.asarray(_PIXELS)[x], labels[index])
@@ -117,15 +121,44 @@ def stream(
 ) -> Iterator[tuple[int, Batch]]:
     """Yield (step, batch) for ever from step `start`, the same batches wherever it starts.
 
-    Args and errors are those of `train_batch`.
+    Args and errors are those of `train_batch`; `train` may be on the host or, its images, on the disk.
     """
-    n = len(train.labels)
+    orders = _orders(len(train.labels), key, batch_size, start)
+    if isinstance(train.images, Images):
+        parts = _read_ahead(train, orders, batch_size)
+    else:
+        train = jax.device_put(train)
+        parts = ((step, train, order) for step, order in orders)
+    for step, part, order in parts:
+        yield step, train_batch(part, order, key, step, batch_size=batch_size, augment=augment)
+
+
+def _orders(n: int, key: Key, batch_size: int, start: int) -> Iterator[tuple[int, Array]]:
+    """Yield (step, its epoch's order [n]) for ever from step `start`."""
     steps = steps_per_epoch(n, batch_size)
-    train = jax.device_put(train)
     for step in itertools.count(start):
         if step == start or step % steps == 0:
             order = epoch_order(key, step // steps, n)
-        yield step, train_batch(train, order, key, step, batch_size=batch_size, augment=augment)
+        yield step, order
+
+
+def _read_ahead(
+    train: Split, orders: Iterator[tuple[int, Array]], batch_size: int
+) -> Iterator[tuple[int, Split, Array]]:
+    """Yield (step, the step's examples on the host, their order 0..B-1); the next are read while these are used.
+
+    To `train_batch` they are a training set of one batch: what it draws depends on the step and the position alone.
+    """
+    steps, whole = steps_per_epoch(len(train.labels), batch_size), jnp.arange(batch_size)
+
+    def read(step: int, order: Array) -> tuple[int, Split, Array]:
+        index = np.asarray(order)[step % steps * batch_size :][:batch_size]
+        return step, Split(np.asarray(train.images[index]), train.labels[index]), whole
+
+    with ThreadPoolExecutor(1) as reader:
+        coming = (reader.submit(read, *item) for item in orders)
+        for part, _ in itertools.pairwise(coming):  # a pair is two batches under way
+            yield part.result()
 
 
 class EvalBatch(NamedTuple):
@@ -156,4 +189,4 @@ def _eval_batch(split: Split, start: int, batch_size: int) -> EvalBatch:
     valid = min(batch_size, len(split.labels) - start)
     index = np.full(batch_size, start)
     index[:valid] += np.arange(valid)
-    return EvalBatch(_PIXELS[split.images[index]], split.labels[index], valid, start)
+    return EvalBatch(_PIXELS[np.asarray(split.images[index])], split.labels[index], valid, start)

@@ -23,25 +23,35 @@ def tfds_root() -> Path:
 def read_prepared(name: str, root: Path) -> tuple[Split, Split] | None:
     """Read data set `name` as tensorflow-datasets prepared it under `root`; None where it did not.
 
-    Only `array_record` files can be read without TensorFlow. Nothing is downloaded: tensorflow-datasets'
-    own downloader retries for minutes without a network. Where examples have an id (CIFAR) they come in
-    the official order, else in the order of the files, which tensorflow-datasets shuffles.
+    Nothing is downloaded: tensorflow-datasets' own downloader retries for minutes without a network. Where
+    examples have an id (CIFAR) they come in the official order, else in the order of the files, which
+    tensorflow-datasets shuffles.
 
     Raises:
       L2LError: a prepared data set cannot be read.
     """
-    folders = [file.parent for file in root.glob(f"{SOURCES[name].tfds}/*/dataset_info.json")]
-    folders = [folder for folder in folders if any(folder.glob("*.array_record-*"))]
-    if not folders:
+    folder = find_prepared(SOURCES[name].tfds, root)
+    if folder is None:
         return None
-    newest = max(folders, key=lambda folder: [int(n) if n.isdecimal() else -1 for n in folder.name.split(".")])
     try:
         import tensorflow_datasets as tfds
 
-        builder = tfds.builder_from_directory(newest)
+        builder = tfds.builder_from_directory(folder)
         return _read_records(builder, "train"), _read_records(builder, "test")
     except Exception as error:  # any of several libraries
-        raise L2LError(f"the prepared data set in {newest} cannot be read: {error!r}") from error
+        raise L2LError(f"the prepared data set in {folder} cannot be read: {error!r}") from error
+
+
+def find_prepared(name: str, root: Path) -> Path | None:
+    """Find the newest version of tensorflow-datasets' set `name` under `root`, or None.
+
+    Only `array_record` files can be read without TensorFlow: versions in others do not count.
+    """
+    folders = [file.parent for file in root.glob(f"{name}/*/dataset_info.json")]
+    folders = [folder for folder in folders if any(folder.glob("*.array_record-*"))]
+    return max(
+        folders, key=lambda folder: [int(n) if n.isdecimal() else -1 for n in folder.name.split(".")], default=None
+    )
 
 
 def _read_records(builder: Any, split: str) -> Split:

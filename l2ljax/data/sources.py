@@ -28,7 +28,7 @@ class Source(NamedTuple):
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...]
     augment: str = "none"
-    """Its customary training augmentation: "none", "crop" or "crop_flip"."""
+    """Its customary training augmentation, one of `pipeline.AUGMENTS`."""
     forms: tuple[Form, ...] = ()
     """In the order of preference."""
     downloads: Mapping[str, str] = MappingProxyType({})
@@ -58,6 +58,18 @@ CIFAR100 = _names(
     telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
     worm"""
 )
+# Super-class -> ImageNet's classes, places among the 1,000 sorted WordNet ids: Tsipras et al., 2019.
+RESTRICTED_IMAGENET = {
+    "dog": range(151, 269),
+    "cat": range(281, 286),
+    "frog": range(30, 33),
+    "turtle": range(33, 38),
+    "bird": range(80, 101),
+    "primate": range(365, 383),
+    "fish": range(389, 398),
+    "crab": range(118, 122),
+    "insect": range(300, 320),
+}
 FASHION = (*_names("T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag"), "Ankle boot")
 
 _FIVE = range(1, 6)
@@ -201,4 +213,5 @@ SOURCES: dict[str, Source] = {
         checksums=_SVHN_MAT,
         tfds="svhn_cropped",
     ),
+    "restricted_imagenet": Source((224, 224, 3), tuple(RESTRICTED_IMAGENET), augment="flip", tfds="imagenet2012"),
 }

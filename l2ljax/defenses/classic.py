@@ -1,17 +1,32 @@
-"""Plain training and the defenses whose attacker learns nothing: FGSM, PGD, line search, TRADES."""
+"""Plain training and the defenses whose attacker learns nothing: FGSM, PGD, line search, C&W, TRADES, stability."""
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import optax
 from jax.lax import stop_gradient
 
 from l2ljax import losses
 from l2ljax.attacks.ascent import Start, clean, gaussian, uniform
+from l2ljax.attacks.carlini import margin_within
 from l2ljax.attacks.gradient import backtracking, steepest_ascent
 from l2ljax.attacks.learned import fixed
 from l2ljax.defenses import saddle
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, LogitsFn, Players, example_keys
+from l2ljax.types import (
+    Array,
+    Batch,
+    Classifier,
+    Defense,
+    Key,
+    L2LError,
+    LogitsFn,
+    Players,
+    Tree,
+    example_keys,
+    fold_in,
+)
 
 STARTS: dict[str, Start] = {"uniform": uniform, "clean": clean, "gaussian": gaussian}
 
@@ -33,7 +48,7 @@ def plain(classifier: Classifier, ball: Ball, *, axis_name: str | None = None) -
         logits, batch_stats = classifier.train(variables, batch.x, example_keys(key, len(batch.x)), axis_name)
         loss = losses.cross_entropy(logits, batch.y).mean()
         metrics = {"loss": loss, "accuracy": losses.accuracy(logits, batch.y).mean()}
-        return loss, (Players(batch_stats, {}), metrics)
+        return loss, (Players(batch_stats, stats.attacker), metrics)
 
     return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, **_: None)
 
@@ -45,6 +60,7 @@ def pgd_adv(
     steps: int = 10,
     step_size: float | None = None,
     start: str = "uniform",
+    clean_weight: float = 0.0,
     axis_name: str | None = None,
 ) -> Defense:
     """Adversarial training on PGD. Madry et al. (2018), eq. 2.1.
@@ -55,14 +71,17 @@ def pgd_adv(
       steps: of the attack.
       step_size: eps / 4 where not given (the RNN-Adv paper's).
       start: uniform, clean or gaussian.
+      clean_weight: share of the clean images' loss, in [0, 1): 0.5 is the mixture of L2L's released code.
       axis_name: the pmapped axis, in training.
     """
+    if not 0 <= clean_weight < 1:
+        raise L2LError(f"clean_weight {clean_weight} must be in [0, 1)")
     rule = steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size)
     return saddle.unrolled(
         classifier,
         fixed(rule),
         ball,
-        saddle.adversarial(),
+        saddle.mixture(clean_weight) if clean_weight else saddle.adversarial(),
         steps=steps,
         start=find_start(start),
         axis_name=axis_name,
@@ -90,9 +109,9 @@ def fgsm_adv(
     if labels not in ("true", "predicted"):
         raise L2LError(f"unknown labels {labels!r}: choose true or predicted")
 
-    def of_predicted(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array], Array]:
+    def of_predicted(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array, Array], Array]:
         predicted = stop_gradient(logits_fn(batch.x)).argmax(axis=1)
-        return lambda logits: losses.cross_entropy(logits, predicted)
+        return lambda x, logits: losses.cross_entropy(logits, predicted)
 
     criterion = saddle.adversarial()
     if labels == "predicted":
@@ -169,3 +188,70 @@ def trades(
         start=find_start(start),
         axis_name=axis_name,
     )
+
+
+def cw_adv(
+    classifier: Classifier,
+    ball: Ball,
+    *,
+    steps: int = 100,
+    learning_rate: float = 1e-3,
+    tau: float = 8 / 255,
+    axis_name: str | None = None,
+) -> Defense:
+    """Adversarial training on `attacks.carlini.l2l_da_cw`: the C&W100 row of L2L-DA's Table 2.
+
+    Args:
+      classifier: the network.
+      ball: the threat.
+      steps: of the attack.
+      learning_rate: of its Adam.
+      tau: the distance beyond which it pulls back.
+      axis_name: the pmapped axis, in training.
+    """
+
+    def inner(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array, Array], Array]:
+        return lambda x, logits: margin_within(logits, batch.y, x, batch.x, tau)
+
+    criterion = saddle.adversarial()._replace(inner=inner)
+    rule = fixed(optax.adam(learning_rate))
+    return saddle.unrolled(classifier, rule, ball, criterion, steps=steps, start=clean, axis_name=axis_name)
+
+
+def stability(
+    classifier: Classifier,
+    ball: Ball,
+    *,
+    alpha: float = 0.01,
+    sigma: float = 0.04,
+    axis_name: str | None = None,
+) -> Defense:
+    """CE(f(x)) + alpha KL(f(x) || f(x + sigma N(0, I))). Zheng et al. (2016), eq. 1 and 4; `ball` goes unused.
+
+    The noise is Gaussian and no attack is run; the defaults of alpha and sigma are ours.
+
+    Args:
+      classifier: the network.
+      ball: not read.
+      alpha: weight of the stability term.
+      sigma: standard deviation of the noise, which is cut to [0, 1].
+      axis_name: the pmapped axis, in training.
+    """
+    criterion = saddle.trades(alpha)
+
+    def objective(
+        params: Players, stats: Players, key: Key, batch: Batch, mode: str
+    ) -> tuple[Array, tuple[Players, dict[str, Array]]]:
+        keys = example_keys(key, len(batch.x))
+        noise = jax.vmap(lambda k: jax.random.normal(k, batch.x.shape[1:], batch.x.dtype))(fold_in(keys, 0))
+
+        def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
+            variables = {"params": params.classifier, "batch_stats": batch_stats}
+            return classifier.train(variables, x, fold_in(keys, 1), axis_name)
+
+        noisy = jnp.clip(batch.x + sigma * noise, 0, 1)
+        values, logits, batch_stats = criterion.end(forward, stats.classifier, batch, noisy)
+        metrics = {"loss": values.mean(), "accuracy": losses.accuracy(logits, batch.y).mean()}
+        return values.mean(), (Players(batch_stats, stats.attacker), metrics)
+
+    return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, **_: None)

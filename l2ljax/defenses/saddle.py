@@ -1,8 +1,9 @@
 """The objective that every defense with an unrolled attack shares; a defense is an attacker and a criterion.
 
-    min over theta, max over phi of  E[ end(theta, x_T) + sum_{t<T} w_t / w_T inner(x_t) ],  x_t made by phi.
+    theta descends  E end(theta, x_T),    phi ascends  E sum_t w_t inner(x_t) + bonus,    x_t made by phi.
 
-The classifier feels the first term alone: inside the attack its parameters are behind `stop_gradient`.
+One scalar and one backward pass give both gradients: inside the attack theta is behind `stop_gradient`, and at x_T
+the attacker feels the end's gradient scaled to be that of w_T inner.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from l2ljax import losses
-from l2ljax.attacks.ascent import Start, ascend, uniform
+from l2ljax.attacks.ascent import Ascent, Start, ascend, uniform
+from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.attacks.learned import Attacker
 from l2ljax.threat import Ball
 from l2ljax.types import (
@@ -37,26 +39,38 @@ Forward = Callable[[Tree, Array], tuple[Array, Tree]]
 class Criterion(NamedTuple):
     """What the two players fight over."""
 
-    inner: Callable[[LogitsFn, Batch], Callable[[Array], Array]]
-    """(eval-mode logits function, batch) -> the loss that the attack ascends: logits [B, K] -> [B]."""
+    inner: Callable[[LogitsFn, Batch], Callable[[Array, Array], Array]]
+    """(eval-mode logits function, batch) -> the loss that the attack ascends: (x, logits [B, K] at x) -> [B]."""
     end: Callable[[Forward, Tree, Batch, Array], tuple[Array, Array, Tree]]
     """(forward, batch_stats, batch, x_T) -> (losses [B], logits at x_T, batch_stats)."""
     weight: float
-    """The share of the inner loss in the end's."""
+    """The share of the mean inner loss in the mean of the end's."""
 
 
-def adversarial() -> Criterion:
-    """Cross-entropy at the adversarial images alone. Madry et al. (2018), eq. 2.1."""
+def adversarial(loss: PerExampleLoss = losses.cross_entropy) -> Criterion:
+    """The loss at the adversarial images alone; cross-entropy is Madry et al. (2018), eq. 2.1."""
 
     def end(forward: Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
         logits, stats = forward(stats, x_adv)
-        return losses.cross_entropy(logits, batch.y), logits, stats
+        return loss(logits, batch.y), logits, stats
 
     return Criterion(
-        inner=lambda logits_fn, batch: lambda logits: losses.cross_entropy(logits, batch.y),
+        inner=lambda logits_fn, batch: lambda x, logits: loss(logits, batch.y),
         end=end,
         weight=1.0,
     )
+
+
+def mixture(clean: float) -> Criterion:
+    """clean CE(f(x)) + (1 - clean) CE(f(x_adv)), `clean` in [0, 1). L2L's released code has 1/2 for PGM training."""
+
+    def end(forward: Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
+        at_x, stats = forward(stats, batch.x)
+        logits, stats = forward(stats, x_adv)
+        value = clean * losses.cross_entropy(at_x, batch.y) + (1 - clean) * losses.cross_entropy(logits, batch.y)
+        return value, logits, stats
+
+    return Criterion(adversarial().inner, end, 1 - clean)
 
 
 def trades(beta: float) -> Criterion:
@@ -66,9 +80,9 @@ def trades(beta: float) -> Criterion:
     repeats the clean one); here the clean logits serve both terms, so BatchNorm's running statistics move twice.
     """
 
-    def inner(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array], Array]:
+    def inner(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array, Array], Array]:
         clean = logits_fn(batch.x)
-        return lambda logits: losses.kl(clean, logits)
+        return lambda x, logits: losses.kl(clean, logits)
 
     def end(forward: Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
         clean, stats = forward(stats, batch.x)
@@ -92,6 +106,8 @@ def unrolled(
     steps: int,
     start: Start = uniform,
     weights: Sequence[float] | None = None,
+    draws: int = 1,
+    bonus: Callable[[Tree, Batch, Ascent], Array] | None = None,
     query: str = "eval",
     unroll: int | bool = 1,
     axis_name: str | None = None,
@@ -102,11 +118,13 @@ def unrolled(
       classifier: the network to defend.
       attacker: `attacks.learned.recurrent`, `convolutional`, or `fixed(rule)`, which learns nothing.
       ball: the threat.
-      criterion: `adversarial()` or `trades(beta)`.
+      criterion: `adversarial()`, `trades(beta)` or one of your own.
       steps: T, the attack's length.
       start: of the attack.
-      weights: w_1..w_T of the losses along the attack in the attacker's objective; the last alone by default. They
-        are divided by w_T, so that one scalar serves both players; the papers' phi-loss is w_T times ours.
+      weights: w_1..w_T of the losses along the attack in the attacker's objective; the last alone by default.
+      draws: how often each example is attacked, with other keys; the criterion's batch then holds the examples
+        `draws` times, one draw after the other.
+      bonus: (attacker's parameters, the criterion's batch, the attack) -> a scalar that it ascends besides its losses.
       query: BatchNorm mode of the gradient passes when the classifier moves alone (schedule "alternating"): the
         released L2L code has "train" there. With it the running statistics see these passes too.
       unroll: of the attack's loop, as in `lax.scan`.
@@ -117,37 +135,45 @@ def unrolled(
     is taken in training mode, from the very pass that trains the classifier (the papers' code runs one more in
     evaluation mode).
     """
-    path_weights = jnp.array([] if weights is None else weights[:-1]) / (1.0 if weights is None else weights[-1])
+    weights = [0.0] * (steps - 1) + [1.0] if weights is None else weights
 
     def objective(
         params: Players, stats: Players, key: Key, batch: Batch, mode: str
     ) -> tuple[Array, tuple[Players, dict[str, Array]]]:
         keys = example_keys(key, len(batch.x))
+        attack_keys = _repeat_keys(fold_in(keys, 0), draws)
+        batch = Batch(*(jnp.concatenate([a] * draws) for a in batch))
         constant = {"params": stop_gradient(params.classifier), "batch_stats": stats.classifier}
         inner = criterion.inner(lambda x: classifier.logits(constant, x), batch)
 
         def loss_fn(x: Array) -> tuple[Array, Any]:
             if query == "train" and mode == "classifier":
-                logits, seen = classifier.train(constant, x, fold_in(keys, 2), axis_name)
+                logits, seen = classifier.train(constant, x, _repeat_keys(fold_in(keys, 2), draws), axis_name)
             else:
                 logits, seen = classifier.logits(constant, x), stats.classifier
-            return inner(logits), (seen, losses.accuracy(logits, batch.y).mean())
+            return inner(x, logits), (seen, losses.accuracy(logits, batch.y).mean())
 
-        rule = attacker.rule(params.attacker, stats.attacker, train=mode != "classifier", axis_name=axis_name)
-        ascent = ascend(loss_fn, rule, ball, fold_in(keys, 0), batch.x, steps=steps, start=start, unroll=unroll)
+        learning = mode != "classifier"
+        rule = attacker.rule(
+            params.attacker, stats.attacker, fold_in(attack_keys, 0), batch.y, train=learning, axis_name=axis_name
+        )
+        ascent = ascend(loss_fn, rule, ball, attack_keys, batch.x, steps=steps, start=start, unroll=unroll)
         seen, accuracy = ascent.aux
 
         def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
             variables = {"params": params.classifier, "batch_stats": batch_stats}
             if mode == "attacker":
                 return classifier.logits(variables, x), batch_stats
-            return classifier.train(variables, x, fold_in(keys, 1), axis_name)
+            return classifier.train(variables, x, _repeat_keys(fold_in(keys, 1), len(x) // len(keys)), axis_name)
 
         batch_stats = _one_after_the_other(stats.classifier, seen)
-        end, logits, batch_stats = criterion.end(forward, batch_stats, batch, ascent.x)
+        x_last = _scale_gradient(ascent.x, weights[-1] / criterion.weight)
+        end, logits, batch_stats = criterion.end(forward, batch_stats, batch, x_last)
         value = end.mean()
-        if weights is not None:
-            value += criterion.weight * jnp.sum(path_weights * ascent.losses[1:].mean(axis=1))
+        if any(weights[:-1]):  # else the path's losses would cost passes that nothing needs
+            value += jnp.array(weights[:-1]) @ ascent.losses[1:].mean(axis=1)
+        if bonus is not None:
+            value += bonus(params.attacker, batch, ascent)
         metrics = {
             "loss": end.mean(),
             "accuracy": accuracy[0],
@@ -160,13 +186,27 @@ def unrolled(
             return None
 
         def own(params: Tree, batch_stats: Tree, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-            rule = attacker.rule(params, batch_stats)
-            inner = adversarial().inner(logits_fn, Batch(x, y))
-            return ascend(lambda x: (inner(logits_fn(x)), ()), rule, ball, key, x, steps=steps, start=start).x
+            keys = example_keys(key, len(x))
+            rule = attacker.rule(params, batch_stats, fold_in(keys, 0), y)
+
+            def loss_fn(x: Array) -> tuple[Array, tuple[()]]:
+                return losses.cross_entropy(logits_fn(x), y), ()
+
+            return ascend(loss_fn, rule, ball, keys, x, steps=steps, start=start).x
 
         return jax.tree_util.Partial(own, params, batch_stats)
 
     return Defense(attacker.init, objective, attack)
+
+
+def _repeat_keys(keys: Key, times: int) -> Key:
+    """The keys of a batch that holds the examples several times, one repetition after the other."""
+    return keys if times == 1 else jnp.concatenate([fold_in(keys, i) for i in range(times)])
+
+
+def _scale_gradient(x: Array, factor: float) -> Array:
+    """x itself, with its derivative times `factor`."""
+    return stop_gradient(x) + factor * (x - stop_gradient(x))
 
 
 def _one_after_the_other(first: Tree, updated: Tree, momentum: float = 0.9) -> Tree:

@@ -26,6 +26,7 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "vgg16": cnn.VGG16,
     "resnet20": resnet.resnet20,
     "resnet18": resnet.resnet18,
+    "resnet18_imagenet": resnet.resnet18_imagenet,
     "preact_resnet18": resnet.preact_resnet18,
     "wrn_28_10": resnet.wrn_28_10,
     "wrn_34_10": resnet.wrn_34_10,

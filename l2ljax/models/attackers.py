@@ -91,7 +91,7 @@ class WideAttacker(nn.Module):
     last_norm: bool = True
 
     @nn.compact
-    def __call__(self, x: Array, channels: int, train: bool, axis_name: str | None = None) -> Array:
+    def __call__(self, x: Array, *, channels: int, train: bool, axis_name: str | None = None, **_: Any) -> Array:
         """[B, H, W, C'] -> [B, H, W, channels] in (-1, 1)."""
         norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name)
         y = Conv(self.first, padding=1, use_bias=False, dtype=x.dtype)(x)
@@ -117,7 +117,7 @@ class SlimAttacker(nn.Module):
     skip: bool = True
 
     @nn.compact
-    def __call__(self, x: Array, channels: int, train: bool, axis_name: str | None = None) -> Array:
+    def __call__(self, x: Array, *, channels: int, train: bool, axis_name: str | None = None, **_: Any) -> Array:
         """[B, H, W, C'], H and W even -> [B, H, W, channels] in (-1, 1)."""
         norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name)
         y = Conv(self.width, strides=2, padding=1, use_bias=False, dtype=x.dtype)(x)

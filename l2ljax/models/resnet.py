@@ -1,7 +1,7 @@
-"""Residual networks for small images: one `ResNet`, two blocks, and the five networks as partials of it.
+"""Residual networks: one `ResNet`, two blocks, and the six networks as partials of it.
 
-`resnet20` (zero-padding shortcuts, input normalization inside), `resnet18`, `preact_resnet18`,
-`wrn_28_10`, `wrn_34_10`. All take images of any size and number of channels.
+For small images `resnet20` (zero-padding shortcuts, input normalization inside), `resnet18`, `preact_resnet18`,
+`wrn_28_10`, `wrn_34_10`; for large ones `resnet18_imagenet`. All take images of any size and number of channels.
 """
 
 import functools
@@ -70,14 +70,16 @@ class PreActBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A 3x3 stem, groups of blocks (each but the first halves the size), average pooling, linear.
+    """A stem, groups of blocks (each but the first halves the size), average pooling, linear.
 
     Attributes:
       widths: channels of each group.
       depths: blocks of each group.
       block: `BasicBlock` or `PreActBlock`.
       stem: channels of the first convolution.
-      stem_norm: BatchNorm and ReLU after the stem.
+      stem_quarters: that convolution is ImageNet's, 7x7 with stride 2, and a 3x3 max pooling with stride 2 follows,
+        instead of 3x3 with stride 1 and no pooling.
+      stem_norm: BatchNorm and ReLU after the first convolution.
       final_norm: BatchNorm and ReLU before the pooling.
       mean, std: input normalization per channel, or None. It makes three equal channels of a grey image.
       conv_init, dense_init: initializers of the kernels; biases start at zero.
@@ -87,6 +89,7 @@ class ResNet(nn.Module):
     depths: tuple[int, ...]
     block: Callable[..., nn.Module]
     stem: int
+    stem_quarters: bool = False
     stem_norm: bool = False
     final_norm: bool = False
     mean: tuple[float, ...] | None = None
@@ -111,9 +114,12 @@ class ResNet(nn.Module):
         )
         if self.mean is not None:
             x = (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-        x = conv(self.stem, 3, padding=1)(x)
+        size, strides = (7, 2) if self.stem_quarters else (3, 1)
+        x = conv(self.stem, size, strides=strides, padding=size // 2)(x)
         if self.stem_norm:
             x = nn.relu(norm()(x))
+        if self.stem_quarters:
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf
         for group, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             for i in range(depth):
                 x = self.block(width, 2 if group > 0 and i == 0 else 1, conv, norm)(x)
@@ -141,6 +147,9 @@ resnet18 = functools.partial(
     ResNet, widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), block=BasicBlock, stem=64, stem_norm=True
 )
 """ResNet-18 with a 3x3 stem: 11,173,962 parameters."""
+
+resnet18_imagenet = functools.partial(resnet18, stem_quarters=True, conv_init=layers.kaiming_fan_out)
+"""ResNet-18 with ImageNet's stem: 11,689,512 parameters for 1,000 classes, torchvision's number."""
 
 preact_resnet18 = functools.partial(ResNet, widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), block=PreActBlock, stem=64)
 """PreActResNet-18 as widely used on CIFAR, with no BatchNorm before the pooling: 11,171,146 parameters."""

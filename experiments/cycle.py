@@ -1,0 +1,77 @@
+"""The limiting cycle, and a learned attacker that breaks it: `python experiments/cycle.py --out=cycle.png`.
+
+min over x, max over y of x y (Learning to Defend by Learning to Attack, appendix D): both players stepping along their
+gradients circle the equilibrium (0, 0), a factor sqrt(1 + step^2) further out with each step. L2L's way: y = phi x is
+made by an attacker from the gradient x, and phi ascends; x, for which y is a constant, then falls by 1 - step phi a
+step. Both games are run by the library's own training step.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from jax.lax import stop_gradient
+
+from l2ljax.figures import paths_in_the_plane
+from l2ljax.train import TrainState, make_step
+from l2ljax.types import Array, Batch, Defense, Players
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """How long and where to."""
+
+    step: float = 1e-2
+    """The paper's is 1e-4, and its picture the same."""
+    turns: float = 2.0
+    """Of the plain game's circle."""
+    out: Path = Path("cycle.png")
+
+
+def plain(params: Players, *_: Any) -> tuple[Array, Any]:
+    """x y, of which x feels y and y feels x."""
+    value = params.classifier * params.attacker
+    return value, (Players((), ()), {"x": params.classifier, "y": params.attacker})
+
+
+def learned(params: Players, *_: Any) -> tuple[Array, Any]:
+    """x y at y = phi g with g = df/dy = x a constant feature, as in all of L2L's attackers."""
+    x, g = params.classifier, stop_gradient(params.classifier)
+    y = params.attacker * g
+    descended, ascended = x * stop_gradient(y), g * y
+    return descended + ascended - stop_gradient(ascended), (Players((), ()), {"x": x, "y": y})
+
+
+def play(objective: Any, attacker: float, *, step: float, steps: int) -> np.ndarray:
+    """The players' places [steps, 2] from x = 1 on."""
+    optimizer = optax.sgd(step)
+    train_step = make_step(Defense(None, objective, None), Players(optimizer, optimizer), devices=jax.devices()[:1])  # type: ignore[arg-type]
+    params = Players(jnp.float32(1), jnp.float32(attacker))
+    state = TrainState(jnp.int32(0), params, Players((), ()), Players(*map(optimizer.init, params)), jax.random.key(0))
+    batch = Batch(jnp.zeros((1, 1, 1, 1)), jnp.zeros(1, jnp.int32))
+    rows = []
+    for _ in range(steps):
+        state, metrics = train_step(state, batch)
+        rows.append(metrics)
+    return np.array([(row["x"], row["y"]) for row in jax.device_get(rows)])
+
+
+def main(flags: Flags) -> None:
+    """Play both games, draw them, tell where they end."""
+    steps = round(flags.turns * 2 * np.pi / flags.step)
+    paths = {
+        "gradient steps": play(plain, 0.0, step=flags.step, steps=steps),
+        "learned attacker": play(learned, 0.0, step=flags.step, steps=steps),
+    }
+    paths_in_the_plane(flags.out, paths)
+    for name, path in paths.items():
+        print(f"{name}: after {steps} steps at distance {np.hypot(*path[-1]):.4f} from the equilibrium")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Flags, description=__doc__))

@@ -1,0 +1,79 @@
+"""How attacks raise the loss of classifiers step by step: L2L-DA's Figure 2.
+
+    python experiments/strength.py --victims=runs/mnist_pgd_adv,runs/mnist_l2l_da --attackers=runs/mnist_l2l_da
+
+PGD and the trained attackers of the given runs attack each test image `draws` times with other starts or latents; drawn
+is the mean over images of the largest loss, and below it the band of one standard deviation among the draws.
+"""
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import jax
+import tyro
+
+from l2ljax import attacks, data, threat
+from l2ljax.evaluate import losses_of_draws
+from l2ljax.figures import loss_along_attacks
+from l2ljax.results import versions
+from l2ljax.setup import load_attacker, load_classifier
+from l2ljax.types import Attack, L2LError
+from l2ljax.workdir import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What to draw."""
+
+    victims: str
+    """Workdirs of runs, separated by commas."""
+    attackers: str
+    """Workdirs of runs with a trained attacker, separated by commas."""
+    steps: int = 10
+    draws: int = 10
+    eval_size: int = 1000
+    seed: int = 0
+    out: Path = Path("experiments/results/strength.json")
+    """The numbers; the figure goes beside it."""
+
+
+def main(flags: Flags) -> None:
+    """Attack, write, draw."""
+    panels = {}
+    for victim in flags.victims.split(","):
+        saved = read_json(Path(victim).expanduser() / "config.json")
+        ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
+        split = data.load(saved["dataset"], saved["data_dir"]).test
+        split = data.Split(*(a[: flags.eval_size] for a in split))
+        logits_fn, key = load_classifier(victim), jax.random.key(flags.seed)
+
+        def attack(name: str, t: int, ball: threat.Ball = ball) -> Attack:
+            if t == 0:
+                return jax.tree_util.Partial(lambda logits_fn, key, x, y: x)
+            if name == "PGD":
+                return jax.tree_util.Partial(attacks.pgd(ball, step_size=ball.eps / 4, steps=t))
+            return load_attacker(name, steps=t)
+
+        panels[Path(victim).name] = curves = {}
+        for name in ["PGD", *flags.attackers.split(",")]:
+            largest, spread = [], []
+            for t in range(flags.steps + 1):
+                reached = losses_of_draws(logits_fn, split, attack(name, t), key=key, draws=flags.draws)
+                largest.append(float(reached.max(axis=0).mean()))
+                spread.append(float(reached.std(axis=0).mean()))
+            curves[Path(name).name] = {"largest": largest, "spread": spread}
+            print(f"{Path(victim).name}, {Path(name).name}: {largest[-1]:.3f} after {flags.steps} steps", flush=True)
+    loss_along_attacks(flags.out.with_suffix(".png"), panels)
+    command = shlex.join(["python", *sys.argv])
+    found = {"command": command, "eval_size": flags.eval_size, "versions": versions(), "panels": panels}
+    flags.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Flags, description=__doc__))
+    except L2LError as error:
+        sys.exit(f"error: {error}")

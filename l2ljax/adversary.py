@@ -1,0 +1,150 @@
+"""Train an attacker against a classifier that does not move: a white-box attack that costs one network at test time.
+
+    python experiments/attack.py --attacker=advgan --victim=runs/digits_plain_digits_cnn_s0
+    python experiments/digits.py --method=pgd_adv --attacks=pgd20,trained:runs/attack_advgan_...
+
+`main` is the command line, `run` what it does.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from l2ljax import attacks, defenses, report
+from l2ljax.config import Config, Run, resolve
+from l2ljax.evaluate import evaluate
+from l2ljax.experiment import train
+from l2ljax.results import describe
+from l2ljax.setup import EVAL_BATCH, prepare
+from l2ljax.train import Interrupted
+from l2ljax.types import L2LError
+from l2ljax.workdir import Workdir, read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What to train against whom."""
+
+    victim: str
+    """The workdir of a run of ours, whose last classifier is attacked."""
+    attacker: str = "l2l_da"
+    """advgan, gap, gap_universal, or a method with a learned attacker, like l2l_da, rnn_adv or grad_l2l."""
+    attacker_from: str | None = None
+    """Start from the trained attacker of this workdir (for fine-tuning)."""
+    attacker_width: int | None = None
+    options: str = ""
+    """Of the attacker, like steps=10,diversity=0."""
+    epochs: int = 10
+    batch_size: int = 128
+    attacker_lr: float | None = None
+    draws: int = 10
+    """How often each test image is attacked, with other latents: the report has the accuracy against all of them
+    together (one that fools the image counts), and against the strongest, the mean and the weakest."""
+    attacks: str = "pgd20"
+    """Other attacks of the report."""
+    data_dir: str | None = None
+    """The victim's where not given."""
+    train_size: int | None = None
+    eval_size: int | None = None
+    seed: int = 0
+    workdir: str | None = None
+    """runs/attack_ATTACKER_VICTIM_sSEED by default."""
+
+
+def main() -> None:
+    """The command line of experiments/attack.py."""
+    flags = tyro.cli(Flags, description=__doc__)
+    try:
+        run(flags)
+    except L2LError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stop:
+        print(f"{stop}: run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(flags: Flags) -> dict[str, Any]:
+    """Train the attacker, or go on with it, and report on it.
+
+    Returns:
+      The content of report.json: per attack the accuracy that the victim keeps.
+
+    Raises:
+      L2LError: bad settings, no victim there, an attacker that learns nothing.
+      Interrupted: SIGTERM or Ctrl-C during training; the state is saved.
+    """
+    spec = _specify(flags)
+    setup, start = prepare(spec)
+    if not jax.tree.leaves(start.params.attacker):
+        learned = [name for name in defenses.METHODS if "l2l" in name or "rnn" in name]
+        raise L2LError(f"{flags.attacker} learns nothing: choose of {', '.join([*defenses.ATTACKERS, *learned])}")
+    workdir = Workdir(spec.workdir, spec.saved())
+    untrained = jax.tree.map(np.asarray, (start.params.attacker, start.stats.attacker))  # training donates them
+    state, _, seconds = train(setup, start, workdir)
+
+    logits_fn = setup.logits_fn(state.params, state.stats)
+    own: Any = setup.defense.attack  # not None: there are parameters
+    named = {name: attacks.create(name, setup.ball) for name in spec.attack_names}
+    named |= {"random signs": attacks.random_signs(setup.ball), "untrained": own(*untrained)}
+    named |= {f"draw {i}": own(state.params.attacker, state.stats.attacker) for i in range(flags.draws)}
+    found = {}
+    for i, (name, attack) in enumerate(named.items()):
+        key = jax.random.fold_in(setup.eval_key, i)
+        scores = evaluate(logits_fn, setup.eval_split, {name: attack}, key=key, batch_size=EVAL_BATCH)
+        found[name] = scores.attacks[name]
+    rows = {
+        name: {"robust_acc": row.robust_acc, "seconds": row.seconds, "passes": row.passes}
+        for name, row in found.items()
+        if not name.startswith("draw ")
+    }
+    drawn = [row for name, row in found.items() if name.startswith("draw ")]
+    accuracies = [row.robust_acc for row in drawn]
+    for which, accuracy in {
+        "all draws": float(np.logical_and.reduce([row.correct for row in drawn]).mean()),
+        "strongest draw": min(accuracies),
+        "mean draw": float(np.mean(accuracies)),
+        "weakest draw": max(accuracies),
+    }.items():
+        rows[which] = {"robust_acc": accuracy, "seconds": drawn[0].seconds, "passes": drawn[0].passes}
+    result = {
+        **describe(setup, state, seconds),
+        "victim": flags.victim,
+        "draws": flags.draws,
+        "clean_acc": scores.clean_acc,
+        "classes_predicted": scores.classes_predicted,
+        "attacks": rows,
+        "worst_case_acc": min(row["robust_acc"] for row in rows.values()),
+    }
+    report.write(spec.workdir, result, [])
+    print(report.table([result]))
+    return result
+
+
+def _specify(flags: Flags) -> Run:
+    """The run that trains the attacker: the victim's data, classifier and threat, the attacker's own recipe."""
+    victim = read_json(Path(flags.victim).expanduser() / "config.json")
+    name = f"attack_{flags.attacker}_{Path(flags.victim).name}_s{flags.seed}"
+    config = Config(
+        method=flags.attacker,
+        schedule="attacker",
+        init_from=flags.victim,
+        data_dir=flags.data_dir or victim["data_dir"],
+        workdir=flags.workdir or f"runs/{name}",
+        val_size=0,
+        **{name: victim[name] for name in ("arch", "eps", "norm", "dtype")},
+        **{
+            name: getattr(flags, name)
+            for name in (
+                "attacker_from", "attacker_width", "options", "epochs", "batch_size", "attacker_lr", "attacks",
+                "train_size", "eval_size", "seed",
+            )
+        },
+    )  # fmt: skip
+    spec = resolve(victim["dataset"], flags.attacker, config)
+    return dataclasses.replace(spec, recipe=spec.recipe._replace(warmup=0.0))

@@ -1,0 +1,133 @@
+"""Restricted ImageNet (Tsipras et al., 2019): nine super-classes of ImageNet, streamed from the disk.
+
+Only the list of files and labels is in memory. Every image is resized and cut in the middle, see
+`images.decode`: the random resized crops of ImageNet's customary training are left out, so that an image is
+the same in every epoch but for its mirroring. The test split is ImageNet's validation split. The
+super-classes are of unequal size (118 of the 203 classes are dogs); nothing balances them.
+"""
+
+import re
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2ljax.data.images import Images, decode
+from l2ljax.data.readers import Split, damaged
+from l2ljax.data.remote import find_prepared, tfds_root
+from l2ljax.data.sources import RESTRICTED_IMAGENET, SOURCES
+from l2ljax.types import L2LError
+
+SOURCE = SOURCES["restricted_imagenet"]
+SUPER_CLASS = np.full(1000, -1, np.int32)
+"""ImageNet's class, its place among the sorted WordNet ids -> the super-class, or -1."""
+for _label, _range in enumerate(RESTRICTED_IMAGENET.values()):
+    SUPER_CLASS[_range] = _label
+
+SUFFIXES = (".jpeg", ".jpg", ".png")
+_LAYOUT = f"ImageNet's 1,000 class folders, like n01440764, or exactly the nine {', '.join(SOURCE.classes)}"
+
+
+def read(folder: Path | None) -> tuple[Split, Split]:
+    """Read the training and the test split; their images are `Images`.
+
+    Args:
+      folder: of train/ and val/, or of data sets that tensorflow-datasets prepared; its own place by default.
+
+    Raises:
+      L2LError: nothing found, or not what is expected there.
+    """
+    prepared = find_prepared(SOURCE.tfds, folder or tfds_root())
+    if prepared:
+        return read_prepared(prepared)
+    if folder:
+        return read_folder(folder)
+    raise L2LError(
+        "restricted_imagenet is a part of ImageNet, which cannot be downloaded freely: name a folder of its images "
+        f"with --data-dir (train/ and val/, each with {_LAYOUT}), or prepare {SOURCE.tfds} with tensorflow-datasets, "
+        f"as array_record, in {tfds_root()}"
+    )
+
+
+def read_folder(folder: Path) -> tuple[Split, Split]:
+    """Read folders of images, train/ and val/, or test/ where there is no val/: torchvision's ImageFolder layout.
+
+    Each holds ImageNet's 1,000 class folders, which give the classes by their sorted order, or exactly nine,
+    named by the super-classes. The images are shuffled, always in the same way, as they would come class by class.
+
+    Raises:
+      L2LError: folders are missing, or a super-class has no image.
+    """
+    train = folder / "train"
+    test = next((path for path in (folder / "val", folder / "test") if path.is_dir()), None)
+    if not train.is_dir() or test is None:
+        missing = " and ".join([*([] if train.is_dir() else ["train/"]), *([] if test else ["val/ (or test/)"])])
+        raise L2LError(
+            f"no restricted_imagenet in {folder}: it lacks {missing}, with {_LAYOUT}; "
+            f"nor is there {SOURCE.tfds}/ as tensorflow-datasets prepares it"
+        )
+    return _read_folder_split(train), _read_folder_split(test)
+
+
+def _read_folder_split(place: Path) -> Split:
+    folders = sorted(path for path in place.iterdir() if path.is_dir())
+    names = [path.name for path in folders]
+    if sorted(names) == sorted(SOURCE.classes):
+        classes = [SOURCE.classes.index(name) for name in names]
+    elif len(names) == len(SUPER_CLASS) and all(re.fullmatch(r"n\d{8}", name) for name in names):
+        classes = SUPER_CLASS.tolist()
+    else:
+        lacks = [name for name in SOURCE.classes if name not in names]
+        which = f" (it lacks {', '.join(lacks)})" if 0 < len(lacks) < len(SOURCE.classes) else ""
+        raise L2LError(f"{place} has {len(names)} class folders{which}: give it {_LAYOUT}")
+    files, labels = [], []
+    for path, label in zip(folders, classes, strict=True):
+        found = sorted(str(f) for f in path.iterdir() if f.suffix.lower() in SUFFIXES) if label >= 0 else []
+        files += found
+        labels += [label] * len(found)
+    empty = [name for label, name in enumerate(SOURCE.classes) if label not in labels]
+    if empty:
+        raise L2LError(
+            f"{place} has no image ({', '.join(SUFFIXES)}) of {', '.join(empty)}: get its class folders again"
+        )
+    # RandomState, not default_rng: NumPy promises its stream for ever.
+    order = np.random.RandomState(0).permutation(len(files))
+    images = Images(np.asarray(files, object)[order], _read_file, SOURCE.image_shape)
+    return Split(images, np.asarray(labels, np.int32)[order])
+
+
+def _read_file(path: str) -> np.ndarray:
+    return decode(path, path)
+
+
+def read_prepared(folder: Path) -> tuple[Split, Split]:
+    """Read what tensorflow-datasets prepared as array_record. Each record is read once for its label: minutes.
+
+    Raises:
+      L2LError: it cannot be read.
+    """
+    try:
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(folder)
+        splits = []
+        for name in ("train", "validation"):
+            source = builder.as_data_source(split=name, decoders={"image": tfds.decode.SkipDecoding()})
+            labels = SUPER_CLASS[[record["label"] for record in source]]
+            kept = np.flatnonzero(labels >= 0)
+            images = Images(kept, partial(_read_record, source, f"{name} of {folder}"), SOURCE.image_shape)
+            splits.append(Split(images, labels[kept]))
+    except Exception as error:  # any of several libraries
+        raise L2LError(f"the prepared data set in {folder} cannot be read: {error!r}") from error
+    return splits[0], splits[1]
+
+
+def _read_record(source: Any, split: str, position: int) -> np.ndarray:
+    name = f"record {position} of {split}"
+    try:
+        data = source[position]["image"]
+    except Exception as error:
+        raise damaged(name, repr(error)) from error
+    return decode(BytesIO(data), name)

@@ -1,0 +1,117 @@
+"""L2L-DA: adversarial training on a recursive, stochastic generator, and its ablations.
+
+    defense = l2l_da(classifier, threat.linf(0.3), diversity=0.02)
+
+Adversarial Defense via Learning to Generate Diverse Attacks (section 4), with the released code's normalizations.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from l2ljax import losses
+from l2ljax.attacks import learned
+from l2ljax.attacks.ascent import Ascent, clean
+from l2ljax.defenses import saddle
+from l2ljax.models.generators import UNet
+from l2ljax.threat import Ball
+from l2ljax.types import Array, Batch, Classifier, Defense, L2LError, LogitsFn, Tree
+
+
+def l2l_da(
+    classifier: Classifier,
+    ball: Ball,
+    *,
+    steps: int = 10,
+    step: float = 0.25,
+    diversity: float = 0.02,
+    latent: int = 8,
+    delta: bool = True,
+    label: bool = True,
+    normalize: str = "channel",
+    attacker_width: int | None = None,
+    num_classes: int = 10,
+    axis_name: str | None = None,
+) -> Defense:
+    """min over theta of CE at [x, x_T(z_1), x_T(z_2)], max over phi of sum_t CE(x_t) + diversity div_t: eq. 5-8.
+
+        delta_{t+1} = clip(delta_t + step eps g(x, y, z, delta_t, u_t), -eps, eps),  u_t the normalized gradient,
+        div_t = mean_b mean|x_t(z_1) - x_t(z_2)| / mean|z_1 - z_2|,  means over pixels and over the latent.
+
+    As in the released code: sums over t and over pixels are means or sums as above (the paper has 1/T and L1 norms),
+    clean and adversarial images share one loss over 3 B images (1/3 : 2/3), no random start. Deviation: the loss at
+    x_T comes from the training pass, in training mode (the code runs one more pass in evaluation mode): 2 T + 3
+    passes over B images instead of 2 T + 4. Table 1's rows: recursion off is steps=1, step=1; diversity off is
+    diversity=0; `delta` and `label` switch these inputs.
+
+    Args:
+      classifier: the network.
+      ball: the threat.
+      steps: T.
+      step: the longest step of the generator, in units of eps.
+      diversity: lambda of eq. 8: 0.02 on MNIST, 0.5 on CIFAR-10.
+      latent: the size of z; 0 for a deterministic generator, which is drawn once.
+      delta: whether the generator sees the accumulated perturbation.
+      label: whether its BatchNorms see the label.
+      normalize: of the gradient it sees: channel (per example and channel, the paper's Frobenius norm), example, batch
+        or none. Without it, the input is orders of magnitude smaller than the image beside it.
+      attacker_width: channels of its first convolution, 64 where not given.
+      num_classes: K, where `label`.
+      axis_name: the pmapped axis, in training.
+    """
+    if diversity and not latent:
+        raise L2LError("diversity needs a latent: give latent=8, or diversity=0")
+    network = UNet(attacker_width or 64, latent, num_classes if label else 0)
+    player = learned.convolutional(
+        network,
+        inputs=("clean", "gradient", *(["delta"] if delta else [])),
+        normalize=normalize,
+        step=step,
+        latent=latent,
+        remat=True,
+    )
+    draws = 2 if latent else 1
+    return saddle.unrolled(
+        classifier,
+        player,
+        ball,
+        clean_and_adversarial(draws),
+        steps=steps,
+        start=clean,
+        weights=[1.0] * steps,
+        draws=draws,
+        bonus=(lambda params, batch, ascent: diversity * diversity_of(ascent)) if diversity else None,
+        axis_name=axis_name,
+    )
+
+
+l2l_star = functools.partial(
+    l2l_da, steps=1, step=1.0, diversity=0.0, latent=0, delta=False, label=False, normalize="none"
+)
+"""L2L as L2L-DA's paper has it for a baseline (section 5.1): one shot, deterministic, from image and raw gradient.
+
+Of its network little is told; here it is the same U-Net without latent, label and delta.
+"""
+
+
+def clean_and_adversarial(draws: int) -> saddle.Criterion:
+    """Cross-entropy over the clean images and `draws` attacks of them, in one pass, all of the same weight."""
+
+    def inner(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array, Array], Array]:
+        return lambda x, logits: losses.cross_entropy(logits, batch.y)
+
+    def end(forward: saddle.Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
+        n = len(x_adv) // draws
+        logits, stats = forward(stats, jnp.concatenate([batch.x[:n], x_adv]))
+        return losses.cross_entropy(logits, jnp.concatenate([batch.y[:n], batch.y])), logits[n:], stats
+
+    return saddle.Criterion(inner, end, draws / (draws + 1))
+
+
+def diversity_of(ascent: Ascent) -> Array:
+    """sum_t div_t of the two draws that `ascent` holds one after the other: L2L-DA, eq. 7, as the code has it."""
+    x_1, x_2 = jnp.split(ascent.path, 2, axis=1)
+    z_1, z_2 = jnp.split(ascent.state.z, 2)
+    apart = jnp.abs(x_1 - x_2).mean(axis=range(2, x_1.ndim))
+    return (apart / (jnp.abs(z_1 - z_2).mean(axis=1) + 1e-8)).mean(axis=1).sum()

@@ -1,0 +1,155 @@
+"""Adversarial Interpolation Training, by hand (`ait`) and with a learned attacker (`ait_l2l`).
+
+Zhang & Xu (2020), as Algorithms 2 and 4 of Learning to Defend by Learning to Attack (2021) have it: an image is moved
+until its features resemble those of a partner, and its label moves away from the partner's.
+"""
+
+from typing import Any
+
+import jax
+from jax.lax import stop_gradient
+
+from l2ljax import losses
+from l2ljax.attacks import learned
+from l2ljax.attacks.ascent import ascend, clean
+from l2ljax.attacks.gradient import steepest_ascent
+from l2ljax.models import attackers
+from l2ljax.threat import Ball
+from l2ljax.types import (
+    Array,
+    Attack,
+    Batch,
+    Classifier,
+    Defense,
+    Key,
+    L2LError,
+    LogitsFn,
+    Players,
+    Tree,
+    example_keys,
+    fold_in,
+)
+
+
+def ait(classifier: Classifier, ball: Ball, *, label_eps: float = 0.5, axis_name: str | None = None) -> Defense:
+    """One step as long as eps towards the partner's features. L2L (2021), Algorithm 2; see `interpolated`.
+
+    Args:
+      classifier: the network.
+      ball: the threat.
+      label_eps: how far the label moves, eps_y, in [0, 1].
+      axis_name: the pmapped axis, in training.
+    """
+    player = learned.fixed(steepest_ascent(ball, ball.eps))
+    return interpolated(classifier, player, ball, label_eps=label_eps, axis_name=axis_name)
+
+
+def ait_l2l(
+    classifier: Classifier,
+    ball: Ball,
+    *,
+    label_eps: float = 0.5,
+    attacker: str = "wide",
+    attacker_width: int | None = None,
+    normalize: str = "batch",
+    axis_name: str | None = None,
+) -> Defense:
+    """A convolutional attacker, that sees the noisy image and the gradient, moves it. L2L (2021), Algorithm 4.
+
+    Args:
+      classifier: the network.
+      ball: the threat.
+      label_eps: how far the label moves, eps_y, in [0, 1].
+      attacker: a name of `models.attackers.ATTACKERS`.
+      attacker_width: channels of its first convolution; the paper's where not given.
+      normalize: of the gradient it sees, see `attacks.learned.normalize_gradient`.
+      axis_name: the pmapped axis, in training.
+    """
+    network = attackers.create(attacker, width=attacker_width)
+    player = learned.convolutional(network, inputs=("image", "gradient"), normalize=normalize)
+    return interpolated(classifier, player, ball, label_eps=label_eps, axis_name=axis_name)
+
+
+def interpolated(
+    classifier: Classifier, attacker: learned.Attacker, ball: Ball, *, label_eps: float, axis_name: str | None = None
+) -> Defense:
+    """min over theta of CE(f(x~), y~), max over phi of -d(x~), x~ made by phi from x + U(-eps, eps).
+
+        d(x) = 1 - cos(features(x), features(x')),    y~ = (1 - eps_y) y + eps_y (1 - y') / (K - 1),
+
+    with the partner (x', y') the batch in reversed order (over all devices), as in the released code: the papers print
+    the similarity where the code has the distance, and their label problem has another solution than the interpolation
+    that both algorithms take. The noise is not cut to [0, 1], x~ is. phi's turn comes first and both players move on
+    one perturbation, which is schedule "joint". The features are those of evaluation mode.
+
+    Args:
+      classifier: the network; its `features` are compared.
+      attacker: `attacks.learned.fixed(rule)` or `convolutional`; one step.
+      ball: the threat.
+      label_eps: eps_y, in [0, 1].
+      axis_name: the pmapped axis, in training.
+    """
+    if not 0 <= label_eps <= 1:
+        raise L2LError(f"label_eps {label_eps} must be in [0, 1]")
+
+    def perturb(rule: Any, distance: Any, keys: Key, x: Array, steps: int = 1) -> tuple[Array, Any]:
+        noise = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:], x.dtype, -ball.eps, ball.eps))(keys)
+        around_x = ball._replace(project=lambda moved, _: ball.project(moved, x))
+        # The noisy image is where the attacker starts and what it sees; the ball is that of the clean one.
+        ascent = ascend(lambda x: (-distance(x), ()), rule, around_x, keys, x + noise, steps=steps, start=clean)
+        return ascent.x, ascent.state
+
+    def objective(
+        params: Players, stats: Players, key: Key, batch: Batch, mode: str
+    ) -> tuple[Array, tuple[Players, dict[str, Array]]]:
+        keys = example_keys(key, len(batch.x))
+        constant = {"params": stop_gradient(params.classifier), "batch_stats": stats.classifier}
+        partner = Batch(*(_reverse(a, axis_name) for a in batch))
+        target = classifier.features(constant, partner.x)
+
+        def distance(x: Array) -> Array:
+            return losses.cosine_distance(classifier.features(constant, x), target)
+
+        learning = mode != "classifier"
+        rule = attacker.rule(
+            params.attacker, stats.attacker, fold_in(keys, 0), batch.y, train=learning, axis_name=axis_name
+        )
+        x_adv, state = perturb(rule, distance, fold_in(keys, 1), batch.x)
+        reached = distance(x_adv)
+
+        variables = {"params": params.classifier, "batch_stats": stats.classifier}
+        logits, batch_stats = classifier.train(variables, stop_gradient(x_adv), fold_in(keys, 2), axis_name)
+        if mode == "attacker":
+            batch_stats = stats.classifier
+        k = logits.shape[1]
+        towards = (1 - jax.nn.one_hot(partner.y, k)) / (k - 1)
+        labels = (1 - label_eps) * jax.nn.one_hot(batch.y, k) + label_eps * towards
+        loss = losses.soft_cross_entropy(logits, labels).mean()
+        metrics = {
+            "loss": loss,
+            "distance": reached.mean(),
+            "robust_accuracy": losses.accuracy(logits, batch.y).mean(),
+        }
+        return loss - reached.mean(), (Players(batch_stats, attacker.batch_stats(state)), metrics)
+
+    def attack(params: Tree, batch_stats: Tree, steps: int = 1) -> Attack | None:
+        """The trained attacker as an attack on the label: it ascends the cross-entropy's gradient."""
+        if not jax.tree.leaves(params):
+            return None
+
+        def own(params: Tree, batch_stats: Tree, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+            keys = example_keys(key, len(x))
+            rule = attacker.rule(params, batch_stats, fold_in(keys, 0), y)
+            return perturb(rule, lambda x: -losses.cross_entropy(logits_fn(x), y), fold_in(keys, 1), x, steps)[0]
+
+        return jax.tree_util.Partial(own, params, batch_stats)
+
+    return Defense(attacker.init, objective, attack)
+
+
+def _reverse(a: Array, axis_name: str | None) -> Array:
+    """The batch in reversed order, over all devices of the axis."""
+    if axis_name:
+        n = jax.lax.axis_size(axis_name)
+        a = jax.lax.ppermute(a, axis_name, [(i, n - 1 - i) for i in range(n)])
+    return a[::-1]

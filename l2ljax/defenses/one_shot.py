@@ -1,0 +1,96 @@
+"""AdvGAN and GAP: generators of perturbations that look at the image alone, or at nothing.
+
+They are attacks on a classifier that does not move (`experiments/attack.py`, schedule "attacker").
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+from jax.lax import stop_gradient
+
+from l2ljax import losses
+from l2ljax.attacks import learned
+from l2ljax.attacks.ascent import Ascent, clean
+from l2ljax.defenses import saddle
+from l2ljax.models.generators import Discriminator, EncoderDecoder
+from l2ljax.threat import Ball
+from l2ljax.types import Array, Batch, Classifier, Defense, Key, Tree
+
+
+def advgan(
+    classifier: Classifier,
+    ball: Ball,
+    *,
+    gan: float = 0.1,
+    kappa: float = 0.0,
+    attacker_width: int | None = None,
+    axis_name: str | None = None,
+) -> Defense:
+    """max over G of min(margin(f(x + eps G(x))), kappa) + gan log D(x + eps G(x)), D told clean from perturbed.
+
+    Xiao et al. (2018), eq. 3, untargeted. Their hinge on the norm of the perturbation has no part here: tanh keeps it
+    inside the ball.
+
+    Args:
+      classifier: the one attacked.
+      ball: the threat.
+      gan: weight of the discriminator's judgement.
+      kappa: where more margin stops to count.
+      attacker_width: channels of the generator's first convolution, 8 where not given.
+      axis_name: the pmapped axis, in training.
+    """
+    network = Discriminator()
+    player = _with_discriminator(learned.convolutional(EncoderDecoder(attacker_width or 8), inputs=("clean",)), network)
+
+    def bonus(params: Tree, batch: Batch, ascent: Ascent) -> Array:
+        def judge(weights: Tree, x: Array) -> Array:
+            return network.apply({"params": weights}, x)  # type: ignore[return-value]
+
+        weights = params["discriminator"]
+        fooled = jax.nn.log_sigmoid(judge(stop_gradient(weights), ascent.x))
+        told = jax.nn.log_sigmoid(judge(weights, batch.x)) + jax.nn.log_sigmoid(
+            -judge(weights, stop_gradient(ascent.x))
+        )
+        return gan * fooled.mean() + told.mean()
+
+    criterion = saddle.adversarial(lambda logits, y: losses.margin(logits, y, kappa=kappa))
+    return saddle.unrolled(classifier, player, ball, criterion, steps=1, start=clean, bonus=bonus, axis_name=axis_name)
+
+
+def gap(
+    classifier: Classifier,
+    ball: Ball,
+    *,
+    universal: bool = False,
+    attacker_width: int | None = None,
+    axis_name: str | None = None,
+) -> Defense:
+    """max over G of log CE(f(x + eps G(x))). Poursaeed et al. (2018), section 3.2, not targeted.
+
+    Args:
+      classifier: the one attacked.
+      ball: the threat.
+      universal: whether G sees one pattern of noise in place of the image, and so makes one perturbation for all.
+      attacker_width: channels of the generator's first convolution, 8 where not given.
+      axis_name: the pmapped axis, in training.
+    """
+    network = EncoderDecoder(attacker_width or 8)
+    player = learned.convolutional(network, inputs=("pattern",) if universal else ("clean",))
+    criterion = saddle.adversarial(losses.log_cross_entropy)
+    return saddle.unrolled(classifier, player, ball, criterion, steps=1, start=clean, axis_name=axis_name)
+
+
+def _with_discriminator(attacker: learned.Attacker, network: nn.Module) -> learned.Attacker:
+    """The attacker with the discriminator's parameters beside the generator's."""
+
+    def init(key: Key, x: Array) -> tuple[Tree, Tree]:
+        params, batch_stats = attacker.init(key, x)
+        discriminator = network.init(jax.random.fold_in(key, 1), x)["params"]
+        return {"generator": params, "discriminator": discriminator}, batch_stats
+
+    def rule(params: Tree, *rest: Any, **named: Any) -> optax.GradientTransformation:
+        return attacker.rule(params["generator"], *rest, **named)
+
+    return attacker._replace(init=init, rule=rule)

@@ -1,0 +1,143 @@
+"""The generators of perturbations: L2L-DA's U-Net, and the encoder-decoder of AdvGAN and GAP with its discriminator.
+
+All map what an attacker sees, [B, H, W, C'], to (-1, 1)^[B, H, W, channels] (see `attacks.learned.convolutional`).
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.nn.initializers import normal, variance_scaling
+
+from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose
+from l2ljax.types import Array, L2LError
+
+xavier = variance_scaling(1.0, "fan_avg", "uniform")
+
+
+class ConditionalBatchNorm(nn.Module):
+    """BatchNorm whose scale and shift depend on the class: gamma = gamma_y + gamma_shared, and beta likewise.
+
+    As in L2L-DA's released code: epsilon 1e-10, momentum 0.9, gamma_y ~ N(0, 0.02), gamma_shared ~ N(1, 0.02), beta
+    0. With `num_classes=0` the shared row alone is left.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array, y: Array, train: bool, axis_name: str | None = None) -> Array:
+        """x [B, H, W, C], y [B] -> [B, H, W, C]."""
+        norm = BatchNorm(
+            use_running_average=not train,
+            axis_name=axis_name if train else None,
+            epsilon=1e-10,
+            use_bias=False,
+            use_scale=False,
+        )
+        c = x.shape[-1]
+        scale = self.param("scale", lambda key, shape: 1 + normal(0.02)(key, shape), (c,))
+        shift = self.param("shift", nn.initializers.zeros, (c,))
+        if self.num_classes:
+            scale = scale + self.param("class_scale", normal(0.02), (self.num_classes, c))[y][:, None, None]
+            shift = shift + self.param("class_shift", nn.initializers.zeros, (self.num_classes, c))[y][:, None, None]
+        return norm(x) * scale + shift
+
+
+class UNet(nn.Module):
+    """L2L-DA's generator: two levels down, two up, the latent at the first three layers, the label in the BatchNorms.
+
+    The released code's layers, all convolutions without bias: 3x3; 4x4 stride 2, CBN; 4x4 stride 2 (each after the
+    encoded latent is tiled and concatenated, each followed by a leaky ReLU); transposed 4x4 stride 2, CBN, ReLU,
+    twice, each joined by the layer of its size on the way down; 3x3, tanh. 500,944 parameters for CIFAR-10 with
+    image, gradient and delta as inputs, 495,184 for MNIST.
+
+    Attributes:
+      width: channels of the first convolution.
+      latent: size of z; 0 for a deterministic generator.
+      num_classes: K, or 0 for a generator that does not see the label.
+    """
+
+    width: int = 64
+    latent: int = 8
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(
+        self, x: Array, *, channels: int, train: bool, y: Array, z: Array, axis_name: str | None = None
+    ) -> Array:
+        """x [B, H, W, C'], H and W multiples of 4; labels y [B]; z [B, latent] -> [B, H, W, channels] in (-1, 1)."""
+        if x.shape[1] % 4 or x.shape[2] % 4:
+            raise L2LError(f"the generator halves images twice: {x.shape[1]} x {x.shape[2]} are not multiples of 4")
+        conv = functools.partial(Conv, use_bias=False, padding=1, kernel_init=normal(0.02), dtype=x.dtype)
+        up = functools.partial(ConvTranspose, kernel_init=normal(0.02), dtype=x.dtype)
+
+        def norm(a: Array) -> Array:
+            return ConditionalBatchNorm(self.num_classes)(a, y, train, axis_name)
+
+        code = z
+        if self.latent:
+            for _ in range(2):
+                code = nn.relu(nn.Dense(self.latent, kernel_init=xavier)(code))
+
+        def with_code(a: Array) -> Array:
+            tiled = jnp.broadcast_to(code[:, None, None].astype(a.dtype), (*a.shape[:3], code.shape[-1]))
+            return jnp.concatenate([a, tiled], axis=-1)
+
+        def leaky(a: Array) -> Array:
+            return nn.leaky_relu(a, 0.2)
+
+        down0 = leaky(conv(self.width)(with_code(x)))
+        down1 = leaky(norm(conv(self.width, 4, strides=2)(with_code(down0))))
+        down2 = leaky(conv(2 * self.width, 4, strides=2)(with_code(down1)))
+        up2 = nn.relu(norm(up(self.width)(down2)))
+        up1 = nn.relu(norm(up(self.width)(jnp.concatenate([up2, down1], axis=-1))))
+        return jnp.tanh(conv(channels)(jnp.concatenate([up1, down0], axis=-1)))
+
+
+class EncoderDecoder(nn.Module):
+    """AdvGAN's and GAP's generator: down twice, residual blocks, up twice (Johnson et al., 2016; Xiao et al., 2018).
+
+    Convolutions of w, 2w and 4w channels (the last two of stride 2), `blocks` residual blocks, transposed
+    convolutions of 2w and w channels, and one convolution to the image; BatchNorm and ReLU between.
+
+    Attributes:
+      width: w, 8 in AdvGAN.
+      blocks: of two convolutions each, 4 in AdvGAN.
+    """
+
+    width: int = 8
+    blocks: int = 4
+
+    @nn.compact
+    def __call__(
+        self, x: Array, *, channels: int, train: bool, y: Array, z: Array, axis_name: str | None = None
+    ) -> Array:
+        """x [B, H, W, C'], H and W multiples of 4; y and z are not read -> [B, H, W, channels] in (-1, 1)."""
+        if x.shape[1] % 4 or x.shape[2] % 4:
+            raise L2LError(f"the generator halves images twice: {x.shape[1]} x {x.shape[2]} are not multiples of 4")
+        conv = functools.partial(Conv, padding=1, use_bias=False, dtype=x.dtype)
+        norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name if train else None)
+        a = nn.relu(norm()(conv(self.width)(x)))
+        for features in (2 * self.width, 4 * self.width):
+            a = nn.relu(norm()(conv(features, strides=2)(a)))
+        for _ in range(self.blocks):
+            b = nn.relu(norm()(conv(4 * self.width)(a)))
+            a = a + norm()(conv(4 * self.width)(b))
+        for features in (2 * self.width, self.width):
+            a = nn.relu(norm()(ConvTranspose(features, dtype=x.dtype)(a)))
+        return jnp.tanh(Conv(channels, padding=1, dtype=x.dtype)(a))
+
+
+class Discriminator(nn.Module):
+    """AdvGAN's: three convolutions of stride 2 with leaky ReLUs, mean over the image, linear (Xiao et al., 2018)."""
+
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Images [B, H, W, C] -> logits [B]: large for clean ones."""
+        for features in (self.width, 2 * self.width, 4 * self.width):
+            x = nn.leaky_relu(Conv(features, 4, strides=2, padding=1, dtype=x.dtype)(x), 0.2)
+        dense: Any = nn.Dense(1, dtype=x.dtype)
+        return dense(x.mean((1, 2)))[:, 0]

@@ -1,0 +1,119 @@
+"""What a run leaves behind: the content of report.json, and figures."""
+
+import importlib.metadata
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from l2ljax import attacks, figures
+from l2ljax.evaluate import Evaluation, evaluate
+from l2ljax.setup import EVAL_BATCH, Setup, named_attacks
+from l2ljax.train import TrainState
+from l2ljax.types import Array, Players
+from l2ljax.workdir import Workdir
+
+
+class Best(NamedTuple):
+    """The parameters with the highest PGD-10 accuracy on the validation images so far."""
+
+    score: Array
+    """That accuracy; -1 before the first validation."""
+    step: Array
+    params: Players
+    stats: Players
+
+
+def summarize(setup: Setup, state: TrainState, best: Best, seconds: float) -> dict[str, Any]:
+    """The content of report.json."""
+    spec = setup.spec
+
+    def scores(params: Players, stats: Players, whose: str) -> dict[str, Any]:
+        with tqdm(total=1 + len(spec.attack_names), leave=False) as bar:
+
+            def progress(name: str) -> None:
+                bar.set_description(f"evaluating the {whose} parameters: {name}")
+                bar.update()
+
+            result: Evaluation = evaluate(
+                setup.logits_fn(params, stats),
+                setup.eval_split,
+                named_attacks(setup, params, stats),
+                key=setup.eval_key,
+                batch_size=EVAL_BATCH,
+                progress=progress,
+            )
+        rows = {
+            name: {"robust_acc": row.robust_acc, "seconds": row.seconds, "passes": row.passes}
+            for name, row in result.attacks.items()
+        }
+        return {
+            "clean_acc": result.clean_acc,
+            "classes_predicted": result.classes_predicted,
+            "attacks": rows,
+            "worst_case_acc": result.worst_case_acc,
+        }
+
+    result = {**describe(setup, state, seconds), **scores(state.params, state.stats, "last")}
+    if best.score >= 0:
+        result["best"] = {
+            "step": int(best.step),
+            "val_robust_acc": float(best.score),
+            **scores(best.params, best.stats, "best"),
+        }
+    return result
+
+
+def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
+    """What report.json says about the run itself."""
+    spec = setup.spec
+    return {
+        "method": spec.method,
+        "dataset": spec.dataset,
+        "arch": spec.recipe.arch,
+        "eps": spec.recipe.eps,
+        "norm": spec.config.norm,
+        "seed": spec.config.seed,
+        "epochs": spec.recipe.epochs,
+        "eval_size": len(setup.eval_split.labels),
+        "train_seconds": seconds,
+        "parameters": {k: _size(v) for k, v in state.params._asdict().items()},
+        "versions": versions(),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def draw(setup: Setup, state: TrainState, workdir: Workdir) -> list[Path]:
+    """Draw the figures; returns their paths."""
+    rows = workdir.rows()
+    validations = [
+        {"step": row["step"], "clean_acc": row["val_clean_acc"], "robust_acc": row["val_robust_acc"]}
+        for row in rows
+        if "val_clean_acc" in row
+    ]
+    curves, grid = workdir.figures / "training.png", workdir.figures / "perturbations.png"
+    figures.training_curves(curves, rows, validations)
+    logits_fn = setup.logits_fn(state.params, state.stats)
+    x, y = jnp.asarray(setup.eval_split.images[:8], jnp.float32) / 255, setup.eval_split.labels[:8]
+    x_adv = jax.jit(attacks.create("pgd20", setup.ball))(logits_fn, setup.eval_key, x, y)
+    predictions = np.asarray(jax.jit(lambda f, x: f(x))(logits_fn, x_adv)).argmax(axis=1)
+    figures.perturbation_grid(grid, x, x_adv, y, predictions, setup.dataset.class_names)
+    return [curves, grid]
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on."""
+    packages = ("l2ljax", "jax", "jaxlib", "flax", "optax", "numpy")
+    found: dict[str, str] = {name: importlib.metadata.version(name) for name in packages}
+    return {**found, "python": platform.python_version(), "device": jax.devices()[0].device_kind}
+
+
+def _size(tree: Mapping[str, Any]) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

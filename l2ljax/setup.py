@@ -1,0 +1,171 @@
+"""What a run is made of, from its settings: data, both players, their step, and the attacks of its report."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from l2ljax import attacks, checkpoint, data, defenses, models, recipes, threat
+from l2ljax.config import TRAINED, Run, is_own
+from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
+from l2ljax.types import Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
+from l2ljax.workdir import read_json
+
+EVAL_BATCH = 250
+
+
+class Setup(NamedTuple):
+    """What a run is made of."""
+
+    spec: Run
+    devices: list[jax.Device]
+    ball: threat.Ball
+    dataset: data.Dataset
+    eval_split: data.Split
+    classifier: Classifier
+    defense: Defense
+    phases: list[tuple[Step, int]]
+    """(training step, the number of the last one taken with it): a warm-up, if any, then the method's."""
+    steps: int
+    epoch_steps: int
+    data_key: Key
+    eval_key: Key
+
+    def logits_fn(self, params: Players, stats: Players) -> LogitsFn:
+        """The classifier in evaluation mode; other weights do not recompile."""
+        variables = {"params": params.classifier, "batch_stats": stats.classifier}
+        return jax.tree_util.Partial(self.classifier.logits, variables)
+
+
+def prepare(spec: Run) -> tuple[Setup, TrainState]:
+    """Everything a run needs, and the state before its first step."""
+    config, recipe = spec.config, spec.recipe
+    devices = _devices(config.devices, recipe.batch_size)
+    ball = threat.BALLS[config.norm](spec.eps)
+    dataset = data.load(
+        spec.dataset,
+        config.data_dir,
+        train_size=config.train_size,
+        val_size=recipe.val_size,
+        seed=config.seed,
+    )
+    classifier = models.create(recipe.arch, num_classes=dataset.num_classes, dtype=jnp.dtype(config.dtype))
+    defense = defenses.create(spec.method, classifier, ball, axis_name=AXIS, **spec.options)
+    epoch_steps = data.steps_per_epoch(len(dataset.train.labels), recipe.batch_size)
+    optimizers = recipes.optimizers(recipe, epoch_steps)
+    k_init, k_data, k_eval = jax.random.split(jax.random.key(config.seed), 3)
+    images = jnp.asarray(dataset.train.images[:2], jnp.float32) / 255
+    state = init_state(k_init, classifier, defense, optimizers, images)
+    for player, workdir in Players(config.init_from, config.attacker_from)._asdict().items():
+        if workdir:
+            state = _with_player_from(workdir, player, state)
+    step = make_step(defense, optimizers, schedule=config.schedule, devices=devices)
+    phases = [(step, recipe.epochs * epoch_steps)]
+    if recipe.warmup:
+        plain = defenses.create("plain", classifier, ball, axis_name=AXIS)
+        warm_up = make_step(plain, optimizers, schedule="classifier", devices=devices)
+        phases.insert(0, (warm_up, round(recipe.warmup * epoch_steps)))
+    setup = Setup(
+        spec=spec,
+        devices=devices,
+        ball=ball,
+        dataset=dataset,
+        eval_split=data.Split(*(a[: config.eval_size] for a in dataset.test)),
+        classifier=classifier,
+        defense=defense,
+        phases=phases,
+        steps=recipe.epochs * epoch_steps,
+        epoch_steps=epoch_steps,
+        data_key=k_data,
+        eval_key=k_eval,
+    )
+    return setup, state
+
+
+def named_attacks(setup: Setup, params: Players, stats: Players) -> dict[str, Attack]:
+    """The attacks that the report names; `own` is there only where an attacker was trained."""
+    found = {}
+    for name in setup.spec.attack_names:
+        if name.startswith(TRAINED):
+            found[name] = load_attacker(name.removeprefix(TRAINED))
+        elif is_own(name):
+            steps = int(name[3:]) if name[3:] else None
+            own = setup.defense.attack(params.attacker, stats.attacker, **({"steps": steps} if steps else {}))
+            if own is not None:
+                found[name] = own
+        else:
+            found[name] = attacks.create(name, setup.ball)
+    return found
+
+
+def load_classifier(workdir: str) -> LogitsFn:
+    """The classifier that a run ended with, in evaluation mode.
+
+    Raises:
+      L2LError: no run there.
+    """
+    path, saved = _saved(workdir)
+    source = data.SOURCES[saved["dataset"]]
+    classifier = models.create(saved["arch"], num_classes=len(source.classes), dtype=jnp.dtype(saved["dtype"]))
+    variables = classifier.init(jax.random.key(0), jnp.zeros((1, *source.image_shape)))
+    restored = {
+        name: checkpoint.Checkpoints(path / "checkpoints").restore(
+            like=variables[name], prefix=f"['last'].{kind}.classifier"
+        )
+        for name, kind in {"params": "params", "batch_stats": "stats"}.items()
+    }
+    return jax.tree_util.Partial(classifier.logits, restored)
+
+
+def load_attacker(workdir: str, **named: int) -> Attack:
+    """The attacker that a run of experiments/attack.py or of a learned method ended with.
+
+    Args:
+      workdir: of the run.
+      **named: steps, where not those it was trained with.
+
+    Raises:
+      L2LError: no run there, or one whose attacker learned nothing.
+    """
+    path, saved = _saved(workdir)
+    ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
+    defense = defenses.create(saved["method"], models.create(saved["arch"]), ball, **saved["options"])
+    params, batch_stats = defense.init(jax.random.key(0), jnp.zeros((1, *data.SOURCES[saved["dataset"]].image_shape)))
+    checkpoints = checkpoint.Checkpoints(path / "checkpoints")
+    attack = defense.attack(
+        checkpoints.restore(like=params, prefix="['last'].params.attacker"),
+        checkpoints.restore(like=batch_stats, prefix="['last'].stats.attacker"),
+        **named,
+    )
+    if attack is None:
+        raise L2LError(f"{workdir} is a run of {saved['method']}, whose attacker learns nothing")
+    return attack
+
+
+def _saved(workdir: str) -> tuple[Path, dict[str, Any]]:
+    path = Path(workdir).expanduser()
+    return path, read_json(path / "config.json")
+
+
+def _with_player_from(workdir: str, player: str, state: TrainState) -> TrainState:
+    """The state with the player ("classifier" or "attacker") that another run ended with."""
+    saved = checkpoint.Checkpoints(Path(workdir).expanduser() / "checkpoints")
+
+    def restore(players: Players, name: str) -> Players:
+        found = saved.restore(like=getattr(players, player), prefix=f"['last'].{name}.{player}")
+        return players._replace(**{player: found})
+
+    return state._replace(params=restore(state.params, "params"), stats=restore(state.stats, "stats"))
+
+
+def _devices(wanted: int | None, batch_size: int) -> list[jax.Device]:
+    local = jax.local_devices()
+    n = len(local) if wanted is None else wanted
+    if n > len(local):
+        raise L2LError(f"--devices={n}: this machine has {len(local)}")
+    if batch_size % n:
+        raise L2LError(
+            f"--batch-size={batch_size} does not split over {n} devices: give a multiple of {n}, or --devices"
+        )
+    return local[:n]
