@@ -137,6 +137,7 @@ def _specify(flags: Flags) -> Run:
         data_dir=flags.data_dir or victim["data_dir"],
         workdir=flags.workdir or f"runs/{name}",
         val_size=0,
+        warmup=0.0,
         **{name: victim[name] for name in ("arch", "eps", "norm", "dtype")},
         **{
             name: getattr(flags, name)
@@ -146,5 +147,4 @@ def _specify(flags: Flags) -> Run:
             )
         },
     )  # fmt: skip
-    spec = resolve(victim["dataset"], flags.attacker, config)
-    return dataclasses.replace(spec, recipe=spec.recipe._replace(warmup=0.0))
+    return resolve(victim["dataset"], flags.attacker, config)

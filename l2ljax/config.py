@@ -48,7 +48,11 @@ class Config:
     """The classifier's learning rate."""
     lr_schedule: str | None = None
     """steps (falls at the recipe's milestones, which stretch with --epochs), constant, or cosine."""
+    attacker_optimizer: str | None = None
+    """sgd (momentum 0.9) or adam."""
     attacker_lr: float | None = None
+    warmup: float | None = None
+    """Epochs of plain training at the start, of the run's."""
     schedule: str = "joint"
     """joint (both players move on one perturbation), alternating, classifier or attacker (it alone moves)."""
     seed: int = 0
@@ -109,13 +113,14 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
     recipe = recipes.find(dataset, method)
     given = {
         name: getattr(config, name)
-        for name in ("arch", "eps", "epochs", "optimizer", "lr", "lr_schedule", "batch_size", "attacker_lr", "val_size")
-        if getattr(config, name) is not None
+        for name in recipes.Recipe._fields
+        if name in Config.__dataclass_fields__ and name != "options" and getattr(config, name) is not None
     }
     if "epochs" in given:
         _check_positive("epochs", given["epochs"])
         stretch = given["epochs"] / recipe.epochs
-        given |= {"milestones": tuple(m * stretch for m in recipe.milestones), "warmup": recipe.warmup * stretch}
+        given["milestones"] = tuple(m * stretch for m in recipe.milestones)
+        given.setdefault("warmup", recipe.warmup * stretch)
     options = _options(method, config, dict(recipe.options))
     if "num_classes" in defenses.options(method):
         options["num_classes"] = len(data.SOURCES[dataset].classes)
@@ -127,6 +132,9 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
     _check_choice("norm", config.norm, tuple(threat.BALLS))
     _check_choice("schedule", config.schedule, tuple(train.SCHEDULES))
     _check_choice("optimizer", recipe.optimizer, tuple(recipes.OPTIMIZERS))
+    _check_choice("attacker_optimizer", recipe.attacker_optimizer, tuple(recipes.OPTIMIZERS))
+    if not 0 <= recipe.warmup <= recipe.epochs:
+        raise L2LError(f"--warmup={recipe.warmup}: give 0 to {recipe.epochs}, the run's epochs")
     _check_choice("lr_schedule", recipe.lr_schedule, tuple(recipes.LR_SCHEDULES))
     _check_choice("dtype", config.dtype, DTYPES)
     eps = threat.parse_eps(recipe.eps)

@@ -229,7 +229,7 @@ def momentum_rule(phi):
 
 
 def recurrent_rule(phi):
-    return learned.recurrent(scale=0.5).rule(phi, {})
+    return learned.recurrent(scale=0.5).rule(phi, {}, example_keys(jax.random.key(0), len(X0)), None)
 
 
 def recurrent_parameters():

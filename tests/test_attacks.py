@@ -11,15 +11,16 @@ import pytest
 from l2ljax import attacks, losses, threat
 from l2ljax.attacks import learned
 from l2ljax.models import attackers
+from l2ljax.models.generators import UNet
 from l2ljax.types import L2LError, example_keys, fold_in
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.RandomState(0)
 WEIGHTS = {
-    "w1": RNG.normal(0, 0.5, (36, 16)).astype(np.float32),
+    "w1": RNG.normal(0, 0.5, (64, 16)).astype(np.float32),
     "w2": RNG.normal(0, 1.0, (16, 5)).astype(np.float32),
 }
-X = RNG.uniform(-0.2, 1.2, (6, 6, 6, 1)).clip(0, 1).astype(np.float32)  # with black and white pixels
+X = RNG.uniform(-0.2, 1.2, (6, 8, 8, 1)).clip(0, 1).astype(np.float32)  # with black and white pixels
 KEY = jax.random.key(0)
 LINF, L2 = threat.linf(0.1), threat.l2(0.8)
 
@@ -41,10 +42,13 @@ Y = (np.tanh((X - 0.5).reshape(6, -1) @ WEIGHTS["w1"]) @ WEIGHTS["w2"]).argmax(
 def trained(attacker, *, steps):
     """A learned attacker as `own`, its parameters drawn and not trained."""
     params, batch_stats = attacker.init(jax.random.key(5), jnp.asarray(X))
-    rule = attacker.rule(params, batch_stats)
 
     def own(ball):
-        return attacks.gradient_attack(ball, rule, steps=steps, start=attacks.clean)
+        def attack(logits_fn, key, x, y):
+            rule = attacker.rule(params, batch_stats, example_keys(key, len(x)), y)
+            return attacks.gradient_attack(ball, rule, steps=steps, start=attacks.clean)(logits_fn, key, x, y)
+
+        return attack
 
     return own
 
@@ -56,6 +60,11 @@ def named(name):
 def convolutional(normalize):
     network = attackers.create("slim", width=4)
     return learned.convolutional(network, inputs=["image", "gradient"], normalize=normalize)
+
+
+def generator():
+    inputs = ["clean", "gradient", "delta"]
+    return learned.convolutional(UNet(4, 8, 5), inputs=inputs, normalize="channel", step=0.25, latent=8)
 
 
 # What each attack is; `draws`: its result depends on the key; `strong`: half of the examples or more fall.
@@ -87,6 +96,9 @@ TABLE = [
     dict(id="restarts", make=lambda ball: attacks.restarts(attacks.create("pgd3", ball), 3), draws=True, strong=True),
     dict(id="own-recurrent", make=trained(learned.recurrent(), steps=4)),
     dict(id="own-convolutional", make=trained(convolutional("example"), steps=2)),
+    dict(id="own-generator", make=trained(generator(), steps=3), draws=True),
+    dict(id="cw40", make=lambda ball: attacks.l2l_da_cw(ball, steps=40, learning_rate=0.01), strong=True),
+    dict(id="random_signs", make=attacks.random_signs, draws=True),
 ]
 each_attack = pytest.mark.parametrize("case", TABLE, ids=lambda case: case["id"])
 

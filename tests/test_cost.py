@@ -9,6 +9,7 @@ from l2ljax import attacks, cost, models, threat
 from l2ljax.attacks import learned
 from l2ljax.models import attackers
 from l2ljax.models.layers import stock_convolution
+from l2ljax.types import example_keys
 
 RNG = np.random.RandomState(0)
 X = RNG.uniform(size=(3, 6, 6, 1)).astype(np.float32)
@@ -28,7 +29,7 @@ def zeros(init, x):
 
 
 def own(attacker, steps):
-    rule = attacker.rule(*zeros(attacker.init, X))
+    rule = attacker.rule(*zeros(attacker.init, X), example_keys(jax.random.key(0), 3), Y)
     return attacks.gradient_attack(BALL, rule, steps=steps, start=attacks.clean)
 
 

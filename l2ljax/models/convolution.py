@@ -59,6 +59,8 @@ def conv2d(x: Array, kernel: Array, *, strides: Pair = (1, 1), padding: int | tu
     Returns:
       [B, (H + low + high - kh) // stride + 1, same for W, O].
     """
+    if kernel.shape[:2] == (1, 1) and padding == 0:
+        x, strides = x[:, :: strides[0], :: strides[1]], (1, 1)
     geometry = _geometry(x.shape, kernel.shape, strides, padding)
     return (_stock if _use_stock() else _convolve)(x, kernel, geometry)
 
@@ -162,6 +164,49 @@ def _correlate(x: Array, kernel: Array, strides: Pair, padding: tuple[Pair, Pair
     return y.reshape(*y.shape[:2], -1, o)[:, :, :width]
 
 
+# A convolution with strides s is one without, of blocks: with the s x s pixels of a block as its channels (and the
+# padding made part of the image), offset i in the kernel is offset a = i mod s in a block and block i div s.
+
+
+def _taps(geo: _Geometry) -> Pair:
+    """The size of the kernel in blocks."""
+    return -(-geo.kernel[0] // geo.strides[0]), -(-geo.kernel[1] // geo.strides[1])
+
+
+def _image_to_blocks(x: Array, geo: _Geometry) -> Array:
+    """[B, H, W, C] -> [B, H' + taps - 1, W' + taps - 1, sh * sw * C]."""
+    (sh, sw), (m, n) = geo.strides, ((o + t - 1) for o, t in zip(geo.output, _taps(geo), strict=True))
+    (top, _), (left, _) = geo.padding
+    ends = ((top, m * sh - top - x.shape[1]), (left, n * sw - left - x.shape[2]))  # negative: cut off
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*end, 0) for end in ends), (0, 0, 0)])
+    return x.reshape(len(x), m, sh, n, sw * x.shape[3]).swapaxes(2, 3).reshape(len(x), m, n, -1)
+
+
+def _blocks_to_image(blocks: Array, geo: _Geometry) -> Array:
+    """The inverse of `_image_to_blocks`, zero where that cut off."""
+    b, m, n, channels = blocks.shape
+    sh, sw = geo.strides
+    x = blocks.reshape(b, m, n, sh, channels // sh).swapaxes(2, 3).reshape(b, m * sh, n * sw, channels // (sh * sw))
+    (top, _), (left, _) = geo.padding
+    ends = ((-top, geo.image[0] + top - m * sh), (-left, geo.image[1] + left - n * sw))
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*end, 0) for end in ends), (0, 0, 0)])
+
+
+def _kernel_to_blocks(kernel: Array, geo: _Geometry) -> Array:
+    """[kh, kw, C, O] -> [taps, taps, sh * sw * C, O]."""
+    (sh, sw), (th, tw) = geo.strides, _taps(geo)
+    kh, kw, c, o = kernel.shape
+    kernel = jnp.pad(kernel, ((0, th * sh - kh), (0, tw * sw - kw), (0, 0), (0, 0)))
+    return kernel.reshape(th, sh, tw, sw * c, o).swapaxes(1, 2).reshape(th, tw, sh * sw * c, o)
+
+
+def _blocks_to_kernel(blocks: Array, geo: _Geometry) -> Array:
+    """The inverse of `_kernel_to_blocks`."""
+    (th, tw), (sh, sw), o = _taps(geo), geo.strides, blocks.shape[-1]
+    kernel = blocks.reshape(th, tw, sh, -1, o).swapaxes(1, 2).reshape(th * sh, tw * sw, -1, o)
+    return kernel[: geo.kernel[0], : geo.kernel[1]]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, geo: _Geometry) -> Array:
     """dT/dy: [B, H, W, C], [kh, kw, C, O] -> [B, H', W', O]."""
@@ -173,27 +218,30 @@ def _pull_back_image(y: Array, kernel: Array, geo: _Geometry) -> Array:
     """dT/dx: [B, H', W', O], [kh, kw, C, O] -> [B, H, W, C]."""
     if geo.strides == (1, 1):
         return _correlate(y, _flip(kernel), (1, 1), _opposite(geo))
-    return _stock_transpose(y, kernel, geo)
+    th, tw = _taps(geo)
+    everywhere = ((th - 1, th - 1), (tw - 1, tw - 1))
+    return _blocks_to_image(_correlate(y, _flip(_kernel_to_blocks(kernel, geo)), (1, 1), everywhere), geo)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pull_back_kernel(x: Array, y: Array, geo: _Geometry) -> Array:
     """dT/dk: [B, H, W, C], [B, H', W', O] -> [kh, kw, C, O]."""
-    if geo.strides == (1, 1) and geo.kernel != (1, 1):
+    if geo.strides == (1, 1):
+        if geo.kernel == (1, 1):
+            return jnp.einsum("bhwc,bhwo->co", x, y)[None, None]
         # The same sum is a convolution of x with y, the batch in the place of channels. The compiler's own
         # rule differs by the barriers only, which make the transposed copies that its fast path needs.
         images, kernel = lax.optimization_barrier((x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)))
         k = lax.conv_general_dilated(images, kernel, (1, 1), geo.padding, dimension_numbers=DIMENSIONS)
         return lax.optimization_barrier(k).transpose(1, 2, 0, 3)
-    # With strides that convolution is slow; one matrix product per offset in the kernel is not.
-    x = jnp.pad(x, ((0, 0), *geo.padding, (0, 0)))
-    (kh, kw), (sh, sw), (height, width) = geo.kernel, geo.strides, geo.output
+    # With strides that convolution is slow; a matrix product for each offset of the kernel in blocks is not.
+    blocks, (height, width) = _image_to_blocks(x, geo), geo.output
 
     def product(i: int, j: int) -> Array:
-        shifted = x[:, i : i + (height - 1) * sh + 1 : sh, j : j + (width - 1) * sw + 1 : sw]
-        return jnp.einsum("bhwc,bhwo->co", shifted, y)
+        return jnp.einsum("bhwc,bhwo->co", blocks[:, i : i + height, j : j + width], y)
 
-    return jnp.stack([jnp.stack([product(i, j) for j in range(kw)]) for i in range(kh)])
+    th, tw = _taps(geo)
+    return _blocks_to_kernel(jnp.stack([jnp.stack([product(i, j) for j in range(tw)]) for i in range(th)]), geo)
 
 
 _convolve.defvjp(
