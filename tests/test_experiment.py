@@ -254,3 +254,20 @@ def test_learning_rates_fall_where_the_papers_say():
     at = (29 * 391 - 1, 29 * 391, 59 * 391, 89 * 391)
     schedule = recipes.LR_SCHEDULES["steps"](spec.recipe, 391)
     assert [float(schedule(step)) for step in at] == pytest.approx([0.1, 0.01, 0.001, 0.0001])
+
+
+def test_a_warm_up_is_plain_training_and_then_the_attacker_learns(tmp_path):
+    plain = {"epochs": 1, "train_size": 300, "val_size": 0, "eval_size": 20, "attacks": "fgsm"}
+    run(tmp_path / "plain", "plain", steps=None, **plain)
+    run(tmp_path / "warm", "rnn_adv", **{**plain, "epochs": 2, "warmup": 1.0})
+    folders = [tmp_path / name / "run" for name in ("plain", "warm")]
+    managers = [checkpoint.Checkpoints(folder / "checkpoints")._manager for folder in folders]
+    steps = managers[0].latest_step()
+    one, two = (manager.restore(steps) for manager in managers)
+    for name in one:
+        if "classifier" in name and "['last']" in name and "opt_state" not in name:
+            np.testing.assert_array_equal(one[name], two[name])
+    rows = [json.loads(line) for line in (folders[1] / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("attacker_gradient_norm", 0) > 0 for row in rows] == [False] * steps + [True] * steps
+    with pytest.raises(L2LError, match="--warmup=3.0: give 0 to 2"):
+        run(tmp_path, warmup=3.0)

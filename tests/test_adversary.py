@@ -1,0 +1,92 @@
+"""Attackers trained on a classifier that does not move: they win where they should, and are used by name afterwards."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from l2ljax import adversary, attacks, checkpoint, data, experiment, threat
+from l2ljax.adversary import Flags
+from l2ljax.config import Config, resolve
+from l2ljax.evaluate import evaluate
+from l2ljax.setup import load_attacker, load_classifier
+from l2ljax.types import L2LError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory):
+    """A plain digits classifier's workdir."""
+    folder = tmp_path_factory.mktemp("victim") / "run"
+    config = Config(method="plain", epochs=15, val_size=0, attacks="fgsm", eval_size=200, workdir=str(folder))
+    experiment.run(resolve("digits", "plain", config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def advgan(victim):
+    """An AdvGAN trained on it: (its workdir, the content of report.json)."""
+    flags = Flags(victim=str(victim), attacker="advgan", epochs=15, draws=2, workdir=str(victim.parent / "advgan"))
+    return victim.parent / "advgan", adversary.run(flags)
+
+
+def test_a_trained_advgan_beats_chance_by_far(advgan):
+    found = {name: row["robust_acc"] for name, row in advgan[1]["attacks"].items()}
+    assert advgan[1]["clean_acc"] > 0.95
+    assert found["all draws"] < 0.4
+    assert min(found["random signs"], found["untrained"]) > found["all draws"] + 0.3
+    assert found["strongest draw"] == found["weakest draw"]  # it has no latent
+    assert json.loads((advgan[0] / "report.json").read_text()) == json.loads(json.dumps(advgan[1]))
+
+
+def test_the_victim_does_not_move(victim, advgan):
+    before, after = (checkpoint.Checkpoints(w / "checkpoints")._manager for w in (victim, advgan[0]))
+    before, after = (m.restore(m.latest_step()) for m in (before, after))
+    ours = [name for name in before if name.startswith(("['last'].params.classifier", "['last'].stats.classifier"))]
+    assert ours
+    for name in ours:
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_trained_attackers_are_used_by_name_in_other_evaluations(victim, advgan, tmp_path):
+    config = Config(method="plain", epochs=1, val_size=0, eval_size=200, workdir=str(tmp_path / "run"))
+    config = dataclasses.replace(config, init_from=str(victim), lr=0.0, attacks=f"fgsm,trained:{advgan[0]}")
+    result = experiment.run(resolve("digits", "plain", config))
+    assert result["clean_acc"] > 0.95  # it started from the victim, whose learning rate is 0 now
+    assert result["attacks"][f"trained:{advgan[0]}"]["robust_acc"] < 0.4
+    split = data.Split(*(a[:200] for a in data.load("digits").test))
+    scores = evaluate(
+        load_classifier(str(victim)), split, {"own": load_attacker(str(advgan[0]))}, key=jax.random.key(0)
+    )
+    assert scores.attacks["own"].robust_acc == result["attacks"][f"trained:{advgan[0]}"]["robust_acc"]
+
+
+def test_draws_of_a_stochastic_attacker_are_told_apart(victim, tmp_path):
+    flags = Flags(
+        victim=str(victim), attacker="l2l_da", options="steps=2,diversity=5", attacker_width=4, epochs=6,
+        eval_size=100, draws=4, workdir=str(tmp_path / "run"),
+    )  # fmt: skip
+    found = {name: row["robust_acc"] for name, row in adversary.run(flags)["attacks"].items()}
+    assert found["all draws"] <= found["strongest draw"] <= found["mean draw"] <= found["weakest draw"]
+    assert found["all draws"] < found["weakest draw"]
+
+
+def test_what_cannot_be_is_told_in_one_line(victim, tmp_path):
+    with pytest.raises(L2LError, match="give the workdir of a run"):
+        adversary.run(Flags(victim=str(tmp_path)))
+    with pytest.raises(L2LError, match="pgd_adv learns nothing: choose of advgan, gap"):
+        adversary.run(Flags(victim=str(victim), attacker="pgd_adv", workdir=str(tmp_path / "a")))
+    with pytest.raises(L2LError, match="unknown method 'gan'"):
+        adversary.run(Flags(victim=str(victim), attacker="gan"))
+    with pytest.raises(L2LError, match="plain, whose attacker learns nothing"):
+        load_attacker(str(victim))
+
+
+def test_random_signs_are_as_far_as_the_ball_and_draw_anew():
+    x = np.full((2, 4, 4, 1), 0.5, np.float32)
+    one, two = (attacks.random_signs(threat.linf(0.1))(None, jax.random.key(i), x, None) for i in (0, 1))
+    assert set(np.unique(np.round(np.abs(one - x), 5))) == {np.float32(0.1)}
+    assert (one != two).any() and (one[0] != one[1]).any()
