@@ -108,6 +108,43 @@ def test_trades_objective_is_the_papers_formula():
     np.testing.assert_allclose(value, (ce + beta * kl).mean(), rtol=1e-5)
 
 
+def test_the_mixture_weighs_clean_and_adversarial_losses():
+    clf, batch, key = fitted_classifier()[0], digits(16), jax.random.key(4)
+    values = {}
+    for weight in (0.0, 0.25, 0.5):
+        defense, params, stats = build("pgd_adv", clean_weight=weight, steps=2)
+        values[weight] = float(defense.objective(params, stats, key, batch, "joint")[0])
+    clean = float(losses.cross_entropy(clf.logits({"params": params.classifier}, batch.x), batch.y).mean())
+    for weight in (0.25, 0.5):
+        np.testing.assert_allclose(values[weight], weight * clean + (1 - weight) * values[0.0], rtol=1e-5)
+    with pytest.raises(L2LError, match="clean_weight 1.0"):
+        build("pgd_adv", clean_weight=1.0)
+
+
+def test_stability_is_the_divergence_at_a_noisy_copy():
+    clf, batch, key = fitted_classifier()[0], digits(16), jax.random.key(4)
+    defense, params, stats = build("stability", alpha=2.0, sigma=0.3)
+    value = defense.objective(params, stats, key, batch, "joint")[0]
+    keys = fold_in(example_keys(key, 16), 0)
+    noise = jax.vmap(lambda k: jax.random.normal(k, batch.x.shape[1:]))(keys)
+    at_x, at_noise = (
+        clf.logits({"params": params.classifier}, x) for x in (batch.x, (batch.x + 0.3 * noise).clip(0, 1))
+    )
+    log_p, log_q = jax.nn.log_softmax(at_x), jax.nn.log_softmax(at_noise)
+    expected = -log_p[jnp.arange(16), batch.y] + 2.0 * (jnp.exp(log_p) * (log_p - log_q)).sum(1)
+    np.testing.assert_allclose(value, expected.mean(), rtol=1e-4)
+
+
+def test_cw_training_is_at_the_images_of_the_papers_cw():
+    clf, batch, key = fitted_classifier()[0], digits(16), jax.random.key(4)
+    defense, params, stats = build("cw_adv", steps=4, learning_rate=0.05)
+    logits_fn = functools.partial(clf.logits, {"params": params.classifier})
+    x_adv = attacks.l2l_da_cw(BALL, steps=4, learning_rate=0.05)(logits_fn, key, batch.x, batch.y)
+    value = defense.objective(params, stats, key, batch, "joint")[0]
+    np.testing.assert_allclose(value, losses.cross_entropy(logits_fn(x_adv), batch.y).mean(), rtol=1e-4)
+    assert value > 1.5 * losses.cross_entropy(logits_fn(batch.x), batch.y).mean()
+
+
 @pytest.mark.parametrize("method", ["rnn_adv", "rnn_trades"])
 def test_phi_feels_the_papers_weighted_losses_along_its_path(method):
     """phi's gradient is that of sum_t t L(x_t), L the cross-entropy or TRADES's KL; theta's that of the end alone."""
