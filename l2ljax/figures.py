@@ -16,7 +16,7 @@ import chex
 import numpy as np
 from numpy.typing import ArrayLike
 
-from l2ljax.report import write_files
+from l2ljax.files import write_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,6 +135,27 @@ def loss_along_attacks(path: Path, panels: Mapping[str, Mapping[str, Mapping[str
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend()
     grid[0].set_ylabel("mean over images of the largest loss")
+    _save(path, figure)
+
+
+def accuracy_against(path: Path, panels: Mapping[str, Mapping[str, ArrayLike]]) -> None:
+    """Draw the accuracy under attack against what makes the attack stronger (L2L, Figures 4 and 9), as PNG.
+
+    Args:
+      path: the file to write.
+      panels: title -> {name of the x axis: values [N], "accuracy": [N] fractions}.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(panels), 4), layout="tight")
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, series) in zip(grid, panels.items(), strict=True):
+        (name,) = series.keys() - {"accuracy"}
+        axes.plot(np.asarray(series[name]), 100 * np.asarray(series["accuracy"]), "o-", color=VERMILLION)
+        axes.set(title=title, xlabel=name, ylim=(-2, 102))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylabel("robust accuracy (%)")
     _save(path, figure)
 
 

@@ -43,6 +43,35 @@ def margin(logits: Array, y: Array, *, kappa: float = jnp.inf) -> Array:
     return jnp.minimum(best_other - jnp.sum(jnp.where(true, logits, 0), axis=1), kappa)
 
 
+def dlr(logits: Array, y: Array) -> Array:
+    """Difference of logits ratio, [B], >= -1; positive where misclassified. Croce & Hein (2020), eq. 6.
+
+        -(z_y - max_{k != y} z_k) / (z_p1 - z_p3 + 1e-12),  z_p1 >= z_p2 >= ... the sorted logits
+
+    Scaling or shifting all logits changes nothing, so a confident model does not hide its gradients. Fewer than three
+    classes are an L2LError.
+    """
+    _check(logits, y)
+    _check_classes(logits, 3, "dlr", "ascend the cross-entropy or the margin instead")
+    (first, second, third), order = (a.T for a in jax.lax.top_k(_wide(logits), 3))
+    best_other = jnp.where(order[0] == y, second, first)
+    return -(_at(logits, y) - best_other) / (first - third + 1e-12)
+
+
+def dlr_targeted(logits: Array, y: Array, target: Array) -> Array:
+    """The ratio towards a class `target` [B] of 0..K-1, [B]: it grows with z_t - z_y. Croce & Hein (2020), eq. 7.
+
+        -(z_y - z_t) / (z_p1 - (z_p3 + z_p4) / 2 + 1e-12)
+
+    Fewer than four classes are an L2LError.
+    """
+    _check(logits, y)
+    _check(logits, target)
+    _check_classes(logits, 4, "dlr_targeted", "use dlr or the cross-entropy instead")
+    first, _, third, fourth = jax.lax.top_k(_wide(logits), 4)[0].T
+    return -(_at(logits, y) - _at(logits, target)) / (first - 0.5 * (third + fourth) + 1e-12)
+
+
 def kl(p_logits: Array, q_logits: Array) -> Array:
     """KL(softmax(p_logits) || softmax(q_logits)), [B]. Zhang et al. (2019), TRADES, with p at the clean image."""
     log_p, log_q = jax.nn.log_softmax(_wide(p_logits)), jax.nn.log_softmax(_wide(q_logits))
@@ -72,6 +101,16 @@ def _check(logits: Array, y: Array) -> None:
         raise L2LError(f"labels are {y.dtype} {list(y.shape)}: give integers [B], for one-hot ones y.argmax(axis=1)")
     if len(y) != len(logits):
         raise L2LError(f"{len(logits)} rows of logits and {len(y)} labels: give one label per image")
+
+
+def _check_classes(logits: Array, least: int, name: str, fix: str) -> None:
+    if logits.shape[1] < least:
+        raise L2LError(f"{name} needs {least} classes and the model has {logits.shape[1]}: {fix}")
+
+
+def _at(logits: Array, y: Array) -> Array:
+    """z_y, [B]."""
+    return jnp.take_along_axis(_wide(logits), y[:, None], axis=1)[:, 0]
 
 
 def _wide(logits: Array) -> Array:

@@ -10,7 +10,6 @@ attacks, worst_case_acc}, of the parameters that were best on validation data. A
 What cannot be written raises an `L2LError` and leaves the earlier file as it was.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from l2ljax.files import write_files
 from l2ljax.threat import parse_eps
-from l2ljax.types import L2LError
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -78,6 +77,44 @@ def write(workdir: Path, result: Mapping[str, Any], figures: Sequence[Path] = ()
     write_files({Path(workdir, name): text.encode() for name, text in texts.items()})
 
 
+def judgement(result: Mapping[str, Any], checks: Sequence[Any], drawn: Sequence[Path] = ()) -> str:
+    """Markdown of `judge.run`'s result: attacks, masking checks (name, verdict, figure), the questions of L2L's
+    appendix E with what answers them."""
+    known = result["provenance"]
+    rows = [[name, f"{100 * accuracy:.2f}"] for name, accuracy in known["attacks"].items()]
+    parts = [
+        f"# {result['name']}: {result['architecture']} on {result['dataset']}",
+        f"Threat: {known['norm']}, eps = {result['eps']} ({known['eps_value']:.5f}), images in [0, 1]; white box, the "
+        f"attacks know weights and defense. {known['images']:,} test images, attack seeds {known['seeds']} (an image "
+        "counts as fooled if one seed fools it).",
+        _grid(["attack", "accuracy %"], [["none", result["clean_acc"]], *rows]),
+    ]
+    if checks:
+        told = [[c.name, c.verdict, c.figure] for c in checks]
+        parts += ["## Masked gradients?", _grid(["a sound model", "verdict", "measured"], told)]
+        parts += ["## Checklist (Learning to Defend by Learning to Attack, appendix E)", _checklist(checks, known)]
+    parts += [f"![{path.stem}]({quote(path.name)})" for path in drawn]
+    parts.append(f"```\n{known['command']}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _checklist(checks: Sequence[Any], known: Mapping[str, Any]) -> str:
+    """Each point, and the check or the figure that answers it."""
+    by_name = {check.name: check for check in checks}
+    points = {
+        "one-step attacks are not better than iterative ones": "several steps are not weaker than one",
+        "black-box attacks are not better than white-box ones": "the black box is not stronger than the white box",
+        "unbounded attacks reach 100 %": "no accuracy is left in any radius",
+        "random sampling finds nothing that gradients do not": "random search is not stronger than the gradient",
+        "more distortion means more success": "a larger radius is not weaker",
+        "the attacks have converged": "the attack has converged",
+        "no randomness, no dynamic inference": "inference is one fixed program",
+    }
+    lines = [f"- {point}: {by_name[name].verdict} ({by_name[name].figure})" for point, name in points.items()]
+    lines.append(f"- a diverse set of attacks, clean accuracy reported: {', '.join(known['attacks'])} above")
+    return "\n".join(lines)
+
+
 def throughput(found: Mapping[str, Any]) -> str:
     """Markdown of a benchmark's JSON (see experiments/throughput.py): a table per group.
 
@@ -130,29 +167,6 @@ def over_seeds(found: Mapping[str, Any]) -> str:
     told = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']} epochs, "
     told += f"{run['eval_size']} test images: mean over seeds (lowest); `{found['command']}`."
     return f"{told}\n\n{_grid(['setting', 'seeds', 'clean', *names], rows)}"
-
-
-def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write all files, or leave what was there: each beside its place first, then all moved."""
-    drafts: dict[Path, Path] = {}
-    try:
-        for path, content in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            drafts[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            with open(drafts[path], "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # else a crash may leave the new name with nothing in it
-        for path, draft in drafts.items():
-            os.replace(draft, path)
-    except OSError as error:
-        reason = error.strerror or error
-        fix = "make room there, or name a folder that can be written; an earlier file is untouched"
-        raise L2LError(f"cannot write {path}: {reason}: {fix}") from error
-    finally:
-        for draft in drafts.values():
-            with contextlib.suppress(OSError):  # moved, or never made
-                draft.unlink()
 
 
 def _percent(accuracy: float | None) -> str:

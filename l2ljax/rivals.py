@@ -1,5 +1,6 @@
 """Other libraries' attacks on the same network with the same weights, for benchmarks (extra `bench`)."""
 
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -76,11 +77,53 @@ def torchattacks_pgd(
     Raises:
       L2LError: torch or torchattacks are not installed, or the logits differ from ours.
     """
-    torch = _torch()
     try:
         import torchattacks
     except ImportError as error:
         raise L2LError("torchattacks is not installed: pip install '.[bench]'") from error
+    torch = _torch()
+    net, x, y = _same_network(classifier, variables, batch)
+    attack = torchattacks.PGD(net, eps=eps, alpha=step_size, steps=steps)
+    name = f"torchattacks {torchattacks.__version__}, torch {torch.__version__}"
+    return name, lambda: attack(x, y)
+
+
+def pyautoattack_standard(
+    classifier: Classifier, variables: Tree, batch: Batch, *, eps: float, attacks: tuple[str, ...], batch_size: int
+) -> tuple[str, Callable[[], np.ndarray]]:
+    """pyautoattack on our resnet20, linf: (name with version, program -> robust bool [B]).
+
+    Args:
+      classifier: a resnet20.
+      variables: its weights.
+      batch: what to attack.
+      eps: the radius.
+      attacks: of apgd-ce, apgd-t, fab-t, square, in the order of its version "standard".
+      batch_size: images at a time.
+
+    Raises:
+      L2LError: torch or pyautoattack are not installed, or the logits differ from ours.
+    """
+    try:
+        import pyautoattack
+    except ImportError as error:
+        raise L2LError("pyautoattack is not installed: pip install '.[bench]'") from error
+    torch = _torch()
+    net, x, y = _same_network(classifier, variables, batch)
+
+    def program() -> np.ndarray:
+        evaluation = pyautoattack.AutoAttack(net, norm="Linf", eps=eps, version="standard", seed=0)
+        evaluation.attacks_to_run = list(attacks)
+        x_adv = evaluation.run_standard_evaluation(x, y, batch_size=batch_size)[0]
+        with torch.no_grad():
+            return (net(x_adv).argmax(1) == y).numpy()
+
+    return f"pyautoattack {importlib.metadata.version('pyautoattack')}, torch {torch.__version__}", program
+
+
+def _same_network(classifier: Classifier, variables: Tree, batch: Batch) -> tuple[Any, Any, Any]:
+    """The torch module and the batch as torch's tensors, after a look at its logits."""
+    torch = _torch()
     net = torch_resnet20(variables)
     x = torch.from_numpy(np.asarray(batch.x).transpose(0, 3, 1, 2).copy())
     y = torch.from_numpy(np.asarray(batch.y).astype(np.int64))
@@ -88,9 +131,7 @@ def torchattacks_pgd(
     gap = float(np.abs(net(x).detach().numpy() - np.asarray(ours)).max())
     if gap > 1e-3:
         raise L2LError(f"torch's logits differ from ours by {gap:.2g}: the weights are not converted right")
-    attack = torchattacks.PGD(net, eps=eps, alpha=step_size, steps=steps)
-    name = f"torchattacks {torchattacks.__version__}, torch {torch.__version__}"
-    return name, lambda: attack(x, y)
+    return net, x, y
 
 
 def _torch() -> Any:

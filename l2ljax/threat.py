@@ -26,6 +26,8 @@ class Ball(NamedTuple):
     """(g) -> the direction d of norm 1 that maximizes <g, d> per example (0 where g is 0)."""
     norm: Callable[[Array], Array]
     """(delta) -> its norm per example [B]."""
+    name: str = ""
+    """Of the norm: linf or l2."""
 
 
 def clip(x: Array, low: Array | float, high: Array | float) -> Array:
@@ -48,7 +50,7 @@ def linf(eps: float) -> Ball:
         noise = _per_example(lambda k: jax.random.uniform(k, x0.shape[1:], x0.dtype, -eps, eps), key, x0)
         return project(x0 + noise, x0)
 
-    return Ball(eps, project, sample, jnp.sign, lambda delta: jnp.abs(_flat(delta)).max(axis=1))
+    return Ball(eps, project, sample, jnp.sign, lambda delta: jnp.abs(_flat(delta)).max(axis=1), "linf")
 
 
 def l2(eps: float) -> Ball:
@@ -84,7 +86,7 @@ def l2(eps: float) -> Ball:
         g = g / jnp.maximum(_spread(jnp.abs(_flat(g)).max(axis=1), g), jnp.finfo(g.dtype).tiny)
         return g / jnp.maximum(_spread(norm(g), g), 1e-12)
 
-    return Ball(eps, project, sample, steepest, norm)
+    return Ball(eps, project, sample, steepest, norm, "l2")
 
 
 BALLS = {"linf": linf, "l2": l2}

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"types"},
-    {"threat", "losses", "data"},
+    {"threat", "losses", "files", "data"},
     {"models"},
     {"attacks"},
     {"defenses"},
@@ -27,6 +27,7 @@ FLOORS = [
         "results",
         "experiment",
         "adversary",
+        "judge",
         "benchmark",
         "rivals",
     },

@@ -26,8 +26,8 @@ each_ball = pytest.mark.parametrize("name", ["linf", "l2"])
 @functools.cache
 def make(name, eps=None):
     """The ball, its functions compiled."""
-    eps, *functions = threat.BALLS[name](EPS[name] if eps is None else eps)
-    return threat.Ball(eps, *map(jax.jit, functions))
+    eps, *functions, name = threat.BALLS[name](EPS[name] if eps is None else eps)
+    return threat.Ball(eps, *map(jax.jit, functions), name)
 
 
 def norms(name, delta):

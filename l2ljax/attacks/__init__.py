@@ -3,9 +3,9 @@
     attack = jax.jit(attacks.pgd(threat.linf(8 / 255), step_size=2 / 255, steps=10))
     x_adv = attack(jax.tree_util.Partial(clf.logits, variables), key, x, y)   # other weights do not recompile
 
-`ascent` is the loop, `gradient` and `carlini` are the attacks without parameters, `learned` those with, `ensemble` the
-combinators.
-`create(name, ball)` knows the names that reports and `--attacks` use.
+`ascent` is the loop; `gradient`, `carlini`, `apgd`, `fab` and `square` are attacks without parameters, `learned` those
+with; `ensemble` has the combinators and AutoAttack. `create(name, ball)` knows the names that reports and `--attacks`
+use.
 """
 
 import functools
@@ -13,16 +13,18 @@ import re
 from collections.abc import Callable
 
 from l2ljax import losses
+from l2ljax.attacks import apgd, carlini, fab, square
 from l2ljax.attacks.ascent import Ascent, ascend, clean, gaussian, uniform
-from l2ljax.attacks.carlini import l2l_da_cw
-from l2ljax.attacks.ensemble import best_of, restarts
+from l2ljax.attacks.carlini import cw_l2, l2l_cw, l2l_da_cw
+from l2ljax.attacks.ensemble import autoattack, best_of, cascade, restarts, transfer
 from l2ljax.attacks.gradient import fgsm, gradient_attack, line_search, momentum, pgd, random_noise, random_signs
 from l2ljax.threat import Ball
 from l2ljax.types import Attack, L2LError
 
 __all__ = [
-    "Ascent", "ascend", "best_of", "clean", "create", "fgsm", "gaussian", "gradient_attack", "l2l_da_cw", "line_search",
-    "momentum", "pgd", "random_noise", "random_signs", "restarts", "uniform",
+    "Ascent", "apgd", "ascend", "autoattack", "best_of", "carlini", "cascade", "clean", "create", "cw_l2", "fab",
+    "fgsm", "gaussian", "gradient_attack", "l2l_cw", "l2l_da_cw", "line_search", "momentum", "pgd", "random_noise",
+    "random_signs", "restarts", "square", "transfer", "uniform",
 ]  # fmt: skip
 
 PAPER_STEPS: dict[str, Callable[[float, int], float]] = {
@@ -44,13 +46,19 @@ FAMILIES: dict[str, Callable[[Ball, int], Attack]] = {
     "bls": lambda ball, n: line_search(ball, max_step=ball.eps, steps=n),
     "random": lambda ball, n: random_noise(ball, samples=n),
     "cw": lambda ball, n: l2l_da_cw(ball, steps=n),
+    "apgd": lambda ball, n: apgd.apgd(ball, steps=n),
+    "fab": lambda ball, n: fab.fab_targeted(ball, steps=n),
+    "square": lambda ball, n: square.square(ball, queries=n),
 }
 """Family -> attack of (ball, N), for names like pgd20: N steps, or N samples of random noise."""
 
-DEFAULT_N = {"momentum": "10", "bls": "10", "random": "10000"}
+DEFAULT_N = {"momentum": "10", "bls": "10", "random": "10000", "apgd": "100", "fab": "100", "square": "5000"}
 """N where a name has none."""
 
-NAMES = "fgsm, pgdN, pgdN@l2l, pgdN@rnn, pgdN@l2l_da, marginN, momentumN, blsN, randomN, cwN (N a number, like pgd20)"
+NAMES = (
+    "fgsm, pgdN, pgdN@l2l, pgdN@rnn, pgdN@l2l_da, marginN, momentumN, blsN, randomN, cwN, apgdN, fabN, "
+    "squareN (N a number, like pgd20)"
+)
 
 
 def create(name: str, ball: Ball) -> Attack:

@@ -1,15 +1,26 @@
 """Carlini & Wagner's attack in the forms that papers use under that name.
 
 attack = carlini.l2l_da_cw(threat.linf(0.3), steps=100)       # the CW100 column of L2L-DA and RNN-Adv
+attack = carlini.l2l_cw(threat.linf(0.031), steps=100)        # the CW column of L2L
+attack = carlini.cw_l2()                                      # the original: the least change in l2, whatever it is
+attack = carlini.cw_l2(threat.l2(0.5))                        # where it is at most 0.5
+
+The last two search: each example goes through rounds of Adam of its own, and the loop ends with the slowest. They
+descend in w, x' = (tanh(w) + 1) / 2, which keeps x' in [0, 1] without a projection.
 """
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from l2ljax import losses
-from l2ljax.attacks.ascent import ascend, clean
+from l2ljax.attacks.ascent import LossFn, ascend, clean
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Attack, Key, LogitsFn
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, Tree
 
 
 def margin_within(logits: Array, y: Array, x: Array, x0: Array, tau: float) -> Array:
@@ -34,3 +45,226 @@ def l2l_da_cw(ball: Ball, *, steps: int = 100, learning_rate: float = 1e-3, tau:
         return ascend(loss_fn, optax.adam(learning_rate), ball, key, x, steps=steps, start=clean).x
 
     return attack
+
+
+CONSTANTS = 10.0 ** np.arange(-5, 2)
+"""The weights of the margin that `l2l_cw` tries."""
+SMALLEST_TAU = 1 / 256
+"""The bound on the largest change at which it gives up."""
+
+
+class _Descent(NamedTuple):
+    """Adam of each example in tanh space."""
+
+    w: Array  # [B, H, W, C]
+    adam: Tree  # every leaf [B, ...]
+
+
+class _TauSearch(NamedTuple):
+    """Where each example [B] stands in `l2l_cw`."""
+
+    descent: _Descent
+    tau: Array
+    exponent: Array  # of the constant, in CONSTANTS
+    step: Array  # with this constant
+    busy: Array
+    found: Array  # [B, H, W, C]
+
+
+def l2l_cw(ball: Ball, *, steps: int = 100, learning_rate: float = 5e-3) -> Attack:
+    """Least largest change in tanh space, until it is less than eps. Learning to Defend by Learning to Attack, "CW".
+
+        minimize  c max(z_y - max_{k != y} z_k, 0) + sum_i max(|x'_i - x_i| - tau, 0)
+
+    Carlini & Wagner (2017), section VI.C, in the form of L2L's released code: Adam with c = 1e-5, 1e-4, ..., 10, at
+    most `steps` each, from tau = 1. A misclassified x' with |x' - x|_inf < eps is returned at once. One whose loss is
+    below 1e-4 c ends the round: tau becomes 0.9 min(tau, |x' - x|_inf), and a new Adam starts from x' with the same c.
+    Where c or tau is spent (tau <= 1/256) the clean image comes back, as for examples that are misclassified already.
+    From one c to the next Adam and x' go on as they are.
+
+    The released code attacks one image at a time. Here the whole batch does, in the time of its slowest example: at
+    most 59 * `steps` passes forward and backward (7 constants, of which the last ends it, and 52 values of tau).
+
+    Args:
+      ball: linf. With another, tau still bounds the largest change, and what is returned is in that ball.
+      steps: with one c; the paper says 100, the released file 50.
+      learning_rate: Adam's, in tanh space.
+    """
+    _check(steps=steps)
+    rule = optax.adam(learning_rate)
+
+    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        def begin(x: Array) -> _Descent:
+            return _begin(rule, x, shrink=0.9999)
+
+        def step(s: _TauSearch) -> _TauSearch:
+            const = jnp.asarray(CONSTANTS, s.tau.dtype)[s.exponent]
+
+            def loss_fn(x_new: Array) -> tuple[Array, Array]:
+                margin = losses.margin(logits_fn(x_new), y)
+                excess = jax.nn.relu(jnp.abs(x_new - x) - _spread(s.tau, x))
+                return const * jax.nn.relu(-margin) + _per_example(jnp.sum, excess), margin
+
+            descent, x_new, loss, margin = _descend(rule, loss_fn, s.descent)
+            distance = _per_example(jnp.max, jnp.abs(x_new - x))
+            wrong = s.busy & ~(margin <= 0)
+            hit = wrong & (ball.norm(x_new - x) < ball.eps)
+            solved = wrong & ~hit & (loss < 1e-4 * const)
+            spent = ~solved & (s.step + 1 == steps)
+            tau = jnp.where(solved, 0.9 * jnp.minimum(s.tau, distance), s.tau)
+            exponent = s.exponent + spent
+            return _TauSearch(
+                descent=_select(solved, begin(x_new), descent),
+                tau=tau,
+                exponent=exponent,
+                step=jnp.where(solved | spent, 0, s.step + 1),
+                busy=s.busy & ~hit & (tau > SMALLEST_TAU) & (exponent < len(CONSTANTS)),
+                found=_select(hit, x_new, s.found),
+            )
+
+        tau = jnp.ones(len(x), jnp.promote_types(x.dtype, jnp.float32))
+        none = jnp.zeros(len(x), int)
+        busy = losses.margin(logits_fn(x), y) <= 0
+        first = _TauSearch(begin(x), tau, exponent=none, step=none, busy=busy, found=x)
+        return jax.lax.while_loop(lambda s: s.busy.any(), step, first).found
+
+    return attack
+
+
+class _ConstSearch(NamedTuple):
+    """Where each example [B] stands in `cw_l2`."""
+
+    descent: _Descent
+    const: Array
+    lower: Array
+    upper: Array
+    fooled: Array  # whether this constant has fooled the model
+    checked: Array  # the loss when it was last looked at
+    round: Array
+    step: Array
+    best: Array  # [B, H, W, C]
+    distance: Array  # its squared distance
+
+
+def cw_l2(
+    ball: Ball | None = None,
+    *,
+    steps: int = 1000,
+    learning_rate: float = 1e-2,
+    initial_const: float = 1e-3,
+    search_steps: int = 9,
+    confidence: float = 0.0,
+    abort_early: bool = True,
+) -> Attack:
+    """The misclassified image of least l2 distance. Carlini & Wagner (2017), section VI.A.
+
+        minimize  |x' - x|_2^2 + c max(z_y - max_{k != y} z_k + confidence, 0)
+
+    Adam from x, again for each c: ten times the last one until one fools the model, then halfway between the largest
+    that did not and the smallest that did. The best image of all steps is returned; the clean one where none fools the
+    model, or where it was misclassified already. At most `search_steps` * `steps` passes forward and backward.
+
+    Args:
+      ball: where given, the result counts only in this ball, and elsewhere the clean image is returned. The search
+        is the same: it looks for the least l2 distance, so l2 is the ball that goes with it.
+      steps: with one c.
+      learning_rate: Adam's, in tanh space. Its first step moves a mid-gray pixel by half of it, whatever c is: where
+        that alone fools the model, the search runs to ever smaller c and returns about that step, not the least change.
+      initial_const: the first c.
+      search_steps: how many c are tried.
+      confidence: the margin max_{k != y} z_k - z_y that counts as misclassified has to be larger.
+      abort_early: go to the next c where a tenth of the steps lowered the loss by less than 0.01 %. Per example, where
+        the authors' code looks at the whole batch.
+    """
+    _check(steps=steps, search_steps=search_steps)
+    rule = optax.adam(learning_rate)
+
+    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        fresh = _begin(rule, x, shrink=0.999999)
+
+        def step(s: _ConstSearch) -> _ConstSearch:
+            def loss_fn(x_new: Array) -> tuple[Array, tuple[Array, Array]]:
+                margin = losses.margin(logits_fn(x_new), y)
+                distance = _per_example(jnp.sum, (x_new - x) ** 2)
+                return distance + s.const * jax.nn.relu(confidence - margin), (distance, margin)
+
+            descent, x_new, loss, (distance, margin) = _descend(rule, loss_fn, s.descent)
+            wrong = ~(margin <= confidence)
+            better = wrong & (distance < s.distance) & (s.round < search_steps)
+            fooled = s.fooled | wrong
+
+            look = s.step % max(steps // 10, 1) == 0
+            stalls = look & (loss > 0.9999 * s.checked) & abort_early
+            over = stalls | (s.step + 1 == steps)
+            upper = jnp.where(over & fooled, jnp.minimum(s.upper, s.const), s.upper)
+            lower = jnp.where(over & ~fooled, jnp.maximum(s.lower, s.const), s.lower)
+            const = jnp.where(jnp.isfinite(upper), (lower + upper) / 2, 10 * s.const)
+            return _ConstSearch(
+                descent=_select(over, fresh, descent),
+                const=jnp.where(over, const, s.const),
+                lower=lower,
+                upper=upper,
+                fooled=fooled & ~over,
+                checked=jnp.where(over, jnp.inf, jnp.where(look, loss, s.checked)),
+                round=s.round + over,
+                step=jnp.where(over, 0, s.step + 1),
+                best=_select(better, x_new, s.best),
+                distance=jnp.where(better, distance, s.distance),
+            )
+
+        wrong = ~(losses.margin(logits_fn(x), y) <= confidence)
+        zero = jnp.zeros(len(x), jnp.promote_types(x.dtype, jnp.float32))
+        first = _ConstSearch(
+            descent=fresh,
+            const=zero + initial_const,
+            lower=zero,
+            upper=zero + jnp.inf,
+            fooled=wrong,
+            checked=zero + jnp.inf,
+            round=jnp.where(wrong, search_steps, 0),
+            step=jnp.zeros(len(x), int),
+            best=x,
+            distance=jnp.where(wrong, 0, zero + jnp.inf),
+        )
+        best = jax.lax.while_loop(lambda s: (s.round < search_steps).any(), step, first).best
+        return best if ball is None else _select(ball.norm(best - x) <= ball.eps, best, x)
+
+    return attack
+
+
+def _begin(rule: optax.GradientTransformation, x: Array, shrink: float) -> _Descent:
+    """At x, drawn towards the middle gray so that black and white have a finite w."""
+    return _Descent(jnp.arctanh(shrink * (2 * x - 1)), jax.vmap(rule.init)(x))
+
+
+def _descend(rule: optax.GradientTransformation, loss_fn: LossFn, at: _Descent) -> tuple[_Descent, Array, Array, Any]:
+    """One step of the rule on loss_fn(x') -> (losses [B], aux): where it leads, and x', losses and aux before it."""
+
+    def total(w: Array) -> tuple[Array, tuple[Array, Array, Any]]:
+        x = (jnp.tanh(w) + 1) / 2
+        values, aux = loss_fn(x)
+        return values.sum(), (x, values, aux)
+
+    gradient, (x, values, aux) = jax.grad(total, has_aux=True)(at.w)
+    updates, adam = jax.vmap(rule.update)(gradient, at.adam)
+    return _Descent(at.w + updates, adam), x, values, aux
+
+
+def _select(where: Array, new: Tree, old: Tree) -> Tree:
+    """The new values of the examples of `where` [B], the old ones of the others, in trees of [B, ...]."""
+    return jax.tree.map(lambda new, old: jnp.where(_spread(where, new), new, old), new, old)
+
+
+def _spread(values: Array, like: Array) -> Array:
+    """[B] -> [B, 1, ...], to go with `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _per_example(reduce: Callable[..., Array], values: Array) -> Array:
+    return reduce(values, axis=range(1, values.ndim))
+
+
+def _check(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise L2LError(f"{name}={count}: give 1 or more")

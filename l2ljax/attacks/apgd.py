@@ -1,0 +1,300 @@
+"""APGD: gradient ascent that halves its own step, without a step size to tune. Croce & Hein (2020), AutoAttack.
+
+    attack = apgd.apgd(threat.linf(8 / 255))                    # on the cross-entropy; loss="dlr" for the other one
+    attack = apgd.apgd_targeted(threat.linf(8 / 255))           # APGD-T: towards each of the nine likeliest classes
+    x_adv = jax.jit(attack)(logits_fn, key, x, y)
+
+`ascend_adaptively` is the ascent, one `lax.scan`; the two attacks run it from random starts until an example falls.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from l2ljax import losses
+from l2ljax.attacks.ascent import Start
+from l2ljax.attacks.gradient import PerExampleLoss
+from l2ljax.threat import Ball
+from l2ljax.types import Array, Attack, Key, L2LError, example_keys, fold_in
+
+GradientFn = Callable[[Array, Array], tuple[Array, Array, Array]]
+"""(x [B, H, W, C], number of the step) -> gradient of the losses [B, H, W, C], losses [B], misclassified [B]."""
+Model = Callable[..., Array]  # logits_fn(x), or of a stochastic model logits_fn(x, keys [B])
+Goals = Callable[[Array, Array], Array]  # (clean logits [B, K], y [B]) -> what the runs are after [runs, B]
+LossOf = Callable[[Array], PerExampleLoss]  # (one goal [B]) -> the loss of that run
+
+LOSSES: dict[str, PerExampleLoss] = {"ce": losses.cross_entropy, "dlr": losses.dlr}
+
+
+class Trace(NamedTuple):
+    """What the ascent saw at x_0..x_T, stacked [T + 1, ...].
+
+    A step size is the one with which x_t was left, after the halving at a checkpoint; the last is not used.
+    """
+
+    x: Array  # the iterates [T + 1, B, H, W, C]
+    losses: Array  # [T + 1, B]
+    best_losses: Array  # the largest loss up to here [T + 1, B]
+    step_sizes: Array  # [T + 1, B]
+
+
+class AdaptiveAscent(NamedTuple):
+    """The outcome of T steps, per example."""
+
+    adversarial: Array  # the last misclassified iterate [B, H, W, C], the start where there is none
+    fooled: Array  # whether there is one [B]
+    best: Array  # the iterate of largest loss [B, H, W, C]
+    best_loss: Array  # its loss [B]
+    trace: Trace | None  # where it was asked for
+
+
+class _Point(NamedTuple):
+    x: Array
+    gradient: Array
+    loss: Array
+
+
+class _State(NamedTuple):
+    x: Array
+    x_before: Array
+    adversarial: Array
+    fooled: Array
+    best: _Point
+    step_size: Array  # [B]
+    rises: Array  # [B]: how often the loss rose since the last checkpoint
+    last_loss: Array
+    checked_loss: Array  # the best loss at the last checkpoint
+    halved: Array  # whether the step was halved there
+
+
+def checkpoints(steps: int) -> list[tuple[int, int]]:
+    """(t, window): after step t the last `window` steps are judged. Croce & Hein (2020), section 3.1.
+
+    The first window is 0.22 T; each is 0.03 T shorter than the one before, down to 0.06 T: all rounded down, and 1 at
+    least, as in the released code (the paper rounds t up).
+    """
+    window, shrink, shortest = (max(int(fraction * steps), 1) for fraction in (0.22, 0.03, 0.06))
+    t, schedule = window, []
+    while t <= steps:
+        schedule.append((t, window))
+        window = max(window - shrink, shortest)
+        t += window
+    return schedule
+
+
+def ascend_adaptively(
+    gradient_fn: GradientFn, ball: Ball, x: Array, start: Array, *, steps: int, rho: float = 0.75, trace: bool = False
+) -> AdaptiveAscent:
+    """Momentum steps whose size is halved, per example, where a window of steps did too little.
+
+        z = P(x_t + eta s(grad L(x_t))),  x_{t+1} = P(x_t + a (z - x_t) + (1 - a) (x_t - x_{t-1})),
+
+    eta = 2 eps at first, a = 0.75 (1 in the first step), s the sign or the gradient over its l2 norm + 1e-12. At a
+    checkpoint eta is halved, and the ascent goes on from the best point, where the loss rose in at most rho of the
+    window's steps, or where eta was kept at the last checkpoint and the best loss has not grown since. Croce & Hein
+    (2020), Algorithm 1, as released: the first step's loss counts as a rise if it is positive, not if it is larger than
+    the start's. The first pass is step 0 of the scan, so that the network is compiled once.
+
+    Args:
+      gradient_fn: see `gradients`; called T + 1 times.
+      ball: linf or l2.
+      x: clean images [B, H, W, C] in [0, 1], the ball's center.
+      start: x_0, in the ball.
+      steps: T >= 1.
+      rho: in (0, 1).
+      trace: keep the iterates, losses and step sizes.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+
+    def step(state: _State, at: tuple[Array, Array]) -> tuple[_State, Trace | None]:
+        t, window = at
+        gradient, loss, wrong = gradient_fn(state.x, t)
+        # Where a model breaks it gives no direction, but x must stay an image: NaN is no adversarial example.
+        here = _Point(state.x, jnp.where(jnp.isfinite(gradient), gradient, 0), loss.astype(wide))
+        best = _choose(here.loss > state.best.loss, here, state.best)
+
+        rises = state.rises + ((here.loss > state.last_loss) & (t > 0))
+        stands_still = ~state.halved & (best.loss <= state.checked_loss)
+        check = window > 0
+        halve = check & ((rises <= rho * window) | stands_still)
+        step_size = jnp.where(halve, state.step_size / 2, state.step_size)
+        origin = _choose(halve, best, here)
+
+        a = jnp.where(t > 0, 0.75, 1).astype(x.dtype)
+        target = ball.project(origin.x + _spread(step_size, x) * _direction(ball, origin.gradient), x)
+        moved = origin.x + a * (target - origin.x) + (1 - a) * (origin.x - state.x_before)
+        after = _State(
+            x=ball.project(moved, x),
+            x_before=origin.x,
+            adversarial=_choose(wrong, here.x, state.adversarial),
+            fooled=state.fooled | wrong,
+            best=best,
+            step_size=step_size,
+            rises=jnp.where(check, 0, rises),
+            last_loss=jnp.where(t > 0, here.loss, 0),
+            checked_loss=jnp.where(check, best.loss, state.checked_loss),
+            halved=jnp.where(check, halve, state.halved),
+        )
+        return after, Trace(here.x, here.loss, best.loss, step_size) if trace else None
+
+    schedule = dict(checkpoints(steps))
+    windows = jnp.array([schedule.get(t, 0) for t in range(steps + 1)])
+    no, nowhere = jnp.zeros(len(x), bool), jnp.full(len(x), -jnp.inf, wide)
+    first = _State(
+        x=start,
+        x_before=start,
+        adversarial=start,
+        fooled=no,
+        best=_Point(start, jnp.zeros_like(start), nowhere),
+        step_size=jnp.full(len(x), 2 * ball.eps, x.dtype),
+        rises=jnp.zeros(len(x), int),
+        last_loss=jnp.zeros(len(x), wide),
+        checked_loss=nowhere,
+        halved=~no,  # so that the first checkpoint compares with nothing
+    )
+    last, seen = jax.lax.scan(step, first, (jnp.arange(steps + 1), windows))
+    return AdaptiveAscent(last.adversarial, last.fooled, last.best.x, last.best.loss, seen)
+
+
+def gradients(loss: PerExampleLoss, logits_fn: Model, y: Array, keys: Key, eot: int = 1) -> GradientFn:
+    """The gradient of `loss`, the losses, and where logits_fn(x) is not y; NaN logits count as misclassified.
+
+    With eot > 1 (expectation over transformation, for stochastic models) the gradient is the mean over that many
+    draws of logits_fn(x, keys), with keys folded from `keys` [B]; losses and predictions are the last draw's, as in
+    the released code.
+    """
+
+    def once(x: Array, *keys: Key) -> tuple[Array, Array, Array]:
+        def forward(x: Array) -> tuple[Array, Array]:
+            logits = logits_fn(x, *keys)
+            return loss(logits, y), losses.accuracy(logits, y) == 0
+
+        values, vjp, wrong = jax.vjp(forward, x, has_aux=True)
+        return vjp(jnp.ones_like(values))[0], values, wrong
+
+    def mean(x: Array, t: Array) -> tuple[Array, Array, Array]:
+        def draw(total: Array, i: Array) -> tuple[Array, tuple[Array, Array]]:
+            gradient, values, wrong = once(x, fold_in(keys, t * eot + i))
+            return total + gradient, (values, wrong)
+
+        total, (values, wrong) = jax.lax.scan(draw, jnp.zeros_like(x), jnp.arange(eot))
+        return total / eot, values[-1], wrong[-1]
+
+    return (lambda x, t: once(x)) if eot == 1 else mean
+
+
+def surface(ball: Ball, key: Key, x0: Array) -> Array:
+    """Start at distance eps from x0, then cut to [0, 1]: x0 + eps u / |u|, u uniform for linf and normal for l2."""
+    draw = functools.partial(jax.random.uniform, minval=-1) if ball.name == "linf" else jax.random.normal
+    u = jax.vmap(lambda k: draw(k, x0.shape[1:], x0.dtype))(example_keys(key, len(x0)))
+    return ball.project(x0 + ball.eps * _unit(ball, u), x0)
+
+
+def apgd(
+    ball: Ball,
+    *,
+    steps: int = 100,
+    loss: str | PerExampleLoss = "ce",
+    restarts: int = 1,
+    rho: float = 0.75,
+    eot: int = 1,
+    start: Start = surface,
+) -> Attack:
+    """`ascend_adaptively` from random starts. Croce & Hein (2020), APGD-CE and APGD-DLR.
+
+    Returned is the last misclassified iterate of the first run that has one, and the clean image where none has one or
+    where it is misclassified itself. Once no example of the batch is left, the remaining runs are skipped.
+
+    Args:
+      ball: linf or l2.
+      steps: of each run.
+      loss: "ce", "dlr", or (logits [B, K], y [B]) -> losses [B] to ascend.
+      restarts: how many runs, 1 or more.
+      rho: the fraction of rises under which a step is halved.
+      eot: how many draws of a stochastic model make a gradient; above 1 the model is called as logits_fn(x, keys [B]).
+      start: the first iterate of each run.
+
+    Raises:
+      L2LError: an unknown loss.
+    """
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise L2LError(f"unknown loss {loss!r}: choose of {', '.join(LOSSES)}, or give a function of (logits, y)")
+    ascended = LOSSES[loss] if isinstance(loss, str) else loss
+    return _attack(ball, lambda clean, y: y[None], lambda _: ascended, restarts, eot, start, 0, steps=steps, rho=rho)
+
+
+def apgd_targeted(
+    ball: Ball,
+    *,
+    steps: int = 100,
+    target_classes: int = 9,
+    first: int | Array = 0,
+    restarts: int = 1,
+    rho: float = 0.75,
+    eot: int = 1,
+    start: Start = surface,
+) -> Attack:
+    """APGD-T: `apgd` on the targeted DLR loss, once per target. Croce & Hein (2020), section 4.2.
+
+    The targets are the `target_classes` (all K - 1, if those are fewer) wrong classes of largest logit at the clean
+    image, in that order; the rest is as in `apgd`. With `first` they begin at that rank, which may be traced: so the
+    targets can be tried one by one, with the draws they have in the whole. Fewer than four classes are an L2LError.
+    """
+
+    def targets(clean: Array, y: Array) -> Array:
+        true = jax.nn.one_hot(y, clean.shape[1], dtype=bool)
+        order = jnp.argsort(jnp.where(true, jnp.inf, clean), axis=1, descending=True)
+        return jax.lax.dynamic_slice_in_dim(order, 1 + first, min(target_classes, order.shape[1] - 1), axis=1).T
+
+    def towards(target: Array) -> PerExampleLoss:
+        return lambda logits, y: losses.dlr_targeted(logits, y, target)
+
+    return _attack(ball, targets, towards, restarts, eot, start, first * restarts, steps=steps, rho=rho)
+
+
+def _attack(
+    ball: Ball, goals_of: Goals, loss_of: LossOf, restarts: int, eot: int, start: Start, done: int | Array, **how: Any
+) -> Attack:
+    """For each goal `restarts` runs on its loss, for the examples that are not fooled yet; `done` runs were before."""
+
+    def attack(logits_fn: Model, key: Key, x: Array, y: Array) -> Array:
+        keys = example_keys(key, len(x))
+        clean = logits_fn(x) if eot == 1 else logits_fn(x, fold_in(keys, 0))
+        goals = jnp.repeat(goals_of(clean, y), restarts, axis=0)
+
+        def run(found: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+            i, goal = at
+            k_start, k_model = (fold_in(fold_in(keys, i), stream) for stream in range(2))
+
+            def again(x_adv: Array, fooled: Array) -> tuple[Array, Array]:
+                gradient_fn = gradients(loss_of(goal), logits_fn, y, k_model, eot)
+                climb = ascend_adaptively(gradient_fn, ball, x, start(ball, k_start, x), **how)
+                return _choose(climb.fooled & ~fooled, climb.adversarial, x_adv), fooled | climb.fooled
+
+            return jax.lax.cond(found[1].all(), lambda *found: found, again, *found), None
+
+        first = (x, losses.accuracy(clean, y) == 0)
+        return jax.lax.scan(run, first, (1 + done + jnp.arange(len(goals)), goals))[0][0]
+
+    return attack
+
+
+def _unit(ball: Ball, delta: Array) -> Array:
+    return delta / (_spread(ball.norm(delta), delta) + 1e-12)
+
+
+def _direction(ball: Ball, gradient: Array) -> Array:
+    """As AutoAttack has it: where `ball.steepest` points, but in l2 short where the gradient is around 1e-12."""
+    return jnp.sign(gradient) if ball.name == "linf" else _unit(ball, gradient)
+
+
+def _spread(values: Array, like: Array) -> Array:
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _choose(mask: Array, a, b):
+    """Per example the leaf of tree a [B, ...] where the mask [B] is set, else that of b."""
+    return jax.tree.map(lambda a, b: jnp.where(_spread(mask, a), a, b), a, b)

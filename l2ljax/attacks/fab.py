@@ -1,0 +1,298 @@
+"""FAB: the fast adaptive boundary attack, which looks for the nearest image that is misclassified.
+
+    attack = jax.jit(fab.fab_targeted(threat.linf(8 / 255)))
+    x_adv = attack(logits_fn, key, x, y)  # in the ball; x itself where nothing was found there
+    x_min, distance = fab.minimal_perturbation(ball)(logits_fn, key, x, y)  # however far away
+
+Croce & Hein (2020), "Minimally distorted adversarial examples with a fast adaptive boundary attack", as AutoAttack
+runs it. Nothing here asks which norm the ball has: `ball.norm` measures, and the steepest direction of `ball.steepest`
+is the one along which a hyperplane is nearest.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from l2ljax import losses
+from l2ljax.threat import Ball, clip
+from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in
+
+
+class Found(NamedTuple):
+    """The nearest misclassified image that a search met."""
+
+    x: Array
+    """It, [B, H, W, C] in [0, 1]; the clean image where none was met."""
+    distance: Array
+    """Its distance from the clean image [B]: 0 where that is misclassified itself, infinite where none was met."""
+
+
+Search = Callable[[LogitsFn, Key, Array, Array], Found]
+"""(logits_fn, key, x [B, H, W, C], y [B]) -> Found. Pure; jits."""
+
+
+def fab(
+    ball: Ball, *, steps: int = 100, restarts: int = 1, alpha_max: float = 0.1, eta: float = 1.05, beta: float = 0.9
+) -> Attack:
+    """FAB towards the nearest of all classes: K - 1 backward passes a step. See `minimal_perturbation`.
+
+    Returns:
+      The attack: per example what the search finds if it is in the ball, else the clean image.
+    """
+    search = minimal_perturbation(ball, steps=steps, restarts=restarts, alpha_max=alpha_max, eta=eta, beta=beta)
+    return _within(ball, search)
+
+
+def fab_targeted(
+    ball: Ball,
+    *,
+    steps: int = 100,
+    target_classes: int = 9,
+    first: int | Array = 0,
+    restarts: int = 1,
+    alpha_max: float = 0.1,
+    eta: float = 1.05,
+    beta: float = 0.9,
+) -> Attack:
+    """FAB-T, AutoAttack's: a run towards each of the `target_classes` most likely wrong classes, from rank `first` on.
+
+    That is one backward pass a step. Any misclassified image that a run meets counts. `first` may be traced, so that
+    the targets can be tried one by one, with the draws they have in the whole. See `minimal_perturbation`.
+
+    Returns:
+      The attack: per example what the search finds if it is in the ball, else the clean image.
+    """
+    runs = functools.partial(minimal_perturbation, ball, target_classes=target_classes, first=first, restarts=restarts)
+    return _within(ball, runs(steps=steps, alpha_max=alpha_max, eta=eta, beta=beta))
+
+
+def minimal_perturbation(
+    ball: Ball,
+    *,
+    steps: int = 100,
+    restarts: int = 1,
+    alpha_max: float = 0.1,
+    eta: float = 1.05,
+    beta: float = 0.9,
+    target_classes: int = 0,
+    first: int | Array = 0,
+    final_search: int = 0,
+) -> Search:
+    """The search behind `fab`: the misclassified image of least distance, wherever it is.
+
+    Each step takes the decision boundary to be the hyperplane pi of `nearest_boundary`, and goes beyond it:
+
+        x' = clip((1 - a) (x_t + eta d) + a (x_0 + eta d_0), 0, 1)       d, d_0: the moves from x_t and x_0 onto pi
+        a = min(|d| / (|d| + |d_0|), alpha_max)
+        x_{t+1} = x_0 + beta (x' - x_0) where x' is misclassified, else x'
+
+    Croce & Hein (2020), section 2. The first run starts at the clean image, further ones at a draw from the ball shrunk
+    to half of its radius, or of the least distance so far where that is less. Runs do not end with the first success in
+    the ball, as AutoAttack's do: the same examples fall, at smaller distances. And small gradients count here, where
+    AutoAttack takes an entry below 1e-8 for 0 in l2.
+
+    Args:
+      ball: the norm; its radius serves the random starts alone.
+      steps: T of each run.
+      restarts: runs (towards each class).
+      alpha_max: the largest weight of the move that starts from the clean image, which biases the path towards it.
+      eta: how far beyond the hyperplane, >= 1.
+      beta: how far back towards the clean image after a success, in (0, 1).
+      target_classes: runs towards each of this many most likely wrong classes (FAB-T; at most K - 1), or 0: each step
+        takes the nearest of all.
+      first: the rank of the first of these classes, 0 the most likely.
+      final_search: steps of `shorten` at the end. The paper has 3, AutoAttack none.
+
+    Returns:
+      The search.
+    """
+
+    def search(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Found:
+        keys = example_keys(key, len(x))
+        logits = logits_fn(x)
+        rivals = _rivals(logits, y, target_classes, first)
+        runs = len(rivals) * restarts
+
+        def run(best: Found, job: tuple[Array, Array, Array]) -> tuple[Found, None]:
+            i, restart, classes = job
+
+            def step(carry: tuple[Array, Found], _: None) -> tuple[tuple[Array, Found], None]:
+                x_t, best = carry
+                value, w = nearest_boundary(logits_fn, ball, x_t, y, classes)
+                moved = approach(ball, x_t, x, value, w, alpha_max=alpha_max, eta=eta)
+                wrong = losses.accuracy(logits_fn(moved), y) == 0
+                best = _nearer(best, moved, jnp.where(wrong, ball.norm(moved - x), jnp.inf))
+                return (_choose(wrong, x + beta * (moved - x), moved), best), None
+
+            # A draw scaled about its center: a draw from the smaller ball, and in [0, 1] as both ends are.
+            radius = jnp.where(best.distance < ball.eps, best.distance / ball.eps, 1) / 2
+            drawn = x + _spread(radius, x) * (ball.sample(fold_in(keys, i), x) - x)
+            start = jnp.where(restart > 0, drawn, x)
+            return jax.lax.scan(step, (start, best), length=steps)[0][1], None
+
+        clean = Found(x, jnp.where(losses.accuracy(logits, y) == 0, 0, jnp.inf).astype(x.dtype))
+        i = jnp.arange(runs)
+        jobs = (first * restarts + i, i % restarts, jnp.repeat(rivals, restarts, axis=0))
+        best = jax.lax.scan(run, clean, jobs)[0]
+        return shorten(logits_fn, ball, x, y, best, steps=final_search)
+
+    return search
+
+
+def nearest_boundary(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, classes: Array) -> tuple[Array, Array]:
+    """Of the linearized boundaries between y and some classes, the one that is nearest to x.
+
+    f_k(z) = z_k - z_y is f_k(x) + <w_k, z - x> near x, w_k = grad f_k(x); the hyperplane on which that is 0 is
+    |f_k(x)| / |w_k|_* away (were there no bounds), in the dual norm |w|_* = <w, ball.steepest(w)>. Croce & Hein (2020).
+
+    Args:
+      logits_fn: the classifier.
+      ball: the norm.
+      x: [B, H, W, C].
+      y: the labels [B].
+      classes: other classes [M, B]. One backward pass each, one after the other: memory does not grow with M.
+
+    Returns:
+      f_k(x) [B] and w_k [B, H, W, C] of the nearest, the first of equals; both 0 where all w_k are 0 or not finite.
+    """
+    logits, vjp = jax.vjp(logits_fn, x)
+
+    def compare(nearest: tuple[Array, Array, Array], k: Array) -> tuple[tuple[Array, Array, Array], None]:
+        distance, value, w = nearest
+        rows = jnp.arange(len(y))
+        value_k = (logits[rows, k] - logits[rows, y]).astype(x.dtype)
+        n = logits.shape[1]
+        (w_k,) = vjp(jax.nn.one_hot(k, n, dtype=logits.dtype) - jax.nn.one_hot(y, n, dtype=logits.dtype))
+        distance_k = jnp.abs(value_k) / jnp.maximum(_inner(w_k, ball.steepest(w_k)), jnp.finfo(x.dtype).tiny)
+        nearer = distance_k < distance  # never if NaN
+        distance, value = jnp.where(nearer, distance_k, distance), jnp.where(nearer, value_k, value)
+        return (distance, value, _choose(nearer, w_k, w)), None
+
+    none = jnp.zeros(len(x), x.dtype)
+    return jax.lax.scan(compare, (none + jnp.inf, none, jnp.zeros_like(x)), classes)[0][1:]
+
+
+def approach(ball: Ball, x: Array, x0: Array, value: Array, w: Array, *, alpha_max: float, eta: float) -> Array:
+    """x' of `minimal_perturbation`: past the hyperplane value + <w, z - x> = 0, mostly from x, in part from x0."""
+    values = jnp.concatenate([value, value + _inner(w, x0 - x)])
+    d, d0 = jnp.split(move_onto_hyperplane(ball, jnp.concatenate([x, x0]), values, jnp.concatenate([w, w])), 2)
+    length, length0 = (jnp.maximum(ball.norm(move), 1e-8) for move in (d, d0))
+    alpha = _spread(jnp.minimum(length / (length + length0), alpha_max), x)
+    return clip((1 - alpha) * (x + eta * d) + alpha * (x0 + eta * d0), 0, 1)
+
+
+def move_onto_hyperplane(ball: Ball, x: Array, value: Array, w: Array) -> Array:
+    """The shortest d with value + <w, d> = 0 and x + d in [0, 1]; where no d has both, as far as [0, 1] reaches.
+
+    All coordinates leave x at once, each with the speed |s_i|, s = ball.steepest(w), and stop at their bound, where
+    t_i = (what is left to the bound) / |s_i|. At the time t
+
+        d_i = -sign(value) s_i min(t, t_i),      sum_i |w_i s_i| min(t, t_i) = |value|
+
+    In linf all |s_i| are 1, in l2 they are |w_i| / |w|: these are the optimality conditions. The sum on the left is
+    concave, increasing and linear between the t_i. The problem is Croce & Hein's (2020), section 2. d is 0 where
+    `value` or w is.
+
+    Args:
+      ball: the norm.
+      x: [B, H, W, C] in [0, 1].
+      value: of the linear function at x, [B].
+      w: its gradient [B, H, W, C].
+
+    Returns:
+      d [B, H, W, C].
+    """
+    s = jnp.where(_spread(value, w) < 0, 1, -1) * ball.steepest(w)
+    moves = jnp.abs(s) > jnp.finfo(x.dtype).tiny  # weights that small neither divide well nor matter
+    s, speed = jnp.where(moves, s, 0), jnp.where(moves, jnp.abs(s), 1)
+    ends = jnp.where(moves, jnp.maximum(jnp.where(s > 0, 1 - x, x), 0) / speed, 0)
+    t = _reach(jnp.abs(w * s).reshape(len(x), -1), ends.reshape(len(x), -1), jnp.abs(value))
+    return s * jnp.minimum(_spread(t, x), ends)
+
+
+def _reach(slopes: Array, ends: Array, height: Array) -> Array:
+    """The least t >= 0 [B] with sum_i slopes_i min(t, ends_i) = height; the largest of `ends` where there is none.
+
+    Newton's method from t = 0 on a concave, piecewise linear function: it never overshoots, each step leaves a piece
+    for good, and on the last one it is exact and stays, so that an example does not feel its neighbours' further steps.
+    That takes a handful of steps, and less time than sorting the ends.
+    """
+    last = ends.max(axis=1)
+
+    def newton(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        t, _ = carry
+        ended = ends <= t[:, None]
+        reached = jnp.sum(jnp.where(ended, slopes * ends, 0), axis=1)
+        slope = jnp.sum(jnp.where(ended, 0, slopes), axis=1)
+        ahead = jnp.where(slope > 0, (height - reached) / jnp.where(slope > 0, slope, 1), t)
+        ahead = jnp.clip(ahead, t, last)
+        return ahead, jnp.any(ahead > t)
+
+    return jax.lax.while_loop(lambda carry: carry[1], newton, (jnp.zeros_like(height), jnp.array(True)))[0]
+
+
+def shorten(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, found: Found, *, steps: int) -> Found:
+    """Search the segment from x [B, H, W, C] to the found image for its first misclassified point: regula falsi.
+
+    Each of `steps` tests the point where the line through the margins at the segment's ends is 0, and cuts off what is
+    beyond it (if it is misclassified) or before it: the final search of Croce & Hein (2020). It is moved 1 % outwards,
+    because exactly on the boundary rounding decides.
+    """
+    if steps == 0:
+        return found
+
+    def judge(image: Array) -> tuple[Array, Array]:
+        logits = logits_fn(image)
+        return losses.accuracy(logits, y) == 0, losses.margin(logits, y).astype(x.dtype)
+
+    def cut(carry: tuple[Array, Array, Array, Array, Found], _: None) -> tuple[tuple, None]:
+        right, right_margin, wrong, wrong_margin, best = carry
+        rise = wrong_margin - right_margin
+        back = jnp.where(rise > 0, wrong_margin / jnp.where(rise > 0, rise, 1), 0)
+        point = wrong + 0.99 * _spread(back, x) * (right - wrong)
+        fooled, point_margin = judge(point)
+        best = _nearer(best, point, jnp.where(fooled, ball.norm(point - x), jnp.inf))
+        right, right_margin = _choose(fooled, right, point), jnp.where(fooled, right_margin, point_margin)
+        wrong, wrong_margin = _choose(fooled, point, wrong), jnp.where(fooled, point_margin, wrong_margin)
+        return (right, right_margin, wrong, wrong_margin, best), None
+
+    return jax.lax.scan(cut, (x, judge(x)[1], found.x, judge(found.x)[1], found), length=steps)[0][-1]
+
+
+def _within(ball: Ball, search: Search) -> Attack:
+    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        found = search(logits_fn, key, x, y)
+        return _choose(found.distance <= ball.eps, found.x, x)
+
+    return attack
+
+
+def _rivals(logits: Array, y: Array, target_classes: int, first: int | Array) -> Array:
+    """The classes that each run may go to [R, M, B]: all M = K - 1 wrong ones, or one of the likeliest."""
+    k = logits.shape[1]
+    if target_classes == 0:
+        others = jnp.arange(k - 1)[:, None]
+        return (others + (others >= y))[None]
+    wrong = jnp.where(jax.nn.one_hot(y, k, dtype=bool), -jnp.inf, logits)
+    order = jax.lax.top_k(wrong, k - 1)[1].T
+    return jax.lax.dynamic_slice_in_dim(order, first, min(target_classes, k - 1))[:, None]
+
+
+def _nearer(best: Found, x: Array, distance: Array) -> Found:
+    nearer = distance < best.distance
+    return Found(_choose(nearer, x, best.x), jnp.where(nearer, distance, best.distance))
+
+
+def _choose(mask: Array, a: Array, b: Array) -> Array:
+    return jnp.where(_spread(mask, a), a, b)
+
+
+def _inner(a: Array, b: Array) -> Array:
+    return jnp.sum(a * b, axis=range(1, a.ndim))
+
+
+def _spread(values: Array, like: Array) -> Array:
+    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,249 @@
+"""Square: random search by logits alone, without gradients. Andriushchenko et al. (2020), one of AutoAttack's four.
+
+    attack = square.square(threat.linf(8 / 255), queries=5000)
+    x_adv = jax.jit(attack)(logits_fn, key, x, y)
+
+`linf_moves` and `l2_moves` say what is tried, `halvings` how large, `accept` what is kept.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2ljax.attacks.gradient import keep_stronger
+from l2ljax.threat import Ball
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
+
+HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""The proposals, counted from 0, after which the window's area is halved; for 10,000 queries in the paper."""
+SMALL = 1e-12  # keeps the directions of zero vectors finite
+
+Best = tuple[Array, Array]
+"""Images [B, H, W, C] and their margins [B]."""
+
+
+class Draw(NamedTuple):
+    """What chance decides in one proposal for one example."""
+
+    corner: Array
+    """Row and column [2] where the window begins."""
+    second: Array
+    """Where the window begins whose perturbation is taken away; l2 only."""
+    signs: Array
+    """-1 or 1 for each channel [C]."""
+    turned: Array
+    """Whether the pattern is transposed; l2 only."""
+
+
+class Moves(NamedTuple):
+    """The images that are tried, for one example x [H, W, C]; they are projected on the ball afterwards."""
+
+    start: Callable[[Key, Array], Array]
+    """(key, x) -> the first one."""
+    place: Callable[[Draw, Array | int, Array, Array], Array]
+    """(draw, halvings, x, the best one so far) -> the next one."""
+    sides: np.ndarray
+    """The window's side by the number of halvings."""
+
+
+def halvings(queries: int, *, rescale: bool = False) -> np.ndarray:
+    """How often the window's area has been halved at proposal 0..queries-1. Section 3 and appendix of the paper.
+
+    Args:
+      queries: how many.
+      rescale: stretch the schedule, which is made for 10,000 queries, over `queries`. AutoAttack does not.
+    """
+    i = np.arange(queries)
+    return np.searchsorted(HALVED_AFTER, (i / queries * 10_000).astype(int) if rescale else i)
+
+
+def linf_moves(eps: float, p_init: float, shape: tuple[int, ...]) -> Moves:
+    """Stripes, then squares of one color: every perturbation is eps or -eps at each pixel. Algorithm 2.
+
+    Args:
+      eps: the radius.
+      p_init: the share of the pixels that the first windows cover.
+      shape: (H, W, C).
+    """
+    sides = np.maximum(_sides(p_init, shape), 1).clip(max=min(shape[:2]))
+
+    def start(key: Key, x: Array) -> Array:
+        return x + eps * jax.random.rademacher(key, (1, *x.shape[1:]), x.dtype)
+
+    def place(draw: Draw, level: Array | int, x: Array, best: Array) -> Array:
+        return jnp.where(_window(draw.corner, jnp.asarray(sides)[level], shape), x + eps * draw.signs, best)
+
+    return Moves(start, place, sides)
+
+
+def l2_moves(eps: float, p_init: float, shape: tuple[int, ...]) -> Moves:
+    """Tiles with two bumps, then windows with two bumps that take the perturbation of another one. Algorithm 3.
+
+    In each channel, with nu the perturbation, W the window and V the other one, s = +-1 and eta from `bumps`,
+
+        nu_W = (s eta + nu_W / |nu_W|) / |s eta + nu_W / |nu_W|| * sqrt(|nu_(W or V)|^2 + (eps^2 - |nu|^2) / C),
+
+    nu_V = 0 outside W, and the sum is scaled to the length eps.
+
+    Args:
+      eps: the radius.
+      p_init: the share of the pixels that the first windows cover.
+      shape: (H, W, C).
+    """
+    height, width, channels = shape
+    sides = np.maximum(_sides(p_init, shape), 3)
+    sides = (sides + (sides % 2 == 0)).clip(max=min(height, width))
+    largest = sides.max()
+    patterns = np.stack([np.pad(bumps(side), (0, largest - side)) for side in sides])
+
+    def scaled(x: Array, delta: Array) -> Array:
+        return x + eps * delta / (SMALL + jnp.sqrt(jnp.sum(delta**2)))
+
+    def start(key: Key, x: Array) -> Array:
+        side = max(min(height, width) // 5, 1)
+        rows, columns = height // side, width // side
+        coins = jax.random.bernoulli(key, 0.5, (rows, 1, columns, 1, channels + 1))
+        signs, turned = jnp.where(coins[..., 1:], 1, -1).astype(x.dtype), coins[..., :1]
+        pattern = jnp.asarray(bumps(side), x.dtype)[None, :, None, :, None]
+        tiles = signs * jnp.where(turned, pattern.swapaxes(1, 3), pattern)
+        delta = tiles.reshape(rows * side, columns * side, channels)
+        margins = [(rest // 2, rest - rest // 2) for rest in (height - rows * side, width - columns * side)]
+        return scaled(x, jnp.pad(delta, [*margins, (0, 0)]))
+
+    def place(draw: Draw, level: Array | int, x: Array, best: Array) -> Array:
+        def norms(delta: Array) -> Array:
+            return jnp.sqrt(jnp.sum(delta**2, axis=(0, 1)))
+
+        delta, side = best - x, jnp.asarray(sides)[level]
+        window, other = _window(draw.corner, side, shape), _window(draw.second, side, shape)
+        pattern = jnp.asarray(patterns, x.dtype)[level]
+        pattern = jnp.where(draw.turned, pattern.T, pattern)
+        pattern = jnp.pad(pattern, ((0, height - largest), (0, width - largest)))
+        eta = draw.signs * jnp.roll(pattern, draw.corner, axis=(0, 1))[..., None]  # no part of it leaves the image
+        inside = delta * window
+        direction = eta + inside / (SMALL + norms(inside))
+        unused = jnp.maximum(eps**2 - jnp.sum(delta**2), 0) / channels
+        length = jnp.sqrt(unused + norms(delta * (window | other)) ** 2)
+        moved = direction * length / (SMALL + norms(direction))
+        return scaled(x, jnp.where(window, moved, jnp.where(other, 0, delta)))
+
+    return Moves(start, place, sides)
+
+
+def bumps(side: int) -> np.ndarray:
+    """The pattern of l2 [side, side], of norm 1: a bump in its upper half and its negative in the lower half.
+
+    A bump over a rectangle of h x w pixels is sum_{k=d}^{n} 1 / (k + 1)^2 with d the Chebyshev distance to the pixel
+    (h // 2, w // 2) and n = max(h // 2, w // 2).
+    """
+
+    def bump(height: int, width: int) -> np.ndarray:
+        rows, columns = abs(np.arange(height) - height // 2), abs(np.arange(width) - width // 2)
+        terms = 1 / np.arange(1, max(height // 2, width // 2) + 2) ** 2
+        values = terms[::-1].cumsum()[::-1][np.maximum(rows[:, None], columns[None])]
+        return values / max(np.linalg.norm(values), SMALL)
+
+    pattern = np.concatenate([bump(side // 2, side), -bump(side - side // 2, side)])
+    return pattern / np.linalg.norm(pattern)
+
+
+MOVES = {"linf": linf_moves, "l2": l2_moves}
+
+
+def propose(moves: Moves, key: Key, level: Array | int, x: Array, best: Array) -> Array:
+    """The next image to try for one example x [H, W, C], from its best one so far. Every position may be drawn.
+
+    AutoAttack's code leaves out the last row and column of positions, and all examples share their windows there.
+    """
+    room = jnp.array(x.shape[:2]) - jnp.asarray(moves.sides)[level] + 1
+    u = jax.random.uniform(key, (5 + x.shape[2],))
+    draw = Draw(
+        corner=(u[:2] * room).astype(int),
+        second=(u[2:4] * room).astype(int),
+        signs=jnp.where(u[5:] < 0.5, -1, 1).astype(x.dtype),
+        turned=u[4] < 0.5,
+    )
+    return moves.place(draw, level, x, best)
+
+
+def accept(logits_fn: LogitsFn, y: Array, best: Best, candidate: Array) -> Best:
+    """The candidate where it raises the margin, for the examples that are not misclassified yet; one pass."""
+    fooled, new = best[1] > 0, keep_stronger(logits_fn, y, best, candidate)
+    return jax.tree.map(lambda old, new: jnp.where(_spread(fooled, new), old, new), best, new)
+
+
+def square(ball: Ball, *, queries: int = 5000, p_init: float = 0.8, rescale: bool = False) -> Attack:
+    """Random search on the margin max_{k != y} z_k - z_y, an image for each example until it is misclassified.
+
+    The start replaces the image, each later proposal changes a window of the best image so far and stays if the margin
+    rises. Andriushchenko et al. (2020), Algorithm 1. Where nothing fools the model the clean image comes back.
+
+    The loop ends when the whole batch is misclassified; until then every example is evaluated, those that are done
+    too, though nothing changes in them. An example's draws come from its own key. Proposals are as AutoAttack's code
+    makes them but for what `propose` says, and for images that are not about square or smaller than 10 pixels, where
+    the tiles of the l2 start cover more than there.
+
+    Args:
+      ball: linf or l2.
+      queries: the largest number of images tried for an example, the start among them, the clean image not.
+      p_init: the share of the pixels that the first windows cover, in (0, 1].
+      rescale: see `halvings`.
+
+    Raises:
+      L2LError: no queries, a share outside (0, 1], or another ball.
+    """
+    if queries < 1 or not 0 < p_init <= 1:
+        raise L2LError(f"queries={queries}, p_init={p_init}: give one query or more and a share of pixels in (0, 1]")
+    if ball.name not in MOVES:
+        raise L2LError(f"square knows the balls {', '.join(MOVES)}, not {ball.name!r}")
+
+    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        keys = example_keys(key, len(x))
+        moves, levels = MOVES[ball.name](ball.eps, p_init, x.shape[1:]), jnp.asarray(halvings(queries, rescale=rescale))
+
+        def clean(i: Array, best: Array) -> Array:
+            return x
+
+        def start(i: Array, best: Array) -> Array:
+            return ball.project(jax.vmap(moves.start)(fold_in(keys, i), x), x)
+
+        def proposal(i: Array, best: Array) -> Array:
+            tried = jax.vmap(lambda k, x, best: propose(moves, k, levels[i - 2], x, best))(fold_in(keys, i), x, best)
+            return ball.project(tried, x)
+
+        def query(state: tuple[Array, Best]) -> tuple[Array, Best]:
+            # The clean image and the start pass through the same lines, so that the network is compiled once.
+            i, (best, margin) = state
+            candidate = jax.lax.switch(jnp.minimum(i, 2), [clean, start, proposal], i, best)
+            margin = jnp.where((i < 2) & (margin <= 0), -jnp.inf, margin)  # the start need not beat the clean image
+            return i + 1, accept(logits_fn, y, (best, margin), candidate)
+
+        def unfinished(state: tuple[Array, Best]) -> Array:
+            return (state[0] <= queries) & (state[1][1] <= 0).any()
+
+        nothing = jnp.full(len(x), -jnp.inf, jnp.promote_types(x.dtype, jnp.float32))
+        _, (best, margin) = jax.lax.while_loop(unfinished, query, (jnp.array(0), (x, nothing)))
+        return jnp.where(_spread(margin > 0, x), best, x)
+
+    return attack
+
+
+def _sides(p_init: float, shape: tuple[int, ...]) -> np.ndarray:
+    """The side of a square of the share p_init / 2^k of the pixels, k = 0, 1, ..., rounded."""
+    p = p_init / 2.0 ** np.arange(len(HALVED_AFTER) + 1)
+    return np.rint(np.sqrt(p * shape[0] * shape[1])).astype(int)
+
+
+def _window(corner: Array, side: Array, shape: tuple[int, ...]) -> Array:
+    """Whether a pixel is in the window, [H, W, 1]: masks, for a slice of a traced size has no static shape."""
+    rows, columns = (jnp.arange(n) - first for n, first in zip(shape[:2], corner, strict=True))
+    inside = [(offset >= 0) & (offset < side) for offset in (rows, columns)]
+    return (inside[0][:, None] & inside[1][None])[..., None]
+
+
+def _spread(values: Array, like: Array) -> Array:
+    """[B] -> [B, 1, ...], to go with `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,217 @@
+"""Whether a model's robustness may be an illusion: checks for masked gradients, each with its figure and verdict.
+
+    for check in masking_checks(logits_fn, dataset.test, ball, key=key):
+        print(check.verdict, check.name, check.figure)
+
+After Athalye et al. (2018), section 3.1, Carlini et al. (2019) and AutoAttack's own flags; the checklist of Learning to
+Defend by Learning to Attack, appendix E. Where accuracies are compared, a difference counts beyond one standard error
+of the paired difference, and attacks keep the best of what they passed, so that sound models do not ring.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from l2ljax import losses
+from l2ljax.attacks import ascend, best_of, random_noise
+from l2ljax.attacks.gradient import steepest_ascent
+from l2ljax.attacks.square import square
+from l2ljax.data import Split, batches
+from l2ljax.evaluate.accuracy import evaluate
+from l2ljax.threat import BALLS, Ball
+from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
+
+StochasticLogitsFn = Callable[[Array, Key], Array]
+"""(images [B, H, W, C], key) -> logits [B, K]."""
+LARGEST_ZERO_FRACTION = 0.1
+WIDE = {"linf": 1.0, "l2": 100.0}
+"""A radius in which every model must fall."""
+
+
+class Check(NamedTuple):
+    """One question to a model."""
+
+    name: str
+    """What a sound model does."""
+    passed: bool
+    figure: str
+    """What was measured."""
+
+    @property
+    def verdict(self) -> str:
+        """ok, or SUSPICIOUS."""
+        return "ok" if self.passed else "SUSPICIOUS"
+
+
+def masking_checks(
+    logits_fn: LogitsFn,
+    split: Split,
+    ball: Ball,
+    *,
+    key: Key,
+    stochastic: StochasticLogitsFn | None = None,
+    queries: int = 500,
+    batch_size: int = 250,
+) -> list[Check]:
+    """Ask a model everything that tells robust from masked.
+
+    Args:
+      logits_fn: images -> logits; as a `jax.tree_util.Partial` over the weights it compiles once for all weights.
+      split: images uint8 [N, H, W, C] and labels [N]; a few hundred are enough.
+      ball: the threat.
+      key: one key.
+      stochastic: the model with its randomness, where it has any.
+      queries: of the Square attack and of random search.
+      batch_size: examples at a time.
+
+    Raises:
+      L2LError: what `evaluate` raises, for instance for probabilities in the place of logits.
+    """
+
+    def steps(n: int, ball: Ball = ball, loss: Callable[..., Array] = losses.cross_entropy) -> Attack:
+        return best_of_path(ball, steps=n, step_size=max(2.5 * ball.eps / n, ball.eps / 10), loss=loss)
+
+    wide = BALLS[ball.name](WIDE[ball.name])
+    margin = functools.partial(losses.margin, kappa=50.0)
+    named = {
+        "one step": best_of_path(ball, steps=1, step_size=ball.eps),
+        "10 steps": steps(10),
+        "50 steps": steps(50),
+        "100 steps": steps(100),
+        "100 steps on the margin": steps(100, loss=margin),
+        "50 steps in twice the radius": steps(50, BALLS[ball.name](min(2 * ball.eps, WIDE[ball.name]))),
+        "50 steps in any radius": best_of([steps(50, wide), steps(50, wide, margin)]),
+        "Square": square(ball, queries=queries),
+        "random search": random_noise(ball, samples=queries),
+    }
+    found = evaluate(logits_fn, split, named, key=key, batch_size=batch_size)
+    correct = {name: row.correct for name, row in found.attacks.items()}
+    correct["white box"] = correct["100 steps"] & correct["100 steps on the margin"]
+
+    def not_weaker(stronger: str, weaker: str) -> tuple[bool, str]:
+        """Whether what should be the stronger attack leaves no more examples standing than the weaker one."""
+        difference = correct[stronger].astype(float) - correct[weaker]
+        error = difference.std() / np.sqrt(len(difference))
+        told = f"{stronger}: {correct[stronger].mean():.1%}, {weaker}: {correct[weaker].mean():.1%} (+-{error:.1%})"
+        return bool(difference.mean() <= error), told
+
+    kept, converged = not_weaker("50 steps", "100 steps")
+    unbounded = correct["50 steps in any radius"].mean()
+    zeros = zero_gradients(logits_fn, split, ball, key=key, steps=10, batch_size=batch_size)
+    checks = [
+        Check("several steps are not weaker than one", *not_weaker("10 steps", "one step")),
+        Check("more steps are not weaker", *not_weaker("100 steps", "10 steps")),
+        Check("the attack has converged", kept or bool(correct["50 steps"].mean() < 0.01), converged),
+        Check("a larger radius is not weaker", *not_weaker("50 steps in twice the radius", "50 steps")),
+        Check("no accuracy is left in any radius", bool(unbounded <= 0.01), f"{unbounded:.1%} left"),
+        Check("the black box is not stronger than the white box", *not_weaker("white box", "Square")),
+        Check("random search is not stronger than the gradient", *not_weaker("white box", "random search")),
+        Check(
+            f"gradients are not 0 (for more than {LARGEST_ZERO_FRACTION:.0%} of the examples, at any step)",
+            bool(zeros.max() <= LARGEST_ZERO_FRACTION),
+            "by step " + " ".join(f"{z:.1%}" for z in zeros),
+        ),
+    ]
+    if stochastic is not None:
+        checks.append(_deterministic(stochastic, split, key))
+    x = jnp.asarray(split.images[:2], jnp.float32) / 255
+    dynamic = data_dependent_operations(logits_fn, x)
+    classes = int(jax.eval_shape(logits_fn, x).shape[1])
+    return [
+        *checks,
+        Check("inference is one fixed program", not dynamic, f"found {', '.join(dynamic)}" if dynamic else "it is"),
+        Check("there are classes enough for the DLR losses (4)", classes >= 4, f"{classes} classes"),
+    ]
+
+
+def best_of_path(
+    ball: Ball, *, steps: int, step_size: float, loss: Callable[..., Array] = losses.cross_entropy
+) -> Attack:
+    """PGD that returns, per example, the first image on its path that is misclassified, else the last."""
+
+    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        def loss_fn(x: Array) -> tuple[Array, Array]:
+            logits = logits_fn(x)
+            return loss(logits, y), losses.accuracy(logits, y) == 0
+
+        ascent = ascend(loss_fn, steepest_ascent(ball, step_size), ball, key, x, steps=steps)
+        # aux is at x_0..x_{T-1} and the path at x_1..x_T: the fooled flag of path[t] is aux[t + 1].
+        fooled = ascent.aux[1:]
+        at = jnp.where(fooled.any(axis=0), fooled.argmax(axis=0), steps - 1) if steps > 1 else jnp.zeros(len(x), int)
+        return ascent.path[at, jnp.arange(len(x))]
+
+    return attack
+
+
+def zero_gradients(
+    logits_fn: LogitsFn, split: Split, ball: Ball, *, key: Key, steps: int, batch_size: int = 250
+) -> np.ndarray:
+    """The fraction [steps] of examples whose input gradient of the cross-entropy is 0 everywhere, along PGD's path."""
+
+    @jax.jit
+    def count(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        def step(x_t: Array, _: None) -> tuple[Array, Array]:
+            g = jax.grad(lambda x: losses.cross_entropy(logits_fn(x), y).sum())(x_t)
+            zero = (g == 0).all(axis=range(1, x.ndim))
+            return ball.project(x_t + ball.eps / 4 * ball.steepest(g), x), zero
+
+        return jax.lax.scan(step, ball.sample(key, x), length=steps)[1]
+
+    logits_fn = logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
+    size = min(batch_size, len(split.labels))
+    found = [
+        np.asarray(count(logits_fn, jax.random.fold_in(key, b.start), b.x, b.y))[:, : b.valid]
+        for b in batches(split, size)
+    ]
+    return np.concatenate(found, axis=1).mean(axis=1)
+
+
+def randomized(stochastic: StochasticLogitsFn, key: Key) -> LogitsFn:
+    """A stochastic model as a logits function whose noise is drawn anew wherever it is asked.
+
+    The key of a call is folded from the images' bits, so that the function stays pure: the same images meet the same
+    noise, all others another one.
+    """
+
+    def logits_fn(x: Array) -> Array:
+        bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+        return stochastic(x, fold_in(key, jnp.sum(bits, dtype=jnp.uint32)))
+
+    return logits_fn
+
+
+def _deterministic(stochastic: StochasticLogitsFn, split: Split, key: Key) -> Check:
+    x = jnp.asarray(split.images[:100], jnp.float32) / 255
+    one, two = (np.asarray(jax.jit(stochastic)(x, fold_in(key, i))) for i in (0, 1))
+    gap = float(np.abs(one - two).max())
+    told = f"logits differ by up to {gap:.2g} between two keys" + (": use the version rand" if gap else "")
+    return Check("the model is deterministic", gap == 0, told)
+
+
+def data_dependent_operations(logits_fn: LogitsFn, x: Array) -> list[str]:
+    """What in a model's program depends on its input's values: loops and branches, and gradients taken inside.
+
+    A `lax.scan`, whose length is fixed, is none.
+    """
+    found: dict[str, None] = {}
+
+    def walk(jaxpr: core.Jaxpr) -> None:
+        for equation in jaxpr.eqns:
+            if equation.primitive.name in ("while", "cond"):
+                found[equation.primitive.name] = None
+            if "transpose(" in str(equation.source_info.name_stack):
+                found["gradient"] = None
+            for value in jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda v: isinstance(v, core.Jaxpr | core.ClosedJaxpr)
+            ):
+                inner: Any = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+                if isinstance(inner, core.Jaxpr):
+                    walk(inner)
+
+    walk(jax.make_jaxpr(logits_fn)(x).jaxpr)
+    return list(found)

@@ -1,0 +1,209 @@
+"""AutoAttack on the host: each attack on the survivors of those before, in batches of a few sizes, resumable.
+
+result = run_standard_evaluation(logits_fn, x, y, ball=threat.linf(8 / 255), key=jax.random.key(0))
+result.robust_acc, result.x_adv
+"""
+
+import hashlib
+import io
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2ljax import losses
+from l2ljax.attacks.ensemble import Stage, stages
+from l2ljax.evaluate.accuracy import check_batch, check_logits
+from l2ljax.files import write_files
+from l2ljax.threat import Ball
+from l2ljax.types import Array, Key, L2LError, LogitsFn
+
+SAVE_SECONDS = 20.0
+
+
+class StandardEvaluation(NamedTuple):
+    """What AutoAttack did to N examples."""
+
+    clean_acc: float
+    robust_acc: float
+    """Fraction that no attack fools."""
+    after: dict[str, float]
+    """Attack -> the fraction left after it and all before it."""
+    seconds: dict[str, float]
+    """Attack -> of its batches, compilation included."""
+    x_adv: np.ndarray
+    """[N, H, W, C]: an adversarial image where one was found, else the clean one."""
+    robust: np.ndarray
+    """bool [N]."""
+
+
+class _Progress(NamedTuple):
+    """What the state file holds."""
+
+    x_adv: np.ndarray
+    correct: np.ndarray
+    """bool [N]: classified correctly and not fooled so far."""
+    standing: np.ndarray
+    """bool [N]: those of them when the present stage began, which are its batches."""
+    stage: Any
+    batch: Any
+    """The next batch of the stage."""
+    after: np.ndarray
+    """[stages]: how many were correct after each finished stage."""
+    seconds: np.ndarray
+    """[stages]."""
+
+
+def run_standard_evaluation(
+    logits_fn: LogitsFn,
+    x: Array | np.ndarray,
+    y: Array | np.ndarray,
+    *,
+    ball: Ball,
+    version: str = "standard",
+    only: Sequence[str] = (),
+    key: Key,
+    batch_size: int = 250,
+    state_path: str | Path | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> StandardEvaluation:
+    """AutoAttack (Croce & Hein, 2020): APGD-CE, APGD-T, FAB-T, Square, on any model in JAX.
+
+    An example is attacked until one attack fools it; the targeted attacks drop fooled examples after each class. What
+    is left is packed into batches of `batch_size`, a quarter or a sixteenth of it, so that each attack compiles three
+    times at most. Example i draws from keys of its own: its result depends neither on the batch size, but for rounding,
+    nor on who else is left.
+
+    Args:
+      logits_fn: images -> logits [B, K] in evaluation mode. As a `jax.tree_util.Partial` over the weights it compiles
+        once for all weights.
+      x: images [N, H, W, C], floats in [0, 1].
+      y: labels [N].
+      ball: the threat.
+      version: "standard", "plus" or "rand", see `attacks.ensemble.stages`.
+      only: names of attacks of that version, to run no others.
+      key: one key.
+      batch_size: the largest batch.
+      state_path: a file to save the state to every 20 seconds and after each attack, and to go on from, to the same
+        bits. It holds no code.
+      progress: called with a line after each attack.
+
+    Raises:
+      L2LError: images, labels or logits that are not what they should be, a model with too few classes, a state file of
+        another evaluation.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    check_batch(x, y)
+    if not len(y):
+        raise L2LError("there are no examples to evaluate on")
+    x = x.astype(np.float32) if x.dtype == np.float16 else x
+    logits_fn = logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
+    batch_size = min(batch_size, len(y))
+    parts = [x[i : i + batch_size] for i in range(0, len(y), batch_size)]
+    logits = np.concatenate([np.asarray(_predict(logits_fn, part)) for part in parts])
+    check_logits(logits, y)
+    clean = logits.argmax(axis=1) == y
+    todo = [s for s in stages(ball, version, num_classes=logits.shape[1]) if not only or s.name in only]
+
+    state = _Progress(
+        x.copy(), clean.copy(), clean.copy(), np.int64(0), np.int64(0), np.zeros(len(todo)), np.zeros(len(todo))
+    )
+    file = None if state_path is None else Path(state_path)
+    identity = _identity(logits_fn, x, y, ball, (version, *only), key, batch_size)
+    if file is not None and file.exists():
+        state = _load(file, identity)
+    saved = time.monotonic()
+    for index in range(int(state.stage), len(todo)):
+        for number, rows in enumerate(_batches(state.standing, batch_size)):
+            if number < state.batch:
+                continue
+            began = time.perf_counter()
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, index), jnp.asarray(rows))
+            x_adv, fooled, valid = jax.device_get(_attack(todo[index].attack, logits_fn, keys, x[rows], y[rows]))
+            if not valid.all():
+                raise L2LError(f"{todo[index].name} left [0, 1] or returned NaN: check the model's gradients for NaN")
+            won = rows[fooled]
+            state.x_adv[won], state.correct[won] = x_adv[fooled], False
+            state.seconds[index] += time.perf_counter() - began
+            state = state._replace(batch=np.int64(number + 1))
+            if file is not None and time.monotonic() - saved > SAVE_SECONDS:
+                _save(file, identity, state)
+                saved = time.monotonic()
+        state.after[index] = state.correct.sum()
+        state = state._replace(standing=state.correct.copy(), stage=np.int64(index + 1), batch=np.int64(0))
+        if index + 1 == len(todo) or todo[index + 1].name != todo[index].name:
+            progress(f"{todo[index].name}: {state.correct.mean():.2%} robust after {state.seconds.sum():.0f} s")
+        if file is not None:
+            _save(file, identity, state)
+            saved = time.monotonic()
+    names = list(dict.fromkeys(stage.name for stage in todo))
+    return StandardEvaluation(
+        clean_acc=float(clean.mean()),
+        robust_acc=float(state.correct.mean()),
+        after={n: float(min(_of(todo, state.after, n))) / len(y) for n in names},
+        seconds={n: float(sum(_of(todo, state.seconds, n))) for n in names},
+        x_adv=state.x_adv,
+        robust=state.correct,
+    )
+
+
+@jax.jit
+def _predict(logits_fn: LogitsFn, x: Array) -> Array:
+    return logits_fn(x)
+
+
+@jax.jit
+def _attack(attack: Any, logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """(x_adv, fooled [B], valid [B]); x_adv is what the attack makes, whether it fools or not."""
+    x_adv = attack(logits_fn, keys, x, y)
+    valid = ((x_adv >= 0) & (x_adv <= 1)).all(axis=range(1, x.ndim))  # NaN compares as false
+    return x_adv, losses.accuracy(logits_fn(x_adv), y) == 0, valid
+
+
+def _batches(standing: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """The numbers of the standing examples, in batches of one of three sizes; a batch that is not full repeats some."""
+    rows = np.flatnonzero(standing)
+    sizes = sorted({max(batch_size // 16, 1), max(batch_size // 4, 1), batch_size})
+    for i in range(0, len(rows), batch_size):
+        part = rows[i : i + batch_size]
+        yield np.resize(part, next(size for size in sizes if size >= len(part)))
+
+
+def _of(todo: Sequence[Stage], values: np.ndarray, name: str) -> list[float]:
+    return [value for stage, value in zip(todo, values, strict=True) if stage.name == name]
+
+
+def _identity(*parts: Any) -> str:
+    """A checksum of everything that the result depends on."""
+    digest = hashlib.sha256()
+    logits_fn, x, y, ball, version, key, batch_size = parts
+    for leaf in [*jax.tree.leaves(logits_fn), x, y, jax.random.key_data(key)]:
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    digest.update(repr((ball.name, ball.eps, version, batch_size, x.shape)).encode())
+    return digest.hexdigest()
+
+
+def _save(file: Path, identity: str, state: _Progress) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, identity=np.array(identity), **state._asdict())
+    write_files({file: buffer.getvalue()})
+
+
+def _load(file: Path, identity: str) -> _Progress:
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
+            whole = {name: saved[name] for name in saved.files}
+        found = str(whole.pop("identity"))
+        state = _Progress(**whole)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise L2LError(f"{file} is no state of an evaluation ({error}): delete it, or name another file") from error
+    if found != identity:
+        raise L2LError(
+            f"{file} is the state of another evaluation (model, data, threat, key or batch size): name another"
+        )
+    return state

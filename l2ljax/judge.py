@@ -1,0 +1,186 @@
+"""Judge a model: attacks, AutoAttack, masking checks, one report (`experiments/evaluate.py`).
+
+python experiments/evaluate.py --victim=runs/digits_rnn_adv_digits_cnn_s0 --attacks=standard,paper
+python experiments/evaluate.py --victim=my.module:make_logits_fn --dataset=cifar10 --eps=8/255
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from l2ljax import attacks, data, figures, report, threat
+from l2ljax.attacks.ensemble import VERSIONS
+from l2ljax.evaluate import evaluate, run_standard_evaluation
+from l2ljax.evaluate.masking import masking_checks
+from l2ljax.files import write_files
+from l2ljax.results import versions
+from l2ljax.setup import load_classifier
+from l2ljax.types import L2LError, LogitsFn
+from l2ljax.workdir import read_json
+
+PAPER = ("fgsm", "pgd20", "pgd100", "margin100", "cw100", "momentum10")
+"""What `paper` stands for in --attacks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Whom to judge, and how."""
+
+    victim: str
+    """The workdir of a run, or module:function, a function without arguments that returns images -> logits."""
+    attacks: str = "standard,paper"
+    """AutoAttack's versions (standard, plus, rand), paper (several PGDs and C&W), and the names of single attacks."""
+    dataset: str | None = None
+    """Of a module:function; a run has its own, as for the next three."""
+    data_dir: str | None = None
+    eps: str | None = None
+    norm: str = "linf"
+    eval_size: int = 1000
+    """Test images, the first ones."""
+    batch_size: int = 250
+    seed: int = 0
+    attack_seeds: int = 1
+    """How often each attack is run with other seeds; the worst is reported (L2L reports the worst of five)."""
+    masking: bool = True
+    """Whether to look for masked gradients."""
+    sweep: bool = False
+    """Whether to draw the accuracy against the radius and against the attack's steps."""
+    out: Path | None = None
+    """A folder; VICTIM/evaluation for a run, ./evaluation otherwise."""
+
+
+def main() -> None:
+    """The command line of experiments/evaluate.py."""
+    flags = tyro.cli(Flags, description=__doc__)
+    try:
+        run(flags)
+    except L2LError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(flags: Flags) -> dict[str, Any]:
+    """Judge, write robustbench.json, evaluation.md and figures.
+
+    Returns:
+      The content of robustbench.json.
+
+    Raises:
+      L2LError: no such run or function, unknown attacks, a model that is not one.
+    """
+    logits_fn, about, folder = _victim(flags)
+    ball = threat.BALLS[about["norm"]](threat.parse_eps(about["eps"]))
+    split = data.load(about["dataset"], flags.data_dir or about.get("data_dir")).test
+    split = data.Split(*(a[: flags.eval_size] for a in split))
+    names = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
+    found: dict[str, np.ndarray] = {}
+    clean, standard = 0.0, None
+    x = np.asarray(split.images, np.float32) / 255
+    for name in names:
+        for seed in range(flags.seed, flags.seed + flags.attack_seeds):
+            key = jax.random.key(seed)
+            if name in VERSIONS:
+                standard = run_standard_evaluation(
+                    logits_fn, x, split.labels, ball=ball, version=name, key=key, batch_size=flags.batch_size,
+                    state_path=folder / f"{name}_{seed}.state.npz", progress=print,
+                )  # fmt: skip
+                correct, clean = standard.robust, standard.clean_acc
+            else:
+                scores = evaluate(logits_fn, split, {name: attacks.create(name, ball)}, key=key)
+                correct, clean = scores.attacks[name].correct, scores.clean_acc
+            found[name] = found.get(name, correct) & correct if flags.attack_seeds > 1 else correct
+        print(f"{name}: {found[name].mean():.2%}", flush=True)
+    checks = masking_checks(logits_fn, split, ball, key=jax.random.key(flags.seed)) if flags.masking else []
+    drawn = _sweep(flags, logits_fn, split, ball, folder) if flags.sweep else []
+    result = {
+        "name": flags.victim,
+        "link": None,
+        "authors": None,
+        "venue": None,
+        "additional_data": False,
+        "number_forward_passes": 1,
+        "dataset": about["dataset"],
+        "architecture": about["arch"],
+        "eps": about["eps"],
+        "clean_acc": f"{100 * clean:.2f}",
+        "reported": None,
+        "autoattack_acc": f"{100 * found['standard'].mean():.2f}" if "standard" in found else None,
+        "unreliable": any(not check.passed for check in checks) if checks else None,
+        "provenance": {
+            "command": shlex.join(["python", *sys.argv]),
+            "versions": versions(),
+            "norm": about["norm"],
+            "eps_value": ball.eps,
+            "images": len(split.labels),
+            "seeds": list(range(flags.seed, flags.seed + flags.attack_seeds)),
+            "attacks": {name: float(correct.mean()) for name, correct in found.items()},
+            "worst_case_acc": float(np.logical_and.reduce(list(found.values())).mean()) if found else None,
+            "model_sha256": _checksum(logits_fn),
+            "checks": [{"name": c.name, "passed": c.passed, "figure": c.figure} for c in checks],
+        },
+    }
+    told = report.judgement(result, checks, drawn)
+    texts = {"robustbench.json": json.dumps(result, indent=2) + "\n", "evaluation.md": told}
+    write_files({folder / name: text.encode() for name, text in texts.items()})
+    print(told)
+    return result
+
+
+def _victim(flags: Flags) -> tuple[LogitsFn, dict[str, Any], Path]:
+    """(its logits function, what is known of it, where to write)."""
+    if ":" in flags.victim and not Path(flags.victim).exists():
+        module, _, function = flags.victim.partition(":")
+        if flags.dataset is None or flags.eps is None:
+            raise L2LError("--victim=module:function needs --dataset and --eps")
+        sys.path.insert(0, "")  # a module of the working directory
+        try:
+            logits_fn = getattr(importlib.import_module(module), function)()
+        except (ImportError, AttributeError) as error:
+            raise L2LError(
+                f"--victim={flags.victim}: {error}: name an importable module and a function in it"
+            ) from error
+        about = {"dataset": flags.dataset, "arch": flags.victim, "eps": flags.eps, "norm": flags.norm}
+        return logits_fn, about, flags.out or Path("evaluation")
+    saved = read_json(Path(flags.victim).expanduser() / "config.json")
+    about = {
+        **saved,
+        **({"eps": flags.eps} if flags.eps else {}),
+        **({"dataset": flags.dataset} if flags.dataset else {}),
+    }
+    return load_classifier(flags.victim), about, flags.out or Path(flags.victim).expanduser() / "evaluation"
+
+
+def _checksum(logits_fn: LogitsFn) -> str:
+    """Of the weights that a `jax.tree_util.Partial` carries."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(logits_fn):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _sweep(flags: Flags, logits_fn: LogitsFn, split: data.Split, ball: threat.Ball, folder: Path) -> list[Path]:
+    """Robust accuracy against the radius (10 steps of a tenth of it) and steps (of 0.1 eps): L2L's Figure 4."""
+    key = jax.random.key(flags.seed)
+
+    def accuracy(eps: float, steps: int, step_size: float) -> float:
+        attack = attacks.pgd(threat.BALLS[ball.name](eps), step_size=step_size, steps=steps)
+        return evaluate(logits_fn, split, {"pgd": attack}, key=key).attacks["pgd"].robust_acc
+
+    radii = [ball.eps * f for f in (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4) if ball.eps * f <= 1 or ball.name == "l2"]
+    counts = [1, 2, 5, 10, 20, 50, 100]
+    panels: dict[str, dict[str, Any]] = {
+        "radius": {"eps": radii, "accuracy": [accuracy(eps, 10, eps / 10) for eps in radii]},
+        "steps": {"PGD steps": counts, "accuracy": [accuracy(ball.eps, n, ball.eps / 10) for n in counts]},
+    }
+    path = folder / "sweep.png"
+    figures.accuracy_against(path, panels)
+    return [path]

@@ -1,0 +1,198 @@
+"""AutoAttack whole: its parts in order, exact on linear models, survivors only, resumed to the same bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from l2ljax import attacks, threat
+from l2ljax.attacks import ensemble
+from l2ljax.evaluate import run_standard_evaluation, standard
+from l2ljax.types import L2LError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+RNG = np.random.RandomState(0)
+SHAPE, K, N = (4, 4, 1), 5, 20
+X = RNG.uniform(0.3, 0.7, (N, *SHAPE)).astype(np.float32)  # so far from 0 and 1 that the box does not bind
+WEIGHTS = jnp.asarray(RNG.normal(0, 1, (16, K)), jnp.float32)
+KEY = jax.random.key(0)
+
+
+def linear(weights, x):
+    return (x - 0.5).reshape(len(x), -1) @ weights
+
+
+LOGITS_FN = jax.tree_util.Partial(linear, WEIGHTS)
+Y = np.asarray(LOGITS_FN(X)).argmax(1)
+Y_MIXED = np.where(np.arange(N) % 7 == 3, (Y + 1) % K, Y)  # some are misclassified from the start
+
+
+def distances(order):
+    """The exact distance [N] to the nearest decision boundary in the norm dual to `order`."""
+    logits, w = np.asarray(LOGITS_FN(X)), np.asarray(WEIGHTS)
+    gaps = logits[np.arange(N), Y][:, None] - logits
+    norms = np.stack([np.linalg.norm(w[:, [y]] - w, ord=order, axis=0) for y in Y])
+    return np.where(np.arange(K) == Y[:, None], np.inf, gaps / np.where(norms > 0, norms, 1)).min(1)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """The same attacks with fewer steps."""
+    versions = {
+        "standard": lambda ball: {
+            "apgd-ce": attacks.apgd.apgd(ball, steps=20),
+            "apgd-t": attacks.apgd.apgd_targeted(ball, steps=20),
+            "fab-t": attacks.fab.fab_targeted(ball, steps=20),
+            "square": attacks.square.square(ball, queries=100),
+        }
+    }
+    monkeypatch.setattr(ensemble, "VERSIONS", versions)
+
+
+def test_the_standard_version_has_its_attacks_in_order():
+    found = [stage.name for stage in ensemble.stages(threat.linf(0.1), "standard", num_classes=10)]
+    assert found == ["apgd-ce", *["apgd-t"] * 9, *["fab-t"] * 9, "square"]
+    assert len(ensemble.stages(threat.linf(0.1), "standard", num_classes=5)) == 1 + 4 + 4 + 1
+    plus = [stage.name for stage in ensemble.stages(threat.linf(0.1), "plus", num_classes=4)]
+    assert list(dict.fromkeys(plus)) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
+    with pytest.raises(L2LError, match="unknown version 'extra'"):
+        ensemble.stages(threat.linf(0.1), "extra", num_classes=10)
+
+
+@pytest.mark.parametrize("norm, order", [("linf", 1), ("l2", 2)])
+@pytest.mark.parametrize("form", ["pure", "host"])
+def test_linear_models_fall_exactly_within_their_distance(short, norm, order, form):
+    exact = distances(order)
+    eps = float(np.median(exact))
+    clear = np.abs(exact / eps - 1) > 0.01
+    ball = threat.BALLS[norm](eps)
+    if form == "pure":
+        x_adv = np.asarray(jax.jit(attacks.autoattack(ball))(LOGITS_FN, KEY, X, Y_MIXED))
+        robust = np.asarray(LOGITS_FN(x_adv)).argmax(1) == Y_MIXED
+        robust &= Y == Y_MIXED
+    else:
+        found = run_standard_evaluation(LOGITS_FN, X, Y_MIXED, ball=ball, key=KEY, batch_size=8)
+        x_adv, robust = found.x_adv, found.robust
+        assert found.clean_acc == (Y == Y_MIXED).mean()
+        assert found.robust_acc == robust.mean() == list(found.after.values())[-1]
+        assert list(found.after.values()) == sorted(found.after.values(), reverse=True)
+    right = Y == Y_MIXED
+    np.testing.assert_array_equal(robust[right & clear], (exact > eps)[right & clear])
+    assert not robust[~right].any()
+    assert np.asarray(ball.norm(jnp.asarray(x_adv - X))).max() <= eps * (1 + 1e-5)
+    unchanged = (x_adv == X).all(axis=(1, 2, 3))
+    np.testing.assert_array_equal(unchanged, robust | ~right)  # the clean image where nothing was found or needed
+
+
+def test_only_survivors_are_attacked_and_batches_have_three_sizes(monkeypatch):
+    seen = []
+
+    def fools(rows):
+        """An attack that fools the examples whose first pixel is among those of `rows`."""
+        marked = jnp.asarray(X[rows, 0, 0, 0])
+
+        def attack(logits_fn, key, x, y):
+            jax.debug.callback(lambda x: seen.append(np.asarray(x)[:, 0, 0, 0]), x)
+            chosen = (x[:, 0, 0, 0][:, None] == marked).any(axis=1).reshape(-1, 1, 1, 1)
+            return jnp.where(chosen, 1 - x, x)
+
+        return jax.tree_util.Partial(attack)
+
+    todo = [ensemble.Stage("first", fools([0, 1, 2, 5])), ensemble.Stage("second", fools([0, 7]))]
+    monkeypatch.setattr(standard, "stages", lambda *args, **kwargs: todo)
+    found = run_standard_evaluation(LOGITS_FN, X, Y, ball=threat.linf(1.0), key=KEY, batch_size=16)
+    assert {len(batch) for batch in seen} <= {16, 4, 1}
+    pixels = X[:, 0, 0, 0]
+    first, second = seen[:2], seen[2:]
+    assert set(np.concatenate(first)) == set(pixels)
+    assert set(np.concatenate(second)) == set(np.delete(pixels, [0, 1, 2, 5]))
+    np.testing.assert_array_equal(np.flatnonzero(~found.robust), [0, 1, 2, 5, 7])
+    assert found.after == {"first": 16 / 20, "second": 15 / 20}
+
+
+@pytest.mark.parametrize("calls", [0, 1, 4, 9])
+def test_a_killed_evaluation_goes_on_to_the_same_bits(short, monkeypatch, tmp_path, calls):
+    ball = threat.linf(float(np.median(distances(1))))
+    whole = run_standard_evaluation(LOGITS_FN, X, Y, ball=ball, key=KEY, batch_size=8)
+    attack, count = standard._attack, [0]
+
+    def dies(*args):
+        count[0] += 1
+        if count[0] > calls:
+            raise KeyboardInterrupt
+        return attack(*args)
+
+    monkeypatch.setattr(standard, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(standard, "_attack", dies)
+    file = tmp_path / "state.npz"
+    with pytest.raises(KeyboardInterrupt):
+        run_standard_evaluation(LOGITS_FN, X, Y, ball=ball, key=KEY, batch_size=8, state_path=file)
+    count[0] = -(10**6)
+    resumed = run_standard_evaluation(LOGITS_FN, X, Y, ball=ball, key=KEY, batch_size=8, state_path=file)
+    np.testing.assert_array_equal(resumed.x_adv, whole.x_adv)
+    np.testing.assert_array_equal(resumed.robust, whole.robust)
+    assert resumed.after == whole.after
+    monkeypatch.setattr(standard, "_attack", None)  # nothing is left to do, and nothing is done again
+    again = run_standard_evaluation(LOGITS_FN, X, Y, ball=ball, key=KEY, batch_size=8, state_path=file)
+    np.testing.assert_array_equal(again.x_adv, whole.x_adv)
+
+
+def test_a_state_of_another_evaluation_is_refused(short, tmp_path):
+    file = tmp_path / "state.npz"
+    options = {"ball": threat.linf(0.01), "key": KEY, "batch_size": 8, "state_path": file}
+    run_standard_evaluation(LOGITS_FN, X, Y, **options)
+    for change in ({"ball": threat.linf(0.02)}, {"key": jax.random.key(1)}, {"batch_size": 4}):
+        with pytest.raises(L2LError, match="state of another evaluation"):
+            run_standard_evaluation(LOGITS_FN, X, Y, **{**options, **change})
+    with pytest.raises(L2LError, match="state of another evaluation"):
+        run_standard_evaluation(jax.tree_util.Partial(linear, 2 * WEIGHTS), X, Y, **options)
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(L2LError, match="no state of an evaluation"):
+        run_standard_evaluation(LOGITS_FN, X, Y, **options)
+
+
+def test_bad_input_is_told_and_edge_cases_are_answered(short):
+    options = {"ball": threat.linf(0.05), "key": KEY}
+    nan = X.copy()
+    nan[0, 0, 0, 0] = np.nan
+    with pytest.raises(L2LError, match="images hold NaN"):
+        run_standard_evaluation(LOGITS_FN, nan, Y, **options)
+    with pytest.raises(L2LError, match="NaN logits"):
+        run_standard_evaluation(lambda x: LOGITS_FN(x) * jnp.nan, X, Y, **options)
+    with pytest.raises(L2LError, match="logits are"):
+        run_standard_evaluation(lambda x: x, X, Y, **options)
+    with pytest.raises(L2LError, match="labels reach from"):
+        run_standard_evaluation(LOGITS_FN, X, Y + K, **options)
+    with pytest.raises(L2LError, match="probabilities"):
+        run_standard_evaluation(lambda x: jax.nn.softmax(LOGITS_FN(x)), X, Y, **options)
+    with pytest.raises(L2LError, match="no examples"):
+        run_standard_evaluation(LOGITS_FN, X[:0], Y[:0], **options)
+    with pytest.raises(L2LError, match="classes"):
+        run_standard_evaluation(lambda x: LOGITS_FN(x)[:, :3], X[Y < 3], Y[Y < 3], **options)
+    none_right = run_standard_evaluation(LOGITS_FN, X, (Y + 1) % K, **options)
+    assert none_right.clean_acc == none_right.robust_acc == 0
+    np.testing.assert_array_equal(none_right.x_adv, X)
+    one = run_standard_evaluation(LOGITS_FN, X[:1], Y[:1], **options)
+    assert one.robust_acc in (0, 1)
+    identity = run_standard_evaluation(LOGITS_FN, X, Y_MIXED, ball=threat.linf(0.0), key=KEY)
+    assert identity.robust_acc == identity.clean_acc
+    np.testing.assert_array_equal(identity.x_adv, X)
+
+
+def test_transfer_attacks_the_surrogate():
+    other = jax.tree_util.Partial(linear, -WEIGHTS)
+    pgd = attacks.create("pgd5", threat.linf(0.1))
+    black_box = attacks.transfer(pgd, other)
+    np.testing.assert_array_equal(black_box(LOGITS_FN, KEY, X, Y), pgd(other, KEY, X, Y))
+
+
+def test_a_cascade_takes_the_first_success_per_example():
+    def move(rows, value):
+        chosen = jnp.isin(jnp.arange(N), jnp.asarray(rows)).reshape(-1, 1, 1, 1)
+        return lambda logits_fn, key, x, y: jnp.where(chosen, (1 - x) * value, x)
+
+    x_adv = np.asarray(attacks.cascade([move([0, 1], 1.0), move([1, 2, 3], 0.99)])(LOGITS_FN, KEY, X, Y_MIXED))
+    np.testing.assert_allclose(x_adv[:2], 1 - X[:2])
+    np.testing.assert_allclose(x_adv[2], 0.99 * (1 - X[2]))
+    assert Y_MIXED[3] != Y[3]
+    np.testing.assert_array_equal(x_adv[3:], X[3:])  # example 3 was misclassified before, the others are not fooled
