@@ -74,6 +74,13 @@ def test_the_attackers_own_network_counts_nothing():
     assert cost.passes(narrow, logits, X, Y) == cost.passes(wide, logits, X, Y) == 1
 
 
+def test_a_model_without_a_gradient_has_passes_too():
+    def rounded(x):
+        return logits(jnp.round(x))
+
+    assert cost.passes(attacks.create("random4", BALL), rounded, X, Y) == pytest.approx(4 / 2)
+
+
 def test_combinators_add_their_forward_passes():
     pgd = attacks.create("pgd3", BALL)
     assert cost.passes(attacks.restarts(pgd, 2), logits, X, Y) == pytest.approx(2 * (3 + 0.5) + 0.5)
