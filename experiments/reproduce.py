@@ -20,6 +20,16 @@ Made by `python experiments/reproduce.py --tables` from experiments/results; no 
 """
 
 
+TABLES = {
+    "reports": report.runs,
+    "rows": report.over_seeds,
+    "panels": report.strength,
+    "differing": report.autoattack_speed,
+    "results": report.throughput,
+}
+"""What a result file has -> how it is told."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Flags:
     """What to do."""
@@ -47,13 +57,9 @@ def main(flags: Flags) -> None:
         parts = [HEAD]
         for path in sorted(flags.results.glob("*.json")):
             found = workdir.read_json(path)
-            if "reports" in found:
-                commands = "\n".join(f"- `{r['command']}`" for r in found["reports"])
-                parts += [f"## {found['title']}\n", report.table(found["reports"]), "", commands, ""]
-            elif "rows" in found:
-                parts += [f"## {path.stem.replace('_', ' ')}\n", report.over_seeds(found), ""]
-            else:
-                parts += [f"## {path.stem}\n", report.throughput(found), ""]
+            title = found.get("title", path.stem.replace("_", " "))
+            tell = next(tell for key, tell in TABLES.items() if key in found)
+            parts += [f"## {title}\n", tell(found), ""]
         workdir.write_atomically(Path("BENCHMARKS.md"), "\n".join(parts).rstrip() + "\n")
 
 

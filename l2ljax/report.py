@@ -143,6 +143,36 @@ def throughput(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def runs(found: Mapping[str, Any]) -> str:
+    """Markdown of collected reports (see experiments/reproduce.py): their table, and the command of each."""
+    commands = "\n".join(f"- `{r['command']}`" for r in found["reports"])
+    return f"{table(found['reports'])}\n\n{commands}"
+
+
+def strength(found: Mapping[str, Any]) -> str:
+    """Markdown of experiments/strength.py: the largest loss over draws, mean over images, and the draws' deviation."""
+    rows = [
+        [victim, attack, f"{curve['largest'][0]:.3f}", f"{curve['largest'][-1]:.3f}", f"{curve['spread'][-1]:.3f}"]
+        for victim, curves in found["panels"].items()
+        for attack, curve in curves.items()
+    ]
+    told = f"{found['eval_size']:,} test images; `{found['command']}`."
+    header = ["classifier", "attack", "clean loss", "largest loss at the end", "deviation among draws"]
+    return f"{told}\n\n{_grid(header, rows)}"
+
+
+def autoattack_speed(found: Mapping[str, Any]) -> str:
+    """Markdown of experiments/autoattack_speed.py: seconds, their ratio to ours, and who is left standing."""
+    ours = statistics.median(found["seconds"]["ours"])
+    rows = [
+        [name, ", ".join(f"{s:.1f}" for s in seconds), f"{statistics.median(seconds) / ours:.2f}",
+         f"{found['robust'][name]} of {found['images']}"]
+        for name, seconds in found["seconds"].items()
+    ]  # fmt: skip
+    told = f"{found['machine']}, {found['date']}; `{found['command']}`; {found['differing']} verdicts differ."
+    return f"{told}\n\n{_grid(['AutoAttack', 'seconds', 'time / ours', 'robust'], rows)}"
+
+
 def over_seeds(found: Mapping[str, Any]) -> str:
     """Markdown of several settings' runs over seeds (see experiments/ablation.py): mean and, in brackets, lowest.
 

@@ -112,10 +112,10 @@ def adam(g, m, v, t, rate):
 
 
 def plain_l2l_cw(w, b, x, y, eps, steps, rate):
-    """One image x [D] of two classes, logits (z, -z) with z = (x - 0.5) w + b; and how many passes it took."""
-    side, tau, const, begin, passes = (1 - 2 * y) * 2.0, 1.0, 1e-5, x, 0
+    """One image x [D] of two classes, logits (z, -z) with z = (x - 0.5) w + b; how many passes it took, and rounds."""
+    side, tau, const, begin, passes, rounds = (1 - 2 * y) * 2.0, 1.0, 1e-5, x, 0, 0
     while tau > 1 / 256:
-        u, m, v, t, solved = np.arctanh(0.9999 * (2 * begin - 1)), 0, 0, 0, False
+        u, m, v, t, solved, rounds = np.arctanh(0.9999 * (2 * begin - 1)), 0, 0, 0, False, rounds + 1
         while const < 99 and not solved:
             for _ in range(steps):
                 passes, t = passes + 1, t + 1
@@ -126,16 +126,16 @@ def plain_l2l_cw(w, b, x, y, eps, steps, rate):
                 change, m, v = adam(g * (1 - np.tanh(u) ** 2) / 2, m, v, t, rate)
                 u = u - change
                 if gap < 0 and np.abs(moved - x).max() < eps:
-                    return moved, passes
+                    return moved, passes, rounds
                 if gap < 0 and const * max(gap, 0) + excess.sum() < 1e-4 * const:
                     solved = True
                     break
             else:
                 const *= 10
         if not solved:
-            return x, passes
+            return x, passes, rounds
         begin, tau = moved, 0.9 * min(tau, np.abs(moved - x).max())
-    return x, passes
+    return x, passes, rounds
 
 
 def plain_cw_l2(w, b, x, y, rate, steps, const, rounds, confidence):
@@ -177,12 +177,20 @@ def two_classes():
 
 def test_l2l_cw_equals_a_plain_loop(two_classes):
     w, b, x, y, logits_fn = two_classes
-    run = jax.jit(l2l_cw(threat.linf(0.06), steps=25, learning_rate=0.02))
-    got = run(logits_fn, KEY, x.reshape(6, 4, 5, 3), y).reshape(6, 60)
-    expected, passes = zip(*(plain_l2l_cw(w, b, x[i], y[i], 0.06, 25, 0.02) for i in range(6)), strict=True)
-    assert len(set(passes)) > 3 and max(passes) <= 59 * 25  # they end apart
-    assert 1 < (np.stack(expected) != x).any(axis=1).sum() < 6
-    np.testing.assert_allclose(got, np.stack(expected), atol=1e-9)
+
+    @jax.jit
+    def run(eps, rate, x, y):
+        return l2l_cw(threat.linf(eps), steps=25, learning_rate=rate)(logits_fn, KEY, x, y)
+
+    later = set()
+    for eps, rate in ((0.06, 0.02), (0.08, 0.05), (0.04, 0.1), (0.06, 0.3)):
+        got = run(eps, rate, x.reshape(6, 4, 5, 3), y).reshape(6, 60)
+        expected, passes, rounds = zip(*(plain_l2l_cw(w, b, x[i], y[i], eps, 25, rate) for i in range(6)), strict=True)
+        changed = (np.stack(expected) != x).any(axis=1)
+        assert 1 < changed.sum() < 6 and len(set(passes)) > 3 and max(passes) <= 59 * 25  # they end apart
+        later |= set(np.array(rounds)[changed])
+        np.testing.assert_allclose(got, np.stack(expected), atol=1e-8)
+    assert len(later) >= 4  # found at once, and after several values of tau
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.5])

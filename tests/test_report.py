@@ -297,3 +297,17 @@ figures.perturbation_grid("grid.png", np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8,
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_results_of_the_speed_and_strength_scripts_are_told():
+    found = {
+        "machine": "M", "date": "D", "command": "C", "images": 8, "differing": 1,
+        "seconds": {"ours": [2.0, 4.0, 3.0], "theirs": [6.0, 9.0, 7.5]}, "robust": {"ours": 3, "theirs": 4},
+    }  # fmt: skip
+    row = next(line for line in report.autoattack_speed(found).splitlines() if "theirs" in line)
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["theirs", "6.0, 9.0, 7.5", "2.50", "4 of 8"]
+    curve = {"largest": [0.5, 1.0, 2.0], "spread": [0.0, 0.1, 0.25]}
+    found = {"eval_size": 1000, "command": "C", "panels": {"robust": {"PGD": curve}}}
+    row = next(line for line in report.strength(found).splitlines() if "PGD" in line)
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["robust", "PGD", "0.500", "2.000", "0.250"]
+    assert "`C1`" in report.runs({"reports": [{**PLAIN, "command": "C1"}]})
