@@ -99,6 +99,11 @@ TABLE = [
     dict(id="own-convolutional", make=trained(convolutional("example"), steps=2)),
     dict(id="own-generator", make=trained(generator(), steps=3, larger=6), draws=True),
     dict(id="cw2", make=lambda ball: attacks.l2l_da_cw(ball, steps=2, learning_rate=0.05), strong=True),
+    dict(id="apgd10", make=named("apgd10"), draws=True, strong=True),
+    dict(id="apgd10-l2", make=named("apgd10"), ball=L2, draws=True, strong=True),
+    dict(id="apgd_targeted", make=lambda ball: attacks.apgd.apgd_targeted(ball, steps=5), draws=True, strong=True),
+    dict(id="fab5", make=named("fab5"), strong=True),
+    dict(id="square50", make=named("square50"), draws=True, strong=True),
     dict(id="random_signs", make=attacks.random_signs, draws=True, blind=True),
 ]
 each_attack = pytest.mark.parametrize("case", TABLE, ids=lambda case: case["id"])

@@ -182,9 +182,9 @@ def square(ball: Ball, *, queries: int = 5000, p_init: float = 0.8, rescale: boo
     rises. Andriushchenko et al. (2020), Algorithm 1. Where nothing fools the model the clean image comes back.
 
     The loop ends when the whole batch is misclassified; until then every example is evaluated, those that are done
-    too, though nothing changes in them. An example's draws come from its own key. Proposals are as AutoAttack's code
-    makes them but for what `propose` says, and for images that are not about square or smaller than 10 pixels, where
-    the tiles of the l2 start cover more than there.
+    too, though nothing changes in them. An example's draws come from its own key. Proposals are as in AutoAttack's
+    code but for what `propose` says and for the tiles of the l2 start, which here fill images of any shape; and that
+    code does not count the start as a query.
 
     Args:
       ball: linf or l2.
