@@ -14,14 +14,12 @@ from l2ljax.evaluate import evaluate
 from l2ljax.setup import load_attacker, load_classifier
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory):
     """A plain digits classifier's workdir."""
     folder = tmp_path_factory.mktemp("victim") / "run"
-    config = Config(method="plain", epochs=15, val_size=0, attacks="fgsm", eval_size=200, workdir=str(folder))
+    config = Config(method="plain", epochs=10, val_size=0, attacks="fgsm", eval_size=200, workdir=str(folder))
     experiment.run(resolve("digits", "plain", config))
     return folder
 
@@ -29,7 +27,7 @@ def victim(tmp_path_factory):
 @pytest.fixture(scope="module")
 def advgan(victim):
     """An AdvGAN trained on it: (its workdir, the content of report.json)."""
-    flags = Flags(victim=str(victim), attacker="advgan", epochs=15, draws=2, workdir=str(victim.parent / "advgan"))
+    flags = Flags(victim=str(victim), attacker="advgan", epochs=9, draws=2, workdir=str(victim.parent / "advgan"))
     return victim.parent / "advgan", adversary.run(flags)
 
 
@@ -66,12 +64,12 @@ def test_trained_attackers_are_used_by_name_in_other_evaluations(victim, advgan,
 
 def test_draws_of_a_stochastic_attacker_are_told_apart(victim, tmp_path):
     flags = Flags(
-        victim=str(victim), attacker="l2l_da", options="steps=2,diversity=5", attacker_width=4, epochs=6,
-        eval_size=100, draws=4, workdir=str(tmp_path / "run"),
+        victim=str(victim), attacker="l2l_da", options="steps=2,diversity=20", attacker_width=4, epochs=4,
+        draws=6, workdir=str(tmp_path / "run"),
     )  # fmt: skip
     found = {name: row["robust_acc"] for name, row in adversary.run(flags)["attacks"].items()}
     assert found["all draws"] <= found["strongest draw"] <= found["mean draw"] <= found["weakest draw"]
-    assert found["all draws"] < found["weakest draw"]
+    assert found["all draws"] < found["weakest draw"], found
 
 
 def test_what_cannot_be_is_told_in_one_line(victim, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2ljax import figures, report
+from l2ljax import figures, files, report
 from l2ljax.types import L2LError
 
 
@@ -142,7 +142,7 @@ def test_earlier_report_survives_a_full_disk(tmp_path, monkeypatch, fault):
     if fault.startswith("write"):
         if not os.path.exists("/dev/full"):
             pytest.skip("this system has no /dev/full")
-        monkeypatch.setattr(report, "open", full_disk_open(fault.split()[1]), raising=False)
+        monkeypatch.setattr(files, "open", full_disk_open(fault.split()[1]), raising=False)
     else:
         monkeypatch.setattr(os, fault, no_space)
     with pytest.raises(L2LError, match="No space left on device") as error:
