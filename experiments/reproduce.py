@@ -50,7 +50,8 @@ def main(flags: Flags) -> None:
     if flags.collect:
         reports = [workdir.read_json(Path(folder) / "report.json") for folder in flags.collect.split(",")]
         for found in reports:  # where the data and the results lay is the machine's own
-            found["command"] = re.sub(r"--(data-dir|workdir)=\S+", r"--\1=DIR", found["command"])
+            command = re.sub(r"--(data-dir|workdir)=\S+", r"--\1=DIR", found["command"])
+            found["command"] = re.sub(r"\S*(experiments/\w+\.py)", r"\1", command)
         content = json.dumps({"title": flags.title, "reports": reports}, indent=2) + "\n"
         workdir.write_atomically(flags.results / f"runs_{flags.name}.json", content)
     if flags.tables:

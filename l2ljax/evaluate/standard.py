@@ -75,9 +75,9 @@ def run_standard_evaluation(
     """AutoAttack (Croce & Hein, 2020): APGD-CE, APGD-T, FAB-T, Square, on any model in JAX.
 
     An example is attacked until one attack fools it; the targeted attacks drop fooled examples after each class. What
-    is left is packed into batches of `batch_size`, a quarter or a sixteenth of it, so that each attack compiles three
-    times at most. Example i draws from keys of its own: its result depends neither on the batch size, but for rounding,
-    nor on who else is left.
+    is left is packed into batches of `batch_size`, the last one filled up to a multiple of its eighth, so that each
+    attack compiles a few times at most. Example i draws from keys of its own: its result depends neither on the
+    batch size, but for rounding, nor on who else is left.
 
     Args:
       logits_fn: images -> logits [B, K] in evaluation mode. As a `jax.tree_util.Partial` over the weights it compiles
@@ -166,12 +166,12 @@ def _attack(attack: Any, logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> 
 
 
 def _batches(standing: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """The numbers of the standing examples, in batches of one of three sizes; a batch that is not full repeats some."""
+    """The numbers of the standing examples, in batches of a few sizes; a batch that is not full repeats some."""
     rows = np.flatnonzero(standing)
-    sizes = sorted({max(batch_size // 16, 1), max(batch_size // 4, 1), batch_size})
+    unit = max(batch_size // 8, 1)
     for i in range(0, len(rows), batch_size):
         part = rows[i : i + batch_size]
-        yield np.resize(part, next(size for size in sizes if size >= len(part)))
+        yield np.resize(part, min(-(-len(part) // unit) * unit, batch_size))
 
 
 def _of(todo: Sequence[Stage], values: np.ndarray, name: str) -> list[float]:
