@@ -7,7 +7,6 @@
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from l2ljax import attacks, defenses, report
 from l2ljax.config import Config, Run, resolve
 from l2ljax.evaluate import evaluate
 from l2ljax.experiment import train
+from l2ljax.monitor import told_in_one_line
 from l2ljax.results import describe
 from l2ljax.setup import EVAL_BATCH, prepare
-from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
 from l2ljax.workdir import Workdir, read_json
 
@@ -59,14 +58,8 @@ class Flags:
 def main() -> None:
     """The command line of experiments/attack.py."""
     flags = tyro.cli(Flags, description=__doc__)
-    try:
+    with told_in_one_line():
         run(flags)
-    except L2LError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Interrupted as stop:
-        print(f"{stop}: run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 def run(flags: Flags) -> dict[str, Any]:

@@ -4,7 +4,6 @@ main("cifar10")                                        # reads the command line
 run(resolve("digits", "rnn_adv", Config(epochs=3)))    # returns the content of report.json
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -30,17 +29,11 @@ def main(dataset: str) -> None:
     """The command line of experiments/DATASET.py. An error of ours is one line on stderr and exit status 2."""
     description = f"Adversarial training on {dataset}. Its recipes, of which flags replace entries:"
     config = tyro.cli(Config, description=f"{description}\n\n{recipes.table(dataset)}")
-    try:
+    with monitor.told_in_one_line():
         specs = [resolve(dataset, method, config) for method in methods(config.method)]
         results = [run(spec) for spec in specs]
         if len(results) > 1:
             print("\n" + report.table(results))
-    except L2LError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Interrupted as stop:
-        print(f"{stop}: run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 def run(spec: Run) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from l2ljax.attacks.ensemble import VERSIONS
 from l2ljax.evaluate import evaluate, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks
 from l2ljax.files import write_files
+from l2ljax.monitor import told_in_one_line
 from l2ljax.results import versions
 from l2ljax.setup import load_classifier
 from l2ljax.types import L2LError, LogitsFn
@@ -38,7 +39,7 @@ class Flags:
     victim: str
     """The workdir of a run, or module:function, a function without arguments that returns images -> logits."""
     attacks: str = "standard,paper"
-    """AutoAttack's versions (standard, plus, rand), paper (several PGDs and C&W), and the names of single attacks."""
+    """AutoAttack's versions (standard, plus), paper (several PGDs and C&W), and the names of single attacks."""
     dataset: str | None = None
     """Of a module:function; a run has its own, as for the next three."""
     data_dir: str | None = None
@@ -61,11 +62,8 @@ class Flags:
 def main() -> None:
     """The command line of experiments/evaluate.py."""
     flags = tyro.cli(Flags, description=__doc__)
-    try:
+    with told_in_one_line():
         run(flags)
-    except L2LError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def run(flags: Flags) -> dict[str, Any]:
@@ -83,7 +81,7 @@ def run(flags: Flags) -> dict[str, Any]:
     split = data.Split(*(a[: flags.eval_size] for a in split))
     names = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
     found: dict[str, np.ndarray] = {}
-    clean, standard = 0.0, None
+    clean = 0.0
     x = np.asarray(split.images, np.float32) / 255
     for name in names:
         for seed in range(flags.seed, flags.seed + flags.attack_seeds):
@@ -95,9 +93,11 @@ def run(flags: Flags) -> dict[str, Any]:
                 )  # fmt: skip
                 correct, clean = standard.robust, standard.clean_acc
             else:
-                scores = evaluate(logits_fn, split, {name: attacks.create(name, ball)}, key=key)
+                scores = evaluate(
+                    logits_fn, split, {name: attacks.create(name, ball)}, key=key, batch_size=flags.batch_size
+                )
                 correct, clean = scores.attacks[name].correct, scores.clean_acc
-            found[name] = found.get(name, correct) & correct if flags.attack_seeds > 1 else correct
+            found[name] = found.get(name, correct) & correct
         print(f"{name}: {found[name].mean():.2%}", flush=True)
     checks = masking_checks(logits_fn, split, ball, key=jax.random.key(flags.seed)) if flags.masking else []
     drawn = _sweep(flags, logits_fn, split, ball, folder) if flags.sweep else []

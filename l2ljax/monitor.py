@@ -3,6 +3,7 @@
 import contextlib
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,8 +13,8 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from l2ljax import losses
-from l2ljax.train import Step, TrainState
-from l2ljax.types import Array, Batch, LogitsFn
+from l2ljax.train import Interrupted, Step, TrainState
+from l2ljax.types import Array, Batch, L2LError, LogitsFn
 
 
 @contextlib.contextmanager
@@ -31,6 +32,19 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+@contextlib.contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """Within it, an error of ours ends the process with one line on stderr and status 2, a stop with status 130."""
+    try:
+        yield
+    except L2LError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stop:
+        print(f"{stop}: run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
 
 
 def recorder(

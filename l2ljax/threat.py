@@ -67,7 +67,7 @@ def l2(eps: float) -> Ball:
 
     def project(x: Array, x0: Array) -> Array:
         delta = x - x0
-        length = _spread(norm(delta), x)
+        length = spread(norm(delta), x)
         return clip(x0 + delta * jnp.where(length > eps, eps / jnp.where(length > 0, length, 1), 1), 0, 1)
 
     def sample(key: Key, x0: Array) -> Array:
@@ -83,8 +83,8 @@ def l2(eps: float) -> Ball:
 
     def steepest(g: Array) -> Array:
         # The largest entry is divided out first: squares of the gradients of a confident model underflow.
-        g = g / jnp.maximum(_spread(jnp.abs(_flat(g)).max(axis=1), g), jnp.finfo(g.dtype).tiny)
-        return g / jnp.maximum(_spread(norm(g), g), 1e-12)
+        g = g / jnp.maximum(spread(jnp.abs(_flat(g)).max(axis=1), g), jnp.finfo(g.dtype).tiny)
+        return g / jnp.maximum(spread(norm(g), g), 1e-12)
 
     return Ball(eps, project, sample, steepest, norm, "l2")
 
@@ -117,6 +117,6 @@ def _flat(x: Array) -> Array:
     return x.reshape(len(x), -1)
 
 
-def _spread(values: Array, like: Array) -> Array:
+def spread(values: Array, like: Array) -> Array:
     """[B] -> [B, 1, ...], to go with `like`."""
     return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from l2ljax import losses
 from l2ljax.attacks.ascent import Start
 from l2ljax.attacks.gradient import PerExampleLoss
-from l2ljax.threat import Ball
+from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, example_keys, fold_in
 
 GradientFn = Callable[[Array, Array], tuple[Array, Array, Array]]
@@ -124,7 +124,7 @@ def ascend_adaptively(
         origin = _choose(halve, best, here)
 
         a = jnp.where(t > 0, 0.75, 1).astype(x.dtype)
-        target = ball.project(origin.x + _spread(step_size, x) * _direction(ball, origin.gradient), x)
+        target = ball.project(origin.x + spread(step_size, x) * _direction(ball, origin.gradient), x)
         moved = origin.x + a * (target - origin.x) + (1 - a) * (origin.x - state.x_before)
         after = _State(
             x=ball.project(moved, x),
@@ -283,7 +283,7 @@ def _attack(
 
 
 def _unit(ball: Ball, delta: Array) -> Array:
-    return delta / (_spread(ball.norm(delta), delta) + 1e-12)
+    return delta / (spread(ball.norm(delta), delta) + 1e-12)
 
 
 def _direction(ball: Ball, gradient: Array) -> Array:
@@ -291,10 +291,6 @@ def _direction(ball: Ball, gradient: Array) -> Array:
     return jnp.sign(gradient) if ball.name == "linf" else _unit(ball, gradient)
 
 
-def _spread(values: Array, like: Array) -> Array:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
 def _choose(mask: Array, a, b):
     """Per example the leaf of tree a [B, ...] where the mask [B] is set, else that of b."""
-    return jax.tree.map(lambda a, b: jnp.where(_spread(mask, a), a, b), a, b)
+    return jax.tree.map(lambda a, b: jnp.where(spread(mask, a), a, b), a, b)

@@ -19,7 +19,7 @@ import optax
 
 from l2ljax import losses
 from l2ljax.attacks.ascent import LossFn, ascend, clean
-from l2ljax.threat import Ball
+from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, Tree
 
 
@@ -102,7 +102,7 @@ def l2l_cw(ball: Ball, *, steps: int = 100, learning_rate: float = 5e-3) -> Atta
 
             def loss_fn(x_new: Array) -> tuple[Array, Array]:
                 margin = losses.margin(logits_fn(x_new), y)
-                excess = jax.nn.relu(jnp.abs(x_new - x) - _spread(s.tau, x))
+                excess = jax.nn.relu(jnp.abs(x_new - x) - spread(s.tau, x))
                 return const * jax.nn.relu(-margin) + _per_example(jnp.sum, excess), margin
 
             descent, x_new, loss, margin = _descend(rule, loss_fn, s.descent)
@@ -252,12 +252,7 @@ def _descend(rule: optax.GradientTransformation, loss_fn: LossFn, at: _Descent) 
 
 def _select(where: Array, new: Tree, old: Tree) -> Tree:
     """The new values of the examples of `where` [B], the old ones of the others, in trees of [B, ...]."""
-    return jax.tree.map(lambda new, old: jnp.where(_spread(where, new), new, old), new, old)
-
-
-def _spread(values: Array, like: Array) -> Array:
-    """[B] -> [B, 1, ...], to go with `like`."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+    return jax.tree.map(lambda new, old: jnp.where(spread(where, new), new, old), new, old)
 
 
 def _per_example(reduce: Callable[..., Array], values: Array) -> Array:

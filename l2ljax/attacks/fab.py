@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import losses
-from l2ljax.threat import Ball, clip
+from l2ljax.threat import Ball, clip, spread
 from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in
 
 
@@ -129,7 +129,7 @@ def minimal_perturbation(
 
             # A draw scaled about its center: a draw from the smaller ball, and in [0, 1] as both ends are.
             radius = jnp.where(best.distance < ball.eps, best.distance / ball.eps, 1) / 2
-            drawn = x + _spread(radius, x) * (ball.sample(fold_in(keys, i), x) - x)
+            drawn = x + spread(radius, x) * (ball.sample(fold_in(keys, i), x) - x)
             start = jnp.where(restart > 0, drawn, x)
             return jax.lax.scan(step, (start, best), length=steps)[0][1], None
 
@@ -180,7 +180,7 @@ def approach(ball: Ball, x: Array, x0: Array, value: Array, w: Array, *, alpha_m
     values = jnp.concatenate([value, value + _inner(w, x0 - x)])
     d, d0 = jnp.split(move_onto_hyperplane(ball, jnp.concatenate([x, x0]), values, jnp.concatenate([w, w])), 2)
     length, length0 = (jnp.maximum(ball.norm(move), 1e-8) for move in (d, d0))
-    alpha = _spread(jnp.minimum(length / (length + length0), alpha_max), x)
+    alpha = spread(jnp.minimum(length / (length + length0), alpha_max), x)
     return clip((1 - alpha) * (x + eta * d) + alpha * (x0 + eta * d0), 0, 1)
 
 
@@ -205,12 +205,12 @@ def move_onto_hyperplane(ball: Ball, x: Array, value: Array, w: Array) -> Array:
     Returns:
       d [B, H, W, C].
     """
-    s = jnp.where(_spread(value, w) < 0, 1, -1) * ball.steepest(w)
+    s = jnp.where(spread(value, w) < 0, 1, -1) * ball.steepest(w)
     moves = jnp.abs(s) > jnp.finfo(x.dtype).tiny  # weights that small neither divide well nor matter
     s, speed = jnp.where(moves, s, 0), jnp.where(moves, jnp.abs(s), 1)
     ends = jnp.where(moves, jnp.maximum(jnp.where(s > 0, 1 - x, x), 0) / speed, 0)
     t = _reach(jnp.abs(w * s).reshape(len(x), -1), ends.reshape(len(x), -1), jnp.abs(value))
-    return s * jnp.minimum(_spread(t, x), ends)
+    return s * jnp.minimum(spread(t, x), ends)
 
 
 def _reach(slopes: Array, ends: Array, height: Array) -> Array:
@@ -252,7 +252,7 @@ def shorten(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, found: Found, *
         right, right_margin, wrong, wrong_margin, best = carry
         rise = wrong_margin - right_margin
         back = jnp.where(rise > 0, wrong_margin / jnp.where(rise > 0, rise, 1), 0)
-        point = wrong + 0.99 * _spread(back, x) * (right - wrong)
+        point = wrong + 0.99 * spread(back, x) * (right - wrong)
         fooled, point_margin = judge(point)
         best = _nearer(best, point, jnp.where(fooled, ball.norm(point - x), jnp.inf))
         right, right_margin = _choose(fooled, right, point), jnp.where(fooled, right_margin, point_margin)
@@ -287,12 +287,8 @@ def _nearer(best: Found, x: Array, distance: Array) -> Found:
 
 
 def _choose(mask: Array, a: Array, b: Array) -> Array:
-    return jnp.where(_spread(mask, a), a, b)
+    return jnp.where(spread(mask, a), a, b)
 
 
 def _inner(a: Array, b: Array) -> Array:
     return jnp.sum(a * b, axis=range(1, a.ndim))
-
-
-def _spread(values: Array, like: Array) -> Array:
-    return values.reshape(-1, *[1] * (like.ndim - 1))

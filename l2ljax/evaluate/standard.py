@@ -85,7 +85,7 @@ def run_standard_evaluation(
       x: images [N, H, W, C], floats in [0, 1].
       y: labels [N].
       ball: the threat.
-      version: "standard", "plus" or "rand", see `attacks.ensemble.stages`.
+      version: "standard" or "plus", see `attacks.ensemble.stages`.
       only: names of attacks of that version, to run no others.
       key: one key.
       batch_size: the largest batch.
@@ -97,6 +97,8 @@ def run_standard_evaluation(
       L2LError: images, labels or logits that are not what they should be, a model with too few classes, a state file of
         another evaluation.
     """
+    if version == "rand":
+        raise L2LError('version "rand" is for stochastic models: use attacks.autoattack(ball, "rand"), the pure form')
     x, y = np.asarray(x), np.asarray(y)
     check_batch(x, y)
     if not len(y):

@@ -8,12 +8,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.nn.initializers import normal, variance_scaling
+from jax.nn.initializers import normal
 
+from l2ljax.models.attackers import xavier
 from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose
 from l2ljax.types import Array, L2LError
-
-xavier = variance_scaling(1.0, "fan_avg", "uniform")
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -67,8 +66,7 @@ class UNet(nn.Module):
         self, x: Array, *, channels: int, train: bool, y: Array, z: Array, axis_name: str | None = None
     ) -> Array:
         """x [B, H, W, C'], H and W multiples of 4; labels y [B]; z [B, latent] -> [B, H, W, channels] in (-1, 1)."""
-        if x.shape[1] % 4 or x.shape[2] % 4:
-            raise L2LError(f"the generator halves images twice: {x.shape[1]} x {x.shape[2]} are not multiples of 4")
+        _check_halves_twice(x)
         conv = functools.partial(Conv, use_bias=False, padding=1, kernel_init=normal(0.02), dtype=x.dtype)
         up = functools.partial(ConvTranspose, kernel_init=normal(0.02), dtype=x.dtype)
 
@@ -114,8 +112,7 @@ class EncoderDecoder(nn.Module):
         self, x: Array, *, channels: int, train: bool, y: Array, z: Array, axis_name: str | None = None
     ) -> Array:
         """x [B, H, W, C'], H and W multiples of 4; y and z are not read -> [B, H, W, channels] in (-1, 1)."""
-        if x.shape[1] % 4 or x.shape[2] % 4:
-            raise L2LError(f"the generator halves images twice: {x.shape[1]} x {x.shape[2]} are not multiples of 4")
+        _check_halves_twice(x)
         conv = functools.partial(Conv, padding=1, use_bias=False, dtype=x.dtype)
         norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name if train else None)
         a = nn.relu(norm()(conv(self.width)(x)))
@@ -141,3 +138,8 @@ class Discriminator(nn.Module):
             x = nn.leaky_relu(Conv(features, 4, strides=2, padding=1, dtype=x.dtype)(x), 0.2)
         dense: Any = nn.Dense(1, dtype=x.dtype)
         return dense(x.mean((1, 2)))[:, 0]
+
+
+def _check_halves_twice(x: Array) -> None:
+    if x.shape[1] % 4 or x.shape[2] % 4:
+        raise L2LError(f"the generator halves images twice: {x.shape[1]} x {x.shape[2]} are not multiples of 4")
