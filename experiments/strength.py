@@ -7,6 +7,7 @@ is the mean over images of the largest loss, and below it the band of one standa
 """
 
 import dataclasses
+import functools
 import json
 import shlex
 import sys
@@ -16,11 +17,11 @@ import jax
 import tyro
 
 from l2ljax import attacks, data, threat
-from l2ljax.evaluate import losses_of_draws
 from l2ljax.figures import loss_along_attacks
+from l2ljax.illustrate import losses_along
 from l2ljax.results import versions
 from l2ljax.setup import load_attacker, load_classifier
-from l2ljax.types import Attack, L2LError
+from l2ljax.types import L2LError
 from l2ljax.workdir import read_json
 
 
@@ -50,22 +51,13 @@ def main(flags: Flags) -> None:
         split = data.Split(*(a[: flags.eval_size] for a in split))
         logits_fn, key = load_classifier(victim), jax.random.key(flags.seed)
 
-        def attack(name: str, t: int, ball: threat.Ball = ball) -> Attack:
-            if t == 0:
-                return jax.tree_util.Partial(lambda logits_fn, key, x, y: x)
-            if name == "PGD":
-                return jax.tree_util.Partial(attacks.pgd(ball, step_size=ball.eps / 4, steps=t))
-            return load_attacker(name, steps=t)
-
+        tried = {"PGD": functools.partial(attacks.pgd, ball, step_size=ball.eps / 4)}
+        tried |= {Path(name).name: functools.partial(load_attacker, name) for name in flags.attackers.split(",")}
         panels[Path(victim).name] = curves = {}
-        for name in ["PGD", *flags.attackers.split(",")]:
-            largest, spread = [], []
-            for t in range(flags.steps + 1):
-                reached = losses_of_draws(logits_fn, split, attack(name, t), key=key, draws=flags.draws)
-                largest.append(float(reached.max(axis=0).mean()))
-                spread.append(float(reached.std(axis=0).mean()))
-            curves[Path(name).name] = {"largest": largest, "spread": spread}
-            print(f"{Path(victim).name}, {Path(name).name}: {largest[-1]:.3f} after {flags.steps} steps", flush=True)
+        for name, attack in tried.items():
+            curve = losses_along(logits_fn, split, attack, steps=flags.steps, key=key, draws=flags.draws)
+            curves[name] = curve
+            print(f"{Path(victim).name}, {name}: {curve['largest'][-1]:.3f} after {flags.steps} steps", flush=True)
     loss_along_attacks(flags.out.with_suffix(".png"), panels)
     command = shlex.join(["python", *sys.argv])
     found = {"command": command, "eval_size": flags.eval_size, "versions": versions(), "panels": panels}

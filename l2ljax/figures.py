@@ -8,6 +8,7 @@ What cannot be written raises an `L2LError` and leaves the earlier file as it wa
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 # Of Okabe and Ito's palette, which colorblind readers can tell apart: blue is clean, vermillion robust.
 BLUE, VERMILLION, LIGHT_BLUE = "#0072B2", "#D55E00", "#A6D3EE"
 COLORS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00")
-RED = "#C00000"
+MARKERS = ("o", "s", "^", "D", "v")  # for print without colors
+RED, GRAY = "#C00000", "#595959"
+FACTORS = (5, 30)
+"""By which L2L's figures amplify perturbations."""
 MAX_EXAMPLES = 8
 
 
@@ -60,8 +64,7 @@ def training_curves(path: Path, steps: Sequence[Mapping[str, Any]], validations:
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _tidy(axes)
         if axes.lines:
             axes.legend()
     _save(path, figure)
@@ -95,7 +98,7 @@ def perturbation_grid(
     chex.assert_shape([labels, predictions], (len(x),))
     delta = x_adv.astype(float) - x
     factor = 0.5 / (np.abs(delta).max() or 0.5)
-    rows = {"clean": x, f"perturbation\nx {factor:.3g}": 0.5 + factor * delta, "adversarial": x_adv}
+    rows = {"clean": x, f"perturbation\nx {factor:.3g}": amplified(x, x_adv, factor), "adversarial": x_adv}
 
     names = {k: class_names[k] if class_names else str(k) for k in map(int, (*labels, *predictions))}
     size = min(12, 120 / (2 + max(map(len, names.values()))))  # so that a title fits over its column
@@ -104,8 +107,7 @@ def perturbation_grid(
     for line, (row, images) in zip(grid, rows.items(), strict=True):
         line[0].set_ylabel(row, fontsize=11)
         for axes, image in zip(line, images, strict=True):
-            axes.imshow(np.broadcast_to(image.clip(0, 1), (*image.shape[:2], 3)), interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
+            _show(axes, image)
     for axes, label, prediction in zip(grid[0], labels, predictions, strict=True):
         axes.set_title(f"{names[int(label)]}\n→ {names[int(prediction)]}", fontsize=size)
         if label != prediction:
@@ -113,49 +115,141 @@ def perturbation_grid(
     _save(path, figure)
 
 
+def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
+    """Draw what attacks do to a few images, with 5 and 30 times their perturbations (L2L, Figure 4), as PNG.
+
+    A row per image and attack; columns: the clean image, and per model the adversarial image, titled with the class
+    predicted (in red where it is wrong), and its perturbations around mid-gray.
+
+    Args:
+      path: the file to write.
+      shown: see `illustrate.perturbations`.
+    """
+    from matplotlib.figure import Figure
+
+    x, labels, names, models = np.asarray(shown["x"]), shown["labels"], shown["class_names"], shown["models"]
+    tried, group = list(next(iter(models.values()))), 1 + len(FACTORS)
+    shape = (len(x) * len(tried), 1 + group * len(models))
+    figure = Figure(figsize=(1.35 * shape[1] + 0.5, 1.5 * shape[0] + 0.6), layout="constrained")
+    grid = figure.subplots(*shape, squeeze=False)
+    for row, line in enumerate(grid):
+        i, attack = row // len(tried), tried[row % len(tried)]
+        if attack == tried[0]:
+            _show(line[0], x[i])
+            line[0].set_title(f"clean: {names[labels[i]]}", fontsize=9)
+        else:
+            line[0].set_axis_off()
+        line[1].set_ylabel(textwrap.fill(attack, 18), fontsize=8)
+        for k, found in enumerate(models.values()):
+            x_adv, predicted = np.asarray(found[attack]["x_adv"])[i], found[attack]["predictions"][i]
+            first, *others = line[1 + k * group : 1 + (k + 1) * group]
+            _show(first, x_adv)
+            wrong = {"color": RED, "fontweight": "bold"} if predicted != labels[i] else {}
+            first.set_title(f"→ {names[predicted]}", fontsize=9, **wrong)
+            for axes, factor in zip(others, FACTORS, strict=True):
+                _show(axes, amplified(x[i], x_adv, factor))
+                if row == 0:
+                    axes.set_title(f"{factor} times", fontsize=9)
+    for axes, model in zip(grid[0, 1::group], models, strict=True):
+        axes.annotate(f"on {model}", (0, 1), (0, 18), xycoords="axes fraction", textcoords="offset points")
+    _save(path, figure)
+
+
+def amplified(x: ArrayLike, x_adv: ArrayLike, factor: float) -> np.ndarray:
+    """The perturbation times a factor as an image: 0.5 + factor (x_adv - x), cut to [0, 1]."""
+    return np.clip(0.5 + factor * (np.asarray(x_adv, float) - np.asarray(x, float)), 0, 1)
+
+
 def loss_along_attacks(path: Path, panels: Mapping[str, Mapping[str, Mapping[str, ArrayLike]]]) -> None:
-    """Draw how attacks raise the loss of classifiers step by step (L2L-DA, Figure 2), as PNG.
+    """Draw how attacks raise the loss of classifiers step by step (RNN-Adv and L2L-DA, Figures 2), as PNG.
 
     Args:
       path: the file to write.
       panels: classifier -> attack -> {"largest", "spread"}, each [T + 1]: over the test images the means of the
-        largest loss and of the standard deviation among the restarts, after t = 0..T steps.
+        largest loss and of the standard deviation among the restarts, after t = 0..T steps. Without any spread, as of
+        one attack per image, the largest is *the* loss and the figure says so.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(5 * len(panels), 4), layout="tight")
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    spreads = [np.any(curve["spread"]) for curves in panels.values() for curve in curves.values()]
     for axes, (title, curves) in zip(grid, panels.items(), strict=True):
-        for color, (name, curve) in zip(COLORS, curves.items(), strict=False):
+        for color, marker, (name, curve) in zip(COLORS, MARKERS, curves.items(), strict=False):
             largest, spread = np.asarray(curve["largest"]), np.asarray(curve["spread"])
-            axes.plot(largest, color=color, linewidth=2, label=name)
+            axes.plot(largest, color=color, marker=marker, markersize=4, linewidth=2, label=name)
             axes.fill_between(range(len(largest)), largest - spread, largest, color=color, alpha=0.2, linewidth=0)
-        axes.set(title=title, xlabel="step")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.set(title=title, xlabel="step of the attack (0: clean images)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes)
         axes.legend()
-    grid[0].set_ylabel("mean over images of the largest loss")
+    grid[0].set_ylabel(f"cross-entropy (nats){', largest of the draws' if any(spreads) else ''}\nmean over images")
     _save(path, figure)
 
 
-def accuracy_against(path: Path, panels: Mapping[str, Mapping[str, ArrayLike]]) -> None:
+def accuracy_against(path: Path, panels: Mapping[str, Mapping[str, Any]]) -> None:
     """Draw the accuracy under attack against what makes the attack stronger (L2L, Figures 4 and 9), as PNG.
 
     Args:
       path: the file to write.
-      panels: title -> {name of the x axis: values [N], "accuracy": [N] fractions}.
+      panels: title -> {"x": axis title, "scale": "linear" or "log", "values" [N], "accuracy": model -> fractions [N]};
+        for two models also "difference" [N], the first's accuracy minus the second's, and "error" [N], its standard
+        error: drawn below.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(panels), 4), layout="tight")
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, (title, series) in zip(grid, panels.items(), strict=True):
-        (name,) = series.keys() - {"accuracy"}
-        axes.plot(np.asarray(series[name]), 100 * np.asarray(series["accuracy"]), "o-", color=VERMILLION)
-        axes.set(title=title, xlabel=name, ylim=(-2, 102))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    grid[0].set_ylabel("robust accuracy (%)")
+    rows = 2 if any("difference" in panel for panel in panels.values()) else 1
+    figure = Figure(figsize=(4.6 * len(panels), 1.5 + 2.5 * rows), layout="tight")
+    ratios = (3, 2)[:rows]
+    grid = figure.subplots(rows, len(panels), squeeze=False, sharex="col", sharey="row", height_ratios=ratios)
+    for column, (title, panel) in zip(grid.T, panels.items(), strict=True):
+        values, styles = np.asarray(panel["values"]), ((VERMILLION, "o-"), (GRAY, "s--"))
+        for (color, style), (name, accuracy) in zip(styles, panel["accuracy"].items(), strict=False):
+            column[0].plot(values, 100 * np.asarray(accuracy), style, color=color, markersize=5, label=name)
+        column[0].set(title=title, ylim=(-2, 102))
+        column[-1].set(xlabel=panel["x"], xscale=panel["scale"])
+        if panel["scale"] == "log":
+            column[-1].set_xticks(values, map(str, values), minor=False)
+            column[-1].set_xticks([], minor=True)
+        if rows == 2:
+            gain, error = 100 * np.asarray(panel["difference"]), 100 * np.asarray(panel["error"])
+            column[1].axhline(0, color=GRAY, linestyle="--", linewidth=1)
+            column[1].plot(values, gain, "o-", color=VERMILLION, markersize=5)
+            column[1].fill_between(values, gain - error, gain + error, color=VERMILLION, alpha=0.2, linewidth=0)
+        for axes in column:
+            _tidy(axes)
+    grid[0, 0].set_ylabel("robust accuracy (%)")
+    grid[0, 0].legend()
+    if rows == 2:
+        grid[1, 0].set_ylabel("difference (points)\n± standard error")
+        grid[1, 0].set_title(" minus ".join(panel["accuracy"]), fontsize=10)
+    _save(path, figure)
+
+
+def loss_landscape(path: Path, found: Mapping[str, Any]) -> None:
+    """Draw the loss as a surface over the steepest and a random direction (RNN-Adv, Figure 3), as PNG.
+
+    Args:
+      path: the file to write.
+      found: "units" [P] along both axes, their titles "axes", and "loss": model -> [P, P], a row per unit of the first.
+    """
+    from matplotlib.figure import Figure
+
+    loss = {name: np.asarray(values) for name, values in found["loss"].items()}
+    low, high = min(v.min() for v in loss.values()), max(v.max() for v in loss.values())
+    figure = Figure(figsize=(5 * len(loss) + 0.8, 4.6), layout="constrained")
+    grid: Any = figure.subplots(1, len(loss), squeeze=False, subplot_kw={"projection": "3d"})[0]
+    a, b = np.meshgrid(found["units"], found["units"], indexing="ij")
+    ticks = np.linspace(a.min(), a.max(), 5)
+    for axes, (name, values) in zip(grid, loss.items(), strict=True):
+        surface = axes.plot_surface(a, b, values, cmap="viridis", vmin=low, vmax=high, rstride=1, cstride=1)
+        axes.set(zlim=(low, high), xticks=ticks, yticks=ticks, xlabel=found["axes"][0], ylabel=found["axes"][1])
+        axes.set_title(f"{name}\n{values.min():.3g} to {values.max():.3g}", y=0.95)
+        axes.tick_params(labelsize=9, pad=1)
+        axes.set_box_aspect((1, 1, 0.75), zoom=0.95)
+        axes.view_init(elev=25, azim=-125)
+    figure.colorbar(surface, ax=list(grid), shrink=0.7, pad=0.06, label="cross-entropy (nats), mean over images")
     _save(path, figure)
 
 
@@ -191,6 +285,16 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     """The mean of the last fiftieth of a run's values, of five at least where there are as many."""
     window = max(5, len(values) // 50)
     return np.array([values[max(0, i - window) : i].mean() for i in range(1, len(values) + 1)])
+
+
+def _show(axes: Any, image: np.ndarray) -> None:
+    axes.imshow(np.broadcast_to(image.clip(0, 1), (*image.shape[:2], 3)), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+
+
+def _tidy(axes: Any) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _save(path: Path, figure: "Figure") -> None:

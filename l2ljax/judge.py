@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import tyro
 
-from l2ljax import attacks, data, figures, report, threat
+from l2ljax import attacks, data, illustrate, report, threat
 from l2ljax.attacks.ensemble import VERSIONS
 from l2ljax.evaluate import evaluate, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks
@@ -53,8 +53,12 @@ class Flags:
     """How often each attack is run with other seeds; the worst is reported (L2L reports the worst of five)."""
     masking: bool = True
     """Whether to look for masked gradients."""
-    sweep: bool = False
-    """Whether to draw the accuracy against the radius and against the attack's steps."""
+    figures: str = ""
+    """To draw: all, or some of sweep (accuracy against radius and steps), losses, landscape, perturbations."""
+    baseline: str | None = None
+    """The workdir of a run to draw beside the victim."""
+    attackers: str = ""
+    """Learned attackers to draw, separated by commas: own (the victim's), trained:WORKDIR."""
     out: Path | None = None
     """A folder; VICTIM/evaluation for a run, ./evaluation otherwise."""
 
@@ -79,6 +83,10 @@ def run(flags: Flags) -> dict[str, Any]:
     ball = threat.BALLS[about["norm"]](threat.parse_eps(about["eps"]))
     split = data.load(about["dataset"], flags.data_dir or about.get("data_dir")).test
     split = data.Split(*(a[: flags.eval_size] for a in split))
+    plan = illustrate.make_plan(
+        flags.figures, flags.victim, logits_fn, ball, about["dataset"],
+        baseline=flags.baseline, attackers=flags.attackers,
+    )  # fmt: skip
     names = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
     found: dict[str, np.ndarray] = {}
     clean = 0.0
@@ -100,7 +108,7 @@ def run(flags: Flags) -> dict[str, Any]:
             found[name] = found.get(name, correct) & correct
         print(f"{name}: {found[name].mean():.2%}", flush=True)
     checks = masking_checks(logits_fn, split, ball, key=jax.random.key(flags.seed)) if flags.masking else []
-    drawn = _sweep(flags, logits_fn, split, ball, folder) if flags.sweep else []
+    drawn = illustrate.draw(plan, split, folder, key=jax.random.key(flags.seed))
     result = {
         "name": flags.victim,
         "link": None,
@@ -165,22 +173,3 @@ def _checksum(logits_fn: LogitsFn) -> str:
     for leaf in jax.tree.leaves(logits_fn):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
-
-
-def _sweep(flags: Flags, logits_fn: LogitsFn, split: data.Split, ball: threat.Ball, folder: Path) -> list[Path]:
-    """Robust accuracy against the radius (10 steps of a tenth of it) and steps (of 0.1 eps): L2L's Figure 4."""
-    key = jax.random.key(flags.seed)
-
-    def accuracy(eps: float, steps: int, step_size: float) -> float:
-        attack = attacks.pgd(threat.BALLS[ball.name](eps), step_size=step_size, steps=steps)
-        return evaluate(logits_fn, split, {"pgd": attack}, key=key).attacks["pgd"].robust_acc
-
-    radii = [ball.eps * f for f in (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4) if ball.eps * f <= 1 or ball.name == "l2"]
-    counts = [1, 2, 5, 10, 20, 50, 100]
-    panels: dict[str, dict[str, Any]] = {
-        "radius": {"eps": radii, "accuracy": [accuracy(eps, 10, eps / 10) for eps in radii]},
-        "steps": {"PGD steps": counts, "accuracy": [accuracy(ball.eps, n, ball.eps / 10) for n in counts]},
-    }
-    path = folder / "sweep.png"
-    figures.accuracy_against(path, panels)
-    return [path]

@@ -28,6 +28,7 @@ FLOORS = [
         "experiment",
         "adversary",
         "judge",
+        "illustrate",
         "benchmark",
         "rivals",
     },
