@@ -7,7 +7,6 @@ is the mean over images of the largest loss, and below it the band of one standa
 """
 
 import dataclasses
-import functools
 import json
 import shlex
 import sys
@@ -16,9 +15,9 @@ from pathlib import Path
 import jax
 import tyro
 
-from l2ljax import attacks, data, threat
+from l2ljax import data, threat
 from l2ljax.figures import loss_along_attacks
-from l2ljax.illustrate import losses_along
+from l2ljax.illustrate import losses_along, pgd_path
 from l2ljax.results import versions
 from l2ljax.setup import load_attacker, load_classifier
 from l2ljax.types import L2LError
@@ -51,12 +50,12 @@ def main(flags: Flags) -> None:
         split = data.Split(*(a[: flags.eval_size] for a in split))
         logits_fn, key = load_classifier(victim), jax.random.key(flags.seed)
 
-        tried = {"PGD": functools.partial(attacks.pgd, ball, step_size=ball.eps / 4)}
-        tried |= {Path(name).name: functools.partial(load_attacker, name) for name in flags.attackers.split(",")}
+        tried = {"PGD": pgd_path(ball, steps=flags.steps)}
+        for name in flags.attackers.split(","):
+            tried[Path(name).name] = load_attacker(name, steps=flags.steps, path=True)
         panels[Path(victim).name] = curves = {}
-        for name, attack in tried.items():
-            curve = losses_along(logits_fn, split, attack, steps=flags.steps, key=key, draws=flags.draws)
-            curves[name] = curve
+        for name, path in tried.items():
+            curves[name] = curve = losses_along(logits_fn, split, path, key=key, draws=flags.draws)
             print(f"{Path(victim).name}, {name}: {curve['largest'][-1]:.3f} after {flags.steps} steps", flush=True)
     loss_along_attacks(flags.out.with_suffix(".png"), panels)
     command = shlex.join(["python", *sys.argv])

@@ -1,6 +1,6 @@
 """Figures of a judged model, with a baseline beside it or alone (`--figures` of experiments/evaluate.py).
 
-    plan = make_plan("sweep,losses", "runs/a", logits_fn, ball, "cifar10", baseline="runs/b", attackers="own")
+    plan = make_plan("sweep,losses", "runs/a", logits_fn, ball, "cifar10", baseline="runs/b", attackers=["own"])
     draw(plan, dataset.test, folder, key=key)   # sweep.png, sweep.json, ...
     redraw(folder / "sweep.json")
 
@@ -10,7 +10,7 @@ the loss around the images. `perturbations`: what attacks change, amplified. The
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2ljax import attacks, data, figures, losses
+from l2ljax.attacks import ascend
+from l2ljax.attacks.gradient import steepest_ascent
 from l2ljax.config import TRAINED
 from l2ljax.data import Split, batches
 from l2ljax.evaluate import evaluate, losses_of_draws
@@ -28,10 +30,9 @@ from l2ljax.threat import BALLS, Ball
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys
 from l2ljax.workdir import read_json
 
-AttackOf = Callable[..., Attack]
-"""(steps=T) -> the attack with T steps; without, as many as it was trained with. Fewer are the beginning of more."""
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Of `sweep`, in units of eps."""
+PGD = "PGD, steps of eps / 4"
 COUNTS = (1, 2, 5, 10, 20, 50, 100)
 """Steps of `sweep`."""
 
@@ -43,8 +44,8 @@ class Plan(NamedTuple):
     """Keys of FIGURES."""
     models: Mapping[str, LogitsFn]
     """Name -> images to logits: the judged model, and the baseline if there is one."""
-    attackers: Mapping[str, AttackOf]
-    """Name -> learned attacker."""
+    attackers: Mapping[str, Callable[..., Attack]]
+    """Name -> what makes the learned attacker, see `setup.load_attacker`."""
     ball: Ball
     class_names: tuple[str, ...]
 
@@ -57,7 +58,7 @@ def make_plan(
     dataset: str,
     *,
     baseline: str | None = None,
-    attackers: str = "",
+    attackers: Sequence[str] = (),
 ) -> Plan:
     """Load the baseline and the learned attackers, and see that they fit the victim: errors come before the work.
 
@@ -68,7 +69,7 @@ def make_plan(
       ball: the threat.
       dataset: the name of the victim's data.
       baseline: the workdir of a run.
-      attackers: separated by commas: own (the victim's), trained:WORKDIR.
+      attackers: names of attacks; drawn are the learned ones, own (the victim's) and trained:WORKDIR.
 
     Raises:
       L2LError: an unknown figure, no such run, a run on other data, an attacker that learned nothing.
@@ -82,17 +83,15 @@ def make_plan(
 
     others = [same_data(baseline)] if baseline else []
     models = dict(zip(_short([victim, *others]), [logits_fn, *map(load_classifier, others)], strict=True))
-    workdirs = []
-    for name in filter(None, attackers.split(",")):
-        if name != "own" and not name.startswith(TRAINED):
-            raise L2LError(f"--attackers={name}: give own, or {TRAINED}WORKDIR")
-        workdirs.append(same_data(victim if name == "own" else name.removeprefix(TRAINED)))
-        load_attacker(workdirs[-1])  # its errors
-    learned = {
+    learned = [name for name in attackers if name == "own" or name.startswith(TRAINED)]
+    workdirs = [same_data(victim if name == "own" else name.removeprefix(TRAINED)) for name in learned]
+    for workdir in workdirs:
+        load_attacker(workdir)  # its errors
+    made = {
         f"attacker of {short}": functools.partial(load_attacker, workdir)
         for short, workdir in zip(_short(workdirs), workdirs, strict=True)
     }
-    return Plan(_chosen(names), models, learned, ball, tuple(data.SOURCES[dataset].classes))
+    return Plan(_chosen(names), models, made, ball, tuple(data.SOURCES[dataset].classes))
 
 
 def draw(plan: Plan, split: Split, folder: Path, *, key: Key) -> list[Path]:
@@ -174,45 +173,54 @@ def _pgd_of_radius(norm: str, steps: int) -> Callable[..., Array]:
 def loss_curves(plan: Plan, split: Split, key: Key, *, steps: int = 10) -> dict[str, Any]:
     """The loss after 0..T steps of PGD and of each learned attacker, once per image. RNN-Adv, Figure 2.
 
-    PGD's step is eps / 4, RNN-Adv's.
-
     Returns:
       model -> attack -> {"largest", "spread"}, each [T + 1], see `losses_along`.
     """
-    ball = plan.ball
-    tried: dict[str, AttackOf] = {
-        "PGD, steps of eps / 4": functools.partial(attacks.pgd, ball, step_size=ball.eps / 4),
-        **plan.attackers,
-    }
+    tried = {PGD: pgd_path(plan.ball, steps=steps)}
+    tried |= {name: attacker(steps=steps, path=True) for name, attacker in plan.attackers.items()}
     return {
-        model: {
-            name: losses_along(logits_fn, split, attack, steps=steps, key=key, draws=1)
-            for name, attack in tried.items()
-        }
+        model: {name: losses_along(logits_fn, split, path, key=key) for name, path in tried.items()}
         for model, logits_fn in plan.models.items()
     }
 
 
+def pgd_path(ball: Ball, *, steps: int) -> Attack:
+    """PGD with steps of eps / 4, RNN-Adv's, that returns its path [T, B, H, W, C]."""
+
+    def path(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        def loss_fn(x: Array) -> tuple[Array, tuple[()]]:
+            return losses.cross_entropy(logits_fn(x), y), ()
+
+        return ascend(loss_fn, steepest_ascent(ball, ball.eps / 4), ball, key, x, steps=steps).path
+
+    return path
+
+
 def losses_along(
-    logits_fn: LogitsFn, split: Split, attack: AttackOf, *, steps: int, key: Key, draws: int
+    logits_fn: LogitsFn, split: Split, path: Attack, *, key: Key, draws: int = 1
 ) -> dict[str, list[float]]:
     """How an attack raises the cross-entropy step by step, over `draws` attacks of each image with other keys.
 
+    Args:
+      logits_fn: images -> logits.
+      split: the images.
+      path: the attack, that returns its path x_1..x_T [T, B, H, W, C].
+      key: one key.
+      draws: how many.
+
     Returns:
       "largest": the mean over images of the largest loss among the draws, and "spread": of their standard deviation;
-      each [T + 1], after t = 0 (the clean images) to T steps.
+      each [T + 1], at the clean images and at x_1..x_T.
     """
-    found: dict[str, list[float]] = {"largest": [], "spread": []}
-    for t in range(steps + 1):
-        run = attack(steps=t) if t else _identity
-        reached = losses_of_draws(logits_fn, split, run, key=key, draws=draws)
-        found["largest"].append(float(reached.max(axis=0).mean()))
-        found["spread"].append(float(reached.std(axis=0).mean()))
-    return found
 
+    def from_clean(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        return jnp.concatenate([x[None], path(logits_fn, key, x, y)])
 
-def _identity(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-    return x
+    reached = losses_of_draws(logits_fn, split, from_clean, key=key, draws=draws)
+    return {
+        "largest": reached.max(axis=0).mean(axis=1).tolist(),
+        "spread": reached.std(axis=0).mean(axis=1).tolist(),
+    }
 
 
 def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: int = 21) -> dict[str, Any]:

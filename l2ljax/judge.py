@@ -57,8 +57,6 @@ class Flags:
     """To draw: all, or some of sweep (accuracy against radius and steps), losses, landscape, perturbations."""
     baseline: str | None = None
     """The workdir of a run to draw beside the victim."""
-    attackers: str = ""
-    """Learned attackers to draw, separated by commas: own (the victim's), trained:WORKDIR."""
     out: Path | None = None
     """A folder; VICTIM/evaluation for a run, ./evaluation otherwise."""
 
@@ -83,11 +81,10 @@ def run(flags: Flags) -> dict[str, Any]:
     ball = threat.BALLS[about["norm"]](threat.parse_eps(about["eps"]))
     split = data.load(about["dataset"], flags.data_dir or about.get("data_dir")).test
     split = data.Split(*(a[: flags.eval_size] for a in split))
-    plan = illustrate.make_plan(
-        flags.figures, flags.victim, logits_fn, ball, about["dataset"],
-        baseline=flags.baseline, attackers=flags.attackers,
-    )  # fmt: skip
     names = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
+    plan = illustrate.make_plan(
+        flags.figures, flags.victim, logits_fn, ball, about["dataset"], baseline=flags.baseline, attackers=names
+    )
     found: dict[str, np.ndarray] = {}
     clean = 0.0
     x = np.asarray(split.images, np.float32) / 255

@@ -118,12 +118,12 @@ def load_classifier(workdir: str) -> LogitsFn:
     return jax.tree_util.Partial(classifier.logits, restored)
 
 
-def load_attacker(workdir: str, **named: int) -> Attack:
+def load_attacker(workdir: str, **named: Any) -> Attack:
     """The attacker that a run of experiments/attack.py or of a learned method ended with.
 
     Args:
       workdir: of the run.
-      **named: steps, where not those it was trained with.
+      **named: steps, where not those it was trained with; path=True for all iterates.
 
     Raises:
       L2LError: no run there, or one whose attacker learned nothing.

@@ -71,7 +71,8 @@ class Defense(NamedTuple):
     `mode` says who moves: "joint" (both), "classifier" or "attacker"; it sets the BatchNorm modes."""
     attack: Callable[..., Attack | None]
     """(params, batch_stats) of the attacker -> the trained attacker as an Attack, or None where it learns nothing.
-    The keyword `steps` says how many, where not those it was trained with."""
+    Keywords: `steps`, how many, where not those it was trained with; `path=True` for all iterates x_1..x_T
+    [T, B, H, W, C] in place of the last."""
 
 
 def example_keys(key: Key, n: int) -> Key:

@@ -140,7 +140,7 @@ def test_splits_of_floats_are_refused():
 def test_losses_of_draws_are_those_of_other_keys_at_the_same_examples():
     noise = attacks.random_signs(BALL)
     found = losses_of_draws(LOGITS_FN, SPLIT, noise, key=jax.random.key(2), draws=3, batch_size=10)
-    assert found.shape == (3, 37)
+    assert found.shape == (3, 1, 37)
     np.testing.assert_allclose(
         found, losses_of_draws(LOGITS_FN, SPLIT, noise, key=jax.random.key(2), draws=3), rtol=1e-5
     )
@@ -149,4 +149,4 @@ def test_losses_of_draws_are_those_of_other_keys_at_the_same_examples():
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(37))
     x_adv = noise(LOGITS_FN, keys, x, SPLIT.labels)
     assert set(np.unique(np.round(np.abs(x_adv - x), 4)[(x > 0.1) & (x < 0.9)])) == {np.float32(0.1)}
-    np.testing.assert_allclose(found[1], losses.cross_entropy(LOGITS_FN(x_adv), SPLIT.labels), rtol=1e-4)
+    np.testing.assert_allclose(found[1, 0], losses.cross_entropy(LOGITS_FN(x_adv), SPLIT.labels), rtol=1e-4)

@@ -11,7 +11,7 @@ from jax.lax import stop_gradient
 
 from l2ljax import losses
 from l2ljax.attacks import learned
-from l2ljax.attacks.ascent import ascend, clean
+from l2ljax.attacks.ascent import Ascent, ascend, clean
 from l2ljax.attacks.gradient import steepest_ascent
 from l2ljax.models import attackers
 from l2ljax.threat import Ball
@@ -92,12 +92,11 @@ def interpolated(
     if not 0 <= label_eps <= 1:
         raise L2LError(f"label_eps {label_eps} must be in [0, 1]")
 
-    def perturb(rule: Any, distance: Any, keys: Key, x: Array, steps: int = 1) -> tuple[Array, Any]:
+    def perturb(rule: Any, distance: Any, keys: Key, x: Array, steps: int = 1) -> Ascent:
         noise = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:], x.dtype, -ball.eps, ball.eps))(keys)
         around_x = ball._replace(project=lambda moved, _: ball.project(moved, x))
         # The noisy image is where the attacker starts and what it sees; the ball is that of the clean one.
-        ascent = ascend(lambda x: (-distance(x), ()), rule, around_x, keys, x + noise, steps=steps, start=clean)
-        return ascent.x, ascent.state
+        return ascend(lambda x: (-distance(x), ()), rule, around_x, keys, x + noise, steps=steps, start=clean)
 
     def objective(
         params: Players, stats: Players, key: Key, batch: Batch, mode: str
@@ -114,11 +113,11 @@ def interpolated(
         rule = attacker.rule(
             params.attacker, stats.attacker, fold_in(keys, 0), batch.y, train=learning, axis_name=axis_name
         )
-        x_adv, state = perturb(rule, distance, fold_in(keys, 1), batch.x)
-        reached = distance(x_adv)
+        ascent = perturb(rule, distance, fold_in(keys, 1), batch.x)
+        reached = distance(ascent.x)
 
         variables = {"params": params.classifier, "batch_stats": stats.classifier}
-        logits, batch_stats = classifier.train(variables, stop_gradient(x_adv), fold_in(keys, 2), axis_name)
+        logits, batch_stats = classifier.train(variables, stop_gradient(ascent.x), fold_in(keys, 2), axis_name)
         if mode == "attacker":
             batch_stats = stats.classifier
         k = logits.shape[1]
@@ -130,9 +129,9 @@ def interpolated(
             "distance": reached.mean(),
             "robust_accuracy": losses.accuracy(logits, batch.y).mean(),
         }
-        return loss - reached.mean(), (Players(batch_stats, attacker.batch_stats(state)), metrics)
+        return loss - reached.mean(), (Players(batch_stats, attacker.batch_stats(ascent.state)), metrics)
 
-    def attack(params: Tree, batch_stats: Tree, steps: int = 1) -> Attack | None:
+    def attack(params: Tree, batch_stats: Tree, steps: int = 1, path: bool = False) -> Attack | None:
         """The trained attacker as an attack on the label: it ascends the cross-entropy's gradient."""
         if not jax.tree.leaves(params):
             return None
@@ -140,7 +139,8 @@ def interpolated(
         def own(params: Tree, batch_stats: Tree, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
             keys = example_keys(key, len(x))
             rule = attacker.rule(params, batch_stats, fold_in(keys, 0), y)
-            return perturb(rule, lambda x: -losses.cross_entropy(logits_fn(x), y), fold_in(keys, 1), x, steps)[0]
+            ascent = perturb(rule, lambda x: -losses.cross_entropy(logits_fn(x), y), fold_in(keys, 1), x, steps)
+            return ascent.path if path else ascent.x
 
         return jax.tree_util.Partial(own, params, batch_stats)
 

@@ -181,7 +181,7 @@ def unrolled(
         }
         return value, (Players(batch_stats, attacker.batch_stats(ascent.state)), metrics)
 
-    def attack(params: Tree, batch_stats: Tree, steps: int = steps) -> Attack | None:
+    def attack(params: Tree, batch_stats: Tree, steps: int = steps, path: bool = False) -> Attack | None:
         if not jax.tree.leaves(params):
             return None
 
@@ -192,7 +192,8 @@ def unrolled(
             def loss_fn(x: Array) -> tuple[Array, tuple[()]]:
                 return losses.cross_entropy(logits_fn(x), y), ()
 
-            return ascend(loss_fn, rule, ball, keys, x, steps=steps, start=start).x
+            ascent = ascend(loss_fn, rule, ball, keys, x, steps=steps, start=start)
+            return ascent.path if path else ascent.x
 
         return jax.tree_util.Partial(own, params, batch_stats)
 

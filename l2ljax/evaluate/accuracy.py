@@ -119,20 +119,25 @@ def _attack_row(
 def losses_of_draws(
     logits_fn: LogitsFn, split: Split, attack: Attack, *, key: Key, draws: int, batch_size: int = 250
 ) -> np.ndarray:
-    """The cross-entropies [draws, N] that an attack reaches on a split, each draw with another key."""
+    """The cross-entropies that an attack reaches on a split, each draw with another key.
+
+    Returns:
+      [draws, T, N], of an attack that returns its path x_1..x_T [T, B, H, W, C]; T is 1 for all others.
+    """
     args = _as_tree(attack), _as_tree(logits_fn), jax.random.split(key, draws)
     found = [
-        _batch_of_draws(*args, b.start, b.x, b.y)[:, : b.valid]
+        _batch_of_draws(*args, b.start, b.x, b.y)[..., : b.valid]
         for b in batches(split, min(batch_size, len(split.labels)))
     ]
-    return np.concatenate(found, axis=1)
+    return np.concatenate(found, axis=2)
 
 
 @jax.jit
 def _batch_of_draws(attack: Attack, logits_fn: LogitsFn, keys: Key, start: Array, x: Array, y: Array) -> Array:
     def draw(key: Key) -> Array:
         own = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(len(x)))
-        return losses.cross_entropy(logits_fn(attack(logits_fn, own, x, y)), y)
+        path = attack(logits_fn, own, x, y).reshape(-1, *x.shape)
+        return jax.lax.map(lambda x_t: losses.cross_entropy(logits_fn(x_t), y), path)
 
     return jax.lax.map(draw, keys)
 

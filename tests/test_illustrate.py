@@ -1,0 +1,328 @@
+"""Figures of a judged model: their numbers by closed forms on linear models, and that the drawings show the numbers."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from l2ljax import figures, illustrate, judge, threat
+from l2ljax.attacks import learned
+from l2ljax.data import Split
+from l2ljax.defenses.interpolation import interpolated
+from l2ljax.defenses.l2l import rnn_adv
+from l2ljax.types import L2LError
+from tests.tiny import tiny_classifier
+
+KEY = jax.random.key(3)
+RNG = np.random.RandomState(0)
+N, D = 13, 16
+SPLIT = Split(RNG.randint(0, 256, (N, 4, 4, 1)).astype(np.uint8), RNG.randint(0, 2, N).astype(np.int32))
+X, Y = SPLIT.images.reshape(N, D) / 255, SPLIT.labels
+W = RNG.randn(2, D)
+"""Of two linear classifiers with two classes: w of the logits (0, w x)."""
+EPS = 0.1
+BALL = threat.linf(EPS)
+
+
+def linear(w, x):
+    score = (x.reshape(len(x), -1) - 0.5) @ w
+    return jnp.stack([jnp.zeros_like(score), score], axis=1)
+
+
+def model(w):
+    return jax.tree_util.Partial(linear, jnp.asarray(w, jnp.float32))
+
+
+def plan_of(*weights, names=(), ball=BALL, attackers=()):
+    models = {f"model {i}": model(w) for i, w in enumerate(weights)}
+    return illustrate.Plan(list(names), models, dict(attackers), ball, ("zero", "one"))
+
+
+def loss(x, w):
+    """The cross-entropies [N] at images [N, D], by hand."""
+    return np.logaddexp(0, -np.where(Y == 1, 1, -1) * ((x - 0.5) @ w))
+
+
+def uphill(w):
+    """The gradient's sign [N, D]."""
+    return np.where(Y == 1, -1, 1)[:, None] * np.sign(w)
+
+
+def still(steps=1, path=False):
+    return lambda logits_fn, key, x, y: jnp.stack([x] * steps) if path else x
+
+
+def test_pgds_curve_is_the_closed_form_and_begins_at_the_clean_loss():
+    found = illustrate.loss_curves(plan_of(*W, attackers={"still": still}), SPLIT, KEY, steps=10)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.split(KEY, 1)[0], jnp.arange(N))
+    start = np.asarray(BALL.sample(keys, jnp.asarray(X.reshape(N, 4, 4, 1), jnp.float32))).reshape(N, D)
+    for (name, curves), w in zip(found.items(), W, strict=True):
+        pgd, resting = curves[illustrate.PGD], curves["still"]
+        low, high = np.maximum(X - EPS, 0), np.minimum(X + EPS, 1)
+        by_hand = [X, *(np.clip(start + t * EPS / 4 * uphill(w), low, high) for t in range(1, 11))]
+        np.testing.assert_allclose(pgd["largest"], [loss(x, w).mean() for x in by_hand], rtol=1e-5, err_msg=name)
+        assert pgd["spread"] == [0.0] * 11
+        np.testing.assert_allclose(resting["largest"], [loss(X, w).mean()] * 11, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [rnn_adv, functools.partial(interpolated, label_eps=0.5)])
+def test_a_learned_attackers_path_is_where_fewer_steps_end(make):
+    attacker = () if make is rnn_adv else (learned.recurrent(),)
+    defense = make(tiny_classifier(), *attacker, BALL)
+    x, y = jnp.asarray(SPLIT.images[:3], jnp.float32) / 255, jnp.asarray(Y[:3])
+    params, _ = defense.init(KEY, x)
+    attacks = [defense.attack(params, {}, steps=2, path=True), *(defense.attack(params, {}, steps=t) for t in (1, 2))]
+    path, one, two = jax.jit(lambda: [attack(model(W[0]), KEY, x, y) for attack in attacks])()
+    np.testing.assert_allclose(path, [one, two], atol=1e-6)
+    assert abs(two - one).max() > 1e-3
+
+
+def test_of_several_draws_the_largest_loss_and_the_deviation_count():
+    def shift(logits_fn, key, x, y):  # every draw moves all pixels alike, by another distance
+        return jnp.stack([x + t * draw(key)[:, None, None, None] for t in (1, 2)])
+
+    draw = jax.vmap(lambda key: jax.random.uniform(key))
+    found = illustrate.losses_along(model(W[0]), SPLIT, shift, key=KEY, draws=3)
+    moved = np.stack(
+        [draw(jax.vmap(jax.random.fold_in, (None, 0))(k, jnp.arange(N))) for k in jax.random.split(KEY, 3)]
+    )
+    reached = np.array([[loss(X + t * d[:, None], W[0]) for d in moved] for t in range(3)])  # [T + 1, draws, N]
+    np.testing.assert_allclose(found["largest"], reached.max(axis=1).mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found["spread"], reached.std(axis=1).mean(axis=1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("ball", [threat.linf(EPS), threat.l2(EPS)], ids=lambda ball: ball.name)
+def test_the_landscape_of_a_linear_model_is_the_closed_form(ball):
+    found = illustrate.landscape(plan_of(*W, ball=ball), SPLIT, KEY, images=N, points=5)
+    assert found["units"].tolist() == [-1, -0.5, 0, 0.5, 1]
+    signs = [jax.random.rademacher(jax.random.fold_in(KEY, i), (4, 4, 1)) for i in range(N)]
+    signs = np.stack([np.asarray(s, float).ravel() for s in signs])
+    for (name, values), w in zip(found["loss"].items(), W, strict=True):
+        u, v = uphill(w), signs
+        if ball.name == "l2":
+            u, v = u * abs(w) / np.linalg.norm(w), signs / 4  # of norm 1
+        by_hand = [[loss(X + EPS * (a * u + b * v), w).mean() for b in found["units"]] for a in found["units"]]
+        np.testing.assert_allclose(values, by_hand, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(values[2, 2], loss(X, w).mean(), rtol=1e-5)
+        assert abs(values - np.transpose(values)).max() > 0.01  # so that rows and columns are told apart
+
+
+def test_the_landscape_of_one_image_is_its_own():
+    found = illustrate.landscape(plan_of(W[0]), SPLIT, KEY, images=1, points=3)
+    along = np.stack([X + a * EPS * uphill(W[0]) for a in (-1, 0, 1)])[:, 0]
+    score = np.where(Y[0] == 1, 1, -1) * ((along - 0.5) @ W[0])
+    np.testing.assert_allclose(found["loss"]["model 0"][:, 1], np.logaddexp(0, -score), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def swept():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(illustrate, "COUNTS", (1, 20))
+        patch.setattr(illustrate, "RADII", (0.0, 1.0, 4.0))
+        return illustrate.sweep(plan_of(*W), SPLIT, KEY)
+
+
+def test_the_sweep_begins_at_the_clean_accuracy_and_ends_at_the_exact_one(swept):
+    radius, steps, far = swept.values()
+    for name, w in {"model 0": W[0], "model 1": W[1]}.items():
+        clean = ((X - 0.5) @ w > 0) == Y
+        worst = np.clip(X + EPS * uphill(w), 0, 1)
+        robust = clean & (((worst - 0.5) @ w > 0) == Y)
+        assert radius["accuracy"][name][0] == far["accuracy"][name][0] == clean.mean()
+        assert steps["accuracy"][name][-1] == robust.mean() <= steps["accuracy"][name][0]  # 20 steps reach every corner
+        assert far["accuracy"][name][-1] == 0
+    np.testing.assert_allclose(radius["values"], EPS * np.array([0, 1, 4]))
+    assert far["values"][-1] == 1
+
+
+def test_the_difference_is_of_the_accuracies_with_its_paired_error(swept):
+    for panel in swept.values():
+        one, other = (np.array(accuracy) for accuracy in panel["accuracy"].values())
+        np.testing.assert_allclose(panel["difference"], one - other, atol=1e-12)
+    correct = [(((np.clip(X + EPS * uphill(w), 0, 1) - 0.5) @ w > 0) == Y).astype(float) for w in W]
+    by_hand = (correct[0] - correct[1]).std() / np.sqrt(N)
+    assert by_hand > 0
+    np.testing.assert_allclose(list(swept.values())[1]["error"][-1], by_hand)
+
+
+def test_alone_there_is_no_difference_and_l2_ends_at_the_farthest_image(monkeypatch):
+    monkeypatch.setattr(illustrate, "COUNTS", (1,))
+    monkeypatch.setattr(illustrate, "RADII", (2.0, 3.0))
+    found = illustrate.sweep(plan_of(W[0], ball=threat.l2(1.5)), SPLIT, KEY)
+    radius, _, far = found.values()
+    assert not any("difference" in panel for panel in found.values())
+    assert far["values"][-1] == 4  # sqrt(D)
+    assert radius["values"] == [3]  # 3 eps are farther
+
+
+def test_perturbations_are_those_of_the_attacks():
+    found = illustrate.perturbations(plan_of(*W, attackers={"still": still}), SPLIT, KEY, images=2)
+    x = X[:2].reshape(2, 4, 4, 1)
+    np.testing.assert_allclose(found["x"], x, atol=1e-7)
+    assert found["labels"] == Y[:2].tolist()
+    for shown, w in zip(found["models"].values(), W, strict=True):
+        assert list(shown) == ["fgsm", "pgd20", "still"]
+        worst = np.clip(X + EPS * uphill(w), 0, 1)[:2]
+        for name in ("fgsm", "pgd20"):  # on a linear model both end in the corner
+            np.testing.assert_allclose(shown[name]["x_adv"], worst.reshape(x.shape), atol=1e-6)
+            assert shown[name]["predictions"] == ((worst - 0.5) @ w > 0).astype(int).tolist()
+        np.testing.assert_array_equal(shown["still"]["x_adv"], found["x"])
+
+
+def test_amplified_perturbations_lie_around_mid_gray():
+    x, x_adv = np.array([0.2, 0.2, 0.2, 0.2]), np.array([0.2, 0.25, 0.15, 0.9])
+    np.testing.assert_allclose(figures.amplified(x, x_adv, 5), [0.5, 0.75, 0.25, 1.0])
+    np.testing.assert_allclose(figures.amplified(x, x_adv, 30), [0.5, 1.0, 0.0, 1.0])
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The last figure that was drawn, in the place of its file."""
+    kept = []
+    monkeypatch.setattr(figures, "_save", lambda path, figure: kept.append(figure))
+    return lambda: kept[-1]
+
+
+def test_the_sweeps_drawing_shows_accuracies_and_differences(swept, drawn):
+    figures.accuracy_against("unused", swept)
+    axes = drawn().axes
+    assert len(axes) == 6
+    for above, below, panel in zip(axes[:3], axes[3:], swept.values(), strict=True):
+        for line, accuracy in zip(above.lines, panel["accuracy"].values(), strict=True):
+            np.testing.assert_allclose(line.get_xydata(), np.transpose([panel["values"], 100 * np.array(accuracy)]))
+        one, other = (np.array(a) for a in panel["accuracy"].values())
+        np.testing.assert_allclose(below.lines[-1].get_ydata(), 100 * (one - other), atol=1e-9)
+    assert [axes[i].get_xscale() for i in range(3)] == ["linear", "log", "linear"]
+
+
+def test_the_curves_drawing_has_a_point_per_step_and_names_draws_only_where_there_are_any(drawn):
+    still, moving = ({"largest": [0.5, 1, 2], "spread": [s] * 3} for s in (0.0, 0.1))
+    for spread in (False, True):
+        figures.loss_along_attacks(
+            "unused", {"a": {"PGD": still, "own": moving if spread else still}, "b": {"c": still}}
+        )
+        left, right = drawn().axes
+        assert ("draws" in left.get_ylabel()) == spread
+        assert len(left.lines) == 2 and len(right.lines) == 1
+        np.testing.assert_array_equal(left.lines[0].get_xydata(), [[0, 0.5], [1, 1], [2, 2]])
+
+
+def test_the_perturbations_drawing_shows_clean_adversarial_and_amplified_images(drawn):
+    x = RNG.uniform(size=(2, 3, 3, 1))
+    x_adv = np.clip(x + RNG.uniform(-0.1, 0.1, (2, 2, *x.shape)), 0, 1)  # [model, attack, N, H, W, C]
+    shown = {
+        f"model {m}": {f"attack {a}": {"x_adv": x_adv[m, a].tolist(), "predictions": [0, 1]} for a in (0, 1)}
+        for m in (0, 1)
+    }
+    names = ("zero", "one")
+    figures.amplified_perturbations(
+        "unused", {"class_names": names, "labels": [0, 0], "x": x.tolist(), "models": shown}
+    )
+    grid = np.array(drawn().axes).reshape(4, 7)
+    for row, (i, a) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        seen = [axes.images[0].get_array()[..., 0] if axes.images else None for axes in grid[row]]
+        assert (seen[0] is None) == (a == 1)  # each clean image once
+        if a == 0:
+            np.testing.assert_allclose(seen[0], x[i, ..., 0])
+        for m in (0, 1):
+            delta = x_adv[m, a, i, ..., 0] - x[i, ..., 0]
+            one, five, thirty = seen[1 + 3 * m : 4 + 3 * m]
+            np.testing.assert_allclose(one, x_adv[m, a, i, ..., 0])
+            np.testing.assert_allclose(five, np.clip(0.5 + 5 * delta, 0, 1), atol=1e-12)
+            np.testing.assert_allclose(thirty, np.clip(0.5 + 30 * delta, 0, 1), atol=1e-12)
+            title = grid[row][1 + 3 * m].title
+            assert title.get_text() == f"→ {names[i]}"
+            assert (title.get_color() == figures.RED) == (i == 1)  # the second image is misclassified
+
+
+def test_the_landscapes_drawing_shows_both_models_on_one_scale(drawn):
+    units = [-1.0, 0.0, 1.0]
+    low, high = np.arange(9.0).reshape(3, 3), 10 + np.arange(9.0).reshape(3, 3)
+    figures.loss_landscape("unused", {"units": units, "axes": ["u", "v"], "loss": {"a": low, "b": high}})
+    left, right, bar = drawn().axes
+    assert left.get_xlabel() == "u" and left.get_ylabel() == "v" and "nats" in bar.get_ylabel()
+    assert left.get_zlim() == right.get_zlim() == (0, 18)
+    assert [axes.collections[0].get_clim() for axes in (left, right)] == [(0, 18)] * 2
+    np.testing.assert_allclose(left.collections[0].get_array(), [2, 3, 5, 6])  # each face's mean of four corners
+
+
+def test_each_figures_json_draws_it_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(illustrate, "COUNTS", (1,))
+    monkeypatch.setattr(illustrate, "RADII", (0.0, 1.0))
+    plan = plan_of(W[0], names=illustrate.FIGURES)
+    one = Split(*(a[:1] for a in SPLIT))
+    paths = illustrate.draw(plan, one, tmp_path / "folder", key=KEY)
+    assert [path.name for path in paths] == [f"{name}.png" for name in illustrate.FIGURES]
+    for path in paths:
+        before = path.read_bytes()
+        path.unlink()
+        assert illustrate.redraw(path.with_suffix(".json")) == path
+        assert path.read_bytes() == before
+        content = json.loads(path.with_suffix(".json").read_text())
+        other = json.dumps(content).replace("model 0", "another model")  # which every drawing names
+        path.with_suffix(".json").write_text(other)
+        assert illustrate.redraw(path.with_suffix(".json")).read_bytes() != before
+
+
+def test_what_is_no_figure_is_not_drawn(tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(L2LError, match="holds no figure"):
+        illustrate.redraw(tmp_path / "other.json")
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Workdirs of runs a/run and b/run on digits and c/run on mnist, whose players are stand-ins."""
+    for folder, dataset in (("a", "digits"), ("b", "digits"), ("c", "mnist")):
+        (tmp_path / folder / "run").mkdir(parents=True)
+        (tmp_path / folder / "run" / "config.json").write_text(json.dumps({"dataset": dataset}))
+    monkeypatch.setattr(illustrate, "load_classifier", lambda workdir: f"classifier of {workdir}")
+    monkeypatch.setattr(illustrate, "load_attacker", lambda workdir, steps=None: (workdir, steps))
+    return {folder: str(tmp_path / folder / "run") for folder in "abc"}
+
+
+def test_a_plan_names_models_and_attackers_apart(runs):
+    def plan(**named):
+        return illustrate.make_plan("all", runs["a"], "victim", BALL, "digits", **named)
+
+    alone = plan()
+    assert (alone.figures, alone.models, alone.attackers) == (list(illustrate.FIGURES), {"run": "victim"}, {})
+    found = plan(baseline=runs["b"], attackers=["fgsm", "own", f"trained:{runs['b']}"])
+    assert found.models == {runs["a"]: "victim", runs["b"]: f"classifier of {runs['b']}"}  # both are called run
+    own, trained = found.attackers.values()
+    assert own() == (runs["a"], None) and trained(steps=4) == (runs["b"], 4)
+    assert all(runs[k] in name for k, name in zip("ab", found.attackers, strict=True))
+    for wrong in ({"baseline": runs["c"]}, {"attackers": [f"trained:{runs['c']}"]}):
+        with pytest.raises(L2LError, match="a run on mnist, not digits"):
+            plan(**wrong)
+    with pytest.raises(L2LError, match=r"--figures=swep: choose of all, sweep"):
+        illustrate.make_plan("sweep,swep", runs["a"], "victim", BALL, "digits")
+
+
+def test_evaluate_draws_and_links_what_is_asked_for(tmp_path, monkeypatch, capsys):
+    (tmp_path / "victim_of_figures.py").write_text(
+        "import jax, jax.numpy as jnp\n"
+        "W = jax.random.normal(jax.random.key(0), (64, 10))\n"
+        "def make():\n    return jax.tree_util.Partial(lambda w, x: x.reshape(len(x), -1) @ w, W)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    judge.run(
+        judge.Flags(
+            "victim_of_figures:make",
+            attacks="fgsm",
+            dataset="digits",
+            eps="0.1",
+            eval_size=8,
+            masking=False,
+            figures="landscape",
+            out=tmp_path / "out",
+        )
+    )
+    text = (tmp_path / "out" / "evaluation.md").read_text()
+    assert "![landscape](landscape.png)" in text
+    assert (tmp_path / "out" / "landscape.png").exists()
+    kept = json.loads((tmp_path / "out" / "landscape.json").read_text())
+    assert kept["figure"] == "landscape" and list(kept["data"]["loss"]) == ["victim_of_figures:make"]
