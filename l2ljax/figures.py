@@ -10,6 +10,7 @@ import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # Of Okabe and Ito's palette, which colorblind readers can tell apart: blue is clean, vermillion robust.
 BLUE, VERMILLION, LIGHT_BLUE = "#0072B2", "#D55E00", "#A6D3EE"
 COLORS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00")
-MARKERS = ("o", "s", "^", "D", "v")  # for print without colors
+MARKERS = ("o", "s", "^", "D", "v", "P")  # for print without colors; one more, so that no pair comes twice soon
 RED, GRAY = "#C00000", "#595959"
 FACTORS = (5, 30)
 """By which L2L's figures amplify perturbations."""
@@ -126,11 +127,14 @@ def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
       shown: see `illustrate.perturbations`.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     x, labels, names, models = np.asarray(shown["x"]), shown["labels"], shown["class_names"], shown["models"]
     tried, group = list(next(iter(models.values()))), 1 + len(FACTORS)
     shape = (len(x) * len(tried), 1 + group * len(models))
-    figure = Figure(figsize=(1.35 * shape[1] + 0.5, 1.5 * shape[0] + 0.6), layout="constrained")
+    width, height = 1.35 * shape[1] + 0.5, 1.5 * shape[0] + 0.6
+    below_names = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - 0.25 / height))
+    figure = Figure(figsize=(width, height), layout=below_names)
     grid = figure.subplots(*shape, squeeze=False)
     for row, line in enumerate(grid):
         i, attack = row // len(tried), tried[row % len(tried)]
@@ -151,7 +155,8 @@ def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
                 if row == 0:
                     axes.set_title(f"{factor} times", fontsize=9)
     for axes, model in zip(grid[0, 1::group], models, strict=True):
-        axes.annotate(f"on {model}", (0, 1), (0, 18), xycoords="axes fraction", textcoords="offset points")
+        name = axes.annotate(f"on {model}", (0, 1), (0, 18), xycoords="axes fraction", textcoords="offset points")
+        name.set_in_layout(False)  # long ones reach over the next columns
     _save(path, figure)
 
 
@@ -165,25 +170,25 @@ def loss_along_attacks(path: Path, panels: Mapping[str, Mapping[str, Mapping[str
 
     Args:
       path: the file to write.
-      panels: classifier -> attack -> {"largest", "spread"}, each [T + 1]: over the test images the means of the
-        largest loss and of the standard deviation among the restarts, after t = 0..T steps. Without any spread, as of
-        one attack per image, the largest is *the* loss and the figure says so.
+      panels: classifier -> attack (all have the same ones) -> {"largest", "spread"}, each [T + 1]: over the test
+        images the means of the largest loss and of the standard deviation among the restarts, after t = 0..T steps.
+        Without any spread, as of one attack per image, the largest is *the* loss and the figure says so.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(5 * len(panels), 4), layout="tight")
+    figure = Figure(figsize=(5 * len(panels), 4.4), layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     spreads = [np.any(curve["spread"]) for curves in panels.values() for curve in curves.values()]
     for axes, (title, curves) in zip(grid, panels.items(), strict=True):
-        for color, marker, (name, curve) in zip(COLORS, MARKERS, curves.items(), strict=False):
+        for color, marker, (name, curve) in zip(cycle(COLORS), cycle(MARKERS), curves.items(), strict=False):
             largest, spread = np.asarray(curve["largest"]), np.asarray(curve["spread"])
             axes.plot(largest, color=color, marker=marker, markersize=4, linewidth=2, label=name)
             axes.fill_between(range(len(largest)), largest - spread, largest, color=color, alpha=0.2, linewidth=0)
         axes.set(title=title, xlabel="step of the attack (0: clean images)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes)
-        axes.legend()
+    figure.legend(handles=grid[0].lines, loc="outside lower center", ncols=2)
     grid[0].set_ylabel(f"cross-entropy (nats){', largest of the draws' if any(spreads) else ''}\nmean over images")
     _save(path, figure)
 

@@ -202,11 +202,12 @@ def test_the_curves_drawing_has_a_point_per_step_and_names_draws_only_where_ther
     still, moving = ({"largest": [0.5, 1, 2], "spread": [s] * 3} for s in (0.0, 0.1))
     for spread in (False, True):
         figures.loss_along_attacks(
-            "unused", {"a": {"PGD": still, "own": moving if spread else still}, "b": {"c": still}}
+            "unused", {"a": {"PGD": still, "own": moving if spread else still}, "b": {"PGD": still, "own": still}}
         )
         left, right = drawn().axes
         assert ("draws" in left.get_ylabel()) == spread
-        assert len(left.lines) == 2 and len(right.lines) == 1
+        assert len(left.lines) == len(right.lines) == 2
+        assert [text.get_text() for text in drawn().legends[0].get_texts()] == ["PGD", "own"]
         np.testing.assert_array_equal(left.lines[0].get_xydata(), [[0, 0.5], [1, 1], [2, 2]])
 
 
