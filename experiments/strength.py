@@ -17,10 +17,10 @@ import tyro
 
 from l2ljax import data, threat
 from l2ljax.figures import loss_along_attacks
-from l2ljax.illustrate import losses_along, pgd_path
 from l2ljax.results import versions
 from l2ljax.setup import load_attacker, load_classifier
 from l2ljax.types import L2LError
+from l2ljax.views import losses_along, pgd_path
 from l2ljax.workdir import read_json
 
 

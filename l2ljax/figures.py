@@ -124,7 +124,7 @@ def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
 
     Args:
       path: the file to write.
-      shown: see `illustrate.perturbations`.
+      shown: see `views.perturbations`.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -14,40 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from l2ljax import attacks, data, figures, losses
-from l2ljax.attacks import ascend
-from l2ljax.attacks.gradient import steepest_ascent
+from l2ljax import data, figures, views
 from l2ljax.config import TRAINED
-from l2ljax.data import Split, batches
-from l2ljax.evaluate import evaluate, losses_of_draws
+from l2ljax.data import Split
 from l2ljax.files import write_files
 from l2ljax.setup import load_attacker, load_classifier
-from l2ljax.threat import BALLS, Ball
-from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys
+from l2ljax.threat import Ball, parse_eps
+from l2ljax.types import Key, L2LError, LogitsFn
+from l2ljax.views import Plan
 from l2ljax.workdir import read_json
-
-RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Of `sweep`, in units of eps."""
-PGD = "PGD, steps of eps / 4"
-COUNTS = (1, 2, 5, 10, 20, 50, 100)
-"""Steps of `sweep`."""
-
-
-class Plan(NamedTuple):
-    """What to draw, of whom, under which attacks."""
-
-    figures: list[str]
-    """Keys of FIGURES."""
-    models: Mapping[str, LogitsFn]
-    """Name -> images to logits: the judged model, and the baseline if there is one."""
-    attackers: Mapping[str, Callable[..., Attack]]
-    """Name -> what makes the learned attacker, see `setup.load_attacker`."""
-    ball: Ball
-    class_names: tuple[str, ...]
 
 
 def make_plan(
@@ -59,6 +36,7 @@ def make_plan(
     *,
     baseline: str | None = None,
     attackers: Sequence[str] = (),
+    batch_size: int = 250,
 ) -> Plan:
     """Load the baseline and the learned attackers, and see that they fit the victim: errors come before the work.
 
@@ -70,28 +48,36 @@ def make_plan(
       dataset: the name of the victim's data.
       baseline: the workdir of a run.
       attackers: names of attacks; drawn are the learned ones, own (the victim's) and trained:WORKDIR.
+      batch_size: images at a time.
 
     Raises:
-      L2LError: an unknown figure, no such run, a run on other data, an attacker that learned nothing.
+      L2LError: an unknown figure, no such run, a run on other data, an attacker of another radius or norm, or one that
+        learned nothing.
     """
+    chosen = _chosen(names)
 
-    def same_data(workdir: str) -> str:
+    def fits(workdir: str, attacks: bool) -> str:
         saved = read_json(Path(workdir).expanduser() / "config.json")
         if saved["dataset"] != dataset:
             raise L2LError(f"{workdir} is a run on {saved['dataset']}, not {dataset}: give one on the victim's data")
+        if attacks and (saved["norm"], parse_eps(saved["eps"])) != (ball.name, ball.eps):
+            theirs = f"{saved['norm']}, eps {saved['eps']}"
+            raise L2LError(
+                f"{workdir} attacks in {theirs}, not {ball.name}, {ball.eps:.4g}: give one of the same threat"
+            )
         return workdir
 
-    others = [same_data(baseline)] if baseline else []
+    others = [fits(baseline, attacks=False)] if baseline else []
     models = dict(zip(_short([victim, *others]), [logits_fn, *map(load_classifier, others)], strict=True))
     learned = [name for name in attackers if name == "own" or name.startswith(TRAINED)]
-    workdirs = [same_data(victim if name == "own" else name.removeprefix(TRAINED)) for name in learned]
+    workdirs = [fits(victim if name == "own" else name.removeprefix(TRAINED), attacks=True) for name in learned]
     for workdir in workdirs:
         load_attacker(workdir)  # its errors
     made = {
         f"attacker of {short}": functools.partial(load_attacker, workdir)
         for short, workdir in zip(_short(workdirs), workdirs, strict=True)
     }
-    return Plan(_chosen(names), models, made, ball, tuple(data.SOURCES[dataset].classes))
+    return Plan(chosen, models, made, ball, tuple(data.SOURCES[dataset].classes), batch_size)
 
 
 def draw(plan: Plan, split: Split, folder: Path, *, key: Key) -> list[Path]:
@@ -123,161 +109,6 @@ def redraw(path: Path) -> Path:
     return path.with_suffix(".png")
 
 
-def sweep(plan: Plan, split: Split, key: Key) -> dict[str, Any]:
-    """Accuracy under PGD against its radius (10 steps) and its steps, each step eps / 10 long. L2L, Figures 4 and 9.
-
-    Returns:
-      panel -> {"x": axis title, "scale", "values" [N], "accuracy": model -> fractions [N]}, and with a baseline
-      "difference" (the model's accuracy minus the baseline's [N]) and "error", its standard error over the images [N].
-    """
-    ball = plan.ball
-    farthest = float(ball.norm(jnp.ones((1, *split.images.shape[1:])))[0])  # how far two images can be apart
-    near = [eps for eps in (ball.eps * f for f in RADII) if eps <= farthest]
-    far = [float(eps) for eps in np.linspace(0, farthest, 11)]
-    radius = {"x": f"eps ({ball.name}, pixels in [0, 1])", "scale": "linear"}
-    steps = {"x": "steps", "scale": "log"}
-    panels: dict[str, dict[str, Any]] = {
-        "PGD, 10 steps of eps / 10": {**radius, "values": near},
-        f"PGD at eps = {ball.eps:.3g}, steps of eps / 10": {**steps, "values": list(COUNTS)},
-        "PGD, 10 steps of eps / 10, up to the largest eps": {**radius, "values": far},
-    }
-    settings = [[(eps, 10) for eps in near], [(ball.eps, n) for n in COUNTS], [(eps, 10) for eps in far]]
-    for panel, pairs in zip(panels.values(), settings, strict=True):
-        table = {f"{i}": _pgd(ball.name, steps, eps) for i, (eps, steps) in enumerate(pairs)}
-        correct = {
-            name: np.stack([row.correct for row in evaluate(model, split, table, key=key).attacks.values()])
-            for name, model in plan.models.items()
-        }
-        panel["accuracy"] = {name: list(rows.mean(axis=1)) for name, rows in correct.items()}
-        if len(correct) == 2:
-            one, other = (rows.astype(float) for rows in correct.values())
-            panel["difference"] = list((one - other).mean(axis=1))
-            panel["error"] = list((one - other).std(axis=1) / np.sqrt(len(split.labels)))
-    return panels
-
-
-def _pgd(norm: str, steps: int, eps: float) -> Attack:
-    """PGD with steps of eps / 10, whose radius is traced: all radii are one program."""
-    return jax.tree_util.Partial(_pgd_of_radius(norm, steps), np.float32(eps))
-
-
-@functools.cache
-def _pgd_of_radius(norm: str, steps: int) -> Callable[..., Array]:
-    def attack(eps: Array, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        ball = BALLS[norm](eps)  # type: ignore[arg-type]
-        return attacks.pgd(ball, step_size=eps / 10, steps=steps)(logits_fn, key, x, y)  # type: ignore[arg-type]
-
-    return attack
-
-
-def loss_curves(plan: Plan, split: Split, key: Key, *, steps: int = 10) -> dict[str, Any]:
-    """The loss after 0..T steps of PGD and of each learned attacker, once per image. RNN-Adv, Figure 2.
-
-    Returns:
-      model -> attack -> {"largest", "spread"}, each [T + 1], see `losses_along`.
-    """
-    tried = {PGD: pgd_path(plan.ball, steps=steps)}
-    tried |= {name: attacker(steps=steps, path=True) for name, attacker in plan.attackers.items()}
-    return {
-        model: {name: losses_along(logits_fn, split, path, key=key) for name, path in tried.items()}
-        for model, logits_fn in plan.models.items()
-    }
-
-
-def pgd_path(ball: Ball, *, steps: int) -> Attack:
-    """PGD with steps of eps / 4, RNN-Adv's, that returns its path [T, B, H, W, C]."""
-
-    def path(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        def loss_fn(x: Array) -> tuple[Array, tuple[()]]:
-            return losses.cross_entropy(logits_fn(x), y), ()
-
-        return ascend(loss_fn, steepest_ascent(ball, ball.eps / 4), ball, key, x, steps=steps).path
-
-    return path
-
-
-def losses_along(
-    logits_fn: LogitsFn, split: Split, path: Attack, *, key: Key, draws: int = 1
-) -> dict[str, list[float]]:
-    """How an attack raises the cross-entropy step by step, over `draws` attacks of each image with other keys.
-
-    Args:
-      logits_fn: images -> logits.
-      split: the images.
-      path: the attack, that returns its path x_1..x_T [T, B, H, W, C].
-      key: one key.
-      draws: how many.
-
-    Returns:
-      "largest": the mean over images of the largest loss among the draws, and "spread": of their standard deviation;
-      each [T + 1], at the clean images and at x_1..x_T.
-    """
-
-    def from_clean(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        return jnp.concatenate([x[None], path(logits_fn, key, x, y)])
-
-    reached = losses_of_draws(logits_fn, split, from_clean, key=key, draws=draws)
-    return {
-        "largest": reached.max(axis=0).mean(axis=1).tolist(),
-        "spread": reached.std(axis=0).mean(axis=1).tolist(),
-    }
-
-
-def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: int = 21) -> dict[str, Any]:
-    """The mean cross-entropy over the first images, at x + eps (a u + b v) for a and b in [-1, 1]. RNN-Adv, Figure 3.
-
-    u is the steepest direction at x, the gradient's sign for linf; v has a random sign at each pixel (a Rademacher
-    draw, another for each image) and, as u has, norm 1 in the ball's norm. The paper does not say how far it goes, nor
-    whether it cuts to [0, 1]; here it is not cut, which would flatten the loss where pixels are black.
-
-    Returns:
-      "units" [P], the values of a and of b, "axes", what they are called, and "loss": model -> [P, P], at a of the
-      row and b of the column.
-    """
-    ball = plan.ball
-    units = np.linspace(-1, 1, points).round(6)
-    grid = jnp.asarray([(a, b) for a in units for b in units], jnp.float32)
-
-    @jax.jit
-    def around(logits_fn: LogitsFn, start: Array, x: Array, y: Array) -> Array:
-        def loss(x: Array) -> Array:
-            return losses.cross_entropy(logits_fn(x), y)
-
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(len(x)))
-        signs = jax.vmap(lambda k: jax.random.rademacher(k, x.shape[1:], x.dtype))(keys)
-        u, v = ball.steepest(jax.grad(lambda x: loss(x).sum())(x)), ball.steepest(signs)
-        return jax.lax.map(lambda at: loss(x + ball.eps * (at[0] * u + at[1] * v)), grid)
-
-    few = Split(*(a[:images] for a in split))
-    found = {}
-    for name, model in plan.models.items():
-        model = model if isinstance(model, jax.tree_util.Partial) else jax.tree_util.Partial(model)
-        parts = [around(model, b.start, b.x, b.y)[:, : b.valid] for b in batches(few, min(100, len(few.labels)))]
-        found[name] = np.concatenate(parts, axis=1).mean(axis=1).reshape(points, points)
-    steepest = "sign of the gradient" if ball.name == "linf" else "gradient"
-    return {"units": units, "axes": [f"{steepest} (eps)", "random signs (eps)"], "loss": found}
-
-
-def perturbations(plan: Plan, split: Split, key: Key, *, images: int = 3) -> dict[str, Any]:
-    """What FGSM, PGD-20 and the learned attackers make of the first images. L2L, Figure 4 (2021: and 5).
-
-    Returns:
-      "class_names", "labels" [N], "x" [N, H, W, C], and "models": model -> attack -> {"x_adv" [N, H, W, C],
-      "predictions" [N]}.
-    """
-    batch = next(batches(Split(*(a[:images] for a in split)), min(images, len(split.labels))))
-    x, y, keys = jnp.asarray(batch.x), jnp.asarray(batch.y), example_keys(key, len(batch.y))
-    tried = {name: attacks.create(name, plan.ball) for name in ("fgsm", "pgd20")}
-    tried |= {name: attack() for name, attack in plan.attackers.items()}
-    shown: dict[str, dict[str, Any]] = {}
-    for model, logits_fn in plan.models.items():
-        shown[model] = {}
-        for name, attack in tried.items():
-            x_adv = jax.jit(functools.partial(attack, logits_fn))(keys, x, y)
-            shown[model][name] = {"x_adv": x_adv, "predictions": logits_fn(x_adv).argmax(axis=1).tolist()}
-    return {"class_names": plan.class_names, "labels": batch.y.tolist(), "x": x, "models": shown}
-
-
 def _chosen(names: str) -> list[str]:
     wanted = list(FIGURES) if names == "all" else [name for name in names.split(",") if name]
     if unknown := [name for name in wanted if name not in FIGURES]:
@@ -299,8 +130,8 @@ class Figure(NamedTuple):
 
 
 FIGURES = {
-    "sweep": Figure(sweep, figures.accuracy_against),
-    "losses": Figure(loss_curves, figures.loss_along_attacks),
-    "landscape": Figure(landscape, figures.loss_landscape),
-    "perturbations": Figure(perturbations, figures.amplified_perturbations),
+    "sweep": Figure(views.sweep, figures.accuracy_against),
+    "losses": Figure(views.loss_curves, figures.loss_along_attacks),
+    "landscape": Figure(views.landscape, figures.loss_landscape),
+    "perturbations": Figure(views.perturbations, figures.amplified_perturbations),
 }

@@ -83,8 +83,9 @@ def run(flags: Flags) -> dict[str, Any]:
     split = data.Split(*(a[: flags.eval_size] for a in split))
     names = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
     plan = illustrate.make_plan(
-        flags.figures, flags.victim, logits_fn, ball, about["dataset"], baseline=flags.baseline, attackers=names
-    )
+        flags.figures, flags.victim, logits_fn, ball, about["dataset"],
+        baseline=flags.baseline, attackers=names, batch_size=flags.batch_size,
+    )  # fmt: skip
     found: dict[str, np.ndarray] = {}
     clean = 0.0
     x = np.asarray(split.images, np.float32) / 255

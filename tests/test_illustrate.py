@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mpl_toolkits.mplot3d import Axes3D
 
-from l2ljax import figures, illustrate, judge, threat
+from l2ljax import figures, illustrate, judge, threat, views
 from l2ljax.attacks import learned
 from l2ljax.data import Split
 from l2ljax.defenses.interpolation import interpolated
@@ -38,7 +39,7 @@ def model(w):
 
 def plan_of(*weights, names=(), ball=BALL, attackers=()):
     models = {f"model {i}": model(w) for i, w in enumerate(weights)}
-    return illustrate.Plan(list(names), models, dict(attackers), ball, ("zero", "one"))
+    return views.Plan(list(names), models, dict(attackers), ball, ("zero", "one"))
 
 
 def loss(x, w):
@@ -56,11 +57,11 @@ def still(steps=1, path=False):
 
 
 def test_pgds_curve_is_the_closed_form_and_begins_at_the_clean_loss():
-    found = illustrate.loss_curves(plan_of(*W, attackers={"still": still}), SPLIT, KEY, steps=10)
+    found = views.loss_curves(plan_of(*W, attackers={"still": still}), SPLIT, KEY, steps=10)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.split(KEY, 1)[0], jnp.arange(N))
     start = np.asarray(BALL.sample(keys, jnp.asarray(X.reshape(N, 4, 4, 1), jnp.float32))).reshape(N, D)
     for (name, curves), w in zip(found.items(), W, strict=True):
-        pgd, resting = curves[illustrate.PGD], curves["still"]
+        pgd, resting = curves[views.PGD], curves["still"]
         low, high = np.maximum(X - EPS, 0), np.minimum(X + EPS, 1)
         by_hand = [X, *(np.clip(start + t * EPS / 4 * uphill(w), low, high) for t in range(1, 11))]
         np.testing.assert_allclose(pgd["largest"], [loss(x, w).mean() for x in by_hand], rtol=1e-5, err_msg=name)
@@ -85,7 +86,7 @@ def test_of_several_draws_the_largest_loss_and_the_deviation_count():
         return jnp.stack([x + t * draw(key)[:, None, None, None] for t in (1, 2)])
 
     draw = jax.vmap(lambda key: jax.random.uniform(key))
-    found = illustrate.losses_along(model(W[0]), SPLIT, shift, key=KEY, draws=3)
+    found = views.losses_along(model(W[0]), SPLIT, shift, key=KEY, draws=3)
     moved = np.stack(
         [draw(jax.vmap(jax.random.fold_in, (None, 0))(k, jnp.arange(N))) for k in jax.random.split(KEY, 3)]
     )
@@ -96,7 +97,7 @@ def test_of_several_draws_the_largest_loss_and_the_deviation_count():
 
 @pytest.mark.parametrize("ball", [threat.linf(EPS), threat.l2(EPS)], ids=lambda ball: ball.name)
 def test_the_landscape_of_a_linear_model_is_the_closed_form(ball):
-    found = illustrate.landscape(plan_of(*W, ball=ball), SPLIT, KEY, images=N, points=5)
+    found = views.landscape(plan_of(*W, ball=ball), SPLIT, KEY, images=N, points=5)
     assert found["units"].tolist() == [-1, -0.5, 0, 0.5, 1]
     signs = [jax.random.rademacher(jax.random.fold_in(KEY, i), (4, 4, 1)) for i in range(N)]
     signs = np.stack([np.asarray(s, float).ravel() for s in signs])
@@ -111,7 +112,7 @@ def test_the_landscape_of_a_linear_model_is_the_closed_form(ball):
 
 
 def test_the_landscape_of_one_image_is_its_own():
-    found = illustrate.landscape(plan_of(W[0]), SPLIT, KEY, images=1, points=3)
+    found = views.landscape(plan_of(W[0]), SPLIT, KEY, images=1, points=3)
     along = np.stack([X + a * EPS * uphill(W[0]) for a in (-1, 0, 1)])[:, 0]
     score = np.where(Y[0] == 1, 1, -1) * ((along - 0.5) @ W[0])
     np.testing.assert_allclose(found["loss"]["model 0"][:, 1], np.logaddexp(0, -score), rtol=1e-5)
@@ -120,9 +121,9 @@ def test_the_landscape_of_one_image_is_its_own():
 @pytest.fixture(scope="module")
 def swept():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(illustrate, "COUNTS", (1, 20))
-        patch.setattr(illustrate, "RADII", (0.0, 1.0, 4.0))
-        return illustrate.sweep(plan_of(*W), SPLIT, KEY)
+        patch.setattr(views, "COUNTS", (1, 20))
+        patch.setattr(views, "RADII", (0.0, 1.0, 4.0))
+        return views.sweep(plan_of(*W), SPLIT, KEY)
 
 
 def test_the_sweep_begins_at_the_clean_accuracy_and_ends_at_the_exact_one(swept):
@@ -149,9 +150,9 @@ def test_the_difference_is_of_the_accuracies_with_its_paired_error(swept):
 
 
 def test_alone_there_is_no_difference_and_l2_ends_at_the_farthest_image(monkeypatch):
-    monkeypatch.setattr(illustrate, "COUNTS", (1,))
-    monkeypatch.setattr(illustrate, "RADII", (2.0, 3.0))
-    found = illustrate.sweep(plan_of(W[0], ball=threat.l2(1.5)), SPLIT, KEY)
+    monkeypatch.setattr(views, "COUNTS", (1,))
+    monkeypatch.setattr(views, "RADII", (2.0, 3.0))
+    found = views.sweep(plan_of(W[0], ball=threat.l2(1.5)), SPLIT, KEY)
     radius, _, far = found.values()
     assert not any("difference" in panel for panel in found.values())
     assert far["values"][-1] == 4  # sqrt(D)
@@ -159,7 +160,7 @@ def test_alone_there_is_no_difference_and_l2_ends_at_the_farthest_image(monkeypa
 
 
 def test_perturbations_are_those_of_the_attacks():
-    found = illustrate.perturbations(plan_of(*W, attackers={"still": still}), SPLIT, KEY, images=2)
+    found = views.perturbations(plan_of(*W, attackers={"still": still}), SPLIT, KEY, images=2)
     x = X[:2].reshape(2, 4, 4, 1)
     np.testing.assert_allclose(found["x"], x, atol=1e-7)
     assert found["labels"] == Y[:2].tolist()
@@ -239,7 +240,9 @@ def test_the_perturbations_drawing_shows_clean_adversarial_and_amplified_images(
             assert (title.get_color() == figures.RED) == (i == 1)  # the second image is misclassified
 
 
-def test_the_landscapes_drawing_shows_both_models_on_one_scale(drawn):
+def test_the_landscapes_drawing_shows_both_models_on_one_scale(drawn, monkeypatch):
+    surfaces, plot = [], Axes3D.plot_surface
+    monkeypatch.setattr(Axes3D, "plot_surface", lambda self, *a, **how: [surfaces.append(a), plot(self, *a, **how)][1])
     units = [-1.0, 0.0, 1.0]
     low, high = np.arange(9.0).reshape(3, 3), 10 + np.arange(9.0).reshape(3, 3)
     figures.loss_landscape("unused", {"units": units, "axes": ["u", "v"], "loss": {"a": low, "b": high}})
@@ -248,11 +251,13 @@ def test_the_landscapes_drawing_shows_both_models_on_one_scale(drawn):
     assert left.get_zlim() == right.get_zlim() == (0, 18)
     assert [axes.collections[0].get_clim() for axes in (left, right)] == [(0, 18)] * 2
     np.testing.assert_allclose(left.collections[0].get_array(), [2, 3, 5, 6])  # each face's mean of four corners
+    u, v, values = np.broadcast_arrays(*surfaces[0])
+    assert (u[2, 0], v[2, 0], values[2, 0]) == (1, -1, 6)
 
 
 def test_each_figures_json_draws_it_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(illustrate, "COUNTS", (1,))
-    monkeypatch.setattr(illustrate, "RADII", (0.0, 1.0))
+    monkeypatch.setattr(views, "COUNTS", (1,))
+    monkeypatch.setattr(views, "RADII", (0.0, 1.0))
     plan = plan_of(W[0], names=illustrate.FIGURES)
     one = Split(*(a[:1] for a in SPLIT))
     paths = illustrate.draw(plan, one, tmp_path / "folder", key=KEY)
@@ -263,6 +268,8 @@ def test_each_figures_json_draws_it_again(tmp_path, monkeypatch):
         assert illustrate.redraw(path.with_suffix(".json")) == path
         assert path.read_bytes() == before
         content = json.loads(path.with_suffix(".json").read_text())
+        if path.stem == "perturbations":
+            np.testing.assert_allclose(np.ravel(content["data"]["x"]), X[0], atol=1e-5)
         other = json.dumps(content).replace("model 0", "another model")  # which every drawing names
         path.with_suffix(".json").write_text(other)
         assert illustrate.redraw(path.with_suffix(".json")).read_bytes() != before
@@ -276,13 +283,19 @@ def test_what_is_no_figure_is_not_drawn(tmp_path):
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    """Workdirs of runs a/run and b/run on digits and c/run on mnist, whose players are stand-ins."""
-    for folder, dataset in (("a", "digits"), ("b", "digits"), ("c", "mnist")):
+    """Workdirs of runs, whose players are stand-ins."""
+    for folder, dataset, eps in (
+        ("a", "digits", "0.1"),
+        ("b", "digits", "1/10"),
+        ("c", "mnist", "0.1"),
+        ("d", "digits", "0.2"),
+    ):
         (tmp_path / folder / "run").mkdir(parents=True)
-        (tmp_path / folder / "run" / "config.json").write_text(json.dumps({"dataset": dataset}))
+        saved = {"dataset": dataset, "norm": "linf", "eps": eps}
+        (tmp_path / folder / "run" / "config.json").write_text(json.dumps(saved))
     monkeypatch.setattr(illustrate, "load_classifier", lambda workdir: f"classifier of {workdir}")
     monkeypatch.setattr(illustrate, "load_attacker", lambda workdir, steps=None: (workdir, steps))
-    return {folder: str(tmp_path / folder / "run") for folder in "abc"}
+    return {folder: str(tmp_path / folder / "run") for folder in "abcd"}
 
 
 def test_a_plan_names_models_and_attackers_apart(runs):
@@ -299,6 +312,9 @@ def test_a_plan_names_models_and_attackers_apart(runs):
     for wrong in ({"baseline": runs["c"]}, {"attackers": [f"trained:{runs['c']}"]}):
         with pytest.raises(L2LError, match="a run on mnist, not digits"):
             plan(**wrong)
+    assert len(plan(baseline=runs["d"]).models) == 2  # whatever a baseline was trained for
+    with pytest.raises(L2LError, match="attacks in linf, eps 0.2, not linf, 0.1: give one of the same threat"):
+        plan(attackers=[f"trained:{runs['d']}"])
     with pytest.raises(L2LError, match=r"--figures=swep: choose of all, sweep"):
         illustrate.make_plan("sweep,swep", runs["a"], "victim", BALL, "digits")
 

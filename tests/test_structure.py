@@ -29,6 +29,7 @@ FLOORS = [
         "adversary",
         "judge",
         "illustrate",
+        "views",
         "benchmark",
         "rivals",
     },
