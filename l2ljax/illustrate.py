@@ -41,7 +41,7 @@ def make_plan(
     """Load the baseline and the learned attackers, and see that they fit the victim: errors come before the work.
 
     Args:
-      names: of the figures, separated by commas; `all` is all of them.
+      names: of the figures, separated by commas; `all` is all of them. Without any, attackers are not looked at.
       victim: its workdir or name.
       logits_fn: the victim.
       ball: the threat.
@@ -69,7 +69,7 @@ def make_plan(
 
     others = [fits(baseline, attacks=False)] if baseline else []
     models = dict(zip(_short([victim, *others]), [logits_fn, *map(load_classifier, others)], strict=True))
-    learned = [name for name in attackers if name == "own" or name.startswith(TRAINED)]
+    learned = [name for name in attackers if chosen and (name == "own" or name.startswith(TRAINED))]
     workdirs = [fits(victim if name == "own" else name.removeprefix(TRAINED), attacks=True) for name in learned]
     for workdir in workdirs:
         load_attacker(workdir)  # its errors

@@ -5,11 +5,14 @@ python experiments/evaluate.py --victim=my.module:make_logits_fn --dataset=cifar
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
+import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,18 @@ import tyro
 
 from l2ljax import attacks, data, illustrate, report, threat
 from l2ljax.attacks.ensemble import VERSIONS
-from l2ljax.evaluate import evaluate, run_standard_evaluation
-from l2ljax.evaluate.masking import masking_checks
+from l2ljax.attacks.names import parameters
+from l2ljax.config import TRAINED
+from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluation
+from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.files import write_files
 from l2ljax.monitor import told_in_one_line
 from l2ljax.results import versions
-from l2ljax.setup import load_classifier
-from l2ljax.types import L2LError, LogitsFn
+from l2ljax.setup import load_attacker, load_classifier
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys
 from l2ljax.workdir import read_json
 
+OWN = "own"
 PAPER = ("fgsm", "pgd20", "pgd100", "margin100", "cw100", "momentum10")
 """What `paper` stands for in --attacks."""
 
@@ -38,8 +44,15 @@ class Flags:
 
     victim: str
     """The workdir of a run, or module:function, a function without arguments that returns images -> logits."""
+    stochastic: bool = False
+    """The function returns (images, keys [B]) -> logits: a model with noise of its own, drawn from the keys."""
     attacks: str = "standard,paper"
-    """AutoAttack's versions (standard, plus), paper (several PGDs and C&W), and the names of single attacks."""
+    """AutoAttack's versions (standard, plus, rand), paper (several PGDs and C&W), the names of single attacks,
+    trained:WORKDIR, and own, the run's trained attacker."""
+    surrogates: str = ""
+    """Workdirs, separated by commas, of runs whose adversarial images are tried on the victim: the black box."""
+    black_box: str = "fgsm,pgd10"
+    """The attacks on the surrogates."""
     dataset: str | None = None
     """Of a module:function; a run has its own, as for the next three."""
     data_dir: str | None = None
@@ -77,35 +90,41 @@ def run(flags: Flags) -> dict[str, Any]:
     Raises:
       L2LError: no such run or function, unknown attacks, a model that is not one.
     """
-    logits_fn, about, folder = _victim(flags)
+    victim, about, folder = _victim(flags)
     ball = threat.BALLS[about["norm"]](threat.parse_eps(about["eps"]))
     split = data.load(about["dataset"], flags.data_dir or about.get("data_dir")).test
     split = data.Split(*(a[: flags.eval_size] for a in split))
+
+    def stochastic(x: Array, key: Key) -> Array:
+        return victim(x, example_keys(key, len(x)))
+
+    logits_fn = randomized(stochastic, jax.random.key(flags.seed)) if flags.stochastic else victim
     names = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
     plan = illustrate.make_plan(
         flags.figures, flags.victim, logits_fn, ball, about["dataset"],
         baseline=flags.baseline, attackers=names, batch_size=flags.batch_size,
     )  # fmt: skip
+    jobs = {name: _job(name, flags, ball, victim if name == "rand" else logits_fn) for name in names}
+    crossings = {
+        (surrogate, name): _transferred(surrogate, name, ball, logits_fn)
+        for surrogate in filter(None, flags.surrogates.split(","))
+        for name in flags.black_box.split(",")
+    }
     found: dict[str, np.ndarray] = {}
-    clean = 0.0
     x = np.asarray(split.images, np.float32) / 255
-    for name in names:
+    for title, job in {**jobs, **{f"{name} on {who}": job for (who, name), job in crossings.items()}}.items():
         for seed in range(flags.seed, flags.seed + flags.attack_seeds):
-            key = jax.random.key(seed)
-            if name in VERSIONS:
-                standard = run_standard_evaluation(
-                    logits_fn, x, split.labels, ball=ball, version=name, key=key, batch_size=flags.batch_size,
-                    state_path=folder / f"{name}_{seed}.state.npz", progress=print,
-                )  # fmt: skip
-                correct, clean = standard.robust, standard.clean_acc
-            else:
-                scores = evaluate(
-                    logits_fn, split, {name: attacks.create(name, ball)}, key=key, batch_size=flags.batch_size
-                )
-                correct, clean = scores.attacks[name].correct, scores.clean_acc
-            found[name] = found.get(name, correct) & correct
-        print(f"{name}: {found[name].mean():.2%}", flush=True)
-    checks = masking_checks(logits_fn, split, ball, key=jax.random.key(flags.seed)) if flags.masking else []
+            scores = job(
+                x, split.labels, key=jax.random.key(seed), batch_size=flags.batch_size, progress=print,
+                state_path=folder / "states" / f"{re.sub(r'[^0-9A-Za-z+]+', '_', title)}_{seed}.npz",
+            )  # fmt: skip
+            found[title] = found.get(title, scores.robust) & scores.robust
+        print(f"{title}: {found[title].mean():.2%}", flush=True)
+    clean = evaluate(logits_fn, split, {}, key=jax.random.key(flags.seed)).clean_acc
+    checks = []
+    if flags.masking:
+        noise = stochastic if flags.stochastic else None
+        checks = masking_checks(logits_fn, split, ball, key=jax.random.key(flags.seed), stochastic=noise)
     drawn = illustrate.draw(plan, split, folder, key=jax.random.key(flags.seed))
     result = {
         "name": flags.victim,
@@ -128,9 +147,14 @@ def run(flags: Flags) -> dict[str, Any]:
             "eps_value": ball.eps,
             "images": len(split.labels),
             "seeds": list(range(flags.seed, flags.seed + flags.attack_seeds)),
-            "attacks": {name: float(correct.mean()) for name, correct in found.items()},
+            "attacks": {name: float(found[name].mean()) for name in jobs},
+            "parameters": {name: parameters(name, ball) for name in jobs if not _is_learned(name)},
+            "black_box": {
+                who: {name: float(found[f"{name} on {who}"].mean()) for w, name in crossings if w == who}
+                for who, _ in crossings
+            },
             "worst_case_acc": float(np.logical_and.reduce(list(found.values())).mean()) if found else None,
-            "model_sha256": _checksum(logits_fn),
+            "model_sha256": _checksum(victim),
             "checks": [{"name": c.name, "passed": c.passed, "figure": c.figure} for c in checks],
         },
     }
@@ -141,7 +165,33 @@ def run(flags: Flags) -> dict[str, Any]:
     return result
 
 
-def _victim(flags: Flags) -> tuple[LogitsFn, dict[str, Any], Path]:
+def _job(name: str, flags: Flags, ball: threat.Ball, logits_fn: LogitsFn) -> Callable[..., InTurn]:
+    """What runs the attack of that name: (x, y, key=, batch_size=, state_path=, progress=) -> its result."""
+    if name in VERSIONS:
+        return functools.partial(run_standard_evaluation, logits_fn, ball=ball, version=name)
+    attack = _attack(name, ball, flags.victim)
+    return functools.partial(run_in_turn, logits_fn, attacks={name: attack}, about=(ball.name, ball.eps))
+
+
+def _transferred(surrogate: str, name: str, ball: threat.Ball, logits_fn: LogitsFn) -> Callable[..., InTurn]:
+    """The same for the attack on another run's classifier."""
+    attack = attacks.transfer(_attack(name, ball, surrogate), load_classifier(surrogate))
+    about = (ball.name, ball.eps, surrogate)
+    return functools.partial(run_in_turn, logits_fn, attacks={name: attack}, about=about)
+
+
+def _attack(name: str, ball: threat.Ball, own: str) -> Attack:
+    """The attack of that name; `own` is the workdir that the name own means."""
+    if name == OWN:
+        return load_attacker(own)
+    return load_attacker(name.removeprefix(TRAINED)) if _is_learned(name) else attacks.create(name, ball)
+
+
+def _is_learned(name: str) -> bool:
+    return name == OWN or name.startswith(TRAINED)
+
+
+def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
     """(its logits function, what is known of it, where to write)."""
     if ":" in flags.victim and not Path(flags.victim).exists():
         module, _, function = flags.victim.partition(":")

@@ -89,6 +89,10 @@ def judgement(result: Mapping[str, Any], checks: Sequence[Any], drawn: Sequence[
         "counts as fooled if one seed fools it).",
         _grid(["attack", "accuracy %"], [["none", result["clean_acc"]], *rows]),
     ]
+    if known["black_box"]:
+        names = list(next(iter(known["black_box"].values())))
+        cells = [[who, *(_percent(row[name]) for name in names)] for who, row in known["black_box"].items()]
+        parts += ["## Black box: accuracy % under attacks on other models", _grid(["surrogate", *names], cells)]
     if checks:
         told = [[c.name, c.verdict, c.figure] for c in checks]
         parts += ["## Masked gradients?", _grid(["a sound model", "verdict", "measured"], told)]

@@ -142,7 +142,7 @@ def test_losses_and_aux_are_at_the_points_before_each_step_and_path_after():
 def test_rules_get_the_gradient_of_minus_the_losses_and_the_extras():
     seen = []
 
-    def update(grads, state, x, *, x0, losses, loss_fn, ball):
+    def update(grads, state, x, *, x0, losses, aux, loss_fn, ball):
         seen.append(ball)
         state = {"grads": grads, "x": x, "x0": x0, "losses": losses, "again": loss_fn(x)[0]}
         return -0.04 * jnp.sign(grads), state

@@ -10,6 +10,8 @@ import pytest
 
 from l2ljax import attacks, losses, threat
 from l2ljax.attacks import learned
+from l2ljax.attacks.gradient import steepest_ascent
+from l2ljax.attacks.names import parameters
 from l2ljax.models import attackers
 from l2ljax.models.generators import UNet
 from l2ljax.types import L2LError, example_keys, fold_in
@@ -99,6 +101,9 @@ TABLE = [
     dict(id="own-convolutional", make=trained(convolutional("example"), steps=2)),
     dict(id="own-generator", make=trained(generator(), steps=3, larger=6), draws=True),
     dict(id="cw2", make=lambda ball: attacks.l2l_da_cw(ball, steps=2, learning_rate=0.05), strong=True),
+    dict(id="pgd10+best", make=named("pgd10+best"), draws=True, strong=True),
+    dict(id="pgd10+first", make=named("pgd10+first"), draws=True, strong=True),
+    dict(id="pgd5+targeted+restarts2", make=named("pgd5+targeted+restarts2"), draws=True, strong=True),
     dict(id="apgd10", make=named("apgd10"), draws=True, strong=True),
     dict(id="apgd10-l2", make=named("apgd10"), ball=L2, draws=True, strong=True),
     dict(id="apgd_targeted", make=lambda ball: attacks.apgd.apgd_targeted(ball, steps=5), draws=True, strong=True),
@@ -277,7 +282,102 @@ def test_the_margin_sees_what_a_saturated_softmax_hides():
     assert fooled["margin10"] >= fooled["pgd10"] + 0.5
 
 
+# Which iterate is returned
+
+
+def ridge(x):
+    """Logits of which class 1 wins near the gray 0.52 alone: steps of 0.03 leave that again."""
+    margin = 0.012 - jnp.abs(x.mean(axis=(1, 2, 3)) - 0.52)
+    return jnp.stack([jnp.zeros(len(x)), margin], axis=1)
+
+
+def climb_the_ridge(keep, loss=losses.cross_entropy):
+    """x_0..x_8 of PGD on `ridge` from images of several grays, and what PGD with `keep` returns."""
+    x, y, ball = jnp.linspace(0.42, 0.62, 9).reshape(9, 1, 1, 1), jnp.zeros(9, int), threat.linf(0.2)
+    rule = steepest_ascent(ball, 0.03)
+    path = attacks.ascend(lambda x: (loss(ridge(x), y), ()), rule, ball, KEY, x, steps=8, start=attacks.clean).path
+    pgd = attacks.pgd(ball, step_size=0.03, steps=8, start=attacks.clean, loss=loss, keep=keep)
+    return np.stack([x, *path]), np.asarray(pgd(ridge, KEY, x, y)), y
+
+
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin], ids=["cross_entropy", "margin"])
+def test_the_best_iterate_is_that_of_largest_loss(loss):
+    path, best, y = climb_the_ridge("best", loss)
+    at = np.stack([np.asarray(loss(ridge(x), y)) for x in path]).argmax(axis=0)
+    assert len(set(at)) > 2 and not (at == 8).all()  # neither always the same nor always the last
+    np.testing.assert_allclose(best, path[at, np.arange(9)], atol=1e-6)
+
+
+def test_the_first_success_is_kept():
+    path, first, y = climb_the_ridge("first")
+    wrong = np.stack([np.asarray(ridge(x)).argmax(axis=1) != y for x in path])
+    at = np.where(wrong.any(axis=0), wrong.argmax(axis=0), 8)
+    assert (wrong.any(axis=0) & ~wrong[-1]).any() and len(set(at)) > 2  # the last iterate has lost some
+    np.testing.assert_allclose(first, path[at, np.arange(9)], atol=1e-6)
+
+
+def test_keep_takes_three_values():
+    with pytest.raises(L2LError, match="choose of last, best, first"):
+        attacks.pgd(LINF, step_size=0.1, steps=2, keep="worst")(LOGITS, KEY, X, Y)
+
+
+def test_targeted_runs_go_to_the_likeliest_classes_and_the_strongest_counts():
+    make = functools.partial(attacks.pgd, LINF, step_size=0.03, steps=4)
+    x_adv = attacks.targeted(lambda loss: make(loss=loss), target_classes=3)(LOGITS, KEY, X, Y)
+    order = np.argsort(-np.where(np.eye(5, dtype=bool)[Y], np.inf, LOGITS(X)), axis=1)[:, 1:4]
+    keys = example_keys(KEY, len(X))
+    runs = np.stack([
+        make(loss=lambda logits, _, t=t: -losses.cross_entropy(logits, t))(LOGITS, fold_in(keys, i), X, Y)
+        for i, t in enumerate(order.T)
+    ])  # fmt: skip
+    strongest = np.stack([margins(run) for run in runs]).argmax(axis=0)
+    chex.assert_trees_all_close(x_adv, runs[strongest, np.arange(len(X))], atol=1e-6)
+    assert len(set(strongest)) > 1
+    towards = np.asarray(losses.cross_entropy(LOGITS(runs[0]), order[:, 0]))
+    assert (towards < losses.cross_entropy(LOGITS(X), order[:, 0])).all()  # its own class got likelier
+
+
 # Names
+
+
+@pytest.mark.parametrize(
+    "name, same",
+    [
+        ("pgd4+best", lambda ball: attacks.pgd(ball, step_size=0.625 * ball.eps, steps=4, keep="best")),
+        ("fgsm+restarts2", lambda ball: attacks.restarts(attacks.fgsm(ball), 2)),
+        ("bls3+first", lambda ball: attacks.line_search(ball, max_step=ball.eps, steps=3, keep="first")),
+        ("cw5", lambda ball: attacks.l2l_da_cw(ball, steps=5)),
+        ("l2l_cw3", lambda ball: attacks.l2l_cw(ball, steps=3)),
+        ("cw_l25", lambda ball: attacks.cw_l2(steps=5)),
+        ("apgd_t3", lambda ball: attacks.apgd.apgd_targeted(ball, steps=3)),
+        (
+            "margin4+targeted",
+            lambda ball: attacks.targeted(
+                lambda loss: attacks.pgd(ball, step_size=0.625 * ball.eps, steps=4, loss=loss),
+                loss=functools.partial(losses.margin, kappa=50),
+            ),
+        ),
+    ],
+)
+def test_names_are_short_for_calls(name, same):
+    got, expected = (jax.jit(make(LINF))(LOGITS, KEY, X, Y) for make in (named(name), same))
+    chex.assert_trees_all_close(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["apgd10+best", "pgd10+worst", "square10+targeted", "pgd10+restarts0", "cw_l2+first"])
+def test_options_that_an_attack_does_not_have_are_told(name):
+    with pytest.raises(L2LError, match="has the options .*restartsN, not"):
+        attacks.create(name, LINF)
+
+
+def test_parameters_say_what_stands_behind_a_name():
+    assert parameters("margin20+restarts3", threat.l2(0.5)) == {
+        "attack": "pgd", "norm": "l2", "eps": 0.5, "loss": "margin(kappa=50.0)", "start": "uniform", "keep": "last",
+        "unroll": 1, "steps": 20, "step_size": 0.0625, "targeted": False, "restarts": 3,
+    }  # fmt: skip
+    standard = parameters("standard", LINF)
+    assert [standard[name]["attack"] for name in standard] == ["apgd", "apgd_targeted", "fab_targeted", "square"]
+    assert standard["square"]["queries"] == 5000 and standard["apgd-t"]["target_classes"] == 9
 
 
 def hill(c, height, x):
@@ -335,7 +435,20 @@ def test_names_of_other_families_give_pgds_step(name, height):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "pgd", "pgd0", "pgd-1", "PGD10", "fgsm3", "apple10", "pgd10@nobody", "pgd10@", "momentum10@rnn", "pgd10 "],
+    [
+        "",
+        "pgd",
+        "pgd+best",
+        "pgd0",
+        "pgd-1",
+        "PGD10",
+        "fgsm3",
+        "apple10",
+        "pgd10@nobody",
+        "pgd10@",
+        "momentum10@rnn",
+        "pgd10 ",
+    ],
 )
 def test_unknown_names_are_told_the_known_ones(name):
     with pytest.raises(L2LError, match=r"fgsm.*pgdN.*pgdN@l2l_da.*momentumN.*blsN.*randomN") as error:

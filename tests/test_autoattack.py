@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2ljax import attacks, threat
+from l2ljax import attacks, data, threat
 from l2ljax.attacks import ensemble
-from l2ljax.evaluate import run_standard_evaluation, standard
+from l2ljax.evaluate import evaluate, run_in_turn, run_standard_evaluation, standard
 from l2ljax.types import L2LError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -38,14 +38,10 @@ def distances(order):
 @pytest.fixture
 def short(monkeypatch):
     """The same attacks with fewer steps."""
-    versions = {
-        "standard": lambda ball: {
-            "apgd-ce": attacks.apgd.apgd(ball, steps=20),
-            "apgd-t": attacks.apgd.apgd_targeted(ball, steps=20),
-            "fab-t": attacks.fab.fab_targeted(ball, steps=20),
-            "square": attacks.square.square(ball, queries=100),
-        }
-    }
+    standard = ensemble.VERSIONS["standard"].attacks
+    few = {"apgd-ce": {"steps": 20}, "apgd-t": {"steps": 20}, "fab-t": {"steps": 20}, "square": {"queries": 100}}
+    versions = {"standard": ensemble.Version({name: (make, few[name]) for name, (make, _) in standard.items()})}
+    versions["rand"] = ensemble.VERSIONS["rand"]
     monkeypatch.setattr(ensemble, "VERSIONS", versions)
 
 
@@ -117,11 +113,11 @@ def test_a_killed_evaluation_goes_on_to_the_same_bits(short, monkeypatch, tmp_pa
     whole = run_standard_evaluation(LOGITS_FN, X, Y, ball=ball, key=KEY, batch_size=8)
     attack, count = standard._attack, [0]
 
-    def dies(*args):
+    def dies(*args, **how):
         count[0] += 1
         if count[0] > calls:
             raise KeyboardInterrupt
-        return attack(*args)
+        return attack(*args, **how)
 
     monkeypatch.setattr(standard, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr(standard, "_attack", dies)
@@ -166,8 +162,8 @@ def test_bad_input_is_told_and_edge_cases_are_answered(short):
         run_standard_evaluation(LOGITS_FN, X, Y + K, **options)
     with pytest.raises(L2LError, match="probabilities"):
         run_standard_evaluation(lambda x: jax.nn.softmax(LOGITS_FN(x)), X, Y, **options)
-    with pytest.raises(L2LError, match="for stochastic models"):
-        run_standard_evaluation(LOGITS_FN, X, Y, version="rand", **options)
+    with pytest.raises(L2LError, match="standard has no attack apple: choose of apgd-ce"):
+        run_standard_evaluation(LOGITS_FN, X, Y, only=["square", "apple"], **options)
     with pytest.raises(L2LError, match="no examples"):
         run_standard_evaluation(LOGITS_FN, X[:0], Y[:0], **options)
     with pytest.raises(L2LError, match="classes"):
@@ -199,3 +195,51 @@ def test_a_cascade_takes_the_first_success_per_example():
     np.testing.assert_allclose(x_adv[2], 0.99 * (1 - X[2]))
     assert Y_MIXED[3] != Y[3]
     np.testing.assert_array_equal(x_adv[3:], X[3:])  # example 3 was misclassified before, the others are not fooled
+
+
+NOISE = 1e-3
+
+
+def noisy(weights, x, keys):
+    """`linear` on images with noise of their own keys."""
+    return linear(weights, x + NOISE * jax.vmap(lambda k: jax.random.normal(k, SHAPE))(keys))
+
+
+def test_the_version_rand_averages_gradients_over_draws_of_the_model(short):
+    """The pure form and the host's agree with the closed form for examples that the noise does not carry across."""
+    exact = distances(1)
+    ball = threat.linf(float(np.median(exact)))
+    model = jax.tree_util.Partial(noisy, WEIGHTS)
+    clear = np.abs(exact - ball.eps) > 4 * NOISE  # at least four standard deviations, as a linf distance
+    assert clear.sum() >= N / 2
+    found = run_standard_evaluation(model, X, Y, ball=ball, version="rand", key=KEY, batch_size=8)
+    x_adv = np.asarray(jax.jit(attacks.autoattack(ball, "rand"))(model, KEY, X, Y))
+    for robust in (found.robust, (x_adv == X).all(axis=(1, 2, 3))):
+        np.testing.assert_array_equal(robust[clear], (exact > ball.eps)[clear])
+    assert list(found.after) == ["apgd-ce", "apgd-dlr"]
+
+
+def test_attacks_in_turn_leave_what_each_alone_leaves(tmp_path):
+    ball = threat.linf(float(np.median(distances(1))))
+    named = {name: attacks.create(name, ball) for name in ("fgsm", "margin5")}
+    both = run_in_turn(LOGITS_FN, X, Y_MIXED, named, key=KEY, batch_size=8)
+    alone = [run_in_turn(LOGITS_FN, X, Y_MIXED, {name: a}, key=KEY).robust for name, a in named.items()]
+    split = data.Split((255 * X).round().astype(np.uint8), Y_MIXED)
+    rows = evaluate(LOGITS_FN, split, {"fgsm": named["fgsm"]}, key=KEY).attacks
+    np.testing.assert_array_equal(alone[0], rows["fgsm"].correct)
+    np.testing.assert_array_equal(both.robust, alone[0] & alone[1])
+    file = tmp_path / "state.npz"
+    run_in_turn(LOGITS_FN, X, Y_MIXED, named, key=KEY, about=(ball.eps,), state_path=file)
+    with pytest.raises(L2LError, match="state of another evaluation"):
+        run_in_turn(LOGITS_FN, X, Y_MIXED, named, key=KEY, about=(2 * ball.eps,), state_path=file)
+
+
+def test_nothing_compiles_again_after_the_first_batch_of_a_size(short):
+    """Nor for other weights, nor in another call with the same ball."""
+    ball, weights = threat.linf(float(np.median(distances(1)))), WEIGHTS
+    run_standard_evaluation(LOGITS_FN, X, Y, ball=ball, key=KEY, batch_size=20, only=["apgd-ce", "apgd-t"])
+    before = standard._attack._cache_size()
+    for scale in (1.0, 1.01):
+        model = jax.tree_util.Partial(linear, scale * weights)
+        run_standard_evaluation(model, X, Y, ball=ball, key=KEY, batch_size=20, only=["apgd-ce", "apgd-t"])
+    assert standard._attack._cache_size() == before > 0

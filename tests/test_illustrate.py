@@ -315,6 +315,8 @@ def test_a_plan_names_models_and_attackers_apart(runs):
     assert len(plan(baseline=runs["d"]).models) == 2  # whatever a baseline was trained for
     with pytest.raises(L2LError, match="attacks in linf, eps 0.2, not linf, 0.1: give one of the same threat"):
         plan(attackers=[f"trained:{runs['d']}"])
+    nothing = illustrate.make_plan("", runs["a"], "victim", BALL, "digits", attackers=[f"trained:{runs['d']}"])
+    assert nothing.figures == [] and nothing.attackers == {}
     with pytest.raises(L2LError, match=r"--figures=swep: choose of all, sweep"):
         illustrate.make_plan("sweep,swep", runs["a"], "victim", BALL, "digits")
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2ljax import data, experiment, judge, losses, threat
+from l2ljax import data, experiment, judge, threat
+from l2ljax.attacks import ensemble
+from l2ljax.attacks.apgd import apgd
 from l2ljax.config import Config, resolve
 from l2ljax.evaluate import masking
 from l2ljax.setup import load_classifier
@@ -101,24 +103,6 @@ def test_dynamic_inference_rings_and_a_scan_does_not():
     assert found == [[], [], ["while"], ["cond"], ["gradient"]]
 
 
-def test_best_of_path_returns_a_success_that_the_last_iterate_lost():
-    """A model that one step fools and the second step, beyond the narrow window, does not."""
-
-    def window(x):
-        inside = (jnp.abs(x[:, 0, 0, 0] - 0.55) < 0.02).astype(x.dtype)
-        return jnp.stack([1 - inside - 10 * x[:, 0, 0, 0] * 0, inside + 0 * x[:, 0, 0, 0]], axis=1) + jnp.stack(
-            [-1e-3 * x[:, 0, 0, 0], 0 * x[:, 0, 0, 0]], axis=1
-        )
-
-    x, y = jnp.full((1, 1, 1, 1), 0.5), jnp.array([0])
-    ball = threat.linf(0.2)._replace(sample=lambda key, x: x)
-    attack = masking.best_of_path(ball, steps=4, step_size=0.05)
-    x_adv = attack(window, KEY, x, y)
-    np.testing.assert_allclose(x_adv, 0.55, atol=1e-6)
-    assert losses.accuracy(window(x_adv), y) == 0
-    np.testing.assert_allclose(masking.best_of_path(ball, steps=1, step_size=0.05)(window, KEY, x, y), 0.55, atol=1e-6)
-
-
 def test_a_judgement_of_a_run_and_of_a_function(workdir, tmp_path, monkeypatch):
     flags = judge.Flags(
         victim=str(workdir), attacks="pgd10,fgsm", eval_size=60, masking=False, attack_seeds=2, sweep=True,
@@ -159,3 +143,66 @@ def test_a_judgement_of_a_run_and_of_a_function(workdir, tmp_path, monkeypatch):
         judge.run(judge.Flags(victim="no_such_module:make", dataset="digits", eps="0.1", **options))
     with pytest.raises(L2LError, match="unknown attack"):
         judge.run(judge.Flags(victim=str(workdir), **{**options, "attacks": "pgd"}))
+
+
+def test_a_judgement_goes_on_where_it_was_killed(workdir, tmp_path, monkeypatch):
+    options = {"victim": str(workdir), "attacks": "fgsm,pgd5", "eval_size": 60, "masking": False}
+    whole = judge.run(judge.Flags(**options, out=tmp_path / "whole"))
+    run_in_turn, begun = judge.run_in_turn, []
+
+    def dies(*args, attacks, **how):
+        begun.append(next(iter(attacks)))
+        if begun == ["fgsm", "pgd5"]:
+            raise KeyboardInterrupt
+        return run_in_turn(*args, attacks=attacks, **how)
+
+    monkeypatch.setattr(judge, "run_in_turn", dies)
+    flags = judge.Flags(**options, out=tmp_path / "killed")
+    with pytest.raises(KeyboardInterrupt):
+        judge.run(flags)
+    assert [file.name for file in (tmp_path / "killed" / "states").iterdir()] == ["fgsm_0.npz"]
+    resumed = judge.run(flags)
+    assert resumed["provenance"]["attacks"] == whole["provenance"]["attacks"]
+    one, two = (np.load(tmp_path / folder / "states" / "pgd5_0.npz") for folder in ("whole", "killed"))
+    np.testing.assert_array_equal(one["x_adv"], two["x_adv"])
+    with pytest.raises(L2LError, match="state of another evaluation"):
+        judge.run(judge.Flags(**{**options, "eps": "0.2"}, out=tmp_path / "killed"))
+
+
+def test_the_black_box_attacks_the_surrogate(workdir, tmp_path):
+    """With the victim as its own surrogate the black box is the white box; a plain model's images transfer worse."""
+    plain = tmp_path / "plain"
+    config = Config(method="plain", epochs=3, val_size=0, attacks="fgsm", eval_size=100, workdir=str(plain))
+    experiment.run(resolve("digits", "plain", config))
+    result = judge.run(
+        judge.Flags(
+            victim=str(workdir), attacks="fgsm", surrogates=f"{workdir},{plain}", black_box="fgsm", eval_size=200,
+            masking=False, out=tmp_path / "out",
+        )
+    )  # fmt: skip
+    known = result["provenance"]
+    assert known["black_box"][str(workdir)]["fgsm"] == known["attacks"]["fgsm"]
+    assert known["black_box"][str(plain)]["fgsm"] > known["attacks"]["fgsm"]
+    assert f"| {plain} " in (tmp_path / "out" / "evaluation.md").read_text()
+    assert known["parameters"]["fgsm"] == {
+        "attack": "fgsm", "norm": "linf", "eps": 0.1, "loss": "cross_entropy", "start": "clean", "keep": "last",
+        "unroll": 1, "targeted": False, "restarts": 1,
+    }  # fmt: skip
+
+
+def test_a_stochastic_victim_is_judged_by_the_version_rand(workdir, tmp_path, monkeypatch):
+    (tmp_path / "noisy_model.py").write_text(
+        "import jax\n"
+        "from l2ljax.setup import load_classifier\n"
+        f"def make():\n    model = load_classifier({str(workdir)!r})\n"
+        "    noise = jax.vmap(lambda key, x: 0.1 * jax.random.normal(key, x.shape))\n"
+        "    return lambda x, keys: model(x + noise(keys, x))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(ensemble.VERSIONS, "rand", ensemble.Version({"apgd-ce": (apgd, {"eot": 3, "steps": 5})}, True))
+    flags = judge.Flags(
+        victim="noisy_model:make", stochastic=True, dataset="digits", eps="0.1", attacks="rand,pgd5", eval_size=60,
+        masking=False, out=tmp_path / "out",
+    )  # fmt: skip
+    known = judge.run(flags)["provenance"]
+    assert 0 < known["attacks"]["rand"] < 0.9 and 0 < known["attacks"]["pgd5"] < 1

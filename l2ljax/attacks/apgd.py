@@ -245,14 +245,19 @@ def apgd_targeted(
     """
 
     def targets(clean: Array, y: Array) -> Array:
-        true = jax.nn.one_hot(y, clean.shape[1], dtype=bool)
-        order = jnp.argsort(jnp.where(true, jnp.inf, clean), axis=1, descending=True)
-        return jax.lax.dynamic_slice_in_dim(order, 1 + first, min(target_classes, order.shape[1] - 1), axis=1).T
+        return likeliest_wrong(clean, y, target_classes, first)
 
     def towards(target: Array) -> PerExampleLoss:
         return lambda logits, y: losses.dlr_targeted(logits, y, target)
 
     return _attack(ball, targets, towards, restarts, eot, start, first * restarts, steps=steps, rho=rho)
+
+
+def likeliest_wrong(logits: Array, y: Array, n: int, first: int | Array = 0) -> Array:
+    """The n (at most K - 1) wrong classes of largest logit, from rank `first` on: [B, K], [B] -> [n, B]."""
+    true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
+    order = jnp.argsort(jnp.where(true, jnp.inf, logits), axis=1, descending=True)
+    return jax.lax.dynamic_slice_in_dim(order, 1 + first, min(n, order.shape[1] - 1), axis=1).T
 
 
 def _attack(

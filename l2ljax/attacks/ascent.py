@@ -3,6 +3,8 @@
 rule = optax.sign_sgd(2 / 255)
 loss_fn = lambda x: (losses.cross_entropy(logits_fn(x), y), ())
 x_adv = ascend(loss_fn, rule, threat.linf(8 / 255), key, x, steps=10).x
+
+`keep_best` and `stop_at_success` are rules around a rule, for attacks that do not end with the last iterate.
 """
 
 from collections.abc import Callable
@@ -52,7 +54,7 @@ def ascend(
     """x_{t+1} = project(x_t + rule(g_t)), g_t = grad loss_fn(x_t), for `steps` steps from `start` in the ball.
 
     The rule is an optax optimizer: it is handed the gradient of *minus* the losses, per example, so that
-    `optax.sign_sgd(a)` is PGD; a rule that takes extra arguments finds `x0, losses, loss_fn, ball` there.
+    `optax.sign_sgd(a)` is PGD; a rule that takes extra arguments finds `x0, losses, aux, loss_fn, ball` there.
 
     Everything returned is differentiable in whatever the rule closes over. The gradient g_t counts as a constant
     feature (as in all the papers), and the losses are linear in x_t around its value,
@@ -92,13 +94,59 @@ def ascend(
         if not second_order:
             along = jnp.sum(gradient * (x_t - center), axis=range(1, x.ndim))
             value = value + along.astype(value.dtype)
-        updates, state = rule.update(-gradient, state, x_t, x0=x, losses=value, loss_fn=loss_fn, ball=ball)
+        extra = {"x0": x, "losses": value, "aux": aux, "loss_fn": loss_fn, "ball": ball}
+        updates, state = rule.update(-gradient, state, x_t, **extra)
         x_next = ball.project(x_t + updates, x)
         return (x_next, state), (x_next, value, aux)
 
     x_0 = (start or uniform)(ball, example_keys(key, len(x)), x)
     (x_last, state), (path, values, aux) = jax.lax.scan(step, (x_0, rule.init(x)), length=steps, unroll=unroll)
     return Ascent(x_last, path, values, aux, state)
+
+
+class Best(NamedTuple):
+    """The state of `keep_best`."""
+
+    x: Array
+    """The iterate of largest loss before the present one [B, H, W, C]."""
+    loss: Array
+    """Its loss [B]."""
+    inner: Any
+    """The inner rule's state."""
+
+
+def keep_best(rule: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Rule: moves as `rule` does, and remembers per example the iterate x_0..x_{T-1} of largest loss."""
+    rule = optax.with_extra_args_support(rule)
+
+    def init(x: Array) -> Best:
+        return Best(x, jnp.full(len(x), -jnp.inf, jnp.promote_types(x.dtype, jnp.float32)), rule.init(x))
+
+    def update(grads: Array, best: Best, x: Array, *, losses: Array, **extra: Any) -> tuple[Array, Best]:
+        updates, inner = rule.update(grads, best.inner, x, losses=losses, **extra)
+        return updates, Best(*larger((best.x, best.loss), (x, losses.astype(best.loss.dtype))), inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def stop_at_success(rule: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Rule: moves as `rule` does until an example is misclassified, and then no more.
+
+    It reads `aux`, which has to be whether x_t is misclassified, bool [B].
+    """
+    rule = optax.with_extra_args_support(rule)
+
+    def update(grads: Array, state: Tree, x: Array, *, aux: Array, **extra: Any) -> tuple[Array, Tree]:
+        updates, state = rule.update(grads, state, x, aux=aux, **extra)
+        return jnp.where(threat.spread(aux, x), 0, updates), state
+
+    return optax.GradientTransformationExtraArgs(rule.init, update)
+
+
+def larger(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Per example that of (images [B, H, W, C], losses [B]) whose loss is larger; the first, if they are equal."""
+    rises = other[1] > one[1]
+    return jnp.where(threat.spread(rises, one[0]), other[0], one[0]), jnp.where(rises, other[1], one[1])
 
 
 def uniform(ball: threat.Ball, key: Key, x0: Array) -> Array:

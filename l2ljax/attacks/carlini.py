@@ -18,31 +18,49 @@ import numpy as np
 import optax
 
 from l2ljax import losses
-from l2ljax.attacks.ascent import LossFn, ascend, clean
+from l2ljax.attacks.ascent import LossFn, clean
+from l2ljax.attacks.gradient import PerExampleLoss, iterate
 from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, Tree
 
 
-def margin_within(logits: Array, y: Array, x: Array, x0: Array, tau: float) -> Array:
+def margin_within(margin: Array, x: Array, x0: Array, tau: float) -> Array:
     """min(margin, 0) - max(|x - x0|_inf - tau, 0), [B]: the objective of `l2l_da_cw`, to be ascended."""
     distance = jnp.abs(x - x0).max(axis=range(1, x.ndim))
-    return losses.margin(logits, y, kappa=0.0) - jnp.maximum(distance - tau, 0)
+    return jnp.minimum(margin, 0) - jnp.maximum(distance - tau, 0)
 
 
-def l2l_da_cw(ball: Ball, *, steps: int = 100, learning_rate: float = 1e-3, tau: float = 8 / 255) -> Attack:
+def l2l_da_cw(
+    ball: Ball,
+    *,
+    steps: int = 100,
+    learning_rate: float = 1e-3,
+    tau: float = 8 / 255,
+    loss: PerExampleLoss = losses.margin,
+    keep: str = "last",
+) -> Attack:
     """Adam from the clean image on the margin, in the ball; last iterate. L2L-DA's and RNN-Adv's "CW100".
 
     The form of mister_ed, which L2L-DA's released code runs: tau is 8/255 on MNIST too, so that there the distance
     term pulls back from the ball's edge, and a pixel moves at most about steps * learning_rate. The search over the
     weight of the margin is inert in that code (ten identical rounds from the same start), so it is one round here. Its
     stop after step 100, where the loss of the batch stands still, is left out: it looks at an example's neighbours.
+
+    Args:
+      ball: where the iterates stay.
+      steps: of Adam.
+      learning_rate: Adam's.
+      tau: the largest change that costs nothing.
+      loss: the margin, positive where the attack has succeeded.
+      keep: the iterate that is returned, see `gradient.iterate`.
     """
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        def loss_fn(moved: Array) -> tuple[Array, tuple[()]]:
-            return margin_within(logits_fn(moved), y, moved, x, tau), ()
+        def loss_fn(moved: Array) -> tuple[Array, Array]:
+            margin = loss(logits_fn(moved), y)
+            return margin_within(margin, moved, x, tau), margin > 0
 
-        return ascend(loss_fn, optax.adam(learning_rate), ball, key, x, steps=steps, start=clean).x
+        return iterate(loss_fn, optax.adam(learning_rate), ball, key, x, steps=steps, start=clean, keep=keep)
 
     return attack
 
@@ -71,7 +89,9 @@ class _TauSearch(NamedTuple):
     found: Array  # [B, H, W, C]
 
 
-def l2l_cw(ball: Ball, *, steps: int = 100, learning_rate: float = 5e-3) -> Attack:
+def l2l_cw(
+    ball: Ball, *, steps: int = 100, learning_rate: float = 5e-3, loss: PerExampleLoss = losses.margin
+) -> Attack:
     """Least largest change in tanh space, until it is less than eps. Learning to Defend by Learning to Attack, "CW".
 
         minimize  c max(z_y - max_{k != y} z_k, 0) + sum_i max(|x'_i - x_i| - tau, 0)
@@ -89,6 +109,7 @@ def l2l_cw(ball: Ball, *, steps: int = 100, learning_rate: float = 5e-3) -> Atta
       ball: linf. With another, tau still bounds the largest change, and what is returned is in that ball.
       steps: with one c; the paper says 100, the released file 50.
       learning_rate: Adam's, in tanh space.
+      loss: the margin, positive where the attack has succeeded.
     """
     _check(steps=steps)
     rule = optax.adam(learning_rate)
@@ -101,15 +122,15 @@ def l2l_cw(ball: Ball, *, steps: int = 100, learning_rate: float = 5e-3) -> Atta
             const = jnp.asarray(CONSTANTS, s.tau.dtype)[s.exponent]
 
             def loss_fn(x_new: Array) -> tuple[Array, Array]:
-                margin = losses.margin(logits_fn(x_new), y)
+                margin = loss(logits_fn(x_new), y)
                 excess = jax.nn.relu(jnp.abs(x_new - x) - spread(s.tau, x))
                 return const * jax.nn.relu(-margin) + _per_example(jnp.sum, excess), margin
 
-            descent, x_new, loss, margin = _descend(rule, loss_fn, s.descent)
+            descent, x_new, value, margin = _descend(rule, loss_fn, s.descent)
             distance = _per_example(jnp.max, jnp.abs(x_new - x))
             wrong = s.busy & ~(margin <= 0)
             hit = wrong & (ball.norm(x_new - x) < ball.eps)
-            solved = wrong & ~hit & (loss < 1e-4 * const)
+            solved = wrong & ~hit & (value < 1e-4 * const)
             spent = ~solved & (s.step + 1 == steps)
             tau = jnp.where(solved, 0.9 * jnp.minimum(s.tau, distance), s.tau)
             exponent = s.exponent + spent
@@ -124,7 +145,7 @@ def l2l_cw(ball: Ball, *, steps: int = 100, learning_rate: float = 5e-3) -> Atta
 
         tau = jnp.ones(len(x), jnp.promote_types(x.dtype, jnp.float32))
         none = jnp.zeros(len(x), int)
-        busy = losses.margin(logits_fn(x), y) <= 0
+        busy = loss(logits_fn(x), y) <= 0
         first = _TauSearch(begin(x), tau, exponent=none, step=none, busy=busy, found=x)
         return jax.lax.while_loop(lambda s: s.busy.any(), step, first).found
 
@@ -155,6 +176,7 @@ def cw_l2(
     search_steps: int = 9,
     confidence: float = 0.0,
     abort_early: bool = True,
+    loss: PerExampleLoss = losses.margin,
 ) -> Attack:
     """The misclassified image of least l2 distance. Carlini & Wagner (2017), section VI.A.
 
@@ -175,6 +197,7 @@ def cw_l2(
       confidence: the margin max_{k != y} z_k - z_y that counts as misclassified has to be larger.
       abort_early: go to the next c where a tenth of the steps lowered the loss by less than 0.01 %. Per example, where
         the authors' code looks at the whole batch.
+      loss: the margin, positive where the attack has succeeded.
     """
     _check(steps=steps, search_steps=search_steps)
     rule = optax.adam(learning_rate)
@@ -184,17 +207,17 @@ def cw_l2(
 
         def step(s: _ConstSearch) -> _ConstSearch:
             def loss_fn(x_new: Array) -> tuple[Array, tuple[Array, Array]]:
-                margin = losses.margin(logits_fn(x_new), y)
+                margin = loss(logits_fn(x_new), y)
                 distance = _per_example(jnp.sum, (x_new - x) ** 2)
                 return distance + s.const * jax.nn.relu(confidence - margin), (distance, margin)
 
-            descent, x_new, loss, (distance, margin) = _descend(rule, loss_fn, s.descent)
+            descent, x_new, value, (distance, margin) = _descend(rule, loss_fn, s.descent)
             wrong = ~(margin <= confidence)
             better = wrong & (distance < s.distance) & (s.round < search_steps)
             fooled = s.fooled | wrong
 
             look = s.step % max(steps // 10, 1) == 0
-            stalls = look & (loss > 0.9999 * s.checked) & abort_early
+            stalls = look & (value > 0.9999 * s.checked) & abort_early
             over = stalls | (s.step + 1 == steps)
             upper = jnp.where(over & fooled, jnp.minimum(s.upper, s.const), s.upper)
             lower = jnp.where(over & ~fooled, jnp.maximum(s.lower, s.const), s.lower)
@@ -205,14 +228,14 @@ def cw_l2(
                 lower=lower,
                 upper=upper,
                 fooled=fooled & ~over,
-                checked=jnp.where(over, jnp.inf, jnp.where(look, loss, s.checked)),
+                checked=jnp.where(over, jnp.inf, jnp.where(look, value, s.checked)),
                 round=s.round + over,
                 step=jnp.where(over, 0, s.step + 1),
                 best=_select(better, x_new, s.best),
                 distance=jnp.where(better, distance, s.distance),
             )
 
-        wrong = ~(losses.margin(logits_fn(x), y) <= confidence)
+        wrong = ~(loss(logits_fn(x), y) <= confidence)
         zero = jnp.zeros(len(x), jnp.promote_types(x.dtype, jnp.float32))
         first = _ConstSearch(
             descent=fresh,

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from l2ljax import losses
 from l2ljax.attacks import apgd, fab, square
-from l2ljax.attacks.gradient import keep_stronger
-from l2ljax.threat import Ball
+from l2ljax.attacks.apgd import likeliest_wrong
+from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger
+from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 
 
@@ -48,24 +49,69 @@ def restarts(attack: Attack, n: int) -> Attack:
     return restarted
 
 
-def cascade(attacks: Sequence[Attack]) -> Attack:
+def targeted(
+    make: Callable[[PerExampleLoss], Attack],
+    *,
+    loss: PerExampleLoss = losses.cross_entropy,
+    target_classes: int = 9,
+) -> Attack:
+    """An attack towards each of the likeliest wrong classes in turn, per example the result of largest margin loss.
+
+        targeted(lambda loss: pgd(ball, step_size=2 / 255, steps=20, loss=loss))
+
+    Towards a class t the loss to ascend is -L(logits, t), whatever the label. The classes are those of largest logit
+    at the clean image, in that order, as in APGD-T.
+
+    Args:
+      make: loss -> attack.
+      loss: L, (logits [B, K], classes [B]) -> [B], which is small where the class is likely.
+      target_classes: how many, or all K - 1 if those are fewer.
+    """
+
+    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        keys, clean = example_keys(key, len(x)), logits_fn(x)
+
+        def towards(best: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+            i, target = at
+            member = make(lambda logits, _: -loss(logits, target))
+            return keep_stronger(logits_fn, y, best, member(logits_fn, fold_in(keys, i), x, y)), None
+
+        targets = likeliest_wrong(clean, y, target_classes)
+        first = (x, losses.margin(clean, y))
+        return jax.lax.scan(towards, first, (jnp.arange(len(targets)), targets))[0][0]
+
+    return attack
+
+
+def cascade(attacks: Sequence[Attack], *, stochastic: bool = False) -> Attack:
     """Per example what the first attack makes that fools the model, or the clean image where none does.
 
     The pure form of attacking the survivors only: all examples go through all attacks, fooled ones are left as they
     are. An example that is misclassified from the start stays clean.
+
+    Args:
+      attacks: in their order.
+      stochastic: the model is logits_fn(x, keys [B]); of each image one draw decides.
     """
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         keys = example_keys(key, len(x))
-        x_adv, fooled = x, losses.accuracy(logits_fn(x), y) == 0
+        x_adv, fooled = x, misclassified(logits_fn, keys, x, y, stochastic=stochastic)
         for i, member in enumerate(attacks):
-            candidate = member(logits_fn, fold_in(keys, i), x, y)
-            wins = ~fooled & (losses.accuracy(logits_fn(candidate), y) == 0)
-            x_adv = jnp.where(wins.reshape(-1, *[1] * (x.ndim - 1)), candidate, x_adv)
+            own = fold_in(keys, i)
+            candidate = member(logits_fn, own, x, y)
+            wins = ~fooled & misclassified(logits_fn, own, candidate, y, stochastic=stochastic)
+            x_adv = jnp.where(spread(wins, x), candidate, x_adv)
             fooled = fooled | wins
         return x_adv
 
     return attack
+
+
+def misclassified(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array, *, stochastic: bool) -> Array:
+    """Whether the model is wrong [B]; a stochastic one, called as logits_fn(x, keys [B]), in one draw."""
+    logits = logits_fn(x, keys) if stochastic else logits_fn(x)
+    return losses.accuracy(logits, y) == 0
 
 
 def transfer(attack: Attack, surrogate: LogitsFn) -> Attack:
@@ -73,26 +119,39 @@ def transfer(attack: Attack, surrogate: LogitsFn) -> Attack:
     return lambda logits_fn, key, x, y: attack(surrogate, key, x, y)
 
 
-VERSIONS: dict[str, Callable[[Ball], dict[str, Attack]]] = {
-    "standard": lambda ball: {
-        "apgd-ce": apgd.apgd(ball),
-        "apgd-t": apgd.apgd_targeted(ball),
-        "fab-t": fab.fab_targeted(ball),
-        "square": square.square(ball),
-    },
-    "plus": lambda ball: {
-        "apgd-ce": apgd.apgd(ball, restarts=5),
-        "apgd-dlr": apgd.apgd(ball, loss="dlr", restarts=5),
-        "fab": fab.fab(ball, restarts=5),
-        "square": square.square(ball),
-        "apgd-t": apgd.apgd_targeted(ball),
-        "fab-t": fab.fab_targeted(ball),
-    },
-    "rand": lambda ball: {"apgd-ce": apgd.apgd(ball, eot=20), "apgd-dlr": apgd.apgd(ball, loss="dlr", eot=20)},
-}
-"""Version -> its attacks, in order. `rand` is for stochastic models, called as logits_fn(x, keys [B])."""
+class Version(NamedTuple):
+    """A version of AutoAttack."""
 
-TARGETED: dict[str, Callable[..., Attack]] = {"apgd-t": apgd.apgd_targeted, "fab-t": fab.fab_targeted}
+    attacks: dict[str, tuple[Callable[..., Attack], dict[str, Any]]]
+    """Name -> (the function that makes it of a ball, its keywords that are not the defaults), in order."""
+    stochastic: bool = False
+    """For models with randomness, called as logits_fn(x, keys [B])."""
+
+
+VERSIONS = {
+    "standard": Version(
+        {
+            "apgd-ce": (apgd.apgd, {}),
+            "apgd-t": (apgd.apgd_targeted, {}),
+            "fab-t": (fab.fab_targeted, {}),
+            "square": (square.square, {}),
+        }
+    ),
+    "plus": Version(
+        {
+            "apgd-ce": (apgd.apgd, {"restarts": 5}),
+            "apgd-dlr": (apgd.apgd, {"loss": "dlr", "restarts": 5}),
+            "fab": (fab.fab, {"restarts": 5}),
+            "square": (square.square, {}),
+            "apgd-t": (apgd.apgd_targeted, {}),
+            "fab-t": (fab.fab_targeted, {}),
+        }
+    ),
+    "rand": Version(
+        {"apgd-ce": (apgd.apgd, {"eot": 20}), "apgd-dlr": (apgd.apgd, {"loss": "dlr", "eot": 20})}, stochastic=True
+    ),
+}
+TARGETED = (apgd.apgd_targeted, fab.fab_targeted)
 
 
 class Stage(NamedTuple):
@@ -107,12 +166,15 @@ def autoattack(ball: Ball, version: str = "standard") -> Attack:
 
     Args:
       ball: linf or l2.
-      version: standard (APGD-CE, APGD-T, FAB-T, Square with 5,000 queries), plus, or rand.
+      version: standard (APGD-CE, APGD-T, FAB-T, Square with 5,000 queries), plus, or rand, which is for stochastic
+        models, called as logits_fn(x, keys [B]).
 
     Raises:
       L2LError: an unknown version; when called, a model with fewer than four classes.
     """
-    return cascade(list(_version(version)(ball).values()))
+    found = version_named(version)
+    members = [make(ball, **how) for make, how in found.attacks.values()]
+    return cascade(members, stochastic=found.stochastic)
 
 
 @functools.lru_cache(maxsize=8)
@@ -123,23 +185,22 @@ def stages(ball: Ball, version: str, *, num_classes: int) -> tuple[Stage, ...]:
     the same ball, they are the same parts, and nothing compiles again.
     """
     found = []
-    for name, attack in _version(version)(ball).items():
-        if name in TARGETED:
-            towards = functools.partial(_towards, TARGETED[name], ball)
+    for name, (make, how) in version_named(version).attacks.items():
+        if make in TARGETED:
+            towards = functools.partial(_towards, functools.partial(make, ball, **how))
             ranks = range(min(9, num_classes - 1))
             found += [Stage(name, jax.tree_util.Partial(towards, jnp.int32(rank))) for rank in ranks]
         else:
-            found.append(Stage(name, jax.tree_util.Partial(attack)))
+            found.append(Stage(name, jax.tree_util.Partial(make(ball, **how))))
     return tuple(found)
 
 
-def _towards(
-    make: Callable[..., Attack], ball: Ball, rank: Array, logits_fn: LogitsFn, key: Key, x: Array, y: Array
-) -> Array:
-    return make(ball, target_classes=1, first=rank)(logits_fn, key, x, y)
+def _towards(make: Callable[..., Attack], rank: Array, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+    return make(target_classes=1, first=rank)(logits_fn, key, x, y)
 
 
-def _version(name: str) -> Callable[[Ball], dict[str, Any]]:
+def version_named(name: str) -> Version:
+    """The version of that name; an unknown one is an L2LError."""
     if name not in VERSIONS:
         raise L2LError(f"unknown version {name!r} of AutoAttack: choose of {', '.join(VERSIONS)}")
     return VERSIONS[name]

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from l2ljax import losses
-from l2ljax.attacks.ascent import LossFn, Start, ascend, clean, uniform
+from l2ljax.attacks.ascent import LossFn, Start, ascend, clean, keep_best, larger, stop_at_success, uniform
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 
 PerExampleLoss = Callable[[Array, Array], Array]
 """(logits [B, K], y [B]) -> losses [B] to ascend."""
@@ -29,17 +29,64 @@ def gradient_attack(
     steps: int,
     loss: PerExampleLoss = losses.cross_entropy,
     start: Start = uniform,
+    keep: str = "last",
     unroll: int | bool = 1,
 ) -> Attack:
-    """The attack that unrolls `rule` on `loss` for `steps` steps and returns the last iterate."""
+    """The attack that unrolls `rule` on `loss` for `steps` steps.
+
+    Args:
+      ball: where the iterates stay.
+      rule: the optimizer of the input.
+      steps: how many.
+      loss: what to ascend.
+      start: the first iterate.
+      keep: the iterate that is returned, see `iterate`.
+      unroll: as in `lax.scan`.
+    """
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        def loss_fn(x: Array) -> tuple[Array, tuple[()]]:
-            return loss(logits_fn(x), y), ()
+        def loss_fn(x: Array) -> tuple[Array, Array]:
+            logits = logits_fn(x)
+            return loss(logits, y), losses.accuracy(logits, y) == 0
 
-        return ascend(loss_fn, rule, ball, key, x, steps=steps, start=start, unroll=unroll).x
+        return iterate(loss_fn, rule, ball, key, x, steps=steps, start=start, keep=keep, unroll=unroll)
 
     return attack
+
+
+def iterate(
+    loss_fn: LossFn,
+    rule: optax.GradientTransformation,
+    ball: Ball,
+    key: Key,
+    x: Array,
+    *,
+    keep: str = "last",
+    **how: Any,
+) -> Array:
+    """One of the iterates of `ascend`, per example.
+
+    Args:
+      loss_fn: x -> (losses [B], misclassified [B]).
+      rule: the optimizer of the input.
+      ball: where the iterates stay.
+      key: one key, or one per example [B].
+      x: clean images [B, H, W, C].
+      keep: "last", as in the papers' tables; "best", the iterate of largest loss (best so far; one more forward pass);
+        "first", the first that is misclassified, at which an example stops, else the last.
+      **how: the other arguments of `ascend`.
+
+    Raises:
+      L2LError: another `keep`.
+    """
+    if keep == "last":
+        return ascend(loss_fn, rule, ball, key, x, **how).x
+    if keep == "first":
+        return ascend(loss_fn, stop_at_success(rule), ball, key, x, **how).x
+    if keep != "best":
+        raise L2LError(f"keep={keep!r}: choose of last, best, first")
+    climb = ascend(loss_fn, keep_best(rule), ball, key, x, **how)
+    return larger((climb.state.x, climb.state.loss), (climb.x, loss_fn(climb.x)[0]))[0]
 
 
 def steepest_ascent(ball: Ball, step_size: float) -> optax.GradientTransformation:
@@ -47,39 +94,34 @@ def steepest_ascent(ball: Ball, step_size: float) -> optax.GradientTransformatio
     return optax.stateless(lambda g, _: -step_size * ball.steepest(g))
 
 
-def fgsm(ball: Ball, *, start: Start = clean, loss: PerExampleLoss = losses.cross_entropy) -> Attack:
+def fgsm(ball: Ball, *, start: Start = clean, **how: Any) -> Attack:
     """x + eps sign(grad): one step as long as the radius. Goodfellow et al. (2015), eq. of section 4."""
-    return gradient_attack(ball, steepest_ascent(ball, ball.eps), steps=1, loss=loss, start=start)
+    return gradient_attack(ball, steepest_ascent(ball, ball.eps), steps=1, start=start, **how)
 
 
-def pgd(
-    ball: Ball,
-    *,
-    step_size: float,
-    steps: int,
-    loss: PerExampleLoss = losses.cross_entropy,
-    start: Start = uniform,
-) -> Attack:
+def pgd(ball: Ball, *, step_size: float, steps: int, **how: Any) -> Attack:
     """x_{t+1} = project(x_t + a steepest(grad L(x_t))), last iterate. Madry et al. (2018), section 2.1.
 
     Args:
       ball: linf or l2.
       step_size: a, in the ball's norm.
       steps: how many.
-      loss: what to ascend; `functools.partial(losses.margin, kappa=50)` gives "CW" as the challenges mean it.
-      start: `uniform`, `clean` or `gaussian` of `attacks.ascent`.
+      **how: the other arguments of `gradient_attack`. Of them, `loss=functools.partial(losses.margin, kappa=50)` gives
+        "CW" as the challenges mean it, and `start` is `uniform`, `clean` or `gaussian` of `attacks.ascent`.
     """
-    return gradient_attack(ball, steepest_ascent(ball, step_size), steps=steps, loss=loss, start=start)
+    return gradient_attack(ball, steepest_ascent(ball, step_size), steps=steps, **how)
 
 
-def momentum(ball: Ball, *, step_size: float, steps: int, decay: float = 1.0, start: Start = clean) -> Attack:
+def momentum(
+    ball: Ball, *, step_size: float, steps: int, decay: float = 1.0, start: Start = clean, **how: Any
+) -> Attack:
     """m = decay m + g / |g|_1, x = project(x + a steepest(m)). Dong et al. (2018), eq. 6 and 7 (MI-FGSM)."""
 
     def normalize(g: Array, _: Any) -> Array:
         return g / jnp.maximum(jnp.sum(jnp.abs(g), axis=range(1, g.ndim), keepdims=True), jnp.finfo(g.dtype).tiny)
 
     rule = optax.chain(optax.stateless(normalize), optax.trace(decay), steepest_ascent(ball, step_size))
-    return gradient_attack(ball, rule, steps=steps, start=start)
+    return gradient_attack(ball, rule, steps=steps, start=start, **how)
 
 
 def backtracking(
@@ -129,11 +171,9 @@ def backtracking(
     return optax.GradientTransformationExtraArgs(lambda x: optax.EmptyState(), update)
 
 
-def line_search(
-    ball: Ball, *, max_step: float, steps: int, rho: float = 0.5, c: float = 1e-4, start: Start = uniform
-) -> Attack:
+def line_search(ball: Ball, *, max_step: float, steps: int, rho: float = 0.5, c: float = 1e-4, **how: Any) -> Attack:
     """PGD along the raw gradient with `backtracking` for the step size."""
-    return gradient_attack(ball, backtracking(max_step=max_step, rho=rho, c=c), steps=steps, start=start)
+    return gradient_attack(ball, backtracking(max_step=max_step, rho=rho, c=c), steps=steps, **how)
 
 
 def random_noise(ball: Ball, *, samples: int) -> Attack:
@@ -166,5 +206,4 @@ def keep_stronger(logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], cand
     """Per example the image of larger margin loss of (image, margin) `best` and a candidate; NaN logits are a win."""
     value = losses.margin(logits_fn(candidate), y).astype(best[1].dtype)
     value = jnp.where(jnp.isnan(value), jnp.inf, value)
-    stronger = (value > best[1]).reshape(-1, *[1] * (candidate.ndim - 1))
-    return jnp.where(stronger, candidate, best[0]), jnp.maximum(value, best[1])
+    return larger(best, (candidate, value))

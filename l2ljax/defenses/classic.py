@@ -211,7 +211,7 @@ def cw_adv(
     """
 
     def inner(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array, Array], Array]:
-        return lambda x, logits: margin_within(logits, batch.y, x, batch.x, tau)
+        return lambda x, logits: margin_within(losses.margin(logits, batch.y), x, batch.x, tau)
 
     criterion = saddle.adversarial()._replace(inner=inner)
     rule = fixed(optax.adam(learning_rate))

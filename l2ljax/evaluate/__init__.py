@@ -1,13 +1,13 @@
-"""Evaluation on the host: attacks x data -> rows (`accuracy`), and AutoAttack as one runs it by habit (`standard`).
+"""Evaluation on the host: attacks x data -> rows (`accuracy`), and AutoAttack and others on the survivors (`standard`).
 
 result = evaluate(logits_fn, dataset.test, {"pgd20": attacks.create("pgd20", ball)}, key=key)
 result = run_standard_evaluation(logits_fn, x, y, ball=ball, key=key)
 """
 
 from l2ljax.evaluate.accuracy import AttackRow, Evaluation, check_batch, check_logits, evaluate, losses_of_draws
-from l2ljax.evaluate.standard import StandardEvaluation, run_standard_evaluation
+from l2ljax.evaluate.standard import InTurn, run_in_turn, run_standard_evaluation
 
 __all__ = [
-    "AttackRow", "Evaluation", "StandardEvaluation", "check_batch", "check_logits", "evaluate", "losses_of_draws",
+    "AttackRow", "Evaluation", "InTurn", "check_batch", "check_logits", "evaluate", "losses_of_draws", "run_in_turn",
     "run_standard_evaluation",
 ]  # fmt: skip

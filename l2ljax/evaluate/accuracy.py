@@ -77,7 +77,7 @@ def evaluate(
     if n == 0:
         raise L2LError("there are no examples to evaluate on: give --eval-size 1 or more")
     batch_size = min(batch_size, n)
-    logits_fn = _as_tree(logits_fn)
+    logits_fn = as_tree(logits_fn)
 
     progress("clean")
     logits = np.concatenate([_predict(logits_fn, b.x)[: b.valid] for b in batches(split, batch_size)])
@@ -95,7 +95,7 @@ def evaluate(
 def _attack_row(
     logits_fn: LogitsFn, split: Split, attack: Attack, key: Key, batch_size: int, clean: np.ndarray
 ) -> AttackRow:
-    attack = _as_tree(attack)
+    attack = as_tree(attack)
     first = next(iter(batches(split, batch_size)))
     leaves, treedef = jax.tree.flatten((attack, logits_fn, key, np.int32(0), first.x, first.y))
     run = _compiled(treedef, tuple(jax.typeof(leaf) for leaf in leaves))
@@ -124,7 +124,7 @@ def losses_of_draws(
     Returns:
       [draws, T, N], of an attack that returns its path x_1..x_T [T, B, H, W, C]; T is 1 for all others.
     """
-    args = _as_tree(attack), _as_tree(logits_fn), jax.random.split(key, draws)
+    args = as_tree(attack), as_tree(logits_fn), jax.random.split(key, draws)
     found = [
         _batch_of_draws(*args, b.start, b.x, b.y)[..., : b.valid]
         for b in batches(split, min(batch_size, len(split.labels)))
@@ -161,7 +161,7 @@ def _compiled(treedef: Any, shapes: tuple[Any, ...]) -> Callable[..., tuple[Arra
     return jax.jit(run).lower(*jax.tree.unflatten(treedef, example)).compile()
 
 
-def _as_tree(function: Callable[..., Any]) -> Callable[..., Any]:
+def as_tree(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as a pytree that jit takes as an argument: a Partial over arrays keeps them traced."""
     return function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
 

@@ -18,11 +18,10 @@ import numpy as np
 from jax.extend import core
 
 from l2ljax import losses
-from l2ljax.attacks import ascend, best_of, random_noise
-from l2ljax.attacks.gradient import steepest_ascent
+from l2ljax.attacks import best_of, pgd, random_noise
 from l2ljax.attacks.square import square
 from l2ljax.data import Split, batches
-from l2ljax.evaluate.accuracy import evaluate
+from l2ljax.evaluate.accuracy import as_tree, evaluate
 from l2ljax.threat import BALLS, Ball
 from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
 
@@ -74,12 +73,12 @@ def masking_checks(
     """
 
     def steps(n: int, ball: Ball = ball, loss: Callable[..., Array] = losses.cross_entropy) -> Attack:
-        return best_of_path(ball, steps=n, step_size=max(2.5 * ball.eps / n, ball.eps / 10), loss=loss)
+        return pgd(ball, steps=n, step_size=max(2.5 * ball.eps / n, ball.eps / 10), loss=loss, keep="first")
 
     wide = BALLS[ball.name](WIDE[ball.name])
     margin = functools.partial(losses.margin, kappa=50.0)
     named = {
-        "one step": best_of_path(ball, steps=1, step_size=ball.eps),
+        "one step": pgd(ball, steps=1, step_size=ball.eps),
         "10 steps": steps(10),
         "50 steps": steps(50),
         "100 steps": steps(100),
@@ -129,25 +128,6 @@ def masking_checks(
     ]
 
 
-def best_of_path(
-    ball: Ball, *, steps: int, step_size: float, loss: Callable[..., Array] = losses.cross_entropy
-) -> Attack:
-    """PGD that returns, per example, the first image on its path that is misclassified, else the last."""
-
-    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        def loss_fn(x: Array) -> tuple[Array, Array]:
-            logits = logits_fn(x)
-            return loss(logits, y), losses.accuracy(logits, y) == 0
-
-        ascent = ascend(loss_fn, steepest_ascent(ball, step_size), ball, key, x, steps=steps)
-        # aux is at x_0..x_{T-1} and the path at x_1..x_T: the fooled flag of path[t] is aux[t + 1].
-        fooled = ascent.aux[1:]
-        at = jnp.where(fooled.any(axis=0), fooled.argmax(axis=0), steps - 1) if steps > 1 else jnp.zeros(len(x), int)
-        return ascent.path[at, jnp.arange(len(x))]
-
-    return attack
-
-
 def zero_gradients(
     logits_fn: LogitsFn, split: Split, ball: Ball, *, key: Key, steps: int, batch_size: int = 250
 ) -> np.ndarray:
@@ -162,7 +142,7 @@ def zero_gradients(
 
         return jax.lax.scan(step, ball.sample(key, x), length=steps)[1]
 
-    logits_fn = logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
+    logits_fn = as_tree(logits_fn)
     size = min(batch_size, len(split.labels))
     found = [
         np.asarray(count(logits_fn, jax.random.fold_in(key, b.start), b.x, b.y))[:, : b.valid]

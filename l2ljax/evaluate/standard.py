@@ -1,14 +1,16 @@
-"""AutoAttack on the host: each attack on the survivors of those before, in batches of a few sizes, resumable.
+"""Attacks on the survivors of those before, on the host, in batches of a few sizes, resumable: AutoAttack, and others.
 
 result = run_standard_evaluation(logits_fn, x, y, ball=threat.linf(8 / 255), key=jax.random.key(0))
 result.robust_acc, result.x_adv
+result = run_in_turn(logits_fn, x, y, {"pgd20": attacks.create("pgd20", ball)}, key=jax.random.key(0))
 """
 
+import functools
 import hashlib
 import io
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2ljax import losses
-from l2ljax.attacks.ensemble import Stage, stages
-from l2ljax.evaluate.accuracy import check_batch, check_logits
+from l2ljax.attacks.ensemble import Stage, misclassified, stages, version_named
+from l2ljax.evaluate.accuracy import as_tree, check_batch, check_logits
 from l2ljax.files import write_files
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Key, L2LError, LogitsFn
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn
 
 SAVE_SECONDS = 20.0
 
 
-class StandardEvaluation(NamedTuple):
-    """What AutoAttack did to N examples."""
+class InTurn(NamedTuple):
+    """What attacks in turn did to N examples."""
 
     clean_acc: float
     robust_acc: float
@@ -60,7 +61,7 @@ class _Progress(NamedTuple):
 
 
 def run_standard_evaluation(
-    logits_fn: LogitsFn,
+    logits_fn: Callable[..., Array],
     x: Array | np.ndarray,
     y: Array | np.ndarray,
     *,
@@ -68,55 +69,102 @@ def run_standard_evaluation(
     version: str = "standard",
     only: Sequence[str] = (),
     key: Key,
-    batch_size: int = 250,
-    state_path: str | Path | None = None,
-    progress: Callable[[str], None] = lambda text: None,
-) -> StandardEvaluation:
-    """AutoAttack (Croce & Hein, 2020): APGD-CE, APGD-T, FAB-T, Square, on any model in JAX.
+    **how: Any,
+) -> InTurn:
+    """AutoAttack (Croce & Hein, 2020), on any model in JAX. The targeted attacks drop fooled examples after each class.
 
-    An example is attacked until one attack fools it; the targeted attacks drop fooled examples after each class. What
-    is left is packed into batches of `batch_size`, the last one filled up to a multiple of its eighth, so that each
-    attack compiles a few times at most. Example i draws from keys of its own: its result depends neither on the
-    batch size, but for rounding, nor on who else is left.
+    Args:
+      logits_fn: as in `run_in_turn`; for the version "rand" a stochastic model, called as logits_fn(x, keys [B]).
+      x: images [N, H, W, C], floats in [0, 1].
+      y: labels [N].
+      ball: the threat.
+      version: "standard", "plus" or "rand", see `attacks.autoattack`.
+      only: names of attacks of that version, to run no others.
+      key: one key.
+      **how: batch_size, state_path and progress, see `run_in_turn`.
+
+    Raises:
+      L2LError: what `run_in_turn` raises, an unknown version or attack, a model with too few classes.
+    """
+    _check(x, y)
+    found = version_named(version)
+    unknown = set(only) - set(found.attacks)
+    if unknown:
+        raise L2LError(f"{version} has no attack {', '.join(unknown)}: choose of {', '.join(found.attacks)}")
+    logits_fn, stochastic = as_tree(logits_fn), found.stochastic
+    one = jax.eval_shape(functools.partial(_predict, stochastic=stochastic), logits_fn, jax.random.split(key, 1), x[:1])
+    classes = one.shape[-1]
+    todo = [stage for stage in stages(ball, version, num_classes=classes) if not only or stage.name in only]
+    about = (ball.name, ball.eps, version, *only)
+    return _run(logits_fn, x, y, todo, about, stochastic=stochastic, key=key, **how)
+
+
+def run_in_turn(
+    logits_fn: LogitsFn,
+    x: Array | np.ndarray,
+    y: Array | np.ndarray,
+    attacks: Mapping[str, Attack],
+    *,
+    key: Key,
+    about: tuple[Any, ...] = (),
+    **how: Any,
+) -> InTurn:
+    """Each attack on the examples that the model classifies right and no attack before it has fooled.
+
+    What is left is packed into batches of `batch_size`, the last one filled up to a multiple of its eighth, so that
+    each attack compiles a few times at most. Example i draws from keys of its own: its result depends neither on the
+    batch size, but for rounding, nor on who else is left (for an attack that looks across the batch, like L2L's with
+    its batch-wide gradient maximum, it does).
 
     Args:
       logits_fn: images -> logits [B, K] in evaluation mode. As a `jax.tree_util.Partial` over the weights it compiles
         once for all weights.
       x: images [N, H, W, C], floats in [0, 1].
       y: labels [N].
-      ball: the threat.
-      version: "standard" or "plus", see `attacks.ensemble.stages`.
-      only: names of attacks of that version, to run no others.
+      attacks: name -> attack.
       key: one key.
-      batch_size: the largest batch.
-      state_path: a file to save the state to every 20 seconds and after each attack, and to go on from, to the same
-        bits. It holds no code.
-      progress: called with a line after each attack.
+      about: what else tells these attacks from others of their names, like the radius: a saved state belongs to it.
+      **how: batch_size, the largest batch, 250 by default; state_path, a file to save the state to every 20 seconds and
+        after each attack, and to go on from, to the same bits (it holds the adversarial images, and no code);
+        progress, called with a line after each attack.
 
     Raises:
-      L2LError: images, labels or logits that are not what they should be, a model with too few classes, a state file of
-        another evaluation.
+      L2LError: images, labels or logits that are not what they should be, an attack that leaves [0, 1] or returns NaN,
+        a state file of another evaluation.
     """
-    if version == "rand":
-        raise L2LError('version "rand" is for stochastic models: use attacks.autoattack(ball, "rand"), the pure form')
+    todo = [Stage(name, as_tree(attack)) for name, attack in attacks.items()]
+    return _run(as_tree(logits_fn), x, y, todo, (*attacks, *about), stochastic=False, key=key, **how)
+
+
+def _run(
+    logits_fn: Callable[..., Array],
+    x: Array | np.ndarray,
+    y: Array | np.ndarray,
+    todo: Sequence[Stage],
+    about: tuple[Any, ...],
+    *,
+    stochastic: bool,
+    key: Key,
+    batch_size: int = 250,
+    state_path: str | Path | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> InTurn:
     x, y = np.asarray(x), np.asarray(y)
-    check_batch(x, y)
-    if not len(y):
-        raise L2LError("there are no examples to evaluate on")
+    _check(x, y)
     x = x.astype(np.float32) if x.dtype == np.float16 else x
-    logits_fn = logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
     batch_size = min(batch_size, len(y))
-    parts = [x[i : i + batch_size] for i in range(0, len(y), batch_size)]
-    logits = np.concatenate([np.asarray(_predict(logits_fn, part)) for part in parts])
+    everyone = [np.arange(i, min(i + batch_size, len(y))) for i in range(0, len(y), batch_size)]
+    logits = np.concatenate([
+        np.asarray(_predict(logits_fn, _keys_of(key, 0, rows), x[rows], stochastic=stochastic)) for rows in everyone
+    ])  # fmt: skip
     check_logits(logits, y)
     clean = logits.argmax(axis=1) == y
-    todo = [s for s in stages(ball, version, num_classes=logits.shape[1]) if not only or s.name in only]
 
     state = _Progress(
         x.copy(), clean.copy(), clean.copy(), np.int64(0), np.int64(0), np.zeros(len(todo)), np.zeros(len(todo))
     )
     file = None if state_path is None else Path(state_path)
-    identity = _identity(logits_fn, x, y, ball, (version, *only), key, batch_size)
+    identity = _identity((logits_fn, x, y, jax.random.key_data(key)), (*about, batch_size, x.shape))
     if file is not None and file.exists():
         state = _load(file, identity)
     saved = time.monotonic()
@@ -125,8 +173,9 @@ def run_standard_evaluation(
             if number < state.batch:
                 continue
             began = time.perf_counter()
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, index), jnp.asarray(rows))
-            x_adv, fooled, valid = jax.device_get(_attack(todo[index].attack, logits_fn, keys, x[rows], y[rows]))
+            attack, keys = todo[index].attack, _keys_of(key, index, rows)
+            found = _attack(attack, logits_fn, keys, x[rows], y[rows], stochastic=stochastic)
+            x_adv, fooled, valid = jax.device_get(found)
             if not valid.all():
                 raise L2LError(f"{todo[index].name} left [0, 1] or returned NaN: check the model's gradients for NaN")
             won = rows[fooled]
@@ -144,7 +193,7 @@ def run_standard_evaluation(
             _save(file, identity, state)
             saved = time.monotonic()
     names = list(dict.fromkeys(stage.name for stage in todo))
-    return StandardEvaluation(
+    return InTurn(
         clean_acc=float(clean.mean()),
         robust_acc=float(state.correct.mean()),
         after={n: float(min(_of(todo, state.after, n))) / len(y) for n in names},
@@ -154,17 +203,30 @@ def run_standard_evaluation(
     )
 
 
-@jax.jit
-def _predict(logits_fn: LogitsFn, x: Array) -> Array:
-    return logits_fn(x)
+def _check(x: Array | np.ndarray, y: Array | np.ndarray) -> None:
+    check_batch(x, y)
+    if not len(y):
+        raise L2LError("there are no examples to evaluate on")
 
 
-@jax.jit
-def _attack(attack: Any, logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> tuple[Array, Array, Array]:
+def _keys_of(key: Key, index: int, rows: np.ndarray) -> Key:
+    """The keys of the examples of these numbers in the stage `index`."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, index), jnp.asarray(rows))
+
+
+@functools.partial(jax.jit, static_argnames="stochastic")
+def _predict(logits_fn: Callable[..., Array], keys: Key, x: Array, *, stochastic: bool) -> Array:
+    return logits_fn(x, keys) if stochastic else logits_fn(x)
+
+
+@functools.partial(jax.jit, static_argnames="stochastic")
+def _attack(
+    attack: Any, logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array, *, stochastic: bool
+) -> tuple[Array, Array, Array]:
     """(x_adv, fooled [B], valid [B]); x_adv is what the attack makes, whether it fools or not."""
     x_adv = attack(logits_fn, keys, x, y)
     valid = ((x_adv >= 0) & (x_adv <= 1)).all(axis=range(1, x.ndim))  # NaN compares as false
-    return x_adv, losses.accuracy(logits_fn(x_adv), y) == 0, valid
+    return x_adv, misclassified(logits_fn, keys, x_adv, y, stochastic=stochastic), valid
 
 
 def _batches(standing: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
@@ -180,13 +242,12 @@ def _of(todo: Sequence[Stage], values: np.ndarray, name: str) -> list[float]:
     return [value for stage, value in zip(todo, values, strict=True) if stage.name == name]
 
 
-def _identity(*parts: Any) -> str:
+def _identity(arrays: Any, about: tuple[Any, ...]) -> str:
     """A checksum of everything that the result depends on."""
     digest = hashlib.sha256()
-    logits_fn, x, y, ball, version, key, batch_size = parts
-    for leaf in [*jax.tree.leaves(logits_fn), x, y, jax.random.key_data(key)]:
+    for leaf in jax.tree.leaves(arrays):
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    digest.update(repr((ball.name, ball.eps, version, batch_size, x.shape)).encode())
+    digest.update(repr(about).encode())
     return digest.hexdigest()
 
 
