@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mpl_toolkits.mplot3d import Axes3D
 
-from l2ljax import figures, illustrate, judge, threat, views
+from l2ljax import figures, illustrate, threat, views
 from l2ljax.attacks import learned
 from l2ljax.data import Split
 from l2ljax.defenses.interpolation import interpolated
@@ -319,29 +319,3 @@ def test_a_plan_names_models_and_attackers_apart(runs):
     assert nothing.figures == [] and nothing.attackers == {}
     with pytest.raises(L2LError, match=r"--figures=swep: choose of all, sweep"):
         illustrate.make_plan("sweep,swep", runs["a"], "victim", BALL, "digits")
-
-
-def test_evaluate_draws_and_links_what_is_asked_for(tmp_path, monkeypatch, capsys):
-    (tmp_path / "victim_of_figures.py").write_text(
-        "import jax, jax.numpy as jnp\n"
-        "W = jax.random.normal(jax.random.key(0), (64, 10))\n"
-        "def make():\n    return jax.tree_util.Partial(lambda w, x: x.reshape(len(x), -1) @ w, W)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    judge.run(
-        judge.Flags(
-            "victim_of_figures:make",
-            attacks="fgsm",
-            dataset="digits",
-            eps="0.1",
-            eval_size=8,
-            masking=False,
-            figures="landscape",
-            out=tmp_path / "out",
-        )
-    )
-    text = (tmp_path / "out" / "evaluation.md").read_text()
-    assert "![landscape](landscape.png)" in text
-    assert (tmp_path / "out" / "landscape.png").exists()
-    kept = json.loads((tmp_path / "out" / "landscape.json").read_text())
-    assert kept["figure"] == "landscape" and list(kept["data"]["loss"]) == ["victim_of_figures:make"]

@@ -105,7 +105,7 @@ def test_dynamic_inference_rings_and_a_scan_does_not():
 
 def test_a_judgement_of_a_run_and_of_a_function(workdir, tmp_path, monkeypatch):
     flags = judge.Flags(
-        victim=str(workdir), attacks="pgd10,fgsm", eval_size=60, masking=False, attack_seeds=2, sweep=True,
+        victim=str(workdir), attacks="pgd10,fgsm", eval_size=60, masking=False, attack_seeds=2, figures="landscape",
         out=tmp_path / "a",
     )  # fmt: skip
     result = judge.run(flags)
@@ -125,8 +125,10 @@ def test_a_judgement_of_a_run_and_of_a_function(workdir, tmp_path, monkeypatch):
     known = saved["provenance"]
     assert known["seeds"] == [0, 1] and known["worst_case_acc"] <= min(known["attacks"].values())
     text = (tmp_path / "a" / "evaluation.md").read_text()
-    assert "linf, eps = 0.1 (0.10000)" in text and "![sweep](sweep.png)" in text
-    assert (tmp_path / "a" / "sweep.png").stat().st_size > 5000
+    assert "linf, eps = 0.1 (0.10000)" in text and "![landscape](landscape.png)" in text
+    assert (tmp_path / "a" / "landscape.png").stat().st_size > 5000
+    shown = json.loads((tmp_path / "a" / "landscape.json").read_text())
+    assert shown["figure"] == "landscape" and list(shown["data"]["loss"]) == [workdir.name]
 
     (tmp_path / "their_model.py").write_text(
         "from l2ljax.setup import load_classifier\n"
