@@ -24,7 +24,7 @@ TABLES = {
     "reports": report.runs,
     "rows": report.over_seeds,
     "panels": report.strength,
-    "differing": report.autoattack_speed,
+    "autoattack": report.autoattack,
     "results": report.throughput,
 }
 """What a result file has -> how it is told."""

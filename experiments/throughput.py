@@ -4,19 +4,15 @@ Writes one JSON file per machine and day to --out, and prints it as Markdown. Ru
 """
 
 import dataclasses
-import datetime
 import json
-import os
-import shlex
 import sys
 from pathlib import Path
 
-import jax
 import tyro
 
 from l2ljax import benchmark, rivals
 from l2ljax.report import throughput
-from l2ljax.results import versions
+from l2ljax.results import provenance
 from l2ljax.types import L2LError
 
 
@@ -57,10 +53,7 @@ def main(flags: Flags) -> None:
         programs = benchmark.method_programs(clf, batch, flags.steps)
         results[f"joint step, {arch}"] = benchmark.alternate(programs, images=n, repeats=repeats)
     found = {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {jax.devices()[0].device_kind}",
-        "versions": versions(),
+        **provenance(),
         "batch_size": n,
         "results": results,
     }

@@ -65,6 +65,18 @@ def alternate(
     }
 
 
+def compile_clock() -> Callable[[], float]:
+    """A clock of the seconds that JAX has spent on tracing and compiling since this call."""
+    total = [0.0]
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            total[0] += duration_secs
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return lambda: total[0]
+
+
 def attack_programs(
     classifier: Classifier, variables: Tree, batch: Batch, steps: int, stock: bool
 ) -> dict[str, Program]:

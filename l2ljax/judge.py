@@ -26,6 +26,7 @@ from l2ljax.attacks.names import parameters
 from l2ljax.config import TRAINED
 from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks, randomized
+from l2ljax.evaluate.standard import default_batch_size
 from l2ljax.files import write_files
 from l2ljax.monitor import told_in_one_line
 from l2ljax.results import versions
@@ -60,7 +61,8 @@ class Flags:
     norm: str = "linf"
     eval_size: int = 1000
     """Test images, the first ones."""
-    batch_size: int = 250
+    batch_size: int | None = None
+    """By default 250, on a CPU 48."""
     seed: int = 0
     attack_seeds: int = 1
     """How often each attack is run with other seeds; the worst is reported (L2L reports the worst of five)."""
@@ -94,6 +96,7 @@ def run(flags: Flags) -> dict[str, Any]:
     ball = threat.BALLS[about["norm"]](threat.parse_eps(about["eps"]))
     split = data.load(about["dataset"], flags.data_dir or about.get("data_dir")).test
     split = data.Split(*(a[: flags.eval_size] for a in split))
+    batch_size = flags.batch_size or default_batch_size()
 
     def stochastic(x: Array, key: Key) -> Array:
         return victim(x, example_keys(key, len(x)))
@@ -102,7 +105,7 @@ def run(flags: Flags) -> dict[str, Any]:
     names = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
     plan = illustrate.make_plan(
         flags.figures, flags.victim, logits_fn, ball, about["dataset"],
-        baseline=flags.baseline, attackers=names, batch_size=flags.batch_size,
+        baseline=flags.baseline, attackers=names, batch_size=batch_size,
     )  # fmt: skip
     jobs = {name: _job(name, flags, ball, victim if name == "rand" else logits_fn) for name in names}
     crossings = {
@@ -115,12 +118,12 @@ def run(flags: Flags) -> dict[str, Any]:
     for title, job in {**jobs, **{f"{name} on {who}": job for (who, name), job in crossings.items()}}.items():
         for seed in range(flags.seed, flags.seed + flags.attack_seeds):
             scores = job(
-                x, split.labels, key=jax.random.key(seed), batch_size=flags.batch_size, progress=print,
+                x, split.labels, key=jax.random.key(seed), batch_size=batch_size, progress=print,
                 state_path=folder / "states" / f"{re.sub(r'[^0-9A-Za-z+]+', '_', title)}_{seed}.npz",
             )  # fmt: skip
             found[title] = found.get(title, scores.robust) & scores.robust
         print(f"{title}: {found[title].mean():.2%}", flush=True)
-    clean = evaluate(logits_fn, split, {}, key=jax.random.key(flags.seed)).clean_acc
+    clean = evaluate(logits_fn, split, {}, key=jax.random.key(flags.seed), batch_size=batch_size).clean_acc
     checks = []
     if flags.masking:
         noise = stochastic if flags.stochastic else None

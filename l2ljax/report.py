@@ -165,16 +165,26 @@ def strength(found: Mapping[str, Any]) -> str:
     return f"{told}\n\n{_grid(header, rows)}"
 
 
-def autoattack_speed(found: Mapping[str, Any]) -> str:
-    """Markdown of experiments/autoattack_speed.py: seconds, their ratio to ours, and who is left standing."""
-    ours = statistics.median(found["seconds"]["ours"])
+def autoattack(found: Mapping[str, Any]) -> str:
+    """Markdown of experiments/autoattack.py: a row per seed with both verdicts, their difference, and the times."""
+    theirs = next(name for name in found["autoattack"][0]["robust"] if name != "ours")
     rows = [
-        [name, ", ".join(f"{s:.1f}" for s in seconds), f"{statistics.median(seconds) / ours:.2f}",
-         f"{found['robust'][name]} of {found['images']}"]
-        for name, seconds in found["seconds"].items()
-    ]  # fmt: skip
-    told = f"{found['machine']}, {found['date']}; `{found['command']}`; {found['differing']} verdicts differ."
-    return f"{told}\n\n{_grid(['AutoAttack', 'seconds', 'time / ours', 'robust'], rows)}"
+        [
+            f"{seed}",
+            f"{row['robust']['ours']}",
+            f"{row['robust'][theirs]}",
+            f"{row['differing']}",
+            f"{row['seconds']['ours']:.1f}",
+            f"{row['seconds'][theirs]:.1f}",
+            f"{row['seconds'][theirs] / row['seconds']['ours']:.2f}",
+            f"{row['compile_seconds']:.1f}",
+        ]
+        for seed, row in enumerate(found["autoattack"])
+    ]
+    told = f"{found['about']}; {found['images']:,} images; {found['machine']}, {found['date']}; `{found['command']}`; "
+    told += f"theirs is {theirs}."
+    header = ["seed", "robust, ours", "theirs", "verdicts that differ", "seconds, ours", "theirs", "theirs / ours"]
+    return f"{told}\n\n{_grid([*header, 'compiling, apart'], rows)}"
 
 
 def over_seeds(found: Mapping[str, Any]) -> str:

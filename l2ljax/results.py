@@ -1,6 +1,8 @@
 """What a run leaves behind: the content of report.json, and figures."""
 
+import datetime
 import importlib.metadata
+import os
 import platform
 import shlex
 import sys
@@ -113,6 +115,16 @@ def versions() -> dict[str, str]:
     packages = ("l2ljax", "jax", "jaxlib", "flax", "optax", "numpy")
     found: dict[str, str] = {name: importlib.metadata.version(name) for name in packages}
     return {**found, "python": platform.python_version(), "device": jax.devices()[0].device_kind}
+
+
+def provenance() -> dict[str, Any]:
+    """Where a number comes from: the command, the date, the machine, the versions."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} CPU cores, {jax.devices()[0].device_kind}",
+        "versions": versions(),
+    }
 
 
 def _size(tree: Mapping[str, Any]) -> int:

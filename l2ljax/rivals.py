@@ -89,7 +89,14 @@ def torchattacks_pgd(
 
 
 def pyautoattack_standard(
-    classifier: Classifier, variables: Tree, batch: Batch, *, eps: float, attacks: tuple[str, ...], batch_size: int
+    classifier: Classifier,
+    variables: Tree,
+    batch: Batch,
+    *,
+    eps: float,
+    attacks: tuple[str, ...],
+    batch_size: int,
+    seed: int,
 ) -> tuple[str, Callable[[], np.ndarray]]:
     """pyautoattack on our resnet20, linf: (name with version, program -> robust bool [B]).
 
@@ -100,6 +107,7 @@ def pyautoattack_standard(
       eps: the radius.
       attacks: of apgd-ce, apgd-t, fab-t, square, in the order of its version "standard".
       batch_size: images at a time.
+      seed: of its random starts.
 
     Raises:
       L2LError: torch or pyautoattack are not installed, or the logits differ from ours.
@@ -112,7 +120,7 @@ def pyautoattack_standard(
     net, x, y = _same_network(classifier, variables, batch)
 
     def program() -> np.ndarray:
-        evaluation = pyautoattack.AutoAttack(net, norm="Linf", eps=eps, version="standard", seed=0)
+        evaluation = pyautoattack.AutoAttack(net, norm="Linf", eps=eps, version="standard", seed=seed)
         evaluation.attacks_to_run = list(attacks)
         x_adv = evaluation.run_standard_evaluation(x, y, batch_size=batch_size)[0]
         with torch.no_grad():

@@ -1,3 +1,5 @@
+import jax
+
 from l2ljax import benchmark, report
 
 
@@ -44,3 +46,14 @@ def test_ratios_compare_within_a_round(monkeypatch):
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         "theirs", "11.000", "2.000-20.000", "2", "1", "2.00 (2.00-2.00)",
     ]  # fmt: skip
+
+
+def test_the_compile_clock_counts_what_compiles_and_nothing_else():
+    compiled = benchmark.compile_clock()
+    double = jax.jit(lambda x: 2 * x + 1)
+    double(1.0)
+    after = compiled()
+    assert after > 0
+    for _ in range(3):
+        double(2.0)
+    assert compiled() == after

@@ -300,12 +300,14 @@ assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 
 
 def test_results_of_the_speed_and_strength_scripts_are_told():
-    found = {
-        "machine": "M", "date": "D", "command": "C", "images": 8, "differing": 1,
-        "seconds": {"ours": [2.0, 4.0, 3.0], "theirs": [6.0, 9.0, 7.5]}, "robust": {"ours": 3, "theirs": 4},
+    row = {
+        "seconds": {"ours": 2.0, "them 1": 5.0}, "compile_seconds": 3.0, "robust": {"ours": 3, "them 1": 4},
+        "differing": 1,
     }  # fmt: skip
-    row = next(line for line in report.autoattack_speed(found).splitlines() if "theirs" in line)
-    assert [cell.strip() for cell in row.strip("|").split("|")] == ["theirs", "6.0, 9.0, 7.5", "2.50", "4 of 8"]
+    found = {"machine": "M", "date": "D", "command": "C", "about": "A", "images": 8, "autoattack": [row]}
+    text = report.autoattack(found)
+    cells = [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")]
+    assert cells == ["0", "3", "4", "1", "2.0", "5.0", "2.50", "3.0"] and "them 1" in text
     curve = {"largest": [0.5, 1.0, 2.0], "spread": [0.0, 0.1, 0.25]}
     found = {"eval_size": 1000, "command": "C", "panels": {"robust": {"PGD": curve}}}
     row = next(line for line in report.strength(found).splitlines() if "PGD" in line)

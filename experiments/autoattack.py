@@ -1,0 +1,87 @@
+"""Our AutoAttack beside pyautoattack: verdicts and time. `python experiments/autoattack.py --victim=WORKDIR`.
+
+The same weights and images, of a run with a resnet20: its first test images, then training images. Ours compiles in the
+first round; that time is kept apart. For the times run it alone on the machine.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+from l2ljax import benchmark, data, models, rivals, threat
+from l2ljax.evaluate import run_standard_evaluation
+from l2ljax.results import provenance
+from l2ljax.setup import load_classifier
+from l2ljax.types import Batch, L2LError
+from l2ljax.workdir import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What to attack."""
+
+    victim: str
+    """The workdir of a run with a resnet20."""
+    data_dir: str | None = None
+    images: int = 256
+    batch_size: int | None = None
+    """Ours; by default `run_standard_evaluation`'s own."""
+    their_batch_size: int = 256
+    eps: str = "8/255"
+    attacks: str = "apgd-ce,apgd-t,fab-t,square"
+    seeds: int = 1
+    """Rounds, each with another seed."""
+    out: Path = Path("experiments/results/autoattack.json")
+
+
+def main(flags: Flags) -> None:
+    """Run both in turn, compare what they leave standing, write."""
+    saved = read_json(Path(flags.victim) / "config.json")
+    dataset = data.load(saved["dataset"], flags.data_dir or saved["data_dir"])
+    images, y = (np.concatenate(both)[: flags.images] for both in zip(dataset.test, dataset.train, strict=True))
+    logits_fn, ball, x = (
+        load_classifier(flags.victim),
+        threat.linf(threat.parse_eps(flags.eps)),
+        np.float32(images) / 255,
+    )
+    names = tuple(flags.attacks.split(","))
+    own_batch = {} if flags.batch_size is None else {"batch_size": flags.batch_size}
+    compiled, rounds = benchmark.compile_clock(), []
+    for seed in range(flags.seeds):
+        key, before, began = jax.random.key(seed), compiled(), time.perf_counter()
+        ours = run_standard_evaluation(logits_fn, x, y, ball=ball, only=names, key=key, progress=print, **own_batch)
+        seconds, compiling = time.perf_counter() - began, compiled() - before
+        name, program = rivals.pyautoattack_standard(
+            models.create("resnet20"), logits_fn.args[0], Batch(x, y), eps=ball.eps, attacks=names,
+            batch_size=flags.their_batch_size, seed=seed,
+        )  # fmt: skip
+        began = time.perf_counter()
+        theirs = program()
+        rounds.append({
+            "seconds": {"ours": seconds - compiling, name: time.perf_counter() - began},
+            "compile_seconds": compiling,
+            "parts": ours.seconds,
+            "robust": {"ours": int(ours.robust.sum()), name: int(theirs.sum())},
+            "differing": int((ours.robust != theirs).sum()),
+        })  # fmt: skip
+        print(rounds[-1], flush=True)
+    found = {
+        **provenance(),
+        "images": flags.images,
+        "about": f"{saved['dataset']}, resnet20 trained with {saved['method']}, linf eps {flags.eps}",
+        "autoattack": rounds,
+    }
+    flags.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Flags, description=__doc__))
+    except L2LError as error:
+        sys.exit(f"error: {error}")
