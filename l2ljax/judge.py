@@ -62,7 +62,7 @@ class Flags:
     eval_size: int = 1000
     """Test images, the first ones."""
     batch_size: int | None = None
-    """By default 250, on a CPU 48."""
+    """By default 250, on a CPU fewer (48 of CIFAR's images)."""
     seed: int = 0
     attack_seeds: int = 1
     """How often each attack is run with other seeds; the worst is reported (L2L reports the worst of five)."""
@@ -96,7 +96,7 @@ def run(flags: Flags) -> dict[str, Any]:
     ball = threat.BALLS[about["norm"]](threat.parse_eps(about["eps"]))
     split = data.load(about["dataset"], flags.data_dir or about.get("data_dir")).test
     split = data.Split(*(a[: flags.eval_size] for a in split))
-    batch_size = flags.batch_size or default_batch_size()
+    batch_size = flags.batch_size or default_batch_size(split.images.shape[1:])
 
     def stochastic(x: Array, key: Key) -> Array:
         return victim(x, example_keys(key, len(x)))

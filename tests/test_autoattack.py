@@ -243,3 +243,8 @@ def test_nothing_compiles_again_after_the_first_batch_of_a_size(short):
         model = jax.tree_util.Partial(linear, scale * weights)
         run_standard_evaluation(model, X, Y, ball=ball, key=KEY, batch_size=20, only=["apgd-ce", "apgd-t"])
     assert standard._attack._cache_size() == before > 0
+
+
+def test_batches_of_large_images_are_smaller_on_a_cpu():
+    sizes = [standard.default_batch_size(shape) for shape in ((8, 8, 1), (32, 32, 3), (224, 224, 3), (999, 999, 3))]
+    assert sizes == [250, 48, 8, 8]
