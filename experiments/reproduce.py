@@ -1,6 +1,7 @@
 """From kept results to BENCHMARKS.md: `python experiments/reproduce.py --tables`.
 
-`--collect=WORKDIR,WORKDIR,... --name=NAME` keeps the reports of runs as experiments/results/runs_NAME.json first.
+`--collect=WORKDIR,WORKDIR,... --name=NAME` keeps the reports of runs as experiments/results/runs_NAME.json first, and
+`--judged=FOLDER,FOLDER,... --name=NAME` what experiments/evaluate.py wrote there as judged_NAME.json.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ Made by `python experiments/reproduce.py --tables` from experiments/results; no 
 
 TABLES = {
     "reports": report.runs,
+    "judgements": report.judgements,
     "rows": report.over_seeds,
     "panels": report.strength,
     "autoattack": report.autoattack,
@@ -38,6 +40,8 @@ class Flags:
     """Write BENCHMARKS.md."""
     collect: str = ""
     """Workdirs of finished runs, separated by commas."""
+    judged: str = ""
+    """Folders of finished evaluations, separated by commas."""
     name: str = ""
     """Of the file that the collected reports go to."""
     title: str = ""
@@ -49,11 +53,14 @@ def main(flags: Flags) -> None:
     """Collect, then write the tables."""
     if flags.collect:
         reports = [workdir.read_json(Path(folder) / "report.json") for folder in flags.collect.split(",")]
-        for found in reports:  # where the data and the results lay is the machine's own
-            command = re.sub(r"--(data-dir|workdir)=\S+", r"--\1=DIR", found["command"])
-            found["command"] = re.sub(r"\S*(experiments/\w+\.py)", r"\1", command)
-        content = json.dumps({"title": flags.title, "reports": reports}, indent=2) + "\n"
-        workdir.write_atomically(flags.results / f"runs_{flags.name}.json", content)
+        for found in reports:
+            found["command"] = without_places(found["command"])
+        keep(flags, "runs", {"reports": reports})
+    if flags.judged:
+        judged = [workdir.read_json(Path(folder) / "robustbench.json") for folder in flags.judged.split(",")]
+        for found in judged:
+            found["provenance"]["command"] = without_places(found["provenance"]["command"])
+        keep(flags, "judged", {"judgements": judged})
     if flags.tables:
         parts = [HEAD]
         for path in sorted(flags.results.glob("*.json")):
@@ -62,6 +69,18 @@ def main(flags: Flags) -> None:
             tell = next(tell for key, tell in TABLES.items() if key in found)
             parts += [f"## {title}\n", tell(found), ""]
         workdir.write_atomically(Path("BENCHMARKS.md"), "\n".join(parts).rstrip() + "\n")
+
+
+def keep(flags: Flags, kind: str, content: dict) -> None:
+    """Write KIND_NAME.json."""
+    text = json.dumps({"title": flags.title, **content}, indent=2) + "\n"
+    workdir.write_atomically(flags.results / f"{kind}_{flags.name}.json", text)
+
+
+def without_places(command: str) -> str:
+    """Where the data, the results and the script lay is the machine's own."""
+    command = re.sub(r"--(data-dir|workdir|out)=\S+", r"--\1=DIR", command)
+    return re.sub(r"\S*(experiments/\w+\.py)", r"\1", command)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,28 @@ def runs(found: Mapping[str, Any]) -> str:
     return f"{table(found['reports'])}\n\n{commands}"
 
 
+def judgements(found: Mapping[str, Any]) -> str:
+    """Markdown of collected results of experiments/evaluate.py: accuracies in percent, and the checks that rang."""
+    rows: list[dict[str, float]] = []
+    notes = []
+    for judged in found["judgements"]:
+        known = judged["provenance"]
+        black = {f"{a} on {who}": acc for who, row in known["black_box"].items() for a, acc in row.items()}
+        rows.append({**known["attacks"], **black, "worst case": known["worst_case_acc"]})
+        rung = [check["name"] for check in known["checks"] if not check["passed"]]
+        said = f"not so: {'; '.join(rung)}" if rung else f"{len(known['checks'])} checks for masked gradients passed"
+        threat = f"{known['norm']} eps {judged['eps']}, {known['images']:,} images"
+        notes.append(f"- {judged['name']} ({judged['dataset']}, {judged['architecture']}, {threat}): {said}. ")
+        notes[-1] += f"`{known['command']}`"
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "worst case"))
+    names.append("worst case")
+    cells = [
+        [judged["name"], judged["clean_acc"], *(_percent(row.get(name)) for name in names)]
+        for judged, row in zip(found["judgements"], rows, strict=True)
+    ]
+    return f"{_grid(['model', 'clean', *names], cells)}\n\n" + "\n".join(notes)
+
+
 def strength(found: Mapping[str, Any]) -> str:
     """Markdown of experiments/strength.py: the largest loss over draws, mean over images, and the draws' deviation."""
     rows = [

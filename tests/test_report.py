@@ -313,3 +313,28 @@ def test_results_of_the_speed_and_strength_scripts_are_told():
     row = next(line for line in report.strength(found).splitlines() if "PGD" in line)
     assert [cell.strip() for cell in row.strip("|").split("|")] == ["robust", "PGD", "0.500", "2.000", "0.250"]
     assert "`C1`" in report.runs({"reports": [{**PLAIN, "command": "C1"}]})
+
+
+def test_judgements_share_a_table_and_name_what_rang():
+    def judged(name, attacks, black_box, worst, passed):
+        return {
+            "name": name, "dataset": "digits", "architecture": "cnn", "eps": "0.1", "clean_acc": "97.50",
+            "provenance": {
+                "attacks": attacks, "black_box": black_box, "worst_case_acc": worst, "norm": "linf", "images": 40,
+                "checks": [{"name": "gradients are not 0", "passed": passed}], "command": f"C {name}",
+            },
+        }  # fmt: skip
+
+    text = report.judgements({
+        "judgements": [
+            judged("a", {"standard": 0.25, "fgsm": 0.5}, {"s": {"pgd10": 0.75}}, 0.2, True),
+            judged("b", {"fgsm": 0.125}, {}, 0.125, False),
+        ]
+    })  # fmt: skip
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[0:1] == "|"]
+    assert rows[0] == ["model", "clean", "standard", "fgsm", "pgd10 on s", "worst case"]
+    assert rows[2:] == [
+        ["a", "97.50", "25.00", "50.00", "75.00", "20.00"],
+        ["b", "97.50", "-", "12.50", "-", "12.50"],
+    ]
+    assert "not so: gradients are not 0. `C b`" in text and "1 checks for masked gradients passed. `C a`" in text
