@@ -26,7 +26,7 @@ class Flags:
     attacker_width: int = 16
     """Of grad_l2l's wide attacker (the paper's is 64)."""
     rivals: str = ""
-    """torchattacks, or nothing."""
+    """Some of torchattacks, torch (a loop by hand), foolbox, art, separated by commas."""
     stock_scan: bool = False
     """Also the stock convolution inside a scan: minutes on a CPU."""
     out: Path = Path("experiments/results/throughput.json")
@@ -37,10 +37,8 @@ def main(flags: Flags) -> None:
     n, repeats = flags.batch_size, flags.repeats
     clf, variables, batch = benchmark.random_batch("resnet20", n)
     programs = benchmark.attack_programs(clf, variables, batch, flags.steps, flags.stock_scan)
-    if flags.rivals:
-        settings = {"eps": benchmark.BALL.eps, "step_size": benchmark.STEP, "steps": flags.steps}
-        name, program = rivals.torchattacks_pgd(clf, variables, batch, **settings)
-        programs[name] = program
+    pgd = rivals.PGD(benchmark.BALL.eps, benchmark.STEP, flags.steps)
+    programs |= rivals.pgd_programs(flags.rivals, clf, variables, batch, pgd)
     results = {f"PGD-{flags.steps}, resnet20": benchmark.alternate(programs, images=n, repeats=repeats)}
     for name, defense in {
         "training step of pgd_adv": lambda unroll: benchmark.pgd_adv(clf, flags.steps, unroll),

@@ -19,12 +19,13 @@ import optax
 from l2ljax import models, threat
 from l2ljax.attacks import gradient, learned
 from l2ljax.attacks.ascent import clean
+from l2ljax.attacks.ensemble import in_chunks
 from l2ljax.defenses import saddle
 from l2ljax.defenses.l2l import rnn_adv
 from l2ljax.models import attackers
 from l2ljax.models.layers import stock_convolution
 from l2ljax.train import AXIS, init_state, make_step
-from l2ljax.types import Batch, Classifier, Defense, Players, Tree
+from l2ljax.types import Attack, Batch, Classifier, Defense, Players, Tree
 
 Program = Callable[[], Any]
 """Runs once and waits for the result."""
@@ -80,18 +81,25 @@ def compile_clock() -> Callable[[], float]:
 def attack_programs(
     classifier: Classifier, variables: Tree, batch: Batch, steps: int, stock: bool
 ) -> dict[str, Program]:
-    """PGD with each convolution, as a scan and unrolled; the stock convolution inside a scan only where asked."""
-    programs: dict[str, Program] = {}
-    for convolution, unroll in _variants(stock):
-        attack = gradient.gradient_attack(BALL, gradient.steepest_ascent(BALL, STEP), steps=steps, unroll=unroll)
-        with _convolution(convolution):
-            run = jax.jit(attack).lower(jax.tree_util.Partial(classifier.logits, variables), jax.random.key(0), *batch)
-        compiled = run.compile()
+    """PGD with each convolution, as a scan and unrolled; the stock convolution inside a scan only where asked.
 
-        programs[f"{convolution}, {'unrolled' if unroll else 'scan'}"] = functools.partial(
-            _wait_for, compiled, jax.tree_util.Partial(classifier.logits, variables), jax.random.key(0), *batch
-        )
-    return programs
+    And, as a user on a CPU would have it, a scan in chunks of 32 images.
+    """
+    args = (jax.tree_util.Partial(classifier.logits, variables), jax.random.key(0), *batch)
+
+    def compiled(attack: Attack, convolution: str) -> Program:
+        with _convolution(convolution):
+            run = jax.jit(attack).lower(*args)
+        return functools.partial(_wait_for, run.compile(), *args)
+
+    def pgd(unroll: bool) -> Attack:
+        return gradient.gradient_attack(BALL, gradient.steepest_ascent(BALL, STEP), steps=steps, unroll=unroll)
+
+    programs = {
+        f"{convolution}, {'unrolled' if unroll else 'scan'}": compiled(pgd(unroll), convolution)
+        for convolution, unroll in _variants(stock)
+    }
+    return {**programs, "own, scan, in chunks of 32": compiled(in_chunks(pgd(False), 32), "own")}
 
 
 def training_programs(

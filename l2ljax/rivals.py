@@ -1,8 +1,10 @@
 """Other libraries' attacks on the same network with the same weights, for benchmarks (extra `bench`)."""
 
+import functools
+import importlib
 import importlib.metadata
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ from l2ljax.types import Array, Batch, Classifier, L2LError, Tree
 
 def torch_resnet20(variables: Tree) -> Any:
     """resnet20 as a torch module in evaluation mode (NCHW), with our variables."""
-    torch = _torch()
+    torch = _package("torch")
     nn: Any = torch.nn
     functional = nn.functional
 
@@ -69,23 +71,108 @@ def torch_resnet20(variables: Tree) -> Any:
     return net
 
 
-def torchattacks_pgd(
-    classifier: Classifier, variables: Tree, batch: Batch, *, eps: float, step_size: float, steps: int
-) -> tuple[str, Callable[[], Any]]:
-    """PGD of torchattacks on our resnet20: (name with version, program), after a look at its logits.
+class PGD(NamedTuple):
+    """What every rival runs: PGD in linf from a uniform start, last iterate."""
+
+    eps: float
+    step_size: float
+    steps: int
+
+
+Rival = Callable[[Classifier, Tree, Batch, PGD], dict[str, Callable[[], Any]]]
+"""(classifier, variables, batch, settings) -> name with versions -> program."""
+
+
+def torchattacks_pgd(classifier: Classifier, variables: Tree, batch: Batch, pgd: PGD) -> dict[str, Callable[[], Any]]:
+    """torchattacks on the torch network."""
+    torchattacks = _package("torchattacks")
+    net, x, y = same_network(classifier, variables, batch)
+    attack = torchattacks.PGD(net, eps=pgd.eps, alpha=pgd.step_size, steps=pgd.steps)
+    return {_named("torchattacks", "torch"): lambda: attack(x, y)}
+
+
+def torch_loop_pgd(classifier: Classifier, variables: Tree, batch: Batch, pgd: PGD) -> dict[str, Callable[[], Any]]:
+    """What a torch user writes by hand, in channels_last with frozen weights: the best that torch does on this CPU."""
+    torch = _package("torch")
+    net, x, y = same_network(classifier, variables, batch)
+    net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+
+    def program() -> Any:
+        moved = (x + torch.empty_like(x).uniform_(-pgd.eps, pgd.eps)).clamp(0, 1)
+        for _ in range(pgd.steps):
+            moved.requires_grad_()
+            loss = torch.nn.functional.cross_entropy(net(moved), y, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, moved)
+            moved = moved.detach() + pgd.step_size * gradient.sign()
+            moved = torch.minimum(torch.maximum(moved, x - pgd.eps), x + pgd.eps).clamp(0, 1)
+        return moved
+
+    return {f"a loop, {_named('torch')}, channels_last": program}
+
+
+def foolbox_pgd(classifier: Classifier, variables: Tree, batch: Batch, pgd: PGD) -> dict[str, Callable[[], Any]]:
+    """foolbox on the torch network, and on ours with the network jitted (the attack itself does not jit)."""
+    foolbox, eagerpy = _package("foolbox"), _package("eagerpy")
+    net, x, y = same_network(classifier, variables, batch)
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=pgd.step_size, steps=pgd.steps)
+    on_torch = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
+    logits = jax.jit(functools.partial(classifier.logits, variables))
+    on_jax = foolbox.JAXModel(logits, bounds=(0, 1), data_format="channels_last")
+    x_jax, y_jax = eagerpy.astensor(jax.numpy.asarray(batch.x)), eagerpy.astensor(jax.numpy.asarray(batch.y))
+
+    def program_jax() -> Any:
+        return jax.block_until_ready(attack(on_jax, x_jax, y_jax, epsilons=pgd.eps)[1].raw)
+
+    return {
+        _named("foolbox", "torch"): lambda: attack(on_torch, x, y, epsilons=pgd.eps),
+        f"{_named('foolbox')}, JAX, jitted network": program_jax,
+    }
+
+
+def art_pgd(classifier: Classifier, variables: Tree, batch: Batch, pgd: PGD) -> dict[str, Callable[[], Any]]:
+    """The Adversarial Robustness Toolbox on the torch network."""
+    torch = _package("torch")
+    _package("art")
+    from art.attacks.evasion import ProjectedGradientDescent
+    from art.estimators.classification import PyTorchClassifier
+
+    net, x, y = same_network(classifier, variables, batch)
+    estimator = PyTorchClassifier(
+        net, torch.nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0.0, 1.0), device_type="cpu"
+    )
+    attack = ProjectedGradientDescent(
+        estimator, eps=pgd.eps, eps_step=pgd.step_size, max_iter=pgd.steps, num_random_init=1, batch_size=len(y),
+        verbose=False,
+    )  # fmt: skip
+    name = f"ART {importlib.metadata.version('adversarial-robustness-toolbox')}, {_named('torch')}"
+    return {name: lambda: attack.generate(x.numpy(), y.numpy())}
+
+
+RIVALS: dict[str, Rival] = {
+    "torchattacks": torchattacks_pgd,
+    "torch": torch_loop_pgd,
+    "foolbox": foolbox_pgd,
+    "art": art_pgd,
+}
+"""Name -> PGD on our resnet20 in another library, after a look at its logits.
+
+Raises:
+  L2LError: the library is not installed, or the logits differ from ours.
+"""
+
+
+def pgd_programs(
+    names: str, classifier: Classifier, variables: Tree, batch: Batch, pgd: PGD
+) -> dict[str, Callable[[], Any]]:
+    """The programs of the rivals of these names, separated by commas.
 
     Raises:
-      L2LError: torch or torchattacks are not installed, or the logits differ from ours.
+      L2LError: an unknown name, a library that is not installed, logits that differ from ours.
     """
-    try:
-        import torchattacks
-    except ImportError as error:
-        raise L2LError("torchattacks is not installed: pip install '.[bench]'") from error
-    torch = _torch()
-    net, x, y = _same_network(classifier, variables, batch)
-    attack = torchattacks.PGD(net, eps=eps, alpha=step_size, steps=steps)
-    name = f"torchattacks {torchattacks.__version__}, torch {torch.__version__}"
-    return name, lambda: attack(x, y)
+    chosen = [name for name in names.split(",") if name]
+    if unknown := set(chosen) - set(RIVALS):
+        raise L2LError(f"unknown rival {', '.join(sorted(unknown))}: choose of {', '.join(RIVALS)}")
+    return {k: v for name in chosen for k, v in RIVALS[name](classifier, variables, batch, pgd).items()}
 
 
 def pyautoattack_standard(
@@ -112,12 +199,8 @@ def pyautoattack_standard(
     Raises:
       L2LError: torch or pyautoattack are not installed, or the logits differ from ours.
     """
-    try:
-        import pyautoattack
-    except ImportError as error:
-        raise L2LError("pyautoattack is not installed: pip install '.[bench]'") from error
-    torch = _torch()
-    net, x, y = _same_network(classifier, variables, batch)
+    pyautoattack, torch = _package("pyautoattack"), _package("torch")
+    net, x, y = same_network(classifier, variables, batch)
 
     def program() -> np.ndarray:
         evaluation = pyautoattack.AutoAttack(net, norm="Linf", eps=eps, version="standard", seed=seed)
@@ -126,13 +209,17 @@ def pyautoattack_standard(
         with torch.no_grad():
             return (net(x_adv).argmax(1) == y).numpy()
 
-    return f"pyautoattack {importlib.metadata.version('pyautoattack')}, torch {torch.__version__}", program
+    return _named("pyautoattack", "torch"), program
 
 
-def _same_network(classifier: Classifier, variables: Tree, batch: Batch) -> tuple[Any, Any, Any]:
-    """The torch module and the batch as torch's tensors, after a look at its logits."""
-    torch = _torch()
-    net = torch_resnet20(variables)
+def same_network(classifier: Classifier, variables: Tree, batch: Batch) -> tuple[Any, Any, Any]:
+    """The torch module with frozen weights and the batch as torch's tensors.
+
+    Raises:
+      L2LError: its logits differ from ours.
+    """
+    torch = _package("torch")
+    net = torch_resnet20(variables).requires_grad_(False)
     x = torch.from_numpy(np.asarray(batch.x).transpose(0, 3, 1, 2).copy())
     y = torch.from_numpy(np.asarray(batch.y).astype(np.int64))
     ours: Array = jax.jit(classifier.logits)(variables, batch.x)
@@ -142,9 +229,12 @@ def _same_network(classifier: Classifier, variables: Tree, batch: Batch) -> tupl
     return net, x, y
 
 
-def _torch() -> Any:
+def _package(name: str) -> Any:
     try:
-        import torch
+        return importlib.import_module(name)
     except ImportError as error:
-        raise L2LError("torch is not installed: pip install '.[bench]'") from error
-    return torch
+        raise L2LError(f"{name} is not installed: pip install '.[bench]'") from error
+
+
+def _named(*packages: str) -> str:
+    return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
