@@ -19,14 +19,13 @@ HEAD = """# Benchmarks
 
 Made by `python experiments/reproduce.py --tables` from experiments/results; no number is typed by hand.
 """
-
-
 TABLES = {
     "reports": report.runs,
     "judgements": report.judgements,
     "rows": report.over_seeds,
     "panels": report.strength,
     "autoattack": report.autoattack,
+    "costs": report.training_costs,
     "results": report.throughput,
 }
 """What a result file has -> how it is told."""

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from l2ljax import benchmark, rivals
-from l2ljax.report import throughput
+from l2ljax import benchmark, report, rivals
 from l2ljax.results import provenance
 from l2ljax.types import L2LError
 
@@ -29,11 +28,34 @@ class Flags:
     """Some of torchattacks, torch (a loop by hand), foolbox, art, separated by commas."""
     stock_scan: bool = False
     """Also the stock convolution inside a scan: minutes on a CPU."""
+    train: str = ""
+    """Measure instead a training step of these methods, separated by commas, the first being what the others are
+    compared with; the papers' table is plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l,rnn_adv."""
+    arch: str = "wrn_34_10"
+    """Of --train."""
     out: Path = Path("experiments/results/throughput.json")
 
 
 def main(flags: Flags) -> None:
     """Measure, write, print."""
+    if flags.train:
+        rows = benchmark.training_costs(
+            flags.arch, flags.train.split(","), batch_size=flags.batch_size, repeats=flags.repeats
+        )
+        keep(flags.out, {**provenance(), "batch_size": flags.batch_size, "arch": flags.arch, "costs": rows})
+    else:
+        keep(flags.out, {**provenance(), "batch_size": flags.batch_size, "results": attacks_and_steps(flags)})
+
+
+def keep(path: Path, found: dict) -> None:
+    """Write and print."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=2) + "\n")
+    print(report.training_costs(found) if "costs" in found else report.throughput(found))
+
+
+def attacks_and_steps(flags: Flags) -> dict[str, dict]:
+    """PGD and single training steps, each in several programs, and those of rivals."""
     n, repeats = flags.batch_size, flags.repeats
     clf, variables, batch = benchmark.random_batch("resnet20", n)
     programs = benchmark.attack_programs(clf, variables, batch, flags.steps, flags.stock_scan)
@@ -50,14 +72,7 @@ def main(flags: Flags) -> None:
         clf, _, batch = benchmark.random_batch(arch, n)
         programs = benchmark.method_programs(clf, batch, flags.steps)
         results[f"joint step, {arch}"] = benchmark.alternate(programs, images=n, repeats=repeats)
-    found = {
-        **provenance(),
-        "batch_size": n,
-        "results": results,
-    }
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
-    flags.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(throughput(found))
+    return results
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ import contextlib
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from l2ljax import models, threat
+from l2ljax import cost, defenses, models, threat
 from l2ljax.attacks import gradient, learned
 from l2ljax.attacks.ascent import clean
 from l2ljax.attacks.ensemble import in_chunks
@@ -24,8 +24,8 @@ from l2ljax.defenses import saddle
 from l2ljax.defenses.l2l import rnn_adv
 from l2ljax.models import attackers
 from l2ljax.models.layers import stock_convolution
-from l2ljax.train import AXIS, init_state, make_step
-from l2ljax.types import Attack, Batch, Classifier, Defense, Players, Tree
+from l2ljax.train import AXIS, TrainState, init_state, make_step
+from l2ljax.types import Array, Attack, Batch, Classifier, Defense, Players, Tree, example_keys
 
 Program = Callable[[], Any]
 """Runs once and waits for the result."""
@@ -135,6 +135,59 @@ def method_programs(classifier: Classifier, batch: Batch, steps: int) -> dict[st
         "pgd_adv": _step_program(classifier, batch, pgd_adv(classifier, steps, False), "own"),
         "rnn_adv": _step_program(classifier, batch, rnn_adv(classifier, BALL, steps=steps, axis_name=AXIS), "own"),
     }
+
+
+PAPERS = {
+    "plain": 1.0, "pgd_adv": 12.3, "naive_l2l": 2.76, "grad_l2l": 5.80, "two_step_l2l": 7.56,
+}  # fmt: skip
+"""Seconds a step over those of plain, in Learning to Defend by Learning to Attack, Table 3 (WRN-34-10, 10-step PGM)."""
+
+
+def training_costs(
+    arch: str, methods: Sequence[str], *, batch_size: int, repeats: int, patience: float = 60.0
+) -> dict[str, dict[str, Any]]:
+    """One joint step of each method with the defaults of its papers, timed in turn, and what bounds it.
+
+    Args:
+      arch: the classifier.
+      methods: names; the first is what the others are compared with.
+      batch_size: images a step.
+      repeats: see `alternate`.
+      patience: see `alternate`.
+
+    Returns:
+      The rows of `alternate`, each also with "multiplications" of the step, the attacker's included, in units of the
+      first method's (no program can take less time at the same speed of multiplication), "attacker_parameters", and
+      "paper", the ratio that it printed or None.
+    """
+    classifier, _, batch = random_batch(arch, batch_size)
+    chosen = {name: defenses.create(name, classifier, BALL, axis_name=AXIS) for name in methods}
+    rows = alternate(
+        {name: _step_program(classifier, batch, defense, "own") for name, defense in chosen.items()},
+        images=batch_size, repeats=repeats, patience=patience,
+    )  # fmt: skip
+    counted = {name: _multiplications(classifier, batch, defenses.create(name, classifier, BALL)) for name in methods}
+    for name, (number, parameters) in counted.items():
+        rows[name] |= {
+            "multiplications": number / counted[methods[0]][0], "attacker_parameters": parameters,
+            "paper": PAPERS.get(name),
+        }  # fmt: skip
+    return rows
+
+
+def _multiplications(classifier: Classifier, batch: Batch, defense: Defense) -> tuple[float, int]:
+    """(of convolutions and matrix products in the gradient of the objective, parameters of the attacker)."""
+
+    def gradient(state: TrainState, batch: Batch) -> Tree:
+        def objective(params: Players) -> Array:
+            keys = example_keys(state.key, len(batch.x))
+            return defense.objective(params, state.stats, keys, batch, "joint")[0]
+
+        return jax.grad(objective)(state.params)
+
+    state = init_state(jax.random.key(0), classifier, defense, Players(optax.identity(), optax.identity()), batch.x)
+    parameters = sum(p.size for p in jax.tree.leaves(state.params.attacker))
+    return cost.multiplications(cost.mark(gradient), state, batch), parameters
 
 
 def random_batch(arch: str, size: int) -> tuple[Classifier, Tree, Batch]:

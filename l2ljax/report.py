@@ -147,6 +147,39 @@ def throughput(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def training_costs(found: Mapping[str, Any]) -> str:
+    """Markdown of experiments/throughput.py --train: a step's time, beside the papers' ratio and the least possible."""
+    rows, first = found["costs"], next(iter(found["costs"].values()))["seconds"]
+    cells = []
+    for name, row in rows.items():
+        ratios = [s / r for s, r in zip(row["seconds"], first, strict=False)]
+        cells.append(
+            [
+                name,
+                f"{statistics.median(row['seconds']):.2f}",
+                f"{len(row['seconds'])}",
+                f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+                f"{row['multiplications']:.2f}",
+                "-" if row["paper"] is None else f"{row['paper']:.2f}",
+                f"{row['attacker_parameters']:,}",
+            ]
+        )
+    told = (
+        f"{found['arch']}, batch of {found['batch_size']}; {found['machine']}, {found['date']}; `{found['command']}`."
+    )
+    base = next(iter(rows))
+    header = [
+        "method",
+        "median s",
+        "runs",
+        f"time / {base}",
+        f"multiplications / {base}",
+        "paper",
+        "attacker's parameters",
+    ]
+    return f"{told}\n\n{_grid(header, cells)}"
+
+
 def runs(found: Mapping[str, Any]) -> str:
     """Markdown of collected reports (see experiments/reproduce.py): their table, and the command of each."""
     commands = "\n".join(f"- `{r['command']}`" for r in found["reports"])

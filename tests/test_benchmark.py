@@ -57,3 +57,17 @@ def test_the_compile_clock_counts_what_compiles_and_nothing_else():
     for _ in range(3):
         double(2.0)
     assert compiled() == after
+
+
+def test_training_costs_are_counted_beside_the_time():
+    """A step of PGD costs about two thirds of a training pass, which has a gradient for the weights too."""
+    rows = benchmark.training_costs("digits_cnn", ["plain", "pgd_adv", "rnn_adv"], batch_size=4, repeats=1)
+    assert rows["plain"]["multiplications"] == 1
+    counted = rows["pgd_adv"]["multiplications"]
+    assert 1 + 10 * 0.6 < counted < 1 + 10 * 0.75
+    assert counted < rows["rnn_adv"]["multiplications"] < 1.5 * counted  # the attacker's own products
+    assert [row["attacker_parameters"] for row in rows.values()] == [0, 0, 120]
+    text = report.training_costs(
+        {"arch": "A", "batch_size": 4, "machine": "M", "date": "D", "command": "C", "costs": rows}
+    )
+    assert [line.split("|")[6].strip() for line in text.splitlines()[4:]] == ["1.00", "12.30", "-"]
