@@ -86,16 +86,13 @@ def collect(
     return Rollout(observations, jnp.concatenate([times, time[None]]), actions, rewards, ends)
 
 
-def first_episodes(rollout: Rollout) -> Array:
-    """bool [T, N]: the steps of each column's first episode. These are whole, and no kind of episode is preferred:
-    of the later ones the long ones are cut more often."""
-    ended = jnp.cumsum(rollout.ends, axis=0) - rollout.ends
-    return ended == 0
+def episode_returns(rollout: Rollout) -> Array:
+    """The sum of rewards of each column's first episode [N].
 
-
-def mean_return(rollout: Rollout) -> Array:
-    """The sum of rewards of an episode, mean over the columns' first episodes."""
-    return (rollout.rewards * first_episodes(rollout)).sum(axis=0).mean()
+    These are whole, and no kind of episode is preferred: of the later ones the long ones are cut more often.
+    """
+    first = jnp.cumsum(rollout.ends, axis=0) - rollout.ends == 0
+    return (rollout.rewards * first).sum(axis=0)
 
 
 def pairs(rollout: Rollout) -> tuple[Array, Array]:
