@@ -250,7 +250,9 @@ def create(name: str, **params: Any) -> Environment:
       L2LError: there is none of that name, or it has no such parameter.
     """
     if name not in ENVIRONMENTS:
-        raise L2LError(f"unknown environment {name!r}: choose one of {', '.join(ENVIRONMENTS)}, or gym:ID of gymnasium's")
+        raise L2LError(
+            f"unknown environment {name!r}: choose one of {', '.join(ENVIRONMENTS)}, or gym:ID of gymnasium's"
+        )
     environment = ENVIRONMENTS[name]()
     unknown = sorted(params.keys() - set(environment.params._fields))
     if unknown:

@@ -1,10 +1,10 @@
 """Experts: trained with TRPO on the environment's rewards, kept only if good, their trajectories saved and loaded.
 
-    agent = train(key, environment, networks)              # the best of several seeds
-    check(environment.spec, returns)                       # an L2LError where they are too low
-    expert = record(key, environment, networks, agent)     # Trajectories
-    save(path, expert); expert = load(path, environment.spec)
-    demonstrations = subsample(key, expert, stride=10)
+agent = train(key, environment, networks)              # the best of several seeds
+check(environment.spec, returns)                       # an L2LError where they are too low
+expert = record(key, environment, networks, agent)     # Trajectories
+save(path, expert); expert = load(path, environment.spec)
+demonstrations = subsample(key, expert, stride=10)
 """
 
 import io
@@ -107,8 +107,8 @@ def act(
     """A rollout of as many columns, whose first episodes count; in gymnasium itself where it has the environment."""
     if isinstance(environment, GymEnvironments) or environment.spec.gymnasium:
         return gym_adapter.rollout_of(environment.spec.gymnasium, networks, agent, key, episodes=episodes)
-    run = jax.jit(lambda params, agent: rollout.collect(environment, params, networks, agent, key, columns=episodes))
-    return run(environment.params, agent)
+    collect = jax.jit(rollout.collect, static_argnames=("environment", "networks", "columns"))
+    return collect(environment, environment.params, networks, agent, key, columns=episodes)
 
 
 def check(spec: Spec, returns: np.ndarray) -> None:

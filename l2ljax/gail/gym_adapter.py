@@ -8,6 +8,7 @@ gymnasium's vector environments reset in the step that ends an episode (SAME_STE
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 
 from l2ljax.gail.environments import Box, Discrete, Spec
 from l2ljax.gail.policy import Agent, Networks
-from l2ljax.gail.rollout import Learn, Rollout
+from l2ljax.gail.rollout import Iterations, Learn, Rollout
 from l2ljax.types import Array, Key, L2LError, Tree
 
 
@@ -37,20 +38,21 @@ class GymEnvironments:
     def __init__(self, name: str, *, columns: int, sign: int, solved: float = -np.inf, stride: int = 1) -> None:
         import gymnasium
 
+        steps = horizon(name)
         try:
             mode = gymnasium.vector.AutoresetMode.SAME_STEP
             self.envs = gymnasium.make_vec(
                 name, columns, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}
             )
         except (gymnasium.error.Error, ImportError) as error:
-            raise L2LError(f"gymnasium cannot make {name} ({str(error).strip()}): see gymnasium.pprint_registry()") from error
-        space, limit = self.envs.single_observation_space, self.envs.spec and self.envs.spec.max_episode_steps
+            raise L2LError(
+                f"gymnasium cannot make {name} ({str(error).strip()}): see gymnasium.pprint_registry()"
+            ) from error
+        space = self.envs.single_observation_space
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise L2LError(f"{name} observes {space}: choose an environment that observes vectors")
-        if not limit:
-            raise L2LError(f"{name} has no limit on the steps of an episode: register it with max_episode_steps")
         self.columns = columns
-        self.spec = Spec(name, name, space.shape[0], self._action(), limit, sign, solved, stride)
+        self.spec = Spec(name, name, space.shape[0], self._action(), steps, sign, solved, stride)
 
     def _action(self) -> Discrete | Box:
         import gymnasium
@@ -92,14 +94,28 @@ class GymEnvironments:
         )
 
 
-def iterations(
-    environments: GymEnvironments, networks: Networks, learn: Learn, *, length: int
-) -> Callable[[Tree, Any, Any], tuple[Any, dict[str, Array]]]:
+def horizon(name: str) -> int:
+    """The limit on the steps of an episode of gymnasium's environment.
+
+    Raises:
+      L2LError: no such environment, or it has no limit.
+    """
+    import gymnasium
+
+    try:
+        limit = gymnasium.spec(name).max_episode_steps
+    except gymnasium.error.Error as error:
+        raise L2LError(f"gymnasium has no {name} ({str(error).strip()}): see gymnasium.pprint_registry()") from error
+    if not limit:
+        raise L2LError(f"{name} has no limit on the steps of an episode: register it with max_episode_steps")
+    return limit
+
+
+def iterations(environments: GymEnvironments, networks: Networks, learn: Learn, *, length: int) -> Iterations:
     """As `rollout.iterations`; acting happens on the host, one seed after the other, learning is jitted.
 
     The first argument of what is returned, an environment's parameters, is not used.
     """
-    act = _actor(networks)
 
     @jax.jit
     @jax.vmap
@@ -115,8 +131,7 @@ def iterations(
             key, k_act, k_learn = split(states.key)
             agents = [jax.tree.map(lambda a, i=i: a[i], states.agent) for i in range(len(key))]
             rollouts = [
-                environments.collect(lambda k, o, agent=agent: act(agent, k, o), k)
-                for agent, k in zip(agents, k_act, strict=True)
+                environments.collect(partial(_act, networks, agent), k) for agent, k in zip(agents, k_act, strict=True)
             ]
             stacked = jax.tree.map(lambda *a: jnp.stack(a), *rollouts)
             states, row = step(k_learn, states._replace(key=key), stacked, data)
@@ -129,16 +144,12 @@ def iterations(
 def rollout_of(name: str, networks: Networks, agent: Agent, key: Key, *, episodes: int = 50) -> Rollout:
     """What the policy does in `episodes` columns of gymnasium's environment, its actions drawn at random as in training."""
     environments = GymEnvironments(name, columns=episodes, sign=1)
-    act = _actor(networks)
-    rollout = environments.collect(lambda k, o: act(agent, k, o), key)
+    rollout = environments.collect(partial(_act, networks, agent), key)
     environments.envs.close()
     return rollout
 
 
-def _actor(networks: Networks) -> Callable[[Agent, Key, Array], Array]:
-    @jax.jit
-    def act(agent: Agent, key: Key, observations: Array) -> Array:
-        noise = networks.policy.draw(key, observations.shape[:1])
-        return networks.policy.act(networks.distribution(agent, observations), noise)
-
-    return act
+@partial(jax.jit, static_argnums=0)
+def _act(networks: Networks, agent: Agent, key: Key, observations: Array) -> Array:
+    noise = networks.policy.draw(key, observations.shape[:1])
+    return networks.policy.act(networks.distribution(agent, observations), noise)

@@ -46,6 +46,8 @@ class State(Protocol):
 
 Learn = Callable[[Key, Any, Rollout, Any], tuple[Any, dict[str, Array]]]
 """(key, state, rollout of its agent, data) -> (state, metrics: scalars)."""
+Iterations = Callable[[Tree, Any, Any], tuple[Any, dict[str, Array]]]
+"""(params of the environment, states [S, ...], data of all seeds) -> (states, metrics [S, length])."""
 
 
 def collect(
@@ -101,14 +103,10 @@ def pairs(rollout: Rollout) -> tuple[Array, Array]:
     return rollout.observations[:-1].reshape(n, -1), rollout.actions.reshape(n, *rollout.actions.shape[2:])
 
 
-def iterations(
-    environment: Environment, networks: Networks, learn: Learn, *, columns: int, length: int
-) -> Callable[[Tree, Any, Any], tuple[Any, dict[str, Array]]]:
+def iterations(environment: Environment, networks: Networks, learn: Learn, *, columns: int, length: int) -> Iterations:
     """`length` times "act, then learn", one jitted scan, for several seeds side by side.
 
-    Returns:
-      (params of the environment, states [S, ...], data of all seeds) -> (states, metrics [S, length]). The states
-      given are donated: do not use them again.
+    The states given to it are donated: do not use them again.
     """
 
     def once(params: Tree, data: Any, state: Any) -> tuple[Any, dict[str, Array]]:

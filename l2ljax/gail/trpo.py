@@ -78,7 +78,11 @@ def fisher_product(kl: ScalarFn, params: Tree, damping: float) -> Callable[[Tree
 
 
 def trust_region_step(
-    objective: ScalarFn, kl: ScalarFn, params: Tree, sampled_kl: ScalarFn | None = None, settings: Settings | None = None
+    objective: ScalarFn,
+    kl: ScalarFn,
+    params: Tree,
+    sampled_kl: ScalarFn | None = None,
+    settings: Settings | None = None,
 ) -> tuple[Tree, dict[str, Array]]:
     """Ascend `objective` along the natural gradient, not farther than `kl` allows.
 
