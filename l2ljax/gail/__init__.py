@@ -1,4 +1,4 @@
-"""Generative adversarial imitation learning (Ho and Ermon, 2016), its discriminator moved by Adam or by a learned updater.
+"""Generative adversarial imitation learning (Ho and Ermon, 2016); Adam or a learned updater moves the discriminator.
 
 `environments` and `gym_adapter`: where one acts. `policy`, `rollout`, `trpo`: who acts, what came of it, and how to
 improve. `discriminator`, `updaters`: the reward that is learned, and who moves its parameters. `experts`, `cloning`,

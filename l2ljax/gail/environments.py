@@ -1,7 +1,7 @@
 """Environments as pure functions of traced parameters, equal step by step to gymnasium's.
 
-CartPole-v0, CartPole-v1, MountainCar-v0 and Pendulum-v1 are gymnasium's; FixedCartPole is ours: an episode goes on after
-the pole has fallen, so that its length tells nothing and the return depends on imitation.
+CartPole-v0, CartPole-v1, MountainCar-v0 and Pendulum-v1 are gymnasium's. FixedCartPole is ours: an episode goes on
+after the pole has fallen, so that its length tells nothing and the return depends on imitation.
 
     env = environments.create("CartPole-v1")
     state = env.reset(env.params, key)
@@ -46,7 +46,7 @@ class Spec(NamedTuple):
     solved: float
     """The return that an expert must reach before its trajectories are kept."""
     stride: int
-    """Which steps of an expert's trajectory are kept: every `stride`-th (Ho and Ermon's, for CartPole and MountainCar)."""
+    """Every `stride`-th step of an expert's trajectory is kept (Ho and Ermon's, for CartPole and MountainCar)."""
 
 
 class Environment(NamedTuple):
@@ -122,7 +122,7 @@ def _fixed_reset(params: CartPoleParams, key: Key) -> FixedCartPoleState:
 def _fixed_step(
     params: CartPoleParams, state: FixedCartPoleState, action: Array
 ) -> tuple[FixedCartPoleState, Array, Array]:
-    """CartPole-v1's rewards until the pole falls, then 0: the return is CartPole-v1's, the length always the horizon."""
+    """CartPole-v1's rewards until the pole falls, then 0: the return is CartPole-v1's, the length the horizon."""
     new, reward, terminated = _cart_pole_step(params, state.pole, action)
     pole = jax.tree.map(lambda a, b: jnp.where(state.fallen, a, b), state.pole, new)
     return FixedCartPoleState(pole, state.fallen | terminated), jnp.where(state.fallen, 0.0, reward), jnp.array(False)

@@ -147,12 +147,12 @@ def _train(
         while done < config.iterations:
             began = time.perf_counter()
             states, metrics = chunk(params, states, arm.demonstrations)
-            metrics = {key: np.asarray(values) for key, values in metrics.items()}
+            curves = {key: np.asarray(values) for key, values in metrics.items()}
             seconds.append(time.perf_counter() - began)
-            folder.record(_rows(metrics, done))
-            _check(metrics["max_abs"], done)
+            folder.record(_rows(curves, done))
+            _check(curves["max_abs"], done)
             done += length
-            bar.set_postfix({k: f"{metrics[k][:, -1].mean():.3g}" for k in ("return", "accuracy", "kl")}, refresh=False)
+            bar.set_postfix({k: f"{curves[k][:, -1].mean():.3g}" for k in ("return", "accuracy", "kl")}, refresh=False)
             bar.update(length)
             due = done // max(1, config.checkpoint_every) > (done - length) // max(1, config.checkpoint_every)
             if checkpoints and (due or stopping() or done == config.iterations):
@@ -160,8 +160,8 @@ def _train(
             if stopping():
                 raise Interrupted(done)
     rows = folder.rows()
-    curves = {key: np.array([row[key] for row in rows]).T for key in rows[0] if key != "step"}
-    return curves, states.agent, _speed(seconds, length * config.seeds)
+    whole = {key: np.array([row[key] for row in rows]).T for key in rows[0] if key != "step"}
+    return whole, states.agent, _speed(seconds, length * config.seeds)
 
 
 def _rows(metrics: dict[str, np.ndarray], done: int) -> list[dict[str, Any]]:

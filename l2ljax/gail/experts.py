@@ -22,7 +22,7 @@ from l2ljax.gail.gym_adapter import GymEnvironments
 from l2ljax.gail.imitate import Demonstrations
 from l2ljax.gail.policy import Agent, Networks, Statistics, statistics_of
 from l2ljax.gail.rollout import Learn, Rollout, episode_returns
-from l2ljax.types import Array, Key, L2LError, Tree
+from l2ljax.types import Array, Key, L2LError
 
 VALUE_STEPS = 5
 """Of the value function per iteration; Ho and Ermon's 1 needs more iterations."""
@@ -58,8 +58,9 @@ def init(key: Key, networks: Networks, size: int) -> ExpertState:
 def learner(networks: Networks, environment: Environment | None = None) -> Learn:
     """One iteration of TRPO on the environment's rewards, see `rollout.Learn`; no data.
 
-    With an environment that has a potential, rewards are shaped: r + 20 (discount Phi' - Phi), Phi 0 after an end. This
-    changes no policy's advantage (Ng, Harada and Russell, 1999), and shows the way where all returns are equal at first.
+    With an environment that has a potential, rewards are shaped: r + 20 (discount Phi' - Phi), Phi 0 after an end. That
+    changes no policy's advantages (Ng, Harada and Russell, 1999), and shows the way where all returns are equal at
+    first.
     """
     settings = trpo.Settings(value_steps=VALUE_STEPS)
 
@@ -105,8 +106,9 @@ def act(
     key: Key, environment: Environment | GymEnvironments, networks: Networks, agent: Agent, *, episodes: int
 ) -> Rollout:
     """A rollout of as many columns, whose first episodes count; in gymnasium itself where it has the environment."""
-    if isinstance(environment, GymEnvironments) or environment.spec.gymnasium:
+    if environment.spec.gymnasium:
         return gym_adapter.rollout_of(environment.spec.gymnasium, networks, agent, key, episodes=episodes)
+    assert not isinstance(environment, GymEnvironments)
     collect = jax.jit(rollout.collect, static_argnames=("environment", "networks", "columns"))
     return collect(environment, environment.params, networks, agent, key, columns=episodes)
 

@@ -7,6 +7,7 @@
 gymnasium's vector environments reset in the step that ends an episode (SAME_STEP): no transition is made up.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -39,11 +40,11 @@ class GymEnvironments:
         import gymnasium
 
         steps = horizon(name)
+        kwargs = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
         try:
-            mode = gymnasium.vector.AutoresetMode.SAME_STEP
-            self.envs = gymnasium.make_vec(
-                name, columns, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # an older version is asked for knowingly
+                self.envs = gymnasium.make_vec(name, columns, vectorization_mode="sync", vector_kwargs=kwargs)
         except (gymnasium.error.Error, ImportError) as error:
             raise L2LError(
                 f"gymnasium cannot make {name} ({str(error).strip()}): see gymnasium.pprint_registry()"
@@ -64,9 +65,9 @@ class GymEnvironments:
                 return Box(size)
         raise L2LError(f"actions {self.envs.single_action_space} are not supported: 0..n-1 or a vector are")
 
-    def step(self, actions: Array) -> tuple[np.ndarray, ...]:
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
         """Observations [N, O] (after an end the next episode's first), rewards [N], ends [N]. Boxes are clipped."""
-        sent = np.asarray(actions)
+        sent = actions
         if isinstance(self.spec.action, Box):
             space: Any = self.envs.single_action_space
             sent = sent.clip(space.low, space.high)
@@ -142,7 +143,7 @@ def iterations(environments: GymEnvironments, networks: Networks, learn: Learn, 
 
 
 def rollout_of(name: str, networks: Networks, agent: Agent, key: Key, *, episodes: int = 50) -> Rollout:
-    """What the policy does in `episodes` columns of gymnasium's environment, its actions drawn at random as in training."""
+    """What the policy does in `episodes` columns of gymnasium's environment, its actions drawn as in training."""
     environments = GymEnvironments(name, columns=episodes, sign=1)
     rollout = environments.collect(partial(_act, networks, agent), key)
     environments.envs.close()

@@ -12,7 +12,6 @@ Algorithm 3); in Ho and Ermon's code the policy comes first.
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from l2ljax.gail import discriminator, trpo
 from l2ljax.gail.discriminator import Discriminator
@@ -44,7 +43,7 @@ class GailState(NamedTuple):
 def init(
     keys: Key, networks: Networks, disc: Discriminator, updater: Updater, demonstrations: Demonstrations
 ) -> GailState:
-    """The states before the first iteration, one for each of the keys [S]; observations are normalized as the expert's."""
+    """The states before the first iteration, one for each of the keys [S]; observations are scaled as the expert's."""
 
     def one(key: Key) -> GailState:
         k_agent, k_disc, k_updater, key = jax.random.split(key, 4)

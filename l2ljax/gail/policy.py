@@ -7,6 +7,7 @@
 An `Agent` is the state of one of each; `Networks` are the functions that belong to it.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -96,9 +97,9 @@ def gaussian(observation_size: int, size: int, hidden: Sequence[int] = (64, 32))
 
 
 class Statistics(NamedTuple):
-    """Count, mean and variance per feature of all that was seen."""
+    """Of all samples that were seen: their number, mean and variance per feature."""
 
-    count: Array
+    seen: Array
     mean: Array
     var: Array
 
@@ -111,13 +112,10 @@ def statistics_of(x: Array) -> Statistics:
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
     """Of both sets of samples together (Chan, Golub and LeVeque)."""
-    count = a.count + b.count
-    between = (b.mean - a.mean) ** 2 * a.count * b.count / count
-    return Statistics(
-        count,
-        a.mean + (b.mean - a.mean) * b.count / count,
-        (a.var * a.count + b.var * b.count + between) / count,
-    )
+    seen = a.seen + b.seen
+    share = b.seen / seen
+    between = (b.mean - a.mean) ** 2 * share * (1 - share)
+    return Statistics(seen, a.mean + (b.mean - a.mean) * share, a.var * (1 - share) + b.var * share + between)
 
 
 def deviation(statistics: Statistics) -> Array:
@@ -158,7 +156,7 @@ class Networks(NamedTuple):
         return self.policy.distribution(agent.policy, normalize(agent.observations, observations))
 
     def value_features(self, agent: Agent, observations: Array, times: Array) -> Array:
-        """Normalized observations and the time t/horizon: [..., O + 1]. The value at the limit is 0, so it needs the time."""
+        """Normalized observations and the time t/horizon, since the value at the limit is 0: [..., O + 1]."""
         x = normalize(agent.observations, observations)
         return jnp.concatenate([x, times[..., None] / self.horizon], axis=-1)
 
@@ -182,7 +180,7 @@ def networks(spec: Spec, hidden: Sequence[int] = (64, 32)) -> Networks:
 def init_mlp(key: Key, sizes: Sequence[int]) -> list[dict[str, Array]]:
     """Glorot-uniform weights, zero biases, and a last layer of zeros (Ho and Ermon)."""
     layers = []
-    for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         limit = 0.0 if i == len(sizes) - 2 else math.sqrt(6 / (n_in + n_out))
         w = jax.random.uniform(jax.random.fold_in(key, i), (n_in, n_out), minval=-1.0) * limit
         layers.append({"w": w, "b": jnp.zeros(n_out)})

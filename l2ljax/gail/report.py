@@ -3,8 +3,8 @@
     result["arms"]["adam"] = summarize(curves, final_returns, expert_return)
     write(workdir, result, curves)
 
-An arm is one way to move the discriminator, or a control. `curves` are {metric: [seeds, iterations]}, on the environment's
-own rewards where they are returns; `final_returns` [seeds] are those of the last policies, in gymnasium.
+An arm is one way to move the discriminator, or a control. `curves` are {metric: [seeds, iterations]}; returns are sums
+of the environment's own rewards; `final_returns` [seeds] are those of the last policies, in gymnasium.
 """
 
 import io
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from l2ljax.files import write_files
-from l2ljax.types import L2LError
 
 WINDOW = 20
 """Iterations that a return is averaged over, where its deepest fall and its end are looked for."""
