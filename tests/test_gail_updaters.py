@@ -139,6 +139,7 @@ def test_the_gradient_of_theta_u_equals_finite_differences(name):
         network = network_of(name)
         updater = compiled(updaters.learned(network, optax.sgd(1.0)))  # theta_U moves by its gradient
         state = updater.init(jax.random.key(2), params)
+        assert {x.dtype for x in jax.tree.leaves(state)} <= {jnp.dtype("float64"), jnp.dtype("int32")}
         nudge = lambda x: x + 0.3 * rng.normal(size=x.shape)
         state = state._replace(network=jax.tree.map(nudge, state.network))  # generic, no layer at zero
         _, after, _ = updater.step(state, params, objective_fn)
@@ -208,6 +209,30 @@ def test_learning_beats_the_start(name):
         reached[lr] = hill(params)
     np.testing.assert_allclose(reached[0.0], hill(START) * 0.99**120, rtol=1e-4)
     assert reached[1e-3] > 0.3 * reached[0.0]
+
+
+@each_learned
+def test_steps_are_algorithm_3_with_adam_ascending(name):
+    """theta' by the old theta_U, theta_U by the gradient at that theta'; Adam's moments go on from step to step."""
+    network, optimizer = network_of(name), optax.adam(1e-3)
+    updater = make(name, 1e-3)
+    state = updater.init(jax.random.key(0), START)
+    theta, unravel = ravel_pytree(START)
+    theta_u = network.init(jax.random.key(0), theta)
+    moments = optimizer.init(theta_u)
+    (params, state), _ = run(updater, state, START, 4)
+
+    @jax.jit
+    def step(theta, theta_u, moments):
+        g = jax.grad(lambda theta: hill(unravel(theta)))(theta)
+        descent = jax.grad(lambda u: -hill(unravel(theta + network.apply(u, theta, g))))(theta_u)
+        updates, moments = optimizer.update(descent, moments)
+        return theta + network.apply(theta_u, theta, g), optax.apply_updates(theta_u, updates), moments
+
+    for _ in range(4):
+        theta, theta_u, moments = step(theta, theta_u, moments)
+    chex.assert_trees_all_close(params, unravel(theta), rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(state.network, theta_u, rtol=1e-4, atol=1e-6)
 
 
 def test_adam_equals_optax_descending_the_negative():
@@ -300,6 +325,11 @@ def test_the_bound_names_a_runaway(bad):
         updaters.check(jnp.full((2, 3), 1.0).at[1, 2].set(bad))
     with pytest.raises(L2LError, match="beyond 10:"):
         updaters.check(jnp.array(11.0), bound=10)
+
+
+def test_the_metric_is_the_largest_magnitude_after_the_step():
+    _, _, metrics = updaters.frozen().step((), {"x": jnp.array([-3.0, 2.0]), "y": jnp.array(1.0)}, lambda params: 0.0)
+    assert metrics["max_abs"] == 3
 
 
 def test_a_runaway_shows_in_the_metric():
