@@ -139,6 +139,7 @@ def test_the_gradient_of_theta_u_equals_finite_differences(name):
         network = network_of(name)
         updater = compiled(updaters.learned(network, optax.sgd(1.0)))  # theta_U moves by its gradient
         state = updater.init(jax.random.key(2), params)
+        assert {x.dtype for x in jax.tree.leaves(state)} <= {jnp.dtype("float64"), jnp.dtype("int32")}
         nudge = lambda x: x + 0.3 * rng.normal(size=x.shape)
         state = state._replace(network=jax.tree.map(nudge, state.network))  # generic, no layer at zero
         _, after, _ = updater.step(state, params, objective_fn)
@@ -210,6 +211,30 @@ def test_learning_beats_the_start(name):
     assert reached[1e-3] > 0.3 * reached[0.0]
 
 
+@each_learned
+def test_steps_are_algorithm_3_with_adam_ascending(name):
+    """theta' by the old theta_U, theta_U by the gradient at that theta'; Adam's moments go on from step to step."""
+    network, optimizer = network_of(name), optax.adam(1e-3)
+    updater = make(name, 1e-3)
+    state = updater.init(jax.random.key(0), START)
+    theta, unravel = ravel_pytree(START)
+    theta_u = network.init(jax.random.key(0), theta)
+    moments = optimizer.init(theta_u)
+    (params, state), _ = run(updater, state, START, 4)
+
+    @jax.jit
+    def step(theta, theta_u, moments):
+        g = jax.grad(lambda theta: hill(unravel(theta)))(theta)
+        descent = jax.grad(lambda u: -hill(unravel(theta + network.apply(u, theta, g))))(theta_u)
+        updates, moments = optimizer.update(descent, moments)
+        return theta + network.apply(theta_u, theta, g), optax.apply_updates(theta_u, updates), moments
+
+    for _ in range(4):
+        theta, theta_u, moments = step(theta, theta_u, moments)
+    chex.assert_trees_all_close(params, unravel(theta), rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(state.network, theta_u, rtol=1e-4, atol=1e-6)
+
+
 def test_adam_equals_optax_descending_the_negative():
     adam = make("adam", 0.1)
     (ours, _), _ = run(adam, adam.init(jax.random.key(0), START), START, 5)
@@ -255,8 +280,11 @@ def test_coordinate_wise_is_the_dense_one_of_size_one_at_each_coordinate():
 
 # Seeds, memory, the bound
 
-ALL = {"adam": make("adam", 0.01), "frozen": make("frozen")} | {
-    name: make(name, 1e-3, start="ascent", alpha=0.1) for name in LEARNED
+ALL = {
+    "adam": updaters.adam(0.01),
+    "frozen": updaters.frozen(),
+    "dense": updaters.dense(1e-3, start="ascent", alpha=0.1),
+    "coordinate": updaters.coordinate(1e-3, start="ascent", alpha=0.1),
 }
 
 
@@ -271,7 +299,8 @@ def test_seeds_together_equal_one_by_one(name):
         (params, _), metrics = run(updater, updater.init(key, params), params, 4, scale)
         return params, metrics
 
-    together = jax.vmap(train)(keys, params, scales)
+    together = jax.jit(jax.vmap(train))(keys, params, scales)
+    train = jax.jit(train)
     for i in range(3):
         alone = train(keys[i], jax.tree.map(lambda x, i=i: x[i], params), scales[i])
         chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], together), alone, rtol=1e-5, atol=1e-6)
@@ -281,13 +310,12 @@ def test_seeds_together_equal_one_by_one(name):
 def test_a_step_keeps_shapes_and_types_and_can_be_donated(name):
     updater = ALL[name]
     params = random_params()
-    state = updater.init(jax.random.key(0), params)
+    state = updater.init(jax.random.key(0), params)  # not compiled: no two arrays may be one buffer, donated twice
     step = jax.jit(lambda state, params: updater.step(state, params, hill), donate_argnums=(0, 1))
-    shapes = jax.tree.map(jax.typeof, (params, state))
-    params, state, metrics = step(state, params)  # no buffer twice: XLA refuses to take one that it was given twice
-    assert jax.tree.map(jax.typeof, (params, state)) == shapes
-    assert metrics.keys() == {"objective", "max_abs"}
-    assert all(x.shape == () for x in metrics.values())
+    types = jax.tree.map(jax.typeof, (params, state))
+    params, state, metrics = step(state, params)
+    assert jax.tree.map(jax.typeof, (params, state)) == types
+    assert {key: x.shape for key, x in metrics.items()} == {"objective": (), "max_abs": ()}
 
 
 @pytest.mark.parametrize("bad", [2e6, np.inf, np.nan])
@@ -297,6 +325,11 @@ def test_the_bound_names_a_runaway(bad):
         updaters.check(jnp.full((2, 3), 1.0).at[1, 2].set(bad))
     with pytest.raises(L2LError, match="beyond 10:"):
         updaters.check(jnp.array(11.0), bound=10)
+
+
+def test_the_metric_is_the_largest_magnitude_after_the_step():
+    _, _, metrics = updaters.frozen().step((), {"x": jnp.array([-3.0, 2.0]), "y": jnp.array(1.0)}, lambda params: 0.0)
+    assert metrics["max_abs"] == 3
 
 
 def test_a_runaway_shows_in_the_metric():

@@ -31,8 +31,9 @@ class Discriminator(NamedTuple):
     logits: Callable[[Tree, Array, Array], Array]
     """(params, s, a) -> l [N], the logit of "expert": positive where (s, a) looks like the expert's.
 
-    s [N, observation_size] as the caller normalized it. The type of `a` tells discrete from continuous actions:
-    integers [N] in 0..actions-1, which become one-hot, or floats [N, actions]. Other shapes are an L2LError."""
+    s is [N, observation_size]. The type of `a` tells discrete from continuous actions: integers [N] in 0..actions-1,
+    which become one-hot, or floats [N, actions]. Other shapes are an L2LError. Observations and continuous actions go
+    in as they are: Ho & Ermon's code standardizes them first, which is the caller's to do."""
 
 
 def create(observation_size: int, actions: int, *, hidden: Sequence[int] = (64, 32)) -> Discriminator:
@@ -112,8 +113,8 @@ def reward(logits: Array, sign: int) -> Array:
     -1: -softplus(-l) = log(1 - D) <= 0. It charges for every step, so it is for tasks that success ends (MountainCar).
         No paper states it; Ho & Ermon's code switches so.
 
-    Either one rewards a length of episode whatever the policy does, so show a discriminator that never learns
-    (`updaters.frozen`) beside a result.
+    By itself +1 favours long episodes and -1 short ones, whatever D has learned, so show a discriminator that never
+    learns (`updaters.frozen`) beside a result. Where all episodes are equally long, both signs serve.
 
     Args:
       logits: l, of any shape.

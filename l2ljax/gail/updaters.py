@@ -207,8 +207,8 @@ def _init_perceptron(key: Key, m: int, start: Start, alpha: float, dtype: Any) -
     """2m -> 8m -> 4m -> m: torch's uniform hidden weights, zero biases, and a last layer of zeros.
 
     "ascent" lays alpha g through the first 2m units of each hidden layer, m for g and m for -g, since
-    prelu(x) - prelu(-x) = (1 + slope) x; nothing else enters these units, the other ones stay random, and have no
-    outgoing weights.
+    prelu(x) - prelu(-x) = (1 + slope) x. Nothing else enters these units; the other ones stay random, and do not reach
+    the output.
     """
 
     def uniform(key: Key, fan_in: int, fan_out: int) -> Array:
