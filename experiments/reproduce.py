@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from l2ljax import report, workdir
+from l2ljax.gail import report as gail_report
 from l2ljax.types import L2LError
 
 HEAD = """# Benchmarks
@@ -26,6 +27,7 @@ TABLES = {
     "panels": report.strength,
     "differing": report.autoattack_speed,
     "results": report.throughput,
+    "arms": gail_report.markdown,
 }
 """What a result file has -> how it is told."""
 

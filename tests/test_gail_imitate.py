@@ -102,13 +102,16 @@ def test_trajectories_are_the_first_episodes(cart_pole):
     assert (random.lengths < 12).all() and random.observations.shape == (random.lengths.sum(), 4)
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_policy_is_paid_by_the_discriminator_that_has_moved(cart_pole, quick_compilation, sign):
+@pytest.mark.parametrize("name, sign", [("CartPole-v1", 1), ("Pendulum-v1", -1)])  # discrete and continuous actions
+def test_the_policy_is_paid_by_the_discriminator_that_has_moved(quick_compilation, name, sign):
     """An updater that sets all logits to 3: the reward is that of 3, the accuracy that of before."""
-    env, expert = cart_pole
+    env = environments.create(name)
     env = env._replace(spec=env.spec._replace(horizon=20))
-    data = experts.subsample(jax.random.key(0), expert, stride=10)
-    nets, disc = policy.networks(env.spec, (4,)), discriminator.create(4, 2, hidden=(4,))
+    size, rng = env.spec.observation_size, np.random.default_rng(0)
+    observations = jnp.array(rng.normal(2, 3, size=(50, size)), jnp.float32)
+    actions = jnp.array(rng.integers(2, size=50) if sign > 0 else rng.normal(size=(50, 1)).astype(np.float32))
+    data = imitate.Demonstrations(observations, actions, policy.statistics_of(observations))
+    nets, disc = policy.networks(env.spec, (4,)), discriminator.create(size, 2 if sign > 0 else 1, hidden=(4,))
 
     def step(state, params, objective_fn):
         zero = jax.tree.map(jnp.zeros_like, params)
@@ -118,7 +121,7 @@ def test_the_policy_is_paid_by_the_discriminator_that_has_moved(cart_pole, quick
 
     updater = updaters.Updater(lambda key, params: jnp.zeros(()), step)
     states = imitate.init(jax.random.split(jax.random.key(0), 2), nets, disc, updater, data)
-    np.testing.assert_allclose(states.agent.observations.mean[0], expert.observations.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(states.agent.observations.mean[0], observations.mean(axis=0), atol=1e-5)
     assert len(np.unique(states.discriminator["layers_0"]["kernel"][:, 0, 0])) == 2  # seeds differ
     learn = imitate.learner(nets, disc, updater, sign=sign, entropy=0.0)
     run = rollout.iterations(env, nets, learn, columns=3, length=2)

@@ -30,6 +30,7 @@ FLOORS = [
         "judge",
         "benchmark",
         "rivals",
+        "gail",
     },
 ]
 HEAVY = ("tensorflow_datasets", "orbax", "matplotlib", "sklearn", "gymnasium", "pooch", "tyro", "PIL", "scipy.stats")

@@ -36,6 +36,8 @@ from l2ljax.workdir import Workdir
 CHUNK = 25
 """Iterations at most in one call of the jitted scan."""
 EVALUATION_KEY = 2
+MAY_CHANGE = ("workdir", "out", "controls", "episodes", "checkpoint_every")
+"""Flags that may differ when a run goes on: they change nothing that was trained already."""
 Chunks = Callable[[Updater, int], tuple[Iterations, int]]
 """(updater, sign of the reward) -> what `_chunk` makes."""
 
@@ -68,7 +70,7 @@ def run(config: Config) -> dict[str, Any]:
     spec = task.environment.spec
     default = f"runs/gail_{spec.name.replace('/', '_')}_{config.updater.replace(',', '_')}_s{config.seed}"
     workdir = Path(config.workdir or default)
-    Workdir(workdir, dataclasses.asdict(config) | {"horizon": spec.horizon})
+    Workdir(workdir, {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_CHANGE})
     expert = find_expert(config, task)
     key = jax.random.key(PAIRS_KEY)
     data = experts.subsample(key, expert, stride=spec.stride, count=config.trajectories)
@@ -157,6 +159,8 @@ def _train(
             due = done // max(1, config.checkpoint_every) > (done - length) // max(1, config.checkpoint_every)
             if checkpoints and (due or stopping() or done == config.iterations):
                 checkpoints.save(done, states)
+            if stopping() and not checkpoints:
+                raise L2LError(f"stopped after iteration {done} of {name}; nothing is saved: --checkpoint-every is 0")
             if stopping():
                 raise Interrupted(done)
     rows = folder.rows()
