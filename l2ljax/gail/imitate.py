@@ -61,7 +61,7 @@ def learner(
     *,
     sign: int,
     entropy: float = 1e-3,
-    settings: trpo.Settings | None = None,
+    settings: trpo.Settings = trpo.HO_ERMON,
 ) -> Learn:
     """One iteration's learning, see `rollout.Learn`; its data are `Demonstrations`.
 

@@ -1,11 +1,12 @@
-"""Rollouts: what a policy did, in columns of complete episodes, and loops of "act, then learn".
+"""Rollouts: what a policy did, in columns of episodes, and loops of "act, then learn".
 
     rollout = collect(env.spec, env, networks, agent, key, columns=10)          # Rollout of [horizon, 10] steps
     run = iterations(env, networks, learn, columns=10, length=25)               # one jitted scan, vmapped over seeds
     states, metrics = run(env.params, states, data)
 
-A column starts a new episode, and as many steps follow as an episode can have, so that it holds at least one whole;
-where one ends, the next one starts in the same step: no transition is made up.
+A column starts a new episode and has as many steps as an episode can have, so its first episode is whole. Where one
+ends, the next starts in the same step: no transition is made up. The last may be cut: the value function stands for its
+rest. (Ho and Ermon sample whole episodes, whose number of steps varies.)
 """
 
 from collections.abc import Callable

@@ -18,10 +18,11 @@ from l2ljax.gail.rollout import Rollout
 from l2ljax.types import Array, Key, Tree
 
 ScalarFn = Callable[[Tree], Array]
+"""Parameters -> a scalar."""
 
 
 class Settings(NamedTuple):
-    """Ho and Ermon's, from their released code."""
+    """The defaults are Ho and Ermon's, from their released code."""
 
     discount: float = 0.995
     gae_lambda: float = 0.97
@@ -36,6 +37,9 @@ class Settings(NamedTuple):
     """A step must gain this fraction of what the gradient promises."""
     value_steps: int = 1
     """Of the value function per iteration."""
+
+
+HO_ERMON = Settings()
 
 
 def discounted_sums(x: Array, factors: Array) -> Array:
@@ -54,7 +58,7 @@ def gae(rewards: Array, values: Array, ends: Array, *, discount: float, lam: flo
         delta_t = r_t + discount V_{t+1} - V_t,    A_t = delta_t + discount lam A_{t+1}
 
     After an end both V_{t+1} and A_{t+1} are 0, whether the episode terminated or reached its limit (Ho and Ermon; the
-    value function knows the time). An episode that the rollout cuts goes on in V_T alone.
+    value function knows the time). What the rollout cuts of an episode is in V_T alone.
 
     Args:
       rewards: [T, N].
@@ -82,7 +86,7 @@ def trust_region_step(
     kl: ScalarFn,
     params: Tree,
     sampled_kl: ScalarFn | None = None,
-    settings: Settings | None = None,
+    settings: Settings = HO_ERMON,
 ) -> tuple[Tree, dict[str, Array]]:
     """Ascend `objective` along the natural gradient, not farther than `kl` allows.
 
@@ -95,12 +99,12 @@ def trust_region_step(
       kl: params -> KL(old || new), 0 at `params`.
       params: any tree of floats.
       sampled_kl: for the Fisher matrix, maybe from fewer samples; `kl` by default.
-      settings: by default Ho and Ermon's.
+      settings: see there.
 
     Returns:
       Parameters, and metrics: kl, gain (of the objective), accepted (1 or 0).
     """
-    s = settings or Settings()
+    s = settings
     before, g = jax.value_and_grad(objective)(params)
     product = fisher_product(sampled_kl or kl, params, s.damping)
     direction, _ = cg(product, g, maxiter=s.cg_iterations)
@@ -137,7 +141,7 @@ def trust_region_step(
 
 
 def improve(
-    key: Key, networks: Networks, agent: Agent, rollout: Rollout, rewards: Array, settings: Settings | None = None
+    key: Key, networks: Networks, agent: Agent, rollout: Rollout, rewards: Array, settings: Settings = HO_ERMON
 ) -> tuple[Agent, dict[str, Array]]:
     """One iteration of TRPO: advantages from the value function as it is, a policy step, then the value function's.
 
@@ -147,13 +151,13 @@ def improve(
       agent: who made the rollout.
       rollout: see `Rollout`.
       rewards: [T, N], the environment's or a discriminator's.
-      settings: by default Ho and Ermon's.
+      settings: see there.
 
     Returns:
       The agent, whose statistics know the rollout too, and metrics: kl, gain, accepted; value_r2, of the value
       function that the advantages come from.
     """
-    s = settings or Settings()
+    s = settings
     n = rewards.size
     values = networks.value(agent, rollout.observations, rollout.times)
     advantages = gae(rewards, values, rollout.ends, discount=s.discount, lam=s.gae_lambda).reshape(n)
