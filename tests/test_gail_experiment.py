@@ -124,8 +124,9 @@ def test_the_numbers_of_an_arm_are_those_of_its_curves():
     flat = np.ones((2, 100))
     arm = report.summarize({"return": returns, "accuracy": flat, "kl": flat, "max_abs": flat}, np.array([96, 10]), 100)
     assert arm["reached"] == [31, None] and arm["lowest_after"] == [48, None] and arm["last_return"] == [96, 10]
+    assert arm["lowest_late"] == [48, 10]
     assert report.goal(-100) == -105
     frozen = {"final_return": [20.0, 20.0]}
     about = {"arms": {"adam": arm, "frozen": frozen}, "expert_return": 100.0}
     line = report.table(about).splitlines()[2]
-    assert line == "| adam | 2 | 53.0 ± 60.8 | 10.0 | 53.0 ± 60.8 | 1 of 2 | 31 | 48.0 | 1 | 41.2 % |"
+    assert line == "| adam | 2 | 53.0 ± 60.8 | 10.0 | 53.0 ± 60.8 | 1 of 2 | 31 | 48.0 | 10.0 | 1 | 41.2 % |"

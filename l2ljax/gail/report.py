@@ -32,8 +32,9 @@ def summarize(curves: Mapping[str, np.ndarray], final_returns: np.ndarray, exper
 
     Returns:
       final_return; last_return, the mean of the last 20 iterations; reached, the first iteration (from 1 on) with 95 %
-      of the expert's return, or None; lowest_after, the lowest mean of 20 iterations from there on, or None; accuracy
-      of the discriminator at the end, the largest KL of a step, and the largest parameter of the discriminator.
+      of the expert's return, or None; lowest_after, the lowest mean of 20 iterations from there on, or None, and
+      lowest_late, that in the second half of the run; accuracy of the discriminator at the end, the largest KL of a
+      step, and the largest parameter of the discriminator.
     """
     returns = curves["return"]
     reached = [_first(row >= goal(expert_return)) for row in returns]
@@ -44,6 +45,7 @@ def summarize(curves: Mapping[str, np.ndarray], final_returns: np.ndarray, exper
         "lowest_after": [
             _lowest(row[at:]) if at is not None else None for row, at in zip(returns, reached, strict=True)
         ],
+        "lowest_late": [_lowest(row[len(row) // 2 :]) for row in returns],
         "accuracy": curves["accuracy"][:, -WINDOW:].mean(axis=1).tolist(),
         "kl": curves["kl"].max(axis=1).tolist(),
         "max_abs": curves["max_abs"].max(axis=1).tolist(),
@@ -58,7 +60,7 @@ def table(result: Mapping[str, Any]) -> str:
     arms, expert = result["arms"], result["expert_return"]
     floor = _mean(arms["frozen"]["final_return"]) if "frozen" in arms else None
     header = ["arm", "seeds", "final return", "lowest seed", "last 20", "reach 95 %", "at iteration", "lowest after"]
-    header += ["max theta_D", "gap closed"]
+    header += ["lowest late", "max theta_D", "gap closed"]
     rows = []
     for name, arm in arms.items():
         if "diverged" in arm:
@@ -77,10 +79,11 @@ def table(result: Mapping[str, Any]) -> str:
                 f"{len(at)} of {len(final)}",
                 f"{statistics.median(at):g}" if at else "-",
                 f"{min(after):.1f}" if after else "-",
+                f"{min(arm['lowest_late']):.1f}",
                 f"{max(arm['max_abs']):.3g}",
             ]
         else:
-            cells += ["-"] * 5
+            cells += ["-"] * 6
         rows.append([*cells, closed])
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -100,7 +103,8 @@ def about(result: Mapping[str, Any]) -> str:
         f"reward sign {sign[result['sign']]}.",
         "Returns are the environment's own: mean ± standard deviation over seeds. The final return is that of "
         f"{result['episodes']} episodes{' in gymnasium' if result['gymnasium'] else ''} with the last policy; `lowest "
-        "after` is the lowest mean of 20 iterations, of any seed, after reaching 95 % of the expert.",
+        "after` is the lowest mean of 20 iterations, of any seed, after reaching 95 % of the expert, `lowest late` that in "
+        "the second half of the run.",
         f"`{result['command']}`",
     ]
     if speeds:
