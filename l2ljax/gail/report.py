@@ -102,9 +102,9 @@ def about(result: Mapping[str, Any]) -> str:
         f"{result['expert_pairs']} pairs; {result['iterations']} iterations of {result['pairs']:,} steps; "
         f"reward sign {sign[result['sign']]}.",
         "Returns are the environment's own: mean ± standard deviation over seeds. The final return is that of "
-        f"{result['episodes']} episodes{' in gymnasium' if result['gymnasium'] else ''} with the last policy; `lowest "
-        "after` is the lowest mean of 20 iterations, of any seed, after reaching 95 % of the expert, `lowest late` that "
-        "in the second half of the run.",
+        f"{result['episodes']} episodes{' in gymnasium' if result['gymnasium'] else ''} with the last policy; "
+        "`lowest after` is the lowest mean of 20 iterations, of any seed, after reaching 95 % of the expert, `lowest "
+        "late` that in the second half of the run.",
         f"`{result['command']}`",
     ]
     if speeds:
