@@ -130,3 +130,15 @@ def test_the_numbers_of_an_arm_are_those_of_its_curves():
     about = {"arms": {"adam": arm, "frozen": frozen}, "expert_return": 100.0}
     line = report.table(about).splitlines()[2]
     assert line == "| adam | 2 | 53.0 ± 60.8 | 10.0 | 53.0 ± 60.8 | 1 of 2 | 31 | 48.0 | 10.0 | 1 | 41.2 % |"
+
+
+def test_plain_ascent_stands_beside_the_learned_updaters():
+    """theta + lr g, at every step."""
+    config = Config(updater="ascent", lr="0.5", controls="none")
+    (arm,) = setup.arms(config, setup.prepare(config), None).values()
+    params, g = {"w": np.float32([1, -2, 0.1])}, np.float32([0.3, -0.1, 2])
+    state = arm.updater.init(jax.random.key(0), params)
+    for _ in range(2):
+        moved, state, _ = arm.updater.step(state, params, lambda p: p["w"] @ g)
+        np.testing.assert_allclose(moved["w"], params["w"] + 0.5 * g, rtol=1e-5)
+        params = moved

@@ -36,8 +36,8 @@ from l2ljax.workdir import Workdir
 CHUNK = 25
 """Iterations at most in one call of the jitted scan."""
 EVALUATION_KEY = 2
-MAY_CHANGE = ("workdir", "out", "controls", "episodes", "checkpoint_every")
-"""Flags that may differ when a run goes on: they change nothing that was trained already."""
+MAY_CHANGE = ("workdir", "out", "updater", "controls", "episodes", "checkpoint_every")
+"""Flags that may differ when a run goes on: they change nothing that was trained already; arms may be added."""
 Chunks = Callable[[Updater, int], tuple[Iterations, int]]
 """(updater, sign of the reward) -> what `_chunk` makes."""
 

@@ -22,10 +22,12 @@ from l2ljax.types import Key, L2LError
 
 UPDATERS: dict[str, tuple[Callable[..., Updater], float]] = {
     "adam": (updaters.adam, 0.01),
+    "ascent": (lambda lr: updaters.coordinate(0.0, start="ascent", alpha=lr), 1.0),
     "l2l_dense": (updaters.dense, 1e-6),
     "l2l_coordinate": (updaters.coordinate, 1e-4),
 }
-"""Name -> (the updater for a learning rate, the default of that)."""
+"""Name -> (the updater for a learning rate, the default of that). `ascent` stays what the learned ones start as: beside
+them it shows what the learning of the updater does."""
 CONTROLS = ("frozen", "wrong_sign", "shuffled", "cloning")
 """A random discriminator that never moves; the other sign of the reward; the expert's actions shuffled; no reward."""
 GYM = "gym:"
@@ -40,7 +42,7 @@ class Config:
     env: str = "CartPole-v1"
     """CartPole-v0, CartPole-v1, FixedCartPole, MountainCar-v0, Pendulum-v1, or gym:ID of one of gymnasium's."""
     updater: str = "adam"
-    """What moves the discriminator: adam, l2l_dense, l2l_coordinate; several, separated by commas."""
+    """What moves the discriminator: adam, ascent, l2l_dense, l2l_coordinate; several, separated by commas."""
     lr: str = ""
     """Its learning rate (of theta_U for the learned ones); several, separated by commas, are arms of their own."""
     start: updaters.Start = "ascent"
@@ -191,7 +193,7 @@ def _updater(make: Callable[..., Updater], name: str, lr: str, config: Config) -
         value = float(lr)
     except ValueError as error:
         raise L2LError(f"--lr={config.lr}: give numbers, like 0.01 or 0.001,0.01") from error
-    return make(value) if name == "adam" else make(value, start=config.start)
+    return make(value, start=config.start) if name.startswith("l2l") else make(value)
 
 
 def _sizes(name: str, text: str) -> tuple[int, ...]:
