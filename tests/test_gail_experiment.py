@@ -10,6 +10,7 @@ import pytest
 from l2ljax import monitor
 from l2ljax.gail import experiment, experts, report, setup
 from l2ljax.gail.experts import Trajectories
+from l2ljax.gail.imitate import Demonstrations
 from l2ljax.gail.setup import Config
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
@@ -135,10 +136,18 @@ def test_the_numbers_of_an_arm_are_those_of_its_curves():
 def test_plain_ascent_stands_beside_the_learned_updaters():
     """theta + lr g, at every step."""
     config = Config(updater="ascent", lr="0.5", controls="none")
-    (arm,) = setup.arms(config, setup.prepare(config), None).values()
+    data = Demonstrations(np.zeros((3, 4)), np.zeros(3, int), None)
+    (arm,) = setup.arms(config, setup.prepare(config), data).values()
     params, g = {"w": np.float32([1, -2, 0.1])}, np.float32([0.3, -0.1, 2])
     state = arm.updater.init(jax.random.key(0), params)
     for _ in range(2):
         moved, state, _ = arm.updater.step(state, params, lambda p: p["w"] @ g)
         np.testing.assert_allclose(moved["w"], params["w"] + 0.5 * g, rtol=1e-5)
         params = moved
+
+
+def test_any_of_gymnasiums_environments_runs_the_same_way(small):
+    config = small("gym", env="gym:CartPole-v0", sign=1, iterations=2, seeds=1, pairs=400, controls="frozen")
+    result = experiment.run(config)
+    assert result["environment"] == "CartPole-v0" and result["pairs"] == 400
+    assert all(8 <= arm["final_return"][0] <= 200 for arm in result["arms"].values())

@@ -93,6 +93,18 @@ def test_experts_are_kept_only_if_good_and_come_back_whole(few, tmp_path):
         experts.check(spec, np.array([np.nan]))
 
 
+def test_shaping_adds_to_an_episode_what_depends_on_its_start_alone():
+    """The discounted sum telescopes to -20 Phi_0; and the car's potential is its energy."""
+    rng = np.random.default_rng(0)
+    phi, ends = rng.random((9, 1)), np.arange(8)[:, None] == 7
+    extra = experts.shaped(jnp.zeros((8, 1)), jnp.array(phi), jnp.array(ends), discount=0.9)
+    np.testing.assert_allclose((0.9 ** np.arange(8)) @ extra, -20 * phi[0], rtol=1e-5)
+    env = environments.create("MountainCar-v0")
+    height = lambda x, v: float(env.potential(env.params, jnp.array([x, v])))
+    assert height(-np.pi / 6, 0.0) == pytest.approx(0, abs=1e-6) and height(np.pi / 6, 0.0) == pytest.approx(1)
+    assert height(-np.pi / 6, 0.05) == pytest.approx(0.05**2 / 2 / (2 * 0.0025 / 3))
+
+
 def test_trajectories_are_the_first_episodes(cart_pole):
     _, expert = cart_pole
     np.testing.assert_array_equal(expert.lengths, 500)

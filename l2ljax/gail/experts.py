@@ -27,6 +27,7 @@ from l2ljax.types import Array, Key, L2LError
 VALUE_STEPS = 5
 """Of the value function per iteration; Ho and Ermon's 1 needs more iterations."""
 SHAPING = 20.0
+"""How much a potential counts."""
 
 
 class Trajectories(NamedTuple):
@@ -58,9 +59,7 @@ def init(key: Key, networks: Networks, size: int) -> ExpertState:
 def learner(networks: Networks, environment: Environment | None = None) -> Learn:
     """One iteration of TRPO on the environment's rewards, see `rollout.Learn`; no data.
 
-    With an environment that has a potential, rewards are shaped: r + 20 (discount Phi' - Phi), Phi 0 after an end. That
-    changes no policy's advantages (Ng, Harada and Russell, 1999), and shows the way where all returns are equal at
-    first.
+    With an environment that has a potential, rewards are `shaped`.
     """
     settings = trpo.Settings(value_steps=VALUE_STEPS)
 
@@ -68,11 +67,20 @@ def learner(networks: Networks, environment: Environment | None = None) -> Learn
         rewards = rollout.rewards
         if environment and environment.potential:
             phi = environment.potential(environment.params, rollout.observations)
-            rewards += SHAPING * (settings.discount * jnp.where(rollout.ends, 0, phi[1:]) - phi[:-1])
+            rewards = shaped(rewards, phi, rollout.ends, discount=settings.discount)
         agent, metrics = trpo.improve(key, networks, state.agent, rollout, rewards, settings)
         return state._replace(agent=agent), {"return": episode_returns(rollout).mean(), **metrics}
 
     return learn
+
+
+def shaped(rewards: Array, phi: Array, ends: Array, *, discount: float) -> Array:
+    """r_t + 20 (discount Phi_{t+1} - Phi_t), Phi 0 after an end: [T, N] from the potential `phi` [T + 1, N].
+
+    It changes no policy's advantages (Ng, Harada and Russell, 1999), and shows the way where all returns are equal at
+    first, as on MountainCar.
+    """
+    return rewards + SHAPING * (discount * jnp.where(ends, 0, phi[1:]) - phi[:-1])
 
 
 def train(
