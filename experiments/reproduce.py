@@ -13,6 +13,7 @@ from pathlib import Path
 import tyro
 
 from l2ljax import report, workdir
+from l2ljax.gail import report as gail_report
 from l2ljax.types import L2LError
 
 HEAD = """# Benchmarks
@@ -27,6 +28,7 @@ TABLES = {
     "autoattack": report.autoattack,
     "costs": report.training_costs,
     "results": report.throughput,
+    "arms": gail_report.markdown,
 }
 """What a result file has -> how it is told."""
 

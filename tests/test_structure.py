@@ -32,6 +32,7 @@ FLOORS = [
         "views",
         "benchmark",
         "rivals",
+        "gail",
     },
 ]
 HEAVY = ("tensorflow_datasets", "orbax", "matplotlib", "sklearn", "gymnasium", "pooch", "tyro", "PIL", "scipy.stats")

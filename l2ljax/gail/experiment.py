@@ -1,0 +1,200 @@
+"""A whole GAIL run: expert -> arms and controls -> report. `experiments/gail.py` is a call of `main`.
+
+main()                                                        # reads the command line
+run(Config(env="CartPole-v1", updater="adam", seeds=2))       # returns the content of report.json
+"""
+
+import dataclasses
+import functools
+import os
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from l2ljax import monitor
+from l2ljax.checkpoint import Checkpoints
+from l2ljax.gail import cloning, experts, gym_adapter, imitate, report, rollout, updaters
+from l2ljax.gail.gym_adapter import GymEnvironments
+from l2ljax.gail.policy import Agent
+from l2ljax.gail.rollout import Iterations
+from l2ljax.gail.setup import PAIRS_KEY, Arm, Config, Task, arms, controls, find_expert, prepare
+from l2ljax.gail.updaters import Updater
+from l2ljax.results import versions
+from l2ljax.train import Interrupted
+from l2ljax.types import L2LError
+from l2ljax.workdir import Workdir
+
+CHUNK = 25
+"""Iterations at most in one call of the jitted scan."""
+EVALUATION_KEY = 2
+MAY_CHANGE = ("workdir", "out", "updater", "controls", "episodes", "checkpoint_every")
+"""Flags that may differ when a run goes on: they change nothing that was trained already; arms may be added."""
+Chunks = Callable[[Updater, int], tuple[Iterations, int]]
+"""(updater, sign of the reward) -> what `_chunk` makes."""
+
+
+class Diverged(L2LError):
+    """The discriminator's parameters left their bound."""
+
+
+def main() -> None:
+    """The command line of experiments/gail.py."""
+    import tyro
+
+    config = tyro.cli(Config, description="GAIL with Adam or a learned updater of the discriminator.")
+    with monitor.told_in_one_line():
+        run(config)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train or read the expert, run all arms or go on with them, evaluate, write everything into the workdir.
+
+    Returns:
+      The content of report.json.
+
+    Raises:
+      L2LError: bad settings, an expert below its gate, a discriminator that diverged (after the report is written), a
+        workdir of another run, a full disk.
+      Interrupted: SIGTERM or Ctrl-C; the state is saved.
+    """
+    task = prepare(config)
+    spec = task.environment.spec
+    default = f"runs/gail_{spec.name.replace('/', '_')}_{config.updater.replace(',', '_')}_s{config.seed}"
+    workdir = Path(config.workdir or default)
+    Workdir(workdir, {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_CHANGE})
+    expert = find_expert(config, task)
+    key = jax.random.key(PAIRS_KEY)
+    data = experts.subsample(key, expert, stride=spec.stride, count=config.trajectories)
+    expert_return = float(expert.returns.mean())
+    result: dict[str, Any] = {
+        "environment": spec.name,
+        "gymnasium": spec.gymnasium is not None,
+        "sign": spec.sign,
+        "expert_return": expert_return,
+        "trajectories": config.trajectories,
+        "expert_pairs": len(data.actions),
+        "iterations": config.iterations,
+        "pairs": task.columns * spec.horizon,
+        "episodes": config.episodes,
+        "machine": f"{os.cpu_count()} CPU cores, {jax.devices()[0].device_kind}",
+        "versions": versions(),
+        "command": shlex.join(["python", *sys.argv]),
+        "arms": {},
+    }
+    curves: dict[str, np.ndarray] = {}
+    chunks = functools.cache(functools.partial(_chunk, config, task))  # arms with the same program compile once
+    for name, arm in arms(config, task, data).items():
+        try:
+            rows, agents, speed = _train(config, task, arm, name, workdir, chunks)
+        except Diverged as error:
+            result["arms"][name] = {"diverged": str(error)}
+            continue
+        final = _final_returns(config, task, agents)
+        curves[name] = rows["return"]
+        result["arms"][name] = report.summarize(rows, final, expert_return) | speed
+    if "cloning" in controls(config):
+        clone = jax.jit(jax.vmap(lambda k: cloning.clone(k, task.networks, data)))
+        result["arms"]["cloning"] = {"final_return": _final_returns(config, task, clone(task.keys)).tolist()}
+    report.write(workdir, result, curves, Path(config.out) if config.out else None)
+    print(report.table(result))
+    print(f"report, curves and checkpoints: {workdir}")
+    diverged = [name for name, arm in result["arms"].items() if "diverged" in arm]
+    if diverged:
+        raise L2LError(f"{diverged[0]} diverged: {result['arms'][diverged[0]]['diverged']}")
+    return result
+
+
+def _chunk(config: Config, task: Task, updater: Updater, sign: int) -> tuple[Iterations, int]:
+    """Several iterations in one call, as many as divide the run and are not more than CHUNK, and their number."""
+    learn = imitate.learner(task.networks, task.disc, updater, sign=sign)
+    length = next(n for n in range(min(CHUNK, config.iterations), 0, -1) if config.iterations % n == 0)
+    if isinstance(task.environment, GymEnvironments):
+        return gym_adapter.iterations(task.environment, task.networks, learn, length=length), length
+    return rollout.iterations(task.environment, task.networks, learn, columns=task.columns, length=length), length
+
+
+def _train(
+    config: Config, task: Task, arm: Arm, name: str, workdir: Path, chunks: Chunks
+) -> tuple[dict[str, np.ndarray], Agent, dict[str, float | None]]:
+    """Run one arm, or go on with it.
+
+    Returns:
+      {metric: [seeds, iterations]}; the last agents; how fast it was, where that was measured.
+    """
+    environment, nets = task.environment, task.networks
+    folder = Workdir(workdir / name, {"arm": name})
+    states = imitate.init(task.keys, nets, task.disc, arm.updater, arm.demonstrations)
+    checkpoints = Checkpoints(folder.path / "checkpoints") if config.checkpoint_every else None
+    done = (checkpoints.latest() if checkpoints else None) or 0
+    if checkpoints and done:
+        states = checkpoints.restore(like=states)
+    folder.forget_after(done)
+
+    chunk, length = chunks(arm.updater, arm.sign)
+    params = None if isinstance(environment, GymEnvironments) else environment.params
+    seconds = []
+    with (
+        monitor.stopping_on_signals() as stopping,
+        tqdm(total=config.iterations, initial=done, desc=name, unit="it", leave=False) as bar,
+    ):
+        while done < config.iterations:
+            began = time.perf_counter()
+            states, metrics = chunk(params, states, arm.demonstrations)
+            curves = {key: np.asarray(values) for key, values in metrics.items()}
+            seconds.append(time.perf_counter() - began)
+            folder.record(_rows(curves, done))
+            _check(curves["max_abs"], done)
+            done += length
+            bar.set_postfix({k: f"{curves[k][:, -1].mean():.3g}" for k in ("return", "accuracy", "kl")}, refresh=False)
+            bar.update(length)
+            due = done // max(1, config.checkpoint_every) > (done - length) // max(1, config.checkpoint_every)
+            if checkpoints and (due or stopping() or done == config.iterations):
+                checkpoints.save(done, states)
+            if stopping() and not checkpoints:
+                raise L2LError(f"stopped after iteration {done} of {name}; nothing is saved: --checkpoint-every is 0")
+            if stopping():
+                raise Interrupted(done)
+    rows = folder.rows()
+    whole = {key: np.array([row[key] for row in rows]).T for key in rows[0] if key != "step"}
+    return whole, states.agent, _speed(seconds, length * config.seeds)
+
+
+def _rows(metrics: dict[str, np.ndarray], done: int) -> list[dict[str, Any]]:
+    """One row per iteration for metrics.jsonl: lists over seeds."""
+    length = metrics["return"].shape[1]
+    return [{"step": done + i + 1} | {k: v[:, i].tolist() for k, v in metrics.items()} for i in range(length)]
+
+
+def _check(max_abs: np.ndarray, done: int) -> None:
+    try:
+        updaters.check(jnp.asarray(max_abs))
+    except L2LError as error:
+        raise Diverged(f"between iterations {done + 1} and {done + max_abs.shape[1]} {error}") from error
+
+
+def _speed(seconds: list[float], iterations: int) -> dict[str, float | None]:
+    """Iterations per second of all seeds together once compiled, and the seconds that the first chunk took longer."""
+    if len(seconds) < 2:
+        return {"iterations_per_second": None, "compile_seconds": None}
+    usual = statistics.median(seconds[1:])
+    return {"iterations_per_second": iterations / usual, "compile_seconds": seconds[0] - usual}
+
+
+def _final_returns(config: Config, task: Task, agents: Agent) -> np.ndarray:
+    """The mean return [seeds] of the policies over episodes, in gymnasium where it has the environment."""
+    means = []
+    for i in range(config.seeds):
+        agent = jax.tree.map(lambda a, i=i: a[i], agents)
+        key = jax.random.fold_in(jax.random.key(EVALUATION_KEY), config.seed + i)
+        acted = experts.act(key, task.environment, task.networks, agent, episodes=config.episodes)
+        means.append(float(rollout.episode_returns(acted).mean()))
+    return np.array(means)

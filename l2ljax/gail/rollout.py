@@ -1,0 +1,121 @@
+"""Rollouts: what a policy did, in columns of episodes, and loops of "act, then learn".
+
+    rollout = collect(env.spec, env, networks, agent, key, columns=10)          # Rollout of [horizon, 10] steps
+    run = iterations(env, networks, learn, columns=10, length=25)               # one jitted scan, vmapped over seeds
+    states, metrics = run(env.params, states, data)
+
+A column starts a new episode and has as many steps as an episode can have, so its first episode is whole. Where one
+ends, the next starts in the same step: no transition is made up. The last may be cut: the value function stands for its
+rest. (Ho and Ermon sample whole episodes, whose number of steps varies.)
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from l2ljax.gail.environments import Environment
+from l2ljax.gail.policy import Agent, Networks
+from l2ljax.types import Array, Key, Tree
+
+
+class Rollout(NamedTuple):
+    """T steps in N columns. Row t + 1 of the first two is what follows step t, unless an episode ended there."""
+
+    observations: Array
+    """[T + 1, N, O], raw. After an end comes the first observation of the next episode."""
+    times: Array
+    """int32 [T + 1, N]: steps since the start of the episode."""
+    actions: Array
+    """int32 [T, N] or float [T, N, size]."""
+    rewards: Array
+    """[T, N], the environment's own."""
+    ends: Array
+    """bool [T, N]: the episode ended with this step, because it terminated or reached the horizon."""
+
+
+class State(Protocol):
+    """What a training loop carries: at least these two fields, and `_replace`."""
+
+    agent: Agent
+    key: Key
+
+    def _replace(self, **fields: Any) -> Any: ...
+
+
+Learn = Callable[[Key, Any, Rollout, Any], tuple[Any, dict[str, Array]]]
+"""(key, state, rollout of its agent, data) -> (state, metrics: scalars)."""
+Iterations = Callable[[Tree, Any, Any], tuple[Any, dict[str, Array]]]
+"""(params of the environment, states [S, ...], data of all seeds) -> (states, metrics [S, length])."""
+
+
+def collect(
+    environment: Environment, params: Tree, networks: Networks, agent: Agent, key: Key, *, columns: int
+) -> Rollout:
+    """Act for `horizon` steps in `columns` environments; all random numbers are drawn before.
+
+    Args:
+      environment: where to act; its `params` are given apart, because they may be traced.
+      params: its parameters.
+      networks: the agent's functions.
+      agent: whose policy acts.
+      key: one key.
+      columns: how many environments act side by side.
+    """
+    spec, policy = environment.spec, networks.policy
+    k_start, k_noise = jax.random.split(key)
+    keys = jax.random.split(k_start, (spec.horizon + 1, columns))
+    starts = jax.vmap(jax.vmap(partial(environment.reset, params)))(keys)
+    noise = policy.draw(k_noise, (spec.horizon, columns))
+    observe = jax.vmap(environment.observe)
+
+    def step(carry: tuple[Tree, Array], drawn: tuple[Tree, Array]) -> tuple[tuple[Tree, Array], tuple[Array, ...]]:
+        state, time = carry
+        start, noise = drawn
+        observation = observe(state)
+        action = policy.act(networks.distribution(agent, observation), noise)
+        new, reward, terminated = jax.vmap(partial(environment.step, params))(state, action)
+        end = terminated | (time + 1 == spec.horizon)
+        new = jax.tree.map(lambda a, b: jnp.where(end, a, b), start, new)
+        return (new, jnp.where(end, 0, time + 1)), (observation, time, action, reward, end)
+
+    first = jax.tree.map(lambda a: a[0], starts)
+    rest = jax.tree.map(lambda a: a[1:], starts)
+    carry = (first, jnp.zeros(columns, jnp.int32))
+    (last, time), (observations, times, actions, rewards, ends) = jax.lax.scan(step, carry, (rest, noise))
+    observations = jnp.concatenate([observations, observe(last)[None]])
+    return Rollout(observations, jnp.concatenate([times, time[None]]), actions, rewards, ends)
+
+
+def episode_returns(rollout: Rollout) -> Array:
+    """The sum of rewards of each column's first episode [N].
+
+    These are whole, and no kind of episode is preferred: of the later ones the long ones are cut more often.
+    """
+    first = jnp.cumsum(rollout.ends, axis=0) - rollout.ends == 0
+    return (rollout.rewards * first).sum(axis=0)
+
+
+def pairs(rollout: Rollout) -> tuple[Array, Array]:
+    """All (observation, action): [T * N, O] and [T * N, ...]."""
+    n = rollout.ends.size
+    return rollout.observations[:-1].reshape(n, -1), rollout.actions.reshape(n, *rollout.actions.shape[2:])
+
+
+def iterations(environment: Environment, networks: Networks, learn: Learn, *, columns: int, length: int) -> Iterations:
+    """`length` times "act, then learn", one jitted scan, for several seeds side by side.
+
+    The states given to it are donated: do not use them again.
+    """
+
+    def once(params: Tree, data: Any, state: Any) -> tuple[Any, dict[str, Array]]:
+        key, k_act, k_learn = jax.random.split(state.key, 3)
+        rollout = collect(environment, params, networks, state.agent, k_act, columns=columns)
+        return learn(k_learn, state._replace(key=key), rollout, data)
+
+    def chunk(params: Tree, state: Any, data: Any) -> tuple[Any, dict[str, Array]]:
+        return jax.lax.scan(lambda state, _: once(params, data, state), state, length=length)
+
+    return jax.jit(jax.vmap(chunk, in_axes=(None, 0, None)), donate_argnums=1)

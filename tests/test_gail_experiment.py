@@ -1,0 +1,153 @@
+"""experiments/gail.py from end to end, small: arms, controls, report, resuming, what goes wrong, the numbers."""
+
+import contextlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from l2ljax import monitor
+from l2ljax.gail import experiment, experts, report, setup
+from l2ljax.gail.experts import Trajectories
+from l2ljax.gail.imitate import Demonstrations
+from l2ljax.gail.setup import Config
+from l2ljax.train import Interrupted
+from l2ljax.types import L2LError
+from l2ljax.workdir import Workdir
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A config of seconds: an expert of noise, 2 seeds, 4 iterations of 400 steps in chunks of 2."""
+    monkeypatch.setattr(experiment, "CHUNK", 2)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(30, 4)).astype(np.float32), rng.integers(2, size=30).astype(np.int32)
+    expert = Trajectories(*noise, lengths=np.array([10, 20]), returns=np.array([200.0, 200.0]))
+    path = tmp_path / "expert.npz"
+    task = setup.prepare(Config(env="CartPole-v0"))
+    experts.save(path, expert, task.environment.spec)
+    settings = {"hidden": "4", "disc_hidden": "4", "seeds": 2, "iterations": 4, "pairs": 400, "trajectories": 2}
+    settings |= {"env": "CartPole-v0", "controls": "none", "episodes": 2, "expert": str(path)}
+
+    def config(workdir, **changes):
+        return Config(**{**settings, "workdir": str(tmp_path / workdir), **changes})
+
+    return config
+
+
+def rows_of(workdir, arm):
+    return Workdir(workdir / arm, {"arm": arm}).rows()
+
+
+def test_all_arms_and_controls_are_reported(small, tmp_path, capsys):
+    config = small("run", controls="frozen,cloning", updater="l2l_coordinate", seed=3, out=str(tmp_path / "kept.json"))
+    result = experiment.run(config)
+    assert list(result["arms"]) == ["l2l_coordinate", "frozen", "cloning"]
+    for arm in result["arms"].values():
+        assert len(arm["final_return"]) == 2 and all(8 <= r <= 200 for r in arm["final_return"])
+    assert json.loads((tmp_path / "run" / "report.json").read_text()) == result
+    assert json.loads((tmp_path / "kept.json").read_text()) == result and (tmp_path / "kept.png").exists()
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert "| l2l_coordinate |" in text and "reward sign +1" in text and (tmp_path / "run" / "curves.png").exists()
+    assert "| frozen |" in capsys.readouterr().out
+    rows = rows_of(tmp_path / "run", "frozen")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and len(rows[0]["return"]) == 2
+    assert all(row["max_abs"] == rows[0]["max_abs"] for row in rows)  # it is frozen
+    moved = [row["max_abs"] for row in rows_of(tmp_path / "run", "l2l_coordinate")]
+    assert len({tuple(m) for m in moved}) == 4
+
+
+def test_a_run_that_was_stopped_goes_on_exactly(small, tmp_path, monkeypatch):
+    whole = experiment.run(small("whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(monitor, "stopping_on_signals", lambda: contextlib.nullcontext(lambda: True))
+        with pytest.raises(Interrupted, match="2"):
+            experiment.run(small("stopped"))
+    resumed = experiment.run(small("stopped"))
+    rows = [rows_of(tmp_path / name, "adam") for name in ("whole", "stopped")]
+    assert rows[0] == rows[1] and len(rows[0]) == 4
+    assert whole["arms"]["adam"]["final_return"] == resumed["arms"]["adam"]["final_return"]
+    again = experiment.run(small("stopped"))  # finished: only reported
+    assert again["arms"]["adam"]["final_return"] == whole["arms"]["adam"]["final_return"]
+    with pytest.raises(L2LError, match="another --workdir"):
+        experiment.run(small("stopped", iterations=6))
+
+
+def test_an_arm_that_diverges_is_told_beside_the_others(small, tmp_path):
+    with pytest.raises(L2LError, match="lr1e30 diverged: between iterations 1 and 2 .* lower the updater's"):
+        experiment.run(small("run", lr="0.01,1e30", checkpoint_every=0))
+    found = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert "diverged" in found["arms"]["adam_lr1e30"] and found["arms"]["adam_lr0.01"]["final_return"]
+    assert "| adam_lr1e30 | diverged |" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"env": "Cart"}, "choose one of CartPole-v0"),
+        ({"env": "gym:Acrobot-v1"}, "needs --sign"),
+        ({"updater": "adam,sgd"}, "unknown arm 'sgd'"),
+        ({"controls": "frozen,icy"}, "unknown arm 'icy'"),
+        ({"pairs": 100}, "give 200 or more"),
+        ({"seeds": 0}, "--seeds=0"),
+        ({"sign": 2}, "--sign=2"),
+        ({"lr": "fast"}, "--lr=fast"),
+        ({"hidden": "64-32"}, "--hidden=64-32"),
+        ({"trajectories": 3}, "the expert has 2"),
+    ],
+)
+def test_bad_flags_are_told_in_one_line(small, changes, message):
+    with pytest.raises(L2LError, match=message) as error:
+        experiment.run(small("run", **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_an_expert_is_trained_once_and_must_be_good(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experts, "VALUE_STEPS", 1)
+    path = tmp_path / "new.npz"
+    with pytest.raises(L2LError, match="the expert on CartPole-v0 returns .* less than 195"):
+        experiment.run(small("run", expert=str(path), expert_iterations=1))
+    assert not path.exists() and "training an expert" in capsys.readouterr().out
+
+
+def test_one_seed_of_many_can_be_run_alone():
+    many, one = setup.prepare(Config(seeds=3)).keys, setup.prepare(Config(seeds=1, seed=2)).keys
+    np.testing.assert_array_equal(jax.random.key_data(many)[2], jax.random.key_data(one)[0])
+
+
+def test_the_numbers_of_an_arm_are_those_of_its_curves():
+    returns = np.full((2, 100), 10.0)
+    returns[0, 30:] = 96  # 95 % of 100 is reached at iteration 31
+    returns[0, 50:60] = 0  # the worst 20 iterations hold all ten
+    flat = np.ones((2, 100))
+    arm = report.summarize({"return": returns, "accuracy": flat, "kl": flat, "max_abs": flat}, np.array([96, 10]), 100)
+    assert arm["reached"] == [31, None] and arm["lowest_after"] == [48, None] and arm["last_return"] == [96, 10]
+    assert arm["lowest_late"] == [48, 10]
+    assert report.goal(-100) == -105
+    frozen = {"final_return": [20.0, 20.0]}
+    about = {"arms": {"adam": arm, "frozen": frozen}, "expert_return": 100.0}
+    line = report.table(about).splitlines()[2]
+    assert line == "| adam | 2 | 53.0 ± 60.8 | 10.0 | 53.0 ± 60.8 | 1 of 2 | 31 | 48.0 | 10.0 | 1 | 41.2 % |"
+
+
+def test_plain_ascent_stands_beside_the_learned_updaters():
+    """theta + lr g, at every step."""
+    config = Config(updater="ascent", lr="0.5", controls="none")
+    data = Demonstrations(np.zeros((3, 4)), np.zeros(3, int), None)
+    (arm,) = setup.arms(config, setup.prepare(config), data).values()
+    params, g = {"w": np.float32([1, -2, 0.1])}, np.float32([0.3, -0.1, 2])
+    state = arm.updater.init(jax.random.key(0), params)
+    for _ in range(2):
+        moved, state, _ = arm.updater.step(state, params, lambda p: p["w"] @ g)
+        np.testing.assert_allclose(moved["w"], params["w"] + 0.5 * g, rtol=1e-5)
+        params = moved
+
+
+def test_any_of_gymnasiums_environments_runs_the_same_way(small):
+    config = small("gym", env="gym:CartPole-v0", sign=1, iterations=2, seeds=1, pairs=400, controls="frozen")
+    result = experiment.run(config)
+    assert result["environment"] == "CartPole-v0" and result["pairs"] == 400
+    assert all(8 <= arm["final_return"][0] <= 200 for arm in result["arms"].values())
