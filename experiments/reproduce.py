@@ -44,9 +44,8 @@ class Flags:
     judged: str = ""
     """Folders of finished evaluations, separated by commas."""
     name: str = ""
-    """Of the file that the collected reports go to."""
     title: str = ""
-    """What its table says above."""
+    """What the table of the file NAME says above."""
     results: Path = Path("experiments/results")
 
 
