@@ -29,6 +29,7 @@ TABLES = {
     "costs": report.training_costs,
     "results": report.throughput,
     "arms": gail_report.markdown,
+    "gail_speed": gail_report.speed,
 }
 """What a result file has -> how it is told."""
 
@@ -65,9 +66,8 @@ def main(flags: Flags) -> None:
         parts = [HEAD]
         for path in sorted(flags.results.glob("*.json")):
             found = workdir.read_json(path)
-            title = found.get("title", path.stem.replace("_", " "))
             tell = next(tell for key, tell in TABLES.items() if key in found)
-            parts += [f"## {title}\n", tell(found), ""]
+            parts += [f"## {found.get('title', path.stem.replace('_', ' '))}\n", tell(found), ""]
         workdir.write_atomically(Path("BENCHMARKS.md"), "\n".join(parts).rstrip() + "\n")
 
 

@@ -117,6 +117,25 @@ def markdown(result: Mapping[str, Any]) -> str:
     return f"{about(result)}\n\n{table(result)}"
 
 
+def speed(found: Mapping[str, Any]) -> str:
+    """Markdown of experiments/gail_speed.py: steps of the environment per second and the seconds of compiling."""
+    slowest = min(statistics.median(row["steps_per_second"] for row in rows) for rows in found["gail_speed"].values())
+    lines = ["| GAIL | rounds | steps/s | range | times the slowest | compiling, s |", "| --- | " + "---: | " * 5]
+    for name, rows in found["gail_speed"].items():
+        steps = [row["steps_per_second"] for row in rows]
+        compiling = [row["compile_seconds"] for row in rows if "compile_seconds" in row]
+        cells = [
+            name, f"{len(rows)}", f"{statistics.median(steps):,.0f}", f"{min(steps):,.0f}-{max(steps):,.0f}",
+            f"{statistics.median(steps) / slowest:.1f}", f"{statistics.median(compiling):.1f}" if compiling else "-",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    told = (
+        f"{found['environment']}, 5,000 steps an iteration of ours, one seed, learning included; {found['machine']}, "
+    )
+    told += f"{found['date']}; `{found['command']}`."
+    return "\n".join([told, "", *lines])
+
+
 def write(workdir: Path, result: Mapping[str, Any], curves: Mapping[str, np.ndarray], out: Path | None = None) -> None:
     """Write report.json, report.md and curves.png into the run's folder; the first and the last to `out` too.
 

@@ -1,0 +1,68 @@
+"""GAIL's speed beside HumanCompatibleAI's imitation: `python experiments/gail_speed.py --imitation=PYTHON`.
+
+PYTHON is the interpreter of an environment with `pip install imitation==1.0.1`, which does not go with gymnasium 1.x.
+Steps of the environment per second, learning included; run it alone on the machine.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import tyro
+
+from l2ljax.gail import experiment, report
+from l2ljax.gail.setup import Config
+from l2ljax.results import provenance
+from l2ljax.types import L2LError
+
+RIVAL = Path(__file__).parent / "imitation_gail.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What to measure."""
+
+    imitation: str | None = None
+    """The interpreter; without it ours alone."""
+    env: str = "CartPole-v1"
+    iterations: int = 150
+    rival_steps: int = 100_000
+    rounds: int = 3
+    out: Path = Path("experiments/results/gail_speed.json")
+
+
+def main(flags: Flags) -> None:
+    """Measure both in turn, write, print."""
+    rounds: dict[str, list[dict]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for round_ in range(flags.rounds):
+            for hidden in ("64,32", "100,100"):
+                config = Config(
+                    env=flags.env, updater="adam", controls="none", seeds=1, iterations=flags.iterations, hidden=hidden,
+                    checkpoint_every=0, expert=f"{folder}/expert.npz", workdir=f"{folder}/{hidden}_{round_}",
+                )  # fmt: skip
+                result = experiment.run(config)
+                speed = result["arms"]["adam"]
+                steps = speed["iterations_per_second"] * result["pairs"]
+                row = {"steps_per_second": steps, "compile_seconds": speed["compile_seconds"]}
+                rounds.setdefault(f"ours, nets {hidden}", []).append(row)
+            if flags.imitation:
+                command = [flags.imitation, str(RIVAL), flags.env, str(flags.rival_steps)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    raise L2LError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1]}")
+                row = json.loads(done.stdout.splitlines()[-1])
+                rounds.setdefault(row.pop("name"), []).append(row)
+    found = {**provenance(), "environment": flags.env, "gail_speed": rounds}
+    flags.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(report.speed(found))
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Flags, description=__doc__))
+    except L2LError as error:
+        sys.exit(f"error: {error}")
