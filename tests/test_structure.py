@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"types"},
-    {"threat", "losses", "files", "data"},
+    {"threat", "losses", "files", "hosts", "data"},
     {"models"},
     {"attacks"},
     {"defenses"},
