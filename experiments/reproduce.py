@@ -25,6 +25,7 @@ TABLES = {
     "rows": report.over_seeds,
     "panels": report.strength,
     "autoattack": report.autoattack,
+    "scaling": report.scaling,
     "results": report.throughput,
 }
 """What a result file has -> how it is told."""

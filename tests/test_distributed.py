@@ -96,53 +96,51 @@ def test_two_processes_equal_one_with_two_devices(tmp_path):
     for process in processes:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-        assert "ends: another one is gone" not in err
+        assert "Run the same command" not in err
     one, first, second = (np.load(tmp_path / name) for name in ("one_0.npz", "two_0.npz", "two_1.npz"))
     for name in one:
         np.testing.assert_allclose(first[name], one[name], rtol=0, atol=1e-9)
         np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_killed_processes_end_the_others_and_the_run_goes_on(tmp_path):
-    """The second process is killed, then in what goes on the first, which holds the others together; then it ends."""
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(victim, tmp_path):
+    """Process 0 also holds the others together: without it JAX aborts them, else the collective fails first."""
     flags = {"method": "rnn_adv", "epochs": 6, "train_size": 600, "val_size": 0, "eval_size": 20, "attacks": "fgsm"}
-    flags |= {"steps": 2, "checkpoint_every": 4, "workdir": tmp_path, "heartbeat_timeout": 10, "num_processes": 2}
-    saved = [0]
-    for victim in (1, 0, None):
+    flags |= {"steps": 2, "checkpoint_every": 4, "workdir": tmp_path, "heartbeat_timeout": 30, "num_processes": 2}
+
+    def run():
         more = {**flags, "coordinator": f"127.0.0.1:{free_port()}"}
         given = [f"--{name.replace('_', '-')}={value}" for name, value in more.items()]
         script = ROOT / "experiments" / "digits.py"
-        processes = [start(script, *given, f"--process-id={i}") for i in range(2)]
-        if victim is not None:
-            deadline = time.monotonic() + 100
-            while steps_saved(tmp_path) <= saved[-1] and time.monotonic() < deadline:
-                time.sleep(0.01)
-            processes[victim].send_signal(signal.SIGKILL)
-            saved.append(steps_saved(tmp_path))
-            began = time.monotonic()
-            _, err = processes[1 - victim].communicate(timeout=60)
-            assert time.monotonic() - began < 60 and processes[1 - victim].returncode not in (0, None)
-            assert re.fullmatch(rf"process {1 - victim} of 2 ends: .* Run the same command again .*", last_line(err))
-            assert "Traceback" not in err
-            processes[victim].communicate(timeout=60)
-    (out, err), (silent, err_1) = (process.communicate(timeout=120) for process in processes)
-    assert [process.returncode for process in processes] == [0, 0], err + err_1
-    assert int(re.search(r"going on from step (\d+) of 36", out)[1]) >= saved[-1] > saved[1] > 0
-    assert silent == "[Gloo] Rank 1 is connected to 1 peer ranks. Expected number of connected peer ranks is : 1\n" or (
-        silent == ""
-    )
+        return [start(script, *given, f"--process-id={i}") for i in range(2)]
+
+    processes = run()
+    deadline = time.monotonic() + 120
+    while not steps_saved(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes[victim].send_signal(signal.SIGKILL)
+    _, err = processes[1 - victim].communicate(timeout=60)
+    assert processes[1 - victim].returncode != 0
+    told = rf"process {1 - victim} of 2 ends: .* Run the same command again .*"
+    assert re.fullmatch(told, err.strip().splitlines()[-1])
+    assert "Traceback" not in err
+    processes[victim].communicate(timeout=60)
+    saved = steps_saved(tmp_path)
+    assert 0 < saved < 36
+
+    processes = run()
+    (out, err), (other_out, other_err) = (process.communicate(timeout=240) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], err + other_err
+    assert f"going on from step {saved} of 36" in out and "| rnn_adv " in out and "rnn_adv" not in other_out
+    assert "Run the same command" not in err + other_err
     rows = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == list(range(1, 37))
-    assert "ends: another one is gone" not in err + err_1
-    assert (tmp_path / "report.md").exists()
+    assert json.loads((tmp_path / "report.json").read_text())["attacks"].keys() == {"fgsm"}
 
 
 def steps_saved(workdir):
     return max((int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()), default=0)
-
-
-def last_line(text):
-    return text.strip().splitlines()[-1]
 
 
 def test_flags_that_do_not_belong_together():
