@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from l2ljax.train import Interrupted
 from l2ljax.types import L2LError, Tree
 
 T = TypeVar("T")
@@ -79,10 +80,10 @@ def joined(
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         yield
-    except (SystemExit, L2LError):
+    except (SystemExit, L2LError, Interrupted):
         orderly()
         raise
-    except Exception as error:
+    except BaseException as error:
         if not _is_a_lost_connection(error):
             traceback.print_exc()
         os._exit(1)  # the orderly way would wait for the others, who wait for this one
@@ -151,7 +152,7 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _is_a_lost_connection(error: Exception) -> bool:
+def _is_a_lost_connection(error: BaseException) -> bool:
     """Whether a collective failed because a process does not answer; XLA raises ValueError and JaxRuntimeError."""
     return any(library in str(error) for library in ("Gloo", "NCCL"))
 

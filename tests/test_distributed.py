@@ -27,9 +27,9 @@ STEPS = """
     import jax
     jax.config.update("jax_enable_x64", True)
     import jax.numpy as jnp, numpy as np, optax
-    from l2ljax import data, defenses, hosts, threat
+    from l2ljax import data, defenses, hosts, monitor, threat
     from l2ljax.data.readers import Split
-    from l2ljax.train import AXIS, init_state, make_step
+    from l2ljax.train import AXIS, Interrupted, init_state, make_step
     from l2ljax.types import L2LError, Players
     from tests.tiny import small, tiny_classifier
 
@@ -69,9 +69,11 @@ STEPS = """
         assert answers[-1] and (jax.process_count() == 1 or not any(answers[:-1]))
         np.savez(f"{path}_{jax.process_index()}.npz", *map(np.asarray, leaves))
 
-    with hosts.joined(*(f(a) for f, a in zip((str, int, int), sys.argv[2:])), heartbeat_timeout=20):
+    place = [f(a) for f, a in zip((str, int, int), sys.argv[2:])]
+    with monitor.told_in_one_line(), hosts.joined(*place, heartbeat_timeout=20):
         assert len(jax.devices()) == 2
         together(sys.argv[1])
+        raise Interrupted(4)  # an orderly end
 """
 
 
@@ -95,8 +97,8 @@ def test_two_processes_equal_one_with_two_devices(tmp_path):
     processes.append(start("-c", code, tmp_path / "one", devices=2))
     for process in processes:
         _, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert "Run the same command" not in err
+        assert process.returncode == 130, err
+        assert "stopped after step 4: run the same command" in err and "Run the same command" not in err
     one, first, second = (np.load(tmp_path / name) for name in ("one_0.npz", "two_0.npz", "two_1.npz"))
     for name in one:
         np.testing.assert_allclose(first[name], one[name], rtol=0, atol=1e-9)

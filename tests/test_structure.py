@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"types"},
-    {"threat", "losses", "files", "hosts", "data"},
+    {"threat", "losses", "files", "data"},
     {"models"},
     {"attacks"},
     {"defenses"},
@@ -20,6 +20,7 @@ FLOORS = [
         "recipes",
         "config",
         "workdir",
+        "hosts",
         "monitor",
         "setup",
         "report",
