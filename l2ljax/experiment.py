@@ -4,6 +4,7 @@ main("cifar10")                                        # reads the command line
 run(resolve("digits", "rnn_adv", Config(epochs=3)))    # returns the content of report.json
 """
 
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -101,7 +102,7 @@ def train(setup: Setup, state: TrainState, workdir: Workdir) -> tuple[TrainState
     best = jax.tree.map(jnp.copy, best)  # the state's own buffers are donated to the first step
     attack = {VALIDATION_ATTACK: attacks.create(VALIDATION_ATTACK, setup.ball)}
 
-    def validate_here(state: TrainState) -> dict[str, float]:
+    def validate(state: TrainState) -> dict[str, float]:
         nonlocal best
         if not len(setup.dataset.val.labels):
             return {}
@@ -112,15 +113,9 @@ def train(setup: Setup, state: TrainState, workdir: Workdir) -> tuple[TrainState
             best = jax.tree.map(jnp.copy, now)
         return {"val_clean_acc": scores.clean_acc, "val_robust_acc": scores.worst_case_acc}
 
-    def validate(state: TrainState) -> dict[str, float]:
-        return hosts.on_first(validate_here, state)
-
-    def save_here(state: TrainState) -> None:
+    def save(state: TrainState) -> None:
         if checkpoints:
             checkpoints.save(int(state.step), {"last": state, "best": best})
-
-    def save(state: TrainState) -> None:
-        hosts.on_first(save_here, state)
 
     def batches(start: int) -> Iterator[tuple[int, Batch]]:
         augment, size = spec.recipe.augment or setup.dataset.augment, spec.recipe.batch_size
@@ -151,18 +146,20 @@ def train(setup: Setup, state: TrainState, workdir: Workdir) -> tuple[TrainState
                     batches(int(state.step)),
                     steps=until,
                     record=monitor.recorder(bar, size, record),
-                    save=save,
+                    save=functools.partial(hosts.on_first, save),
                     save_every=spec.config.checkpoint_every or setup.epoch_steps,
-                    validate=validate,
+                    validate=functools.partial(hosts.on_first, validate),
                     validate_every=setup.epoch_steps,
                     stopping=hosts.agreed(stopping),
                 )
         except NonFiniteLoss as error:
+            if not hosts.is_first():
+                raise  # process 0 knows the checkpoints
             saved = checkpoints.latest() if checkpoints else None
             last = "no checkpoint is saved" if saved is None else f"the last good checkpoint is that of step {saved}"
             raise L2LError(f"{error}, {last} in {spec.workdir}: lower --lr or --eps, or use float32") from error
         except Interrupted as stop:
-            if not checkpoints:
+            if spec.config.no_checkpoint:
                 raise L2LError(f"{stop}; nothing is saved, because of --no-checkpoint") from stop
             raise
     return state, best, time.perf_counter() - began
