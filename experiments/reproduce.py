@@ -21,16 +21,10 @@ HEAD = """# Benchmarks
 Made by `python experiments/reproduce.py --tables` from experiments/results; no number is typed by hand.
 """
 TABLES = {
-    "reports": report.runs,
-    "judgements": report.judgements,
-    "rows": report.over_seeds,
-    "panels": report.strength,
-    "autoattack": report.autoattack,
-    "costs": report.training_costs,
-    "results": report.throughput,
-    "arms": gail_report.markdown,
-    "gail_speed": gail_report.speed,
-}
+    "reports": report.runs, "judgements": report.judgements, "rows": report.over_seeds, "panels": report.strength,
+    "autoattack": report.autoattack, "costs": report.training_costs, "scaling": report.scaling,
+    "results": report.throughput, "arms": gail_report.markdown, "gail_speed": gail_report.speed,
+}  # fmt: skip
 """What a result file has -> how it is told."""
 
 

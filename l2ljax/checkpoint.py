@@ -19,7 +19,10 @@ from l2ljax.types import L2LError, Tree
 
 
 class Checkpoints:
-    """The checkpoints in one folder, of which the newest two are kept."""
+    """The checkpoints in one folder, of which the newest two are kept.
+
+    Of many processes (see `hosts`) each that makes one has it alone: one saves, the others need not.
+    """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         import orbax.checkpoint as ocp  # slow to import, and needed only where something is saved
@@ -27,10 +30,20 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every phase of a save
         self.folder = folder.resolve()
         self._args = ocp.args
+        alone: dict[str, Any] = {}
+        if jax.process_count() > 1:  # else orbax would wait for all processes at every turn
+            i = jax.process_index()
+            alone = {"primary_host": i, "active_processes": {i}, "barrier_sync_key_prefix": f"process_{i}"}
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 self.folder,
-                options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep,
+                    enable_async_checkpointing=False,
+                    create=False,
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
+                ),
             )
         except OSError as error:
             raise L2LError(f"cannot write checkpoints to {self.folder}: {error.strerror}") from error

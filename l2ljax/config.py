@@ -70,6 +70,16 @@ class Config:
     """Of the report, separated by commas; trained:WORKDIR is the attacker that was trained there."""
     devices: int | None = None
     """How many local devices to use; all by default."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where many processes (hosts) train one model: start the same command in each."""
+    num_processes: int | None = None
+    """With --coordinator: how many there are."""
+    process_id: int | None = None
+    """With --coordinator: which of them this is, 0 to NUM_PROCESSES - 1. Process 0 evaluates and writes."""
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """In place of those three where SLURM, Open MPI, Kubernetes or a cloud TPU started the processes."""
+    heartbeat_timeout: int = 60
+    """Seconds of silence after which a process counts as gone, and the others end."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; once an epoch by default."""
     no_checkpoint: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

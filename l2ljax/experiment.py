@@ -4,6 +4,7 @@ main("cifar10")                                        # reads the command line
 run(resolve("digits", "rnn_adv", Config(epochs=3)))    # returns the content of report.json
 """
 
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import tyro
 from tqdm import tqdm
 
-from l2ljax import attacks, checkpoint, cost, data, monitor, recipes, report
+from l2ljax import attacks, checkpoint, cost, data, hosts, monitor, recipes, report
 from l2ljax.config import Config, Run, methods, resolve
 from l2ljax.evaluate import evaluate
 from l2ljax.results import Best, draw, summarize
@@ -29,7 +30,16 @@ def main(dataset: str) -> None:
     """The command line of experiments/DATASET.py. An error of ours is one line on stderr and exit status 2."""
     description = f"Adversarial training on {dataset}. Its recipes, of which flags replace entries:"
     config = tyro.cli(Config, description=f"{description}\n\n{recipes.table(dataset)}")
-    with monitor.told_in_one_line():
+    with (
+        monitor.told_in_one_line(),
+        hosts.joined(
+            config.coordinator,
+            config.num_processes,
+            config.process_id,
+            distributed=config.distributed,
+            heartbeat_timeout=config.heartbeat_timeout,
+        ),
+    ):
         specs = [resolve(dataset, method, config) for method in methods(config.method)]
         results = [run(spec) for spec in specs]
         if len(results) > 1:
@@ -39,6 +49,9 @@ def main(dataset: str) -> None:
 def run(spec: Run) -> dict[str, Any]:
     """Train as `spec` says, or go on with it; evaluate; leave everything in its workdir.
 
+    Of many processes (see `hosts`) all train; process 0 alone evaluates, on its first device, and touches the workdir,
+    while the others wait. What a run reads (data, --init-from, --attacker-from, trained:) all of them read.
+
     Returns:
       The content of report.json.
 
@@ -47,11 +60,16 @@ def run(spec: Run) -> dict[str, Any]:
       Interrupted: SIGTERM or Ctrl-C during training; the state is saved.
     """
     setup, state = prepare(spec)
-    workdir = Workdir(spec.workdir, spec.saved())
+    workdir = hosts.on_first(Workdir, spec.workdir, spec.saved())
     state, best, seconds = train(setup, state, workdir)
-    result = summarize(setup, state, best, seconds)
-    figures = draw(setup, state, workdir)
-    report.write(spec.workdir, result, figures)
+
+    def write_report() -> dict[str, Any]:
+        result = summarize(setup, state, best, seconds)
+        figures = draw(setup, state, workdir)
+        report.write(spec.workdir, result, figures)
+        return result
+
+    result = hosts.on_first(write_report)
     print(report.table([result]))
     print(f"report, figures and checkpoints: {spec.workdir}")
     return result
@@ -63,14 +81,22 @@ def train(setup: Setup, state: TrainState, workdir: Workdir) -> tuple[TrainState
     Goes on from the workdir's newest checkpoint where there is one. Raises what `run` does.
     """
     spec = setup.spec
-    checkpoints = None if spec.config.no_checkpoint else checkpoint.Checkpoints(spec.workdir / "checkpoints")
     best = Best(jnp.float32(-1), state.step, state.params, state.stats)
-    if checkpoints and checkpoints.latest() is not None:
-        saved = checkpoints.restore(like={"last": state, "best": best})
-        state, best = saved["last"], saved["best"]
-        print(f"going on from step {int(state.step)} of {setup.steps}")
+    checkpoints = None
+
+    def restore() -> None:
+        nonlocal checkpoints, state, best
+        if not spec.config.no_checkpoint:
+            checkpoints = checkpoint.Checkpoints(spec.workdir / "checkpoints")
+            if checkpoints.latest() is not None:
+                saved = checkpoints.restore(like={"last": state, "best": best})
+                state, best = saved["last"], saved["best"]
+                print(f"going on from step {int(state.step)} of {setup.steps}")
+        workdir.forget_after(int(state.step))
+
+    hosts.on_first(restore)
+    state, best = hosts.from_first((state, best))
     first = int(state.step)
-    workdir.forget_after(first)
     if first == setup.steps:
         return state, best, 0.0
     best = jax.tree.map(jnp.copy, best)  # the state's own buffers are donated to the first step
@@ -93,15 +119,25 @@ def train(setup: Setup, state: TrainState, workdir: Workdir) -> tuple[TrainState
 
     def batches(start: int) -> Iterator[tuple[int, Batch]]:
         augment, size = spec.recipe.augment or setup.dataset.augment, spec.recipe.batch_size
-        return data.stream(setup.dataset.train, setup.data_key, batch_size=size, augment=augment, start=start)
+        return data.stream(
+            setup.dataset.train, setup.data_key, batch_size=size, augment=augment, start=start, part=hosts.part()
+        )
 
     print(_estimate(setup, state, next(batches(first))[1]), flush=True)
     size = spec.recipe.batch_size
     began = time.perf_counter()
     with (
         monitor.stopping_on_signals() as stopping,
-        tqdm(total=setup.steps * size, initial=first * size, unit="img", unit_scale=True, leave=False) as bar,
+        tqdm(
+            total=setup.steps * size,
+            initial=first * size,
+            unit="img",
+            unit_scale=True,
+            leave=False,
+            disable=not hosts.is_first(),
+        ) as bar,
     ):
+        record = workdir.record if hosts.is_first() else lambda rows: None
         try:
             for step, until in setup.phases:
                 state = fit(
@@ -109,19 +145,21 @@ def train(setup: Setup, state: TrainState, workdir: Workdir) -> tuple[TrainState
                     step,
                     batches(int(state.step)),
                     steps=until,
-                    record=monitor.recorder(bar, size, workdir.record),
-                    save=save,
+                    record=monitor.recorder(bar, size, record),
+                    save=functools.partial(hosts.on_first, save),
                     save_every=spec.config.checkpoint_every or setup.epoch_steps,
-                    validate=validate,
+                    validate=functools.partial(hosts.on_first, validate),
                     validate_every=setup.epoch_steps,
-                    stopping=stopping,
+                    stopping=hosts.agreed(stopping),
                 )
         except NonFiniteLoss as error:
+            if not hosts.is_first():
+                raise  # process 0 knows the checkpoints
             saved = checkpoints.latest() if checkpoints else None
             last = "no checkpoint is saved" if saved is None else f"the last good checkpoint is that of step {saved}"
             raise L2LError(f"{error}, {last} in {spec.workdir}: lower --lr or --eps, or use float32") from error
         except Interrupted as stop:
-            if not checkpoints:
+            if spec.config.no_checkpoint:
                 raise L2LError(f"{stop}; nothing is saved, because of --no-checkpoint") from stop
             raise
     return state, best, time.perf_counter() - began

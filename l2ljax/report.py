@@ -242,6 +242,33 @@ def autoattack(found: Mapping[str, Any]) -> str:
     return f"{told}\n\n{_grid([*header, 'compiling, apart'], rows)}"
 
 
+def scaling(found: Mapping[str, Any]) -> str:
+    """Markdown of experiments/scaling.py: per number of devices what is reduced, how long, and what hides it."""
+    rows = [
+        [
+            f"{row['devices']}",
+            f"{row['bandwidth'] / 1e9:,.0f}",
+            f"{row['bytes_sent'] / 1e6:.0f}",
+            f"{1e3 * row['seconds']:.1f}",
+            f"{row['hiding_batch']}",
+            f"{row['hiding_batch'] * row['devices']:,}",
+            f"{100 * row['share']:.1f}",
+        ]
+        for row in found["scaling"]
+    ]
+    told = (
+        f"On paper, not measured: {found['arch']}, a step of PGD-{found['steps']} adversarial training; "
+        f"{found['bytes'] / 1e6:.0f} MB of gradients and statistics reduced per step, "
+        f"{found['step_flops'] / 1e9:.0f} GFLOP per image, of which {found['backward_flops'] / 1e9:.1f} in the "
+        "backward pass that makes the gradients, behind which the all-reduce can hide. Assumed: a device reaches "
+        f"{found['flops'] / 1e12:.0f} TFLOP/s, a message waits {1e6 * found['latency']:g} us, one ring. "
+        f"`{found['command']}`."
+    )
+    header = ["devices", "GB/s per device", "MB sent by each", "ms", "batch per device that hides it", "global batch"]
+    header.append(f"% of a step of {found['batch']} images a device, unhidden")
+    return f"{told}\n\n{_grid(header, rows)}"
+
+
 def over_seeds(found: Mapping[str, Any]) -> str:
     """Markdown of several settings' runs over seeds (see experiments/ablation.py): mean and, in brackets, lowest.
 

@@ -160,12 +160,14 @@ def _with_player_from(workdir: str, player: str, state: TrainState) -> TrainStat
 
 
 def _devices(wanted: int | None, batch_size: int) -> list[jax.Device]:
-    local = jax.local_devices()
-    n = len(local) if wanted is None else wanted
-    if n > len(local):
-        raise L2LError(f"--devices={n}: this machine has {len(local)}")
+    """As many of each process, in the order of the processes."""
+    local = jax.local_device_count()
+    each = local if wanted is None else wanted
+    if each > local:
+        raise L2LError(f"--devices={each}: this machine has {local}")
+    n = each * jax.process_count()
     if batch_size % n:
         raise L2LError(
             f"--batch-size={batch_size} does not split over {n} devices: give a multiple of {n}, or --devices"
         )
-    return local[:n]
+    return [device for i in range(jax.process_count()) for device in jax.local_devices(i)[:each]]

@@ -91,19 +91,24 @@ def make_step(
     draws from a key folded from the step and its position in the *whole* batch, so the result does not depend on how
     many devices share it. The state that is passed in is donated: go on with the one returned.
 
+    Where several processes run (see `hosts`), all take the same steps, each on its part of the batch and with a copy of
+    the state on its own devices; the parts in the order of the processes are the whole batch.
+
     Args:
       defense: built with `axis_name=AXIS`.
       optimizers: optax optimizers of (classifier, attacker).
       schedule: "joint", "alternating", "classifier" or "attacker".
-      devices: to run on; all local ones where not given.
+      devices: to run on, as many of each process, in the order of the processes; all where not given.
 
     Returns:
-      (state, batch) -> (state, metrics), metrics a flat dict of scalars. A batch whose size the devices do not divide
-      is an L2LError.
+      (state, batch) -> (state, metrics), metrics a flat dict of scalars. A batch whose size this process's devices do
+      not divide is an L2LError.
     """
     if schedule not in SCHEDULES:
         raise L2LError(f"unknown schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
-    devices = jax.local_devices() if devices is None else list(devices)
+    if devices is None:
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    local = [device for device in devices if device.process_index == jax.process_index()]
 
     def descend(state: TrainState, keys: Key, batch: Batch, mode: str) -> tuple[TrainState, dict]:
         """One update of the players that move in that mode, on one perturbation."""
@@ -138,14 +143,14 @@ def make_step(
             state, metrics = descend(state, keys, batch, schedule)
         return state._replace(step=state.step + 1), metrics
 
-    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=list(devices))
 
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    mesh = jax.sharding.Mesh(np.array(local), (AXIS,))  # pmap takes and returns each process's own copies and shards
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
     def sharded_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        size, n = len(batch.x), len(devices)
+        size, n = len(batch.x), len(local)
         if size == 0 or size % n:
             raise L2LError(f"a batch of {size} does not split over {n} devices: give a multiple of {n}")
         shards = jax.tree.map(lambda a: a.reshape(n, size // n, *a.shape[1:]), batch)

@@ -20,6 +20,7 @@ FLOORS = [
         "recipes",
         "config",
         "workdir",
+        "hosts",
         "monitor",
         "setup",
         "report",

@@ -25,6 +25,8 @@ from l2ljax.types import Array, Batch, Key, L2LError, example_keys
 
 PADDING = 4
 AUGMENTS = ("none", "flip", "crop", "crop_flip")
+WHOLE = (0, 1)
+"""The part of a batch that is all of it."""
 
 # v / 255 of each byte. Under jit a division by a constant becomes a product, one unit in the last place off:
 # looked up, training and evaluation images are the same numbers on every device.
@@ -48,9 +50,16 @@ def epoch_order(key: Key, epoch: int | Array, n: int) -> Array:
     return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 0), epoch), n)
 
 
-@partial(jax.jit, static_argnames=("batch_size", "augment"))
+@partial(jax.jit, static_argnames=("batch_size", "augment", "part"))
 def train_batch(
-    train: Split, order: Array, key: Key, step: int | Array, *, batch_size: int, augment: str = "none"
+    train: Split,
+    order: Array,
+    key: Key,
+    step: int | Array,
+    *,
+    batch_size: int,
+    augment: str = "none",
+    part: tuple[int, int] = WHOLE,
 ) -> Batch:
     """Return the training batch of one step: a pure function of its arguments.
 
@@ -63,20 +72,22 @@ def train_batch(
       batch_size: B.
       augment: "none"; "flip", mirrored left to right with probability 1/2; "crop", to H x W at a random place of
         the image with 4 zero pixels around it; or "crop_flip", both.
+      part: (i, n) gives the i-th, 0..n-1, of the n equal parts of the batch: those of all i together are the batch.
 
     Returns:
-      x float32 [B, H, W, C] in [0, 1], y int32 [B].
+      x float32 [B / n, H, W, C] in [0, 1], y int32 [B / n].
 
     Raises:
-      L2LError: the batch size is not in 1..N; an unknown augmentation.
+      L2LError: the batch size is not in 1..N or does not split into n parts; an unknown augmentation.
     """
     images, labels = train
-    position = step % steps_per_epoch(len(labels), batch_size)
-    index = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+    position = step % steps_per_epoch(len(order), batch_size)
+    first, size = _bounds(batch_size, part)
+    index = jax.lax.dynamic_slice(order, (position * batch_size + first,), (size,))
     if augment == "none":
         x = images[index]
     elif augment in AUGMENTS:
-        keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, 1), step), batch_size)
+        keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, 1), step), batch_size)[first : first + size]
         offsets, flips = jax.vmap(draw)(keys)
         if augment == "flip":
             offsets = jnp.full_like(offsets, PADDING)
@@ -117,7 +128,13 @@ def crop_flip(images: Array, index: Array, offsets: Array, flips: Array) -> Arra
 
 
 def stream(
-    train: Split, key: Key, *, batch_size: int, augment: str = "none", start: int = 0
+    train: Split,
+    key: Key,
+    *,
+    batch_size: int,
+    augment: str = "none",
+    start: int = 0,
+    part: tuple[int, int] = WHOLE,
 ) -> Iterator[tuple[int, Batch]]:
     """Yield (step, batch) for ever from step `start`, the same batches wherever it starts.
 
@@ -125,12 +142,20 @@ def stream(
     """
     orders = _orders(len(train.labels), key, batch_size, start)
     if isinstance(train.images, Images):
-        parts = _read_ahead(train, orders, batch_size)
+        sources = _read_ahead(train, orders, batch_size, part)
     else:
         train = jax.device_put(train)
-        parts = ((step, train, order) for step, order in orders)
-    for step, part, order in parts:
-        yield step, train_batch(part, order, key, step, batch_size=batch_size, augment=augment)
+        sources = ((step, train, order) for step, order in orders)
+    for step, source, order in sources:
+        yield step, train_batch(source, order, key, step, batch_size=batch_size, augment=augment, part=part)
+
+
+def _bounds(batch_size: int, part: tuple[int, int]) -> tuple[int, int]:
+    """(the position in the batch where the part begins, its size)."""
+    i, n = part
+    if batch_size % n:
+        raise L2LError(f"a batch of {batch_size} does not split into {n} equal parts: give a multiple of {n}")
+    return i * (batch_size // n), batch_size // n
 
 
 def _orders(n: int, key: Key, batch_size: int, start: int) -> Iterator[tuple[int, Array]]:
@@ -143,22 +168,25 @@ def _orders(n: int, key: Key, batch_size: int, start: int) -> Iterator[tuple[int
 
 
 def _read_ahead(
-    train: Split, orders: Iterator[tuple[int, Array]], batch_size: int
+    train: Split, orders: Iterator[tuple[int, Array]], batch_size: int, part: tuple[int, int]
 ) -> Iterator[tuple[int, Split, Array]]:
-    """Yield (step, the step's examples on the host, their order 0..B-1); the next are read while these are used.
+    """Yield (step, the examples of its part on the host, an order); the next are read while these are used.
 
-    To `train_batch` they are a training set of one batch: what it draws depends on the step and the position alone.
+    To `train_batch` they are a training set of one batch, whose order [B] finds the part's examples 0..B/n-1 where
+    the part lies: what it draws depends on the step and the position alone.
     """
-    steps, whole = steps_per_epoch(len(train.labels), batch_size), jnp.arange(batch_size)
+    steps = steps_per_epoch(len(train.labels), batch_size)
+    first, size = _bounds(batch_size, part)
+    within = jnp.arange(batch_size) - first
 
     def read(step: int, order: Array) -> tuple[int, Split, Array]:
-        index = np.asarray(order)[step % steps * batch_size :][:batch_size]
-        return step, Split(np.asarray(train.images[index]), train.labels[index]), whole
+        index = np.asarray(order)[step % steps * batch_size + first :][:size]
+        return step, Split(np.asarray(train.images[index]), train.labels[index]), within
 
     with ThreadPoolExecutor(1) as reader:
         coming = (reader.submit(read, *item) for item in orders)
-        for part, _ in itertools.pairwise(coming):  # a pair is two batches under way
-            yield part.result()
+        for batch, _ in itertools.pairwise(coming):  # a pair is two batches under way
+            yield batch.result()
 
 
 class EvalBatch(NamedTuple):

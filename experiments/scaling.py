@@ -1,0 +1,81 @@
+"""On paper: when training on many devices waits for communication. `python experiments/scaling.py`.
+
+Counts a step of PGD adversarial training and sets it against a ring all-reduce of its gradients (`l2ljax.cost`), for
+devices and networks as the flags say. Gradients exist in the backward pass alone, so the attack hides nothing.
+Not counted: the small reductions of synchronized BatchNorm, the optimizer, and rings over several links at once.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from l2ljax import cost, models
+from l2ljax.models.layers import stock_convolution
+from l2ljax.results import provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Of what, and on what."""
+
+    arch: str = "wrn_34_10"
+    steps: int = 10
+    """Of the attack in training."""
+    devices: tuple[int, ...] = (8, 64, 512)
+    flops: float = 4e14
+    """Operations per second that a device reaches: 4e14 is 40 % of an H100's dense bf16 peak."""
+    bandwidth: tuple[float, ...] = (4.5e11, 5e10)
+    """Bytes per second out of each device: NVLink 4, and one 400 Gb/s network port per device."""
+    latency: float = 5e-6
+    """Seconds of an empty message."""
+    batch: int = 128
+    """Images per device, for the last column."""
+    out: Path = Path("experiments/results/scaling.json")
+
+
+def main(flags: Flags) -> None:
+    """Count, write."""
+    classifier = models.create(flags.arch)
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(classifier.init, jax.random.key(0), x)
+    logits = cost.mark(classifier.logits)
+
+    def total(variables, x):  # type: ignore[no-untyped-def]
+        return logits(variables, x).sum()
+
+    with stock_convolution():
+        forward = 2 * cost.multiplications(total, variables, x)
+        attack = 2 * cost.multiplications(jax.grad(total, argnums=1), variables, x)
+        training = 2 * cost.multiplications(jax.grad(total), variables, x)
+    nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables))
+    step_flops, backward = flags.steps * attack + training, training - forward
+    rows = []
+    for bandwidth in flags.bandwidth:
+        for n in flags.devices:
+            link = {"bandwidth": bandwidth, "latency": flags.latency}
+            seconds = cost.all_reduce_seconds(nbytes, n, **link)
+            rows.append({
+                "devices": n,
+                "bandwidth": bandwidth,
+                "bytes_sent": 2 * (n - 1) / n * nbytes,
+                "seconds": seconds,
+                "hiding_batch": cost.hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
+                "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
+            })  # fmt: skip
+    found = {
+        **provenance(),
+        **{name: getattr(flags, name) for name in ("arch", "steps", "flops", "latency", "batch")},
+        "bytes": nbytes,
+        "step_flops": step_flops,
+        "backward_flops": backward,
+        "scaling": rows,
+    }
+    flags.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Flags, description=__doc__))

@@ -1,0 +1,172 @@
+"""One run in many processes, a host each: how they meet, who writes, how they stop, what they say when one is gone.
+
+    with joined(config.coordinator, config.num_processes, config.process_id):   # before anything touches a device
+        state = from_first(state)                         # process 0's arrays, everywhere
+        found = on_first(evaluate_and_write, state)       # what process 0 returned, everywhere
+
+Training itself needs nothing of this file: `train.make_step` reduces over the devices of all processes, and
+`data.stream(part=...)` gives each process its part of the same batches. In one process all of these do nothing.
+"""
+
+import contextlib
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from l2ljax.train import Interrupted
+from l2ljax.types import L2LError, Tree
+
+T = TypeVar("T")
+AGREE_EVERY = 16
+"""Steps between two looks at whether some process was asked to stop: each makes the host wait for its devices."""
+
+
+@contextlib.contextmanager
+def joined(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    distributed: bool = False,
+    heartbeat_timeout: int = 60,
+) -> Iterator[None]:
+    """Within it this process is one of a run's; process 0 alone speaks on stdout.
+
+    JAX watches over the processes: where one is silent for `heartbeat_timeout` seconds it aborts the others, as they
+    would wait for it for ever. Nothing can be caught there, so a shell that waits for this process's end tells in one
+    line on stderr what to do, unless the end was an orderly one. A collective that fails earlier ends the process, too.
+
+    Args:
+      coordinator: HOST:PORT of process 0; without it and `distributed`, nothing is joined.
+      num_processes: how many there are.
+      process_id: which of them this is, 0..num_processes-1.
+      distributed: in place of these, JAX asks SLURM, Open MPI, Kubernetes or the cloud TPU.
+      heartbeat_timeout: in seconds; also how long a process that ends waits for the others.
+
+    Raises:
+      L2LError: some of the three are missing, or no cluster is found.
+    """
+    named = (coordinator, num_processes, process_id)
+    if not distributed and named == (None, None, None):
+        yield
+        return
+    if distributed != (None in named) or (distributed and any(value is not None for value in named)):
+        raise L2LError("give --coordinator=HOST:PORT, --num-processes and --process-id, or --distributed alone")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    try:
+        jax.distributed.initialize(
+            *named,
+            cluster_detection_method=None if distributed else "deactivate",
+            heartbeat_timeout_seconds=heartbeat_timeout,
+            shutdown_timeout_seconds=heartbeat_timeout,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise L2LError(f"cannot join the other processes ({str(error).splitlines()[0]}): give --coordinator") from error
+    orderly = _tell_unless_orderly(
+        f"process {jax.process_index()} of {jax.process_count()} ends: another one is gone, or it failed itself "
+        "(see above). Run the same command again in all of them to go on from the last checkpoint."
+    )
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        yield
+    except (SystemExit, L2LError, Interrupted):
+        orderly()
+        raise
+    except BaseException as error:
+        if not _is_a_lost_connection(error):
+            traceback.print_exc()
+        os._exit(1)  # the orderly way would wait for the others, who wait for this one
+    orderly()
+
+
+def is_first() -> bool:
+    """Whether this is process 0, who writes."""
+    return jax.process_index() == 0
+
+
+def part() -> tuple[int, int]:
+    """Which part of each batch this process feeds: (its index, how many there are), for `data.stream`."""
+    return jax.process_index(), jax.process_count()
+
+
+def on_first(function: Callable[..., T], *args: Any) -> T:
+    """What the function returns on process 0, on all processes; they wait for it. It is called there alone.
+
+    The result goes through `pickle`, so it is small and holds no typed keys. An L2LError is raised on all.
+    """
+    if jax.process_count() == 1:
+        return function(*args)
+    outcome = b""
+    if is_first():
+        try:
+            outcome = pickle.dumps((function(*args), None))
+        except L2LError as error:
+            outcome = pickle.dumps((None, str(error)))
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(outcome))))
+    sent = np.frombuffer(outcome.ljust(size), np.uint8)
+    value, refusal = pickle.loads(multihost_utils.broadcast_one_to_all(sent).tobytes())
+    if refusal is not None:
+        raise L2LError(refusal)
+    return value
+
+
+def from_first(tree: Tree) -> Tree:
+    """The arrays that process 0 has, in a tree of the same structure and shapes. PRNG keys may be among them."""
+    if jax.process_count() == 1:
+        return tree
+    found = multihost_utils.broadcast_one_to_all(
+        jax.tree.map(lambda leaf: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf), tree)
+    )
+    return jax.tree.map(
+        lambda leaf, here: jax.random.wrap_key_data(leaf) if _is_key(here) else jnp.asarray(leaf), found, tree
+    )
+
+
+def agreed(asked: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether some process was asked, the same answer in all: true at every 16th call only, where there are several.
+
+    All processes call it equally often, as after each training step.
+    """
+    if jax.process_count() == 1:
+        return asked
+    calls = itertools.count(1)
+
+    def any_asked() -> bool:
+        return next(calls) % AGREE_EVERY == 0 and bool(multihost_utils.process_allgather(np.array(asked())).any())
+
+    return any_asked
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _is_a_lost_connection(error: BaseException) -> bool:
+    """Whether a collective failed because a process does not answer; XLA raises ValueError and JaxRuntimeError."""
+    return any(library in str(error) for library in ("Gloo", "NCCL"))
+
+
+def _tell_unless_orderly(line: str) -> Callable[[], None]:
+    """Have `line` printed on stderr once this process has ended, whatever ends it, unless the result was called."""
+    shell = subprocess.Popen(
+        ["sh", "-c", 'read orderly || echo "$0" >&2', line],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for this process
+    )
+
+    def orderly() -> None:
+        shell.communicate(b"orderly\n")
+
+    return orderly
