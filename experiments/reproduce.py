@@ -12,20 +12,13 @@ from pathlib import Path
 
 import tyro
 
-from l2ljax import report, workdir
-from l2ljax.gail import report as gail_report
+from l2ljax import tables, workdir
 from l2ljax.types import L2LError
 
 HEAD = """# Benchmarks
 
 Made by `python experiments/reproduce.py --tables` from experiments/results; no number is typed by hand.
 """
-TABLES = {
-    "reports": report.runs, "judgements": report.judgements, "rows": report.over_seeds, "panels": report.strength,
-    "autoattack": report.autoattack, "costs": report.training_costs, "scaling": report.scaling,
-    "results": report.throughput, "arms": gail_report.markdown, "gail_speed": gail_report.speed,
-}  # fmt: skip
-"""What a result file has -> how it is told."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +53,7 @@ def main(flags: Flags) -> None:
         parts = [HEAD]
         for path in sorted(flags.results.glob("*.json")):
             found = workdir.read_json(path)
-            tell = next(tell for key, tell in TABLES.items() if key in found)
-            parts += [f"## {found.get('title', path.stem.replace('_', ' '))}\n", tell(found), ""]
+            parts += [f"## {found.get('title', path.stem.replace('_', ' '))}\n", tables.tell(found), ""]
         workdir.write_atomically(Path("BENCHMARKS.md"), "\n".join(parts).rstrip() + "\n")
 
 

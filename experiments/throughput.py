@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from l2ljax import benchmark, report, rivals
+from l2ljax import benchmark, rivals, tables
 from l2ljax.results import provenance
 from l2ljax.types import L2LError
 
@@ -51,7 +51,7 @@ def keep(path: Path, found: dict) -> None:
     """Write and print."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=2) + "\n")
-    print(report.training_costs(found) if "costs" in found else report.throughput(found))
+    print(tables.tell(found))
 
 
 def attacks_and_steps(flags: Flags) -> dict[str, dict]:

@@ -1,6 +1,6 @@
 import jax
 
-from l2ljax import benchmark, report
+from l2ljax import benchmark, tables
 
 
 def clocked(monkeypatch, durations):
@@ -40,7 +40,7 @@ def test_ratios_compare_within_a_round(monkeypatch):
         "machine": "M", "date": "D", "command": "C", "batch_size": 8, "versions": {"jax": "1"},
         "results": {"PGD": benchmark.alternate(programs, images=8, repeats=2)},
     }  # fmt: skip
-    text = report.throughput(found)
+    text = tables.throughput(found)
     assert "time / ours" in text
     row = next(line for line in text.splitlines() if "theirs" in line)
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
@@ -67,7 +67,7 @@ def test_training_costs_are_counted_beside_the_time():
     assert 1 + 10 * 0.6 < counted < 1 + 10 * 0.75
     assert counted < rows["rnn_adv"]["multiplications"] < 1.5 * counted  # the attacker's own products
     assert [row["attacker_parameters"] for row in rows.values()] == [0, 0, 120]
-    text = report.training_costs(
+    text = tables.training_costs(
         {"arch": "A", "batch_size": 4, "machine": "M", "date": "D", "command": "C", "costs": rows}
     )
     assert [line.split("|")[6].strip() for line in text.splitlines()[4:]] == ["1.00", "12.30", "-"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2ljax import figures, files, report
+from l2ljax import figures, files, report, tables
 from l2ljax.types import L2LError
 
 
@@ -305,14 +305,14 @@ def test_results_of_the_speed_and_strength_scripts_are_told():
         "differing": 1,
     }  # fmt: skip
     found = {"machine": "M", "date": "D", "command": "C", "about": "A", "images": 8, "autoattack": [row]}
-    text = report.autoattack(found)
+    text = tables.autoattack(found)
     cells = [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")]
     assert cells == ["0", "3", "4", "1", "2.0", "5.0", "2.50", "3.0"] and "them 1" in text
     curve = {"largest": [0.5, 1.0, 2.0], "spread": [0.0, 0.1, 0.25]}
     found = {"eval_size": 1000, "command": "C", "panels": {"robust": {"PGD": curve}}}
-    row = next(line for line in report.strength(found).splitlines() if "PGD" in line)
+    row = next(line for line in tables.strength(found).splitlines() if "PGD" in line)
     assert [cell.strip() for cell in row.strip("|").split("|")] == ["robust", "PGD", "0.500", "2.000", "0.250"]
-    assert "`C1`" in report.runs({"reports": [{**PLAIN, "command": "C1"}]})
+    assert "`C1`" in tables.runs({"reports": [{**PLAIN, "command": "C1"}]})
 
 
 def test_judgements_share_a_table_and_name_what_rang():
@@ -325,7 +325,7 @@ def test_judgements_share_a_table_and_name_what_rang():
             },
         }  # fmt: skip
 
-    text = report.judgements({
+    text = tables.judgements({
         "judgements": [
             judged("a", {"standard": 0.25, "fgsm": 0.5}, {"s": {"pgd10": 0.75}}, 0.2, True),
             judged("b", {"fgsm": 0.125}, {}, 0.125, False),

@@ -24,6 +24,7 @@ FLOORS = [
         "monitor",
         "setup",
         "report",
+        "tables",
         "figures",
         "results",
         "experiment",
