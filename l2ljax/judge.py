@@ -62,7 +62,7 @@ class Flags:
     eval_size: int = 1000
     """Test images, the first ones."""
     batch_size: int | None = None
-    """By default 250, on a CPU fewer (48 of CIFAR's images)."""
+    """By default 250, on a CPU fewer (32 of CIFAR's images)."""
     seed: int = 0
     attack_seeds: int = 1
     """How often each attack is run with other seeds; the worst is reported (L2L reports the worst of five)."""

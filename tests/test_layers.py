@@ -25,6 +25,8 @@ CONVOLUTIONS = {
     "7x7 strided": (11, 12, 3, 4, 7, 2, 3),
     "3x3 narrow": (6, 13, 16, 3, 3, 1, 1),
     "3x3 of one channel": (8, 8, 1, 16, 3, 1, 1),
+    "3x3 of 32 channels": (5, 6, 32, 48, 3, 1, 1),
+    "5x5 of 32 channels": (6, 7, 32, 32, 5, 1, 0),
     "uneven padding": (6, 6, 2, 3, 3, 2, ((0, 1), (2, 1))),
 }
 
