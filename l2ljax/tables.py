@@ -120,23 +120,18 @@ def strength(found: Mapping[str, Any]) -> str:
 def autoattack(found: Mapping[str, Any]) -> str:
     """Markdown of experiments/autoattack.py: a row per seed with both verdicts, their difference, and the times."""
     theirs = next(name for name in found["autoattack"][0]["robust"] if name != "ours")
+    header = ["seed", "robust, ours", "theirs", "verdicts that differ"]
     rows = [
-        [
-            f"{seed}",
-            f"{row['robust']['ours']}",
-            f"{row['robust'][theirs]}",
-            f"{row['differing']}",
-            f"{row['seconds']['ours']:.1f}",
-            f"{row['seconds'][theirs]:.1f}",
-            f"{row['seconds'][theirs] / row['seconds']['ours']:.2f}",
-            f"{row['compile_seconds']:.1f}",
-        ]
+        [f"{seed}", f"{row['robust']['ours']}", f"{row['robust'][theirs]}", f"{row['differing']}"]
         for seed, row in enumerate(found["autoattack"])
     ]
+    if "seconds" in found["autoattack"][0]:
+        header += ["seconds, ours", "theirs", "theirs / ours", "compiling, apart"]
+        for cells, row in zip(rows, found["autoattack"], strict=True):
+            ours, other = row["seconds"]["ours"], row["seconds"][theirs]
+            cells += [f"{ours:.1f}", f"{other:.1f}", f"{other / ours:.2f}", f"{row['compile_seconds']:.1f}"]
     told = f"{found['about']}; {found['images']:,} images; {found['machine']}, {found['date']}; `{found['command']}`; "
-    told += f"theirs is {theirs}."
-    header = ["seed", "robust, ours", "theirs", "verdicts that differ", "seconds, ours", "theirs", "theirs / ours"]
-    return f"{told}\n\n{grid([*header, 'compiling, apart'], rows)}"
+    return f"{told}theirs is {theirs}.\n\n{grid(header, rows)}"
 
 
 def scaling(found: Mapping[str, Any]) -> str:
