@@ -57,6 +57,7 @@ def main(flags: Flags) -> None:
                 row = json.loads(done.stdout.splitlines()[-1])
                 rounds.setdefault(row.pop("name"), []).append(row)
     found = {**provenance(), "environment": flags.env, "gail_speed": rounds}
+    found["command"] = found["command"].replace(str(flags.imitation), "PYTHON")
     flags.out.write_text(json.dumps(found, indent=2) + "\n")
     print(report.speed(found))
 

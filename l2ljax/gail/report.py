@@ -120,7 +120,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 def speed(found: Mapping[str, Any]) -> str:
     """Markdown of experiments/gail_speed.py: steps of the environment per second and the seconds of compiling."""
     slowest = min(statistics.median(row["steps_per_second"] for row in rows) for rows in found["gail_speed"].values())
-    lines = ["| GAIL | rounds | steps/s | range | times the slowest | compiling, s |", "| --- | " + "---: | " * 5]
+    lines = ["| GAIL | rounds | steps/s | range | times the slowest | compiling, s |", "| --- |" + " ---: |" * 5]
     for name, rows in found["gail_speed"].items():
         steps = [row["steps_per_second"] for row in rows]
         compiling = [row["compile_seconds"] for row in rows if "compile_seconds" in row]
