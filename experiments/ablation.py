@@ -5,8 +5,6 @@ Writes JSON to experiments/results/digits_TABLE.json. A run that is there alread
 
 import dataclasses
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import tyro
 
 from l2ljax import experiment, report, results, workdir
 from l2ljax.config import Config, resolve
-from l2ljax.types import L2LError
+from l2ljax.monitor import told_in_one_line
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "methods": {
@@ -76,14 +74,12 @@ def main(flags: Flags) -> None:
                 workdir.read_json(done) if done.exists() else experiment.run(resolve("digits", config.method, config))
             )
             rows.setdefault(name, []).append(result)
-    found = {"command": shlex.join(["python", *sys.argv]), "versions": results.versions(), "rows": rows}
+    found = {**results.provenance(), "rows": rows}
     flags.out.mkdir(parents=True, exist_ok=True)
     (flags.out / f"digits_{flags.table}.json").write_text(json.dumps(found, indent=2) + "\n")
     print(report.over_seeds(found))
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main(tyro.cli(Flags, description=__doc__))
-    except L2LError as error:
-        sys.exit(f"error: {error}")

@@ -6,7 +6,6 @@ first round; that time is kept apart. For the times run it alone on the machine.
 
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -16,9 +15,10 @@ import tyro
 
 from l2ljax import benchmark, data, models, rivals, threat
 from l2ljax.evaluate import run_standard_evaluation
+from l2ljax.monitor import told_in_one_line
 from l2ljax.results import provenance
 from l2ljax.setup import load_classifier
-from l2ljax.types import Batch, L2LError
+from l2ljax.types import Batch
 from l2ljax.workdir import read_json
 
 
@@ -81,7 +81,5 @@ def main(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main(tyro.cli(Flags, description=__doc__))
-    except L2LError as error:
-        sys.exit(f"error: {error}")

@@ -7,7 +7,6 @@ Steps of the environment per second, learning included; run it alone on the mach
 import dataclasses
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import tyro
 
 from l2ljax.gail import experiment, report
 from l2ljax.gail.setup import Config
+from l2ljax.monitor import told_in_one_line
 from l2ljax.results import provenance
 from l2ljax.types import L2LError
 
@@ -63,7 +63,5 @@ def main(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main(tyro.cli(Flags, description=__doc__))
-    except L2LError as error:
-        sys.exit(f"error: {error}")

@@ -7,13 +7,12 @@
 import dataclasses
 import json
 import re
-import sys
 from pathlib import Path
 
 import tyro
 
 from l2ljax import tables, workdir
-from l2ljax.types import L2LError
+from l2ljax.monitor import told_in_one_line
 
 HEAD = """# Benchmarks
 
@@ -70,7 +69,5 @@ def without_places(command: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main(tyro.cli(Flags, description=__doc__))
-    except L2LError as error:
-        sys.exit(f"error: {error}")

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import tyro
 
 from l2ljax import cost, models
-from l2ljax.models.layers import stock_convolution
 from l2ljax.results import provenance
 
 
@@ -47,10 +46,9 @@ def main(flags: Flags) -> None:
     def total(variables, x):  # type: ignore[no-untyped-def]
         return logits(variables, x).sum()
 
-    with stock_convolution():
-        forward = 2 * cost.multiplications(total, variables, x)
-        attack = 2 * cost.multiplications(jax.grad(total, argnums=1), variables, x)
-        training = 2 * cost.multiplications(jax.grad(total), variables, x)
+    forward = 2 * cost.multiplications(total, variables, x)
+    attack = 2 * cost.multiplications(jax.grad(total, argnums=1), variables, x)
+    training = 2 * cost.multiplications(jax.grad(total), variables, x)
     nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables))
     step_flops, backward = flags.steps * attack + training, training - forward
     rows = []

@@ -8,8 +8,6 @@ is the mean over images of the largest loss, and below it the band of one standa
 
 import dataclasses
 import json
-import shlex
-import sys
 from pathlib import Path
 
 import jax
@@ -17,9 +15,9 @@ import tyro
 
 from l2ljax import data, threat
 from l2ljax.figures import loss_along_attacks
-from l2ljax.results import versions
+from l2ljax.monitor import told_in_one_line
+from l2ljax.results import provenance
 from l2ljax.setup import load_attacker, load_classifier
-from l2ljax.types import L2LError
 from l2ljax.views import losses_along, pgd_path
 from l2ljax.workdir import read_json
 
@@ -58,13 +56,10 @@ def main(flags: Flags) -> None:
             curves[name] = curve = losses_along(logits_fn, split, path, key=key, draws=flags.draws)
             print(f"{Path(victim).name}, {name}: {curve['largest'][-1]:.3f} after {flags.steps} steps", flush=True)
     loss_along_attacks(flags.out.with_suffix(".png"), panels)
-    command = shlex.join(["python", *sys.argv])
-    found = {"command": command, "eval_size": flags.eval_size, "versions": versions(), "panels": panels}
+    found = {**provenance(), "eval_size": flags.eval_size, "panels": panels}
     flags.out.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main(tyro.cli(Flags, description=__doc__))
-    except L2LError as error:
-        sys.exit(f"error: {error}")

@@ -5,14 +5,13 @@ Writes one JSON file per machine and day to --out, and prints it as Markdown. Ru
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import tyro
 
 from l2ljax import benchmark, rivals, tables
+from l2ljax.monitor import told_in_one_line
 from l2ljax.results import provenance
-from l2ljax.types import L2LError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,5 @@ def attacks_and_steps(flags: Flags) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main(tyro.cli(Flags, description=__doc__))
-    except L2LError as error:
-        sys.exit(f"error: {error}")

@@ -164,6 +164,13 @@ def is_own(name: str) -> bool:
     return name == "own" or (name.startswith("own") and name[3:].isdigit() and int(name[3:]) > 0)
 
 
+def trained_in(name: str, own: str) -> str | None:
+    """The workdir of the trained attacker that an attack's name means, `own` for the name own; None for other names."""
+    if name == "own":
+        return own
+    return name.removeprefix(TRAINED) if name.startswith(TRAINED) else None
+
+
 def _options(method: str, config: Config, chosen: dict[str, Any]) -> dict[str, Any]:
     """The method's options: the recipe's, over them --options, over them the flags of their own."""
     known = defenses.options(method)

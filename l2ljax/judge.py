@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import json
 import re
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,18 +22,17 @@ import tyro
 from l2ljax import attacks, data, illustrate, report, threat
 from l2ljax.attacks.ensemble import VERSIONS
 from l2ljax.attacks.names import parameters
-from l2ljax.config import TRAINED
+from l2ljax.config import trained_in
 from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import default_batch_size
 from l2ljax.files import write_files
 from l2ljax.monitor import told_in_one_line
-from l2ljax.results import versions
+from l2ljax.results import provenance
 from l2ljax.setup import load_attacker, load_classifier
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys
 from l2ljax.workdir import read_json
 
-OWN = "own"
 PAPER = ("fgsm", "pgd20", "pgd100", "margin100", "cw100", "momentum10")
 """What `paper` stands for in --attacks."""
 
@@ -144,14 +142,13 @@ def run(flags: Flags) -> dict[str, Any]:
         "autoattack_acc": f"{100 * found['standard'].mean():.2f}" if "standard" in found else None,
         "unreliable": any(not check.passed for check in checks) if checks else None,
         "provenance": {
-            "command": shlex.join(["python", *sys.argv]),
-            "versions": versions(),
+            **provenance(),
             "norm": about["norm"],
             "eps_value": ball.eps,
             "images": len(split.labels),
             "seeds": list(range(flags.seed, flags.seed + flags.attack_seeds)),
             "attacks": {name: float(found[name].mean()) for name in jobs},
-            "parameters": {name: parameters(name, ball) for name in jobs if not _is_learned(name)},
+            "parameters": {name: parameters(name, ball) for name in jobs if not trained_in(name, flags.victim)},
             "black_box": {
                 who: {name: float(found[f"{name} on {who}"].mean()) for w, name in crossings if w == who}
                 for who, _ in crossings
@@ -185,13 +182,8 @@ def _transferred(surrogate: str, name: str, ball: threat.Ball, logits_fn: Logits
 
 def _attack(name: str, ball: threat.Ball, own: str) -> Attack:
     """The attack of that name; `own` is the workdir that the name own means."""
-    if name == OWN:
-        return load_attacker(own)
-    return load_attacker(name.removeprefix(TRAINED)) if _is_learned(name) else attacks.create(name, ball)
-
-
-def _is_learned(name: str) -> bool:
-    return name == OWN or name.startswith(TRAINED)
+    workdir = trained_in(name, own)
+    return load_attacker(workdir) if workdir else attacks.create(name, ball)
 
 
 def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:

@@ -18,6 +18,7 @@ from l2ljax.attacks import ascend
 from l2ljax.attacks.gradient import steepest_ascent
 from l2ljax.data import Split, batches
 from l2ljax.evaluate import evaluate, losses_of_draws
+from l2ljax.evaluate.accuracy import as_tree
 from l2ljax.threat import BALLS, Ball
 from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys
 
@@ -177,9 +178,9 @@ def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: 
     few = Split(*(a[:images] for a in split))
     found = {}
     for name, model in plan.models.items():
-        model = model if isinstance(model, jax.tree_util.Partial) else jax.tree_util.Partial(model)
         parts = [
-            around(model, b.start, b.x, b.y)[:, : b.valid] for b in batches(few, min(plan.batch_size, len(few.labels)))
+            around(as_tree(model), b.start, b.x, b.y)[:, : b.valid]
+            for b in batches(few, min(plan.batch_size, len(few.labels)))
         ]
         found[name] = np.concatenate(parts, axis=1).mean(axis=1).reshape(points, points)
     steepest = "sign of the gradient" if ball.name == "linf" else "gradient"

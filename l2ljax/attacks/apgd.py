@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from l2ljax import losses
 from l2ljax.attacks.ascent import Start
-from l2ljax.attacks.gradient import PerExampleLoss
+from l2ljax.attacks.gradient import PerExampleLoss, likeliest_wrong
 from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, example_keys, fold_in
 
@@ -251,13 +251,6 @@ def apgd_targeted(
         return lambda logits, y: losses.dlr_targeted(logits, y, target)
 
     return _attack(ball, targets, towards, restarts, eot, start, first * restarts, steps=steps, rho=rho)
-
-
-def likeliest_wrong(logits: Array, y: Array, n: int, first: int | Array = 0) -> Array:
-    """The n (at most K - 1) wrong classes of largest logit, from rank `first` on: [B, K], [B] -> [n, B]."""
-    true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
-    order = jnp.argsort(jnp.where(true, jnp.inf, logits), axis=1, descending=True)
-    return jax.lax.dynamic_slice_in_dim(order, 1 + first, min(n, order.shape[1] - 1), axis=1).T
 
 
 def _attack(

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 from l2ljax import losses
 from l2ljax.attacks import apgd, fab, square
-from l2ljax.attacks.apgd import likeliest_wrong
-from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger
+from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger, likeliest_wrong
 from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 

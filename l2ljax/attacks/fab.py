@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import losses
+from l2ljax.attacks.gradient import likeliest_wrong
 from l2ljax.threat import Ball, clip, spread
 from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in
 
@@ -276,9 +277,7 @@ def _rivals(logits: Array, y: Array, target_classes: int, first: int | Array) ->
     if target_classes == 0:
         others = jnp.arange(k - 1)[:, None]
         return (others + (others >= y))[None]
-    wrong = jnp.where(jax.nn.one_hot(y, k, dtype=bool), -jnp.inf, logits)
-    order = jax.lax.top_k(wrong, k - 1)[1].T
-    return jax.lax.dynamic_slice_in_dim(order, first, min(target_classes, k - 1))[:, None]
+    return likeliest_wrong(logits, y, target_classes, first)[:, None]
 
 
 def _nearer(best: Found, x: Array, distance: Array) -> Found:

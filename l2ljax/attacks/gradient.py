@@ -207,3 +207,10 @@ def keep_stronger(logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], cand
     value = losses.margin(logits_fn(candidate), y).astype(best[1].dtype)
     value = jnp.where(jnp.isnan(value), jnp.inf, value)
     return larger(best, (candidate, value))
+
+
+def likeliest_wrong(logits: Array, y: Array, n: int, first: int | Array = 0) -> Array:
+    """The n (at most K - 1) wrong classes of largest logit, from rank `first` on: [B, K], [B] -> [n, B]."""
+    true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
+    order = jnp.argsort(jnp.where(true, jnp.inf, logits), axis=1, descending=True)
+    return jax.lax.dynamic_slice_in_dim(order, 1 + first, min(n, order.shape[1] - 1), axis=1).T

@@ -6,10 +6,7 @@ run(Config(env="CartPole-v1", updater="adam", seeds=2))       # returns the cont
 
 import dataclasses
 import functools
-import os
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +25,7 @@ from l2ljax.gail.policy import Agent
 from l2ljax.gail.rollout import Iterations
 from l2ljax.gail.setup import PAIRS_KEY, Arm, Config, Task, arms, controls, find_expert, prepare
 from l2ljax.gail.updaters import Updater
-from l2ljax.results import versions
+from l2ljax.results import provenance
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
 from l2ljax.workdir import Workdir
@@ -85,9 +82,7 @@ def run(config: Config) -> dict[str, Any]:
         "iterations": config.iterations,
         "pairs": task.columns * spec.horizon,
         "episodes": config.episodes,
-        "machine": f"{os.cpu_count()} CPU cores, {jax.devices()[0].device_kind}",
-        "versions": versions(),
-        "command": shlex.join(["python", *sys.argv]),
+        **provenance(),
         "arms": {},
     }
     curves: dict[str, np.ndarray] = {}
