@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from l2ljax import experiment, report, results, workdir
+from l2ljax import experiment, results, tables, workdir
 from l2ljax.config import Config, resolve
 from l2ljax.monitor import told_in_one_line
 
@@ -33,6 +33,11 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "biases": {"options": "biases=True"},
         "phi's learning rate 1e-3": {"attacker_lr": 1e-3},
     },
+    "slim": {
+        "wide": {"method": "grad_l2l", "attacker": "wide"},
+        "slim": {"method": "grad_l2l", "attacker": "slim"},
+        "slim without the skip": {"method": "grad_l2l", "attacker": "slim_no_skip"},
+    },
 }
 
 
@@ -41,7 +46,7 @@ class Flags:
     """Which table."""
 
     table: str = "methods"
-    """methods, or rnn (RNN-Adv's choices)."""
+    """methods, rnn (RNN-Adv's choices), or slim (L2L's slim attacker)."""
     seeds: int = 3
     attacker_width: int = 16
     """Of the L2L methods' attacker (the paper's is 64)."""
@@ -77,7 +82,7 @@ def main(flags: Flags) -> None:
     found = {**results.provenance(), "rows": rows}
     flags.out.mkdir(parents=True, exist_ok=True)
     (flags.out / f"digits_{flags.table}.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(report.over_seeds(found))
+    print(tables.over_seeds(found))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The limiting cycle, and a learned attacker that breaks it: `python experiments/cycle.py --out=cycle.png`.
+"""The limiting cycle, and a learned attacker that breaks it: `python experiments/cycle.py --out=cycle.json`.
 
 min over x, max over y of x y (Learning to Defend by Learning to Attack, appendix D): both players stepping along their
 gradients circle the equilibrium (0, 0), a factor sqrt(1 + step^2) further out with each step. L2L's way: y = phi x is
@@ -7,6 +7,7 @@ step. Both games are run by the library's own training step.
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import tyro
 from jax.lax import stop_gradient
 
 from l2ljax.figures import paths_in_the_plane
+from l2ljax.files import write_files
+from l2ljax.results import provenance
 from l2ljax.train import TrainState, make_step
 from l2ljax.types import Array, Batch, Defense, Players
 
@@ -30,7 +33,8 @@ class Flags:
     """The paper's is 1e-4, and its picture the same."""
     turns: float = 2.0
     """Of the plain game's circle."""
-    out: Path = Path("cycle.png")
+    out: Path = Path("cycle.json")
+    """Where the players end; the picture goes beside it."""
 
 
 def plain(params: Players, *_: Any) -> tuple[Array, Any]:
@@ -68,9 +72,12 @@ def main(flags: Flags) -> None:
         "gradient steps": play(plain, 0.0, step=flags.step, steps=steps),
         "learned attacker": play(learned, 0.0, step=flags.step, steps=steps),
     }
-    paths_in_the_plane(flags.out, paths)
-    for name, path in paths.items():
-        print(f"{name}: after {steps} steps at distance {np.hypot(*path[-1]):.4f} from the equilibrium")
+    paths_in_the_plane(flags.out.with_suffix(".png"), paths)
+    distances = {name: float(np.hypot(*path[-1])) for name, path in paths.items()}
+    for name, distance in distances.items():
+        print(f"{name}: after {steps} steps at distance {distance:.4f} from the equilibrium")
+    found = {**provenance(), "step": flags.step, "steps": steps, "distances": distances}
+    write_files({flags.out: (json.dumps(found, indent=2) + "\n").encode()})
 
 
 if __name__ == "__main__":

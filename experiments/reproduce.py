@@ -1,7 +1,10 @@
-"""From kept results to BENCHMARKS.md: `python experiments/reproduce.py --tables`.
+"""The papers' tables, ours beside them, and BENCHMARKS.md.
 
-`--collect=WORKDIR,WORKDIR,... --name=NAME` keeps the reports of runs as experiments/results/runs_NAME.json first, and
-`--judged=FOLDER,FOLDER,... --name=NAME` what experiments/evaluate.py wrote there as judged_NAME.json.
+    python experiments/reproduce.py --list                                    # every row: state and estimated cost
+    python experiments/reproduce.py --only=rnn_adv:table3 --minutes=90 --data-dir=FOLDER
+    python experiments/reproduce.py --tables                                  # experiments/results -> BENCHMARKS.md
+
+--minutes works down the list, stops what is not done by then so that it can be resumed, and goes on next time.
 """
 
 import dataclasses
@@ -13,6 +16,7 @@ import tyro
 
 from l2ljax import tables, workdir
 from l2ljax.monitor import told_in_one_line
+from l2ljax.papers import listing, work
 
 HEAD = """# Benchmarks
 
@@ -24,12 +28,20 @@ Made by `python experiments/reproduce.py --tables` from experiments/results; no 
 class Flags:
     """What to do."""
 
+    list: bool = False
+    """Show every row of every table: done, partial or not run, and what it would take."""
+    only: str = ""
+    """Tables, or TABLE/ROW, separated by commas, like rnn_adv:table3,l2l:table2/PGM Net; all by default."""
+    minutes: float = 0.0
+    """Run what is missing, for so long at most."""
+    data_dir: Path | None = None
+    """A folder with a folder (or link) for each data set: mnist, cifar10."""
     tables: bool = False
     """Write BENCHMARKS.md."""
     collect: str = ""
-    """Workdirs of finished runs, separated by commas."""
+    """Workdirs of finished runs, separated by commas, whose reports to keep as experiments/results/runs_NAME.json."""
     judged: str = ""
-    """Folders of finished evaluations, separated by commas."""
+    """Folders of finished evaluations, separated by commas, to keep as experiments/results/judged_NAME.json."""
     name: str = ""
     title: str = ""
     """What the table of the file NAME says above."""
@@ -37,7 +49,7 @@ class Flags:
 
 
 def main(flags: Flags) -> None:
-    """Collect, then write the tables."""
+    """Collect, run, then write the tables."""
     if flags.collect:
         reports = [workdir.read_json(Path(folder) / "report.json") for folder in flags.collect.split(",")]
         for found in reports:
@@ -48,6 +60,10 @@ def main(flags: Flags) -> None:
         for found in judged:
             found["provenance"]["command"] = without_places(found["provenance"]["command"])
         keep(flags, "judged", {"judgements": judged})
+    if flags.minutes:
+        work.work(listing.chosen(flags.only), minutes=flags.minutes, data_dir=flags.data_dir)
+    if flags.list:
+        print(listing.listed(flags.only))
     if flags.tables:
         parts = [HEAD]
         for path in sorted(flags.results.glob("*.json")):

@@ -187,6 +187,13 @@ def over_seeds(found: Mapping[str, Any]) -> str:
     return f"{told}\n\n{grid(['setting', 'seeds', 'clean', *names], rows)}"
 
 
+def cycle(found: Mapping[str, Any]) -> str:
+    """Markdown of experiments/cycle.py: how far the players end from the equilibrium, where they started at 1."""
+    rows = [[name, f"{distance:.4f}"] for name, distance in found["distances"].items()]
+    told = f"min over x, max over y of x y from (1, 0): {found['steps']:,} steps of {found['step']:g}; "
+    return f"{told}`{found['command']}`.\n\n{grid(['players', 'distance from the equilibrium'], rows)}"
+
+
 TABLES = {
     "reports": runs,
     "judgements": judgements,
@@ -195,6 +202,7 @@ TABLES = {
     "autoattack": autoattack,
     "costs": training_costs,
     "scaling": scaling,
+    "distances": cycle,
     "results": throughput,
     "arms": gail_report.markdown,
     "gail_speed": gail_report.speed,

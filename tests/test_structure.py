@@ -35,6 +35,7 @@ FLOORS = [
         "benchmark",
         "rivals",
         "gail",
+        "papers",
     },
 ]
 HEAVY = ("tensorflow_datasets", "orbax", "matplotlib", "sklearn", "gymnasium", "pooch", "tyro", "PIL", "scipy.stats")

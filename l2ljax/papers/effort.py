@@ -1,0 +1,93 @@
+"""What a job will take, from counted multiplications and two assumed speeds: an estimate, before anything ran.
+
+    effort.training("mnist", "small_cnn", "rnn_adv", epochs=6).hours("cpu")
+
+A pass is a forward and a backward one of the classifier over one image. `tests/test_papers.py` holds the numbers
+against `cost.multiplications`.
+"""
+
+import re
+from typing import NamedTuple
+
+MULTIPLICATIONS = {
+    "digits_cnn": 0.9e6,
+    "lenet5": 0.42e6,
+    "small_cnn": 9.9e6,
+    "resnet20": 41e6,
+    "resnet18": 556e6,
+    "vgg16": 313e6,
+    "wrn_28_10": 5.25e9,
+    "wrn_34_10": 6.66e9,
+}
+"""Of a forward pass over one image, by classifier; a forward and a backward pass take twice as many, thrice with the
+gradient of the weights."""
+PASSES = {
+    "plain": 1, "fgsm_adv": 2, "pgd_adv": 11, "pgd_bls_adv": 31, "cw_adv": 101, "trades": 12, "stability": 2,
+    "naive_l2l": 1, "grad_l2l": 2, "two_step_l2l": 3, "grad_only_l2l": 2, "two_step_grad_only_l2l": 3, "ait": 3,
+    "ait_l2l": 3, "rnn_adv": 11, "rnn_trades": 12, "l2l_da": 23, "l2l_star": 4,
+}  # fmt: skip
+"""Per image of a training step."""
+GENERATORS = {
+    "naive_l2l": 1.8e9, "grad_l2l": 1.8e9, "two_step_l2l": 3.6e9, "grad_only_l2l": 1.8e9,
+    "two_step_grad_only_l2l": 3.6e9, "ait_l2l": 1.8e9, "l2l_da": 20 * 420e6, "l2l_star": 420e6,
+}  # fmt: skip
+"""Multiplications of the learned attacker's forward passes in a step, per image of 32 x 32 at the papers' width (64).
+The U-Net's are counted five times: its transposed convolutions run at a fifth of a classifier's speed on a CPU."""
+TRAIN_IMAGES = {"digits": 1300, "mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
+PIXELS = {"digits": 64, "mnist": 784}
+"""Others have 1,024."""
+SPEEDS = {"cpu": 7e10, "gpu": 5e13}
+"""Multiplications a second: two CPU cores (measured: 970 passes of resnet20, 3,700 of small_cnn a second), and what a
+data-center GPU is assumed to reach (0.1 PFLOP/s)."""
+LAUNCH = {"cpu": 0.0, "gpu": 5e-6}
+"""Seconds that a pass takes at least, per image: a GPU waits for small networks' kernels."""
+
+
+class Effort(NamedTuple):
+    """How much work."""
+
+    passes: float = 0.0
+    multiplications: float = 0.0
+
+    def __add__(self, other: "Effort") -> "Effort":  # type: ignore[override]
+        """Of both."""
+        return Effort(self.passes + other.passes, self.multiplications + other.multiplications)
+
+    def hours(self, machine: str) -> float:
+        """On two CPU cores (`cpu`) or one data-center GPU (`gpu`)."""
+        return max(self.multiplications / SPEEDS[machine], self.passes * LAUNCH[machine]) / 3600
+
+
+def training(
+    dataset: str, arch: str, method: str, *, epochs: float, images: int | None = None, width: int = 64
+) -> Effort:
+    """Of a training run.
+
+    Args:
+      dataset: its name.
+      arch: the classifier.
+      method: as in `--method`.
+      epochs: how many.
+      images: of an epoch; all by default.
+      width: of a convolutional attacker.
+    """
+    seen = epochs * (images or TRAIN_IMAGES[dataset])
+    attacker = GENERATORS.get(method, 0.0) * (width / 64) ** 2 * PIXELS.get(dataset, 1024) / 1024
+    passes = PASSES[method]
+    return Effort(seen * passes, seen * ((2 * passes + 1) * MULTIPLICATIONS[arch] + 3 * attacker))
+
+
+def judging(arch: str, attacks: list[str], images: int) -> Effort:
+    """Of attacks on that many test images."""
+    passes = images * sum(map(passes_of, attacks))
+    return Effort(passes, 2 * passes * MULTIPLICATIONS[arch])
+
+
+def passes_of(attack: str) -> float:
+    """About how many passes an attack of that name takes per image."""
+    if attack == "standard":
+        return 3000.0  # up to 4,400 where nothing falls to the first attacks
+    found = re.match(r"(?P<family>trained:|l2l_cw|[a-z_]+?)(?P<n>\d+)?(?:[@+]|$)", attack)
+    count = float((found and found["n"]) or 10)
+    family = found["family"] if found else ""
+    return count * {"random": 0.5, "bls": 3.0, "l2l_cw": 8.0, "fgsm": 0.1}.get(family, 1.0)

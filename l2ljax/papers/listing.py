@@ -1,0 +1,109 @@
+"""Every row of every table: state and estimated cost (`experiments/reproduce.py --list`)."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from l2ljax.papers import effort, plan, records
+from l2ljax.papers.effort import Effort
+from l2ljax.papers.plan import Job, Part
+from l2ljax.papers.targets import ARCHITECTURES, TABLES, Table
+from l2ljax.papers.work import complete
+from l2ljax.report import grid
+from l2ljax.types import L2LError
+
+METHODS = {
+    **plan.RNN_ROWS, **plan.L2L_ROWS, **{row: method for row, (method, _, _) in plan.DA_MODELS.items()},
+    "AdvTrain+BLS": "pgd_bls_adv", "Plain Net": "plain", "Stability": "stability", "Kurakin": "fgsm_adv",
+    "R+, D+": "l2l_da", "delta+, y+": "l2l_da", "PGD classifier": "pgd_adv", "L2L-DA classifier": "l2l_da",
+}  # fmt: skip
+"""Row of any table -> method."""
+
+
+def chosen(only: str) -> list[Part]:
+    """The plan's parts of those tables, or TABLE/ROW, separated by commas; all where nothing is named.
+
+    Raises:
+      L2LError: no such table or row.
+    """
+    names = wanted(only)
+    return [part for part in plan.PARTS if (part.table, part.row) in names]
+
+
+def wanted(only: str) -> list[tuple[str, str]]:
+    """(table, row) that `--only` means."""
+    rows = [(name, row) for name, table in TABLES.items() for row in table.rows]
+    items = [item for item in only.split(",") if item]
+    # A row's name may have a comma: "l2l_da:table1a/R-, D-".
+    joined: list[str] = []
+    for item in items:
+        if joined and item.startswith(" "):
+            joined[-1] += f",{item}"
+        else:
+            joined.append(item)
+    for item in joined:
+        if not any(item in (name, f"{name}/{row}") for name, row in rows):
+            raise L2LError(f"--only={item}: no such table or row; choose of {', '.join(TABLES)}, or TABLE/ROW")
+    return [(name, row) for name, row in rows if not joined or {name, f"{name}/{row}"} & set(joined)]
+
+
+def listed(only: str = "") -> str:
+    """Markdown: a line per row, and the sums of what is planned and missing."""
+    cells: list[list[str]] = []
+    missing: dict[str, Job] = {}
+    for name, row in wanted(only):
+        table = TABLES[name]
+        parts = [part for part in plan.PARTS if (part.table, part.row) == (name, row)]
+        jobs = {job.made: job for part in parts for job in part.jobs}
+        if parts:
+            missing |= {j.made: j for p in parts if not records.is_kept(p) for j in p.jobs if not complete(j)}
+        work = sum((job.effort for job in jobs.values()), Effort()) if parts else papers(table, row)
+        done = sum(map(records.is_kept, parts))
+        cells.append([
+            name, row, state(parts), f"{done}/{len(parts)}" if parts else "-",
+            ", ".join(str(seed) for seed in sorted({part.seed for part in parts})) or "-",
+            f"{work.passes:.2g}" if work.passes else "-", _hours(work, "cpu"), _hours(work, "gpu"),
+            "; ".join(table.printed) + ("" if parts else " (the paper's setting)"),
+        ])  # fmt: skip
+    header = ["table", "row", "state", "parts", "seeds", "passes", "CPU h", "GPU h", "printed in"]
+    left = sum((job.effort for job in missing.values()), Effort())
+    told = (
+        f"Planned and missing: {left.passes:.2g} passes, {left.hours('cpu'):.1f} hours on two CPU cores, "
+        f"{left.hours('gpu'):.2g} on a data-center GPU. Estimates from counted multiplications (papers/effort.py); "
+        "rows of a table share models, which count in each."
+    )
+    shown = f"Networks, not results: {', '.join(ARCHITECTURES)}."
+    return "\n\n".join([grid(header, cells), told, *([] if only else [shown])])
+
+
+def state(parts: Iterable[Part]) -> str:
+    """Done, partial, not run, or not planned."""
+    parts = list(parts)
+    if not parts:
+        return "not planned"
+    if all(map(records.is_kept, parts)):
+        return "done"
+    begun = any(map(records.is_kept, parts)) or any(_begun(job) for part in parts for job in part.jobs)
+    return "partial" if begun else "not run"
+
+
+def papers(table: Table, row: str) -> Effort:
+    """What a row takes in the paper's own setting: training, and its columns on the whole test set."""
+    if not (table.epochs and row in METHODS):
+        return Effort()
+    columns = [column for column in table.rows[row] if column not in ("Natural", "Min")]
+    work = effort.training(table.dataset, table.arch, METHODS[row], epochs=table.epochs)
+    return work + effort.judging(table.arch, [_as_attack(column) for column in columns], 10_000)
+
+
+def _as_attack(column: str) -> str:
+    """An attack's name from which the number of passes can be told."""
+    return column.lower().replace("-", "").replace("pgm", "pgd").replace("&", "")
+
+
+def _begun(job: Job) -> bool:
+    return complete(job) or (job.made.startswith("runs/") and Path(job.folder).exists())
+
+
+def _hours(work: Effort, machine: str) -> str:
+    hours = work.hours(machine)
+    return f"{hours:.1f}" if hours >= 0.05 else "<0.1" if hours else "-"

@@ -1,0 +1,100 @@
+"""What is kept of a finished part: experiments/results/papers/TABLE-ROW-sSEED.json, small, whole, without places.
+
+    {"table", "row", "seed", "values": {column: {"value", "images", "command"}}, "training": {...}, "provenance": {...}}
+
+Values are fractions for accuracies. A row's parts share the file; each adds its columns.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from l2ljax.files import write_files
+from l2ljax.papers.plan import Job, Part
+from l2ljax.types import L2LError
+from l2ljax.workdir import read_json
+
+FOLDER = Path("experiments/results/papers")
+SETTINGS = (
+    "method", "dataset", "arch", "eps", "norm", "epochs", "train_size", "batch_size", "optimizer", "lr", "lr_schedule",
+    "warmup", "attacker_optimizer", "attacker_lr", "attacker_width", "options", "dtype", "seed",
+)  # fmt: skip
+"""Of the training run's config.json: what the result was really made with."""
+
+
+def path_of(part: Part) -> Path:
+    """Where a part's row of that seed is kept."""
+    name = f"{part.table}-{part.row}-s{part.seed}"
+    return FOLDER / f"{re.sub(r'[^0-9A-Za-z+*]+', '-', name)}.json"
+
+
+def is_kept(part: Part) -> bool:
+    """Whether the part's columns are in the file, or for a script with its own, whether that is there."""
+    if not part.columns:
+        return Path(part.jobs[-1].made).exists()
+    path = path_of(part)
+    return path.exists() and set(part.columns) <= set(read_json(path)["values"])
+
+
+def keep(part: Part) -> None:
+    """Add a finished part to its file.
+
+    Raises:
+      L2LError: a column is not in what the last job made.
+    """
+    if not part.columns or part.victim is None:
+        return
+    last = part.jobs[-1]
+    found = read(Path(last.made))
+    command = shlex.join(["python", *last.command()])
+    values = {}
+    for column, name in part.columns.items():
+        if name not in found:
+            raise L2LError(f"{last.made} has no {name}: delete it, then run the same command again")
+        values[column] = {**found[name], "command": command}
+    path = path_of(part)
+    new: dict[str, Any] = {"table": part.table, "row": part.row, "seed": part.seed, "values": {}}
+    record = read_json(path) if path.exists() else new
+    record["values"] = {**record["values"], **values}
+    record["training"] = training(part.victim)
+    write_files({path: (json.dumps(record, indent=2) + "\n").encode()})
+
+
+def training(victim: Job) -> dict[str, Any]:
+    """The settings that the run had, and the plan's command."""
+    config, report = read_json(Path(victim.folder) / "config.json"), read_json(Path(victim.made))
+    settings = {name: config[name] for name in SETTINGS if name in config}
+    return {
+        **settings,
+        "parameters": report["parameters"],
+        "versions": report["versions"],
+        "command": shlex.join(["python", *victim.command()]),
+    }
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Name -> {"value", "images"} of what a job made: a judgement, or a figure's data."""
+    found = read_json(path)
+    return FIGURES[path.name](found) if path.name in FIGURES else _judgement(found)
+
+
+def _judgement(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    known = found["provenance"]
+    about = {"images": known["images"], "date": known["date"], "machine": known["machine"]}
+    black = {f"{name} on {who}": value for who, row in known["black_box"].items() for name, value in row.items()}
+    accuracies = {"clean": float(found["clean_acc"]) / 100, **known["attacks"], **black}
+    return {name: {"value": value, **about} for name, value in accuracies.items()}
+
+
+def _landscape(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    [loss] = found["data"]["loss"].values()
+    return {"largest loss": {"value": max(map(max, loss)), "images": 100}}
+
+
+FIGURES = {
+    "landscape.json": _landscape,
+    "perturbations.json": lambda found: {"perturbations": {"value": None, "images": 500}},
+}

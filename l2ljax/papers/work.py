@@ -1,0 +1,160 @@
+"""Works down the plan: runs jobs as child processes, stops them in time, keeps what is finished.
+
+    work(PARTS, minutes=90, data_dir=Path("data"))
+
+A job that is stopped with SIGTERM saves a checkpoint, or the state of its judgement, and goes on when it is started
+again. It counts as done only when the file that it writes last is there. Two of these may run at the same time: a job
+that the other one is at is left to it.
+"""
+
+import contextlib
+import fcntl
+import functools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from l2ljax.monitor import duration, stopping_on_signals
+from l2ljax.papers import records
+from l2ljax.papers.plan import Job, Part
+from l2ljax.types import L2LError
+from l2ljax.workdir import read_json
+
+GRACE = 90.0
+"""Seconds that a job gets to finish its step and save, within the time that was given."""
+POLL = 0.5
+
+
+def data_dirs(folder: Path | None, jobs: Iterable[Job]) -> dict[str, str]:
+    """Data set -> FOLDER/NAME, for the jobs' data sets; without a folder the scripts look, or download, themselves.
+
+    Raises:
+      L2LError: the folder lacks one.
+    """
+    if folder is None:
+        return {}
+    found = {job.dataset: folder / job.dataset for job in jobs if job.dataset and job.dataset != "digits"}
+    for name, path in found.items():
+        if not path.exists():
+            raise L2LError(f"--data-dir={folder} has no {name}: put or link that data set there as {path}")
+    return {name: str(path) for name, path in found.items()}
+
+
+def complete(job: Job) -> bool:
+    """Whether the job's last file is there.
+
+    Raises:
+      L2LError: it is there, of another run than the job's.
+    """
+    made = Path(job.made)
+    if not made.exists():
+        return False
+    if job.about:
+        found = read_json(made)
+        for name, value in job.about.items():
+            if found.get(name) != value:
+                raise L2LError(f"{made} is of a run with {name}={found.get(name)}, not {value}: move it away")
+    return True
+
+
+def work(
+    parts: Iterable[Part],
+    *,
+    minutes: float,
+    data_dir: Path | None = None,
+    tell: Callable[[str], None] = functools.partial(print, flush=True),
+) -> bool:
+    """Go down the list until it is done or the minutes are over.
+
+    Args:
+      parts: of the plan.
+      minutes: within which it ends; a job that is not done by then is stopped, and goes on next time.
+      data_dir: a folder with a folder for each data set.
+      tell: takes lines of progress.
+
+    Returns:
+      Whether all parts are kept.
+
+    Raises:
+      L2LError: no data there, or results of other runs in the plan's folders.
+    """
+    parts = list(parts)
+    until = time.monotonic() + 60 * minutes - GRACE
+    missing = [part for part in parts if not records.is_kept(part)]
+    dirs = data_dirs(data_dir, [job for part in missing for job in part.jobs if not complete(job)])
+    failed: set[str] = set()
+    with stopping_on_signals() as stopping:
+        for part in missing:
+            for job in part.jobs:
+                if complete(job):
+                    continue
+                if job.made in failed:
+                    break
+                if time.monotonic() >= until or stopping():
+                    return False
+                left = duration(max(until - time.monotonic(), 0))
+                tell(f"{part.table}, {part.row}, seed {part.seed}: {' '.join(job.command())} ({left} left)")
+                ended = run(job, dirs, lambda: stopping() or time.monotonic() >= until)
+                if not complete(job):
+                    if stopping() or time.monotonic() >= until:
+                        tell("stopped; the same command goes on from here")
+                        return False
+                    failed.add(job.made)
+                    tell(f"no {job.made}, {ended}: see {log_of(job)}; going on without it")
+                    break
+            else:
+                records.keep(part)
+                tell(f"{part.table}, {part.row}, seed {part.seed}: kept")
+    return all(records.is_kept(part) for part in parts)
+
+
+def run(job: Job, dirs: Mapping[str, str], over: Callable[[], bool]) -> str:
+    """Run one job to its end, or until `over`; says how it ended."""
+    with at_work_on(job) as lock:
+        if lock is None:
+            return "another process is at it"
+        command = [sys.executable, *job.command(dirs)]
+        with open(log_of(job), "ab") as log, subprocess.Popen(
+            command, stdout=log, stderr=log, pass_fds=[lock.fileno()], start_new_session=True
+        ) as child:  # fmt: skip
+            try:
+                while child.poll() is None and not over():
+                    time.sleep(POLL)
+                if child.poll() is None:
+                    child.terminate()
+                    child.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                if child.poll() is None:
+                    child.kill()
+    return f"exit status {child.returncode}"
+
+
+def log_of(job: Job) -> Path:
+    """Where the job's output goes."""
+    return Path("runs") / f"{_name(job)}.log"
+
+
+@contextlib.contextmanager
+def at_work_on(job: Job) -> Iterator[IO[bytes] | None]:
+    """A lock on the job, held by its process too, for as long as either lives; None if another one has it."""
+    path = Path("runs") / f".{_name(job)}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield None
+            return
+        yield file
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _name(job: Job) -> str:
+    return job.made.removesuffix("/report.json").removeprefix("runs/").replace("/", "-")
