@@ -2,8 +2,9 @@
 
 import ast
 import dataclasses
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
@@ -12,8 +13,6 @@ from l2ljax.types import L2LError
 
 DEFAULT_ATTACKS = "fgsm,pgd20,pgd100,margin100,own"
 DTYPES = ("float32", "bfloat16")
-TRAINED = "trained:"
-"""What stands before the workdir of a trained attacker in --attacks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,8 @@ class Config:
     eval_size: int | None = None
     """How many test images the report is about, the first ones; all by default."""
     attacks: str = DEFAULT_ATTACKS
-    """Of the report, separated by commas; trained:WORKDIR is the attacker that was trained there."""
+    """Of the report, separated by commas; trained:WORKDIR is the attacker that was trained there, with
+    N steps as trainedN:WORKDIR."""
     devices: int | None = None
     """How many local devices to use; all by default."""
     coordinator: str | None = None
@@ -151,7 +151,7 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
     names = tuple(name for name in config.attacks.split(",") if name)
     ball = threat.BALLS[config.norm](eps)
     for name in names:
-        if not is_own(name) and not name.startswith(TRAINED):
+        if learned(name) is None:
             attacks.create(name, ball)
     folder = config.workdir or f"runs/{dataset}_{method}_{recipe.arch}_s{config.seed}"
     several = config.workdir and len(methods(config.method)) > 1
@@ -159,16 +159,22 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
     return Run(dataset, method, recipe, eps, options, names, workdir, config)
 
 
-def is_own(name: str) -> bool:
-    """Whether an attack's name means the trained attacker: own, or ownN for N steps."""
-    return name == "own" or (name.startswith("own") and name[3:].isdigit() and int(name[3:]) > 0)
+class Learned(NamedTuple):
+    """What the name of a trained attacker means."""
+
+    workdir: str
+    """Of the run that trained it."""
+    how: dict[str, int]
+    """steps, where it is to have others than in training."""
 
 
-def trained_in(name: str, own: str) -> str | None:
-    """The workdir of the trained attacker that an attack's name means, `own` for the name own; None for other names."""
-    if name == "own":
-        return own
-    return name.removeprefix(TRAINED) if name.startswith(TRAINED) else None
+def learned(name: str, own: str = "") -> Learned | None:
+    """What own, ownN, trained:WORKDIR or trainedN:WORKDIR means (N steps, own: the workdir `own`); None for others."""
+    match = re.fullmatch(r"own([1-9]\d*)?|trained([1-9]\d*)?:(.+)", name)
+    if match is None:
+        return None
+    steps = match[1] or match[2]
+    return Learned(match[3] or own, {"steps": int(steps)} if steps else {})
 
 
 def _options(method: str, config: Config, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from l2ljax import data, figures, views
-from l2ljax.config import trained_in
+from l2ljax.config import learned
 from l2ljax.data import Split
 from l2ljax.files import write_files
 from l2ljax.setup import load_attacker, load_classifier
@@ -69,8 +69,8 @@ def make_plan(
 
     others = [fits(baseline, attacks=False)] if baseline else []
     models = dict(zip(_short([victim, *others]), [logits_fn, *map(load_classifier, others)], strict=True))
-    learned = [trained_in(name, victim) for name in attackers if chosen]
-    workdirs = [fits(workdir, attacks=True) for workdir in learned if workdir]
+    trained = [learned(name, victim) for name in attackers if chosen]
+    workdirs = list(dict.fromkeys(fits(each.workdir, attacks=True) for each in trained if each))
     for workdir in workdirs:
         load_attacker(workdir)  # its errors
     made = {

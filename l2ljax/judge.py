@@ -22,7 +22,7 @@ import tyro
 from l2ljax import attacks, data, illustrate, report, threat
 from l2ljax.attacks.ensemble import VERSIONS
 from l2ljax.attacks.names import parameters
-from l2ljax.config import trained_in
+from l2ljax.config import learned
 from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import default_batch_size
@@ -148,7 +148,7 @@ def run(flags: Flags) -> dict[str, Any]:
             "images": len(split.labels),
             "seeds": list(range(flags.seed, flags.seed + flags.attack_seeds)),
             "attacks": {name: float(found[name].mean()) for name in jobs},
-            "parameters": {name: parameters(name, ball) for name in jobs if not trained_in(name, flags.victim)},
+            "parameters": {name: parameters(name, ball) for name in jobs if not learned(name)},
             "black_box": {
                 who: {name: float(found[f"{name} on {who}"].mean()) for w, name in crossings if w == who}
                 for who, _ in crossings
@@ -182,8 +182,8 @@ def _transferred(surrogate: str, name: str, ball: threat.Ball, logits_fn: Logits
 
 def _attack(name: str, ball: threat.Ball, own: str) -> Attack:
     """The attack of that name; `own` is the workdir that the name own means."""
-    workdir = trained_in(name, own)
-    return load_attacker(workdir) if workdir else attacks.create(name, ball)
+    chosen = learned(name, own)
+    return load_attacker(chosen.workdir, **chosen.how) if chosen else attacks.create(name, ball)
 
 
 def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:

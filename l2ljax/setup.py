@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import attacks, checkpoint, data, defenses, models, recipes, threat
-from l2ljax.config import TRAINED, Run, is_own
+from l2ljax.config import Run, learned
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
 from l2ljax.types import Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
 from l2ljax.workdir import read_json
@@ -87,15 +87,13 @@ def named_attacks(setup: Setup, params: Players, stats: Players) -> dict[str, At
     """The attacks that the report names; `own` is there only where an attacker was trained."""
     found = {}
     for name in setup.spec.attack_names:
-        if name.startswith(TRAINED):
-            found[name] = load_attacker(name.removeprefix(TRAINED))
-        elif is_own(name):
-            steps = int(name[3:]) if name[3:] else None
-            own = setup.defense.attack(params.attacker, stats.attacker, **({"steps": steps} if steps else {}))
-            if own is not None:
-                found[name] = own
-        else:
+        chosen = learned(name)
+        if chosen is None:
             found[name] = attacks.create(name, setup.ball)
+        elif chosen.workdir:
+            found[name] = load_attacker(chosen.workdir, **chosen.how)
+        elif (own := setup.defense.attack(params.attacker, stats.attacker, **chosen.how)) is not None:
+            found[name] = own
     return found
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from l2ljax.papers import effort, plan, records
 from l2ljax.papers.effort import Effort
-from l2ljax.papers.plan import Job, Part
+from l2ljax.papers.jobs import Job, Part
 from l2ljax.papers.targets import ARCHITECTURES, TABLES, Table
 from l2ljax.papers.work import complete
 from l2ljax.report import grid

@@ -1,121 +1,15 @@
-"""What can be run of the papers' tables: models, each a training command of our scripts, and the parts of the rows.
+"""What can be run of the papers' tables: the models of their rows, and the list of parts, sized for two CPU cores.
 
     for part in PARTS: ...          # in the order of what a minute brings
-    PARTS[0].jobs[0].command({"mnist": "/data/mnist"})
 
-All of it is sized for two CPU cores: where a schedule is shorter than the paper's, the result says so, because it is
-told from the run's own settings (see `compare.shortened`).
+Where a schedule is shorter than the paper's, the result says so: it is told from the run's own settings (see
+`compare.shortened`).
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from l2ljax.papers import effort
-from l2ljax.papers.effort import Effort
-
-RESULTS = "experiments/results"
-
-
-class Job(NamedTuple):
-    """One command. It is complete when the file `made` is there, which it writes last and whole."""
-
-    script: str
-    flags: tuple[str, ...]
-    made: str
-    """From the repository's root."""
-    effort: Effort = Effort()
-    dataset: str = ""
-    """Whose --data-dir it takes."""
-    about: Mapping[str, object] = {}
-    """What report.json has to say, for a training run."""
-
-    @property
-    def folder(self) -> str:
-        """The workdir of a run."""
-        return self.made.rpartition("/")[0]
-
-    def command(self, data_dirs: Mapping[str, str] = {}) -> list[str]:
-        """Script and flags, with the place of the data where one is given."""
-        given = [f"--data-dir={data_dirs[self.dataset]}"] if self.dataset in data_dirs else []
-        return [self.script, *self.flags, *given]
-
-
-class Part(NamedTuple):
-    """Some columns of one row, of models of one seed."""
-
-    table: str
-    row: str
-    jobs: tuple[Job, ...]
-    """In order; what the last one made has the columns."""
-    columns: Mapping[str, str] = {}
-    """Column -> what it is called there: an attack's name, for a judgement. Empty: the job keeps its own JSON."""
-    seed: int = 0
-    victim: Job | None = None
-    """The training run that the columns are about."""
-
-
-def trained(
-    dataset: str, arch: str, method: str, epochs: int, seed: int = 0, *flags: str, variant: str = "",
-    images: int | None = None, width: int | None = None,
-) -> Job:  # fmt: skip
-    """A training run; `variant` tells its folder from that of other flags. Its own report is short."""
-    name = "-".join(filter(None, [dataset, arch, method, variant, f"{epochs}epochs", f"s{seed}"]))
-    sized = [f"--train-size={images}"] * (images is not None) + [f"--attacker-width={width}"] * (width is not None)
-    fixed = (f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")
-    return Job(
-        f"experiments/{dataset}.py",
-        (*fixed, *flags, *sized, "--attacks=pgd10", "--eval-size=1000", f"--workdir=runs/{name}"),
-        f"runs/{name}/report.json",
-        effort.training(dataset, arch, method, epochs=epochs, images=images, width=width or 64),
-        dataset,
-        {"method": method, "dataset": dataset, "arch": arch, "epochs": epochs, "seed": seed},
-    )
-
-
-def judged(victim: Job, attacks: list[str], images: int, *flags: str, variant: str = "") -> Job:
-    """A judgement of a trained model on the first test images, in a folder beside it."""
-    arch, out = str(victim.about["arch"]), f"{victim.folder}/judged-{variant or 'white'}-{images}"
-    return Job(
-        "experiments/evaluate.py",
-        (f"--victim={victim.folder}", f"--attacks={','.join(attacks)}", f"--eval-size={images}", "--no-masking",
-         *flags, f"--out={out}"),
-        f"{out}/robustbench.json",
-        effort.judging(arch, attacks, images),
-        victim.dataset,
-    )  # fmt: skip
-
-
-def attacker(name: str, victim: Job, *flags: str, epochs: int = 4, width: int = 16, images: int = 60_000) -> Job:
-    """A learned attacker trained on a model that does not move (4 epochs of MNIST: 1,876 steps)."""
-    folder = f"runs/attack-{name}-{victim.folder.removeprefix('runs/')}"
-    dataset, arch = str(victim.about["dataset"]), str(victim.about["arch"])
-    work = effort.training(dataset, arch, "l2l_da" if name == "l2l_da" else "l2l_star", epochs=epochs, width=width)
-    wide = (f"--attacker-width={width}",) if name == "l2l_da" else ()
-    return Job(
-        "experiments/attack.py",
-        (f"--attacker={name}", f"--victim={victim.folder}", f"--epochs={epochs}", *wide, *flags, "--draws=1",
-         "--eval-size=1000", f"--workdir={folder}"),
-        f"{folder}/report.json",
-        work,
-        victim.dataset,
-        {"seed": 0, "method": name, "epochs": epochs},
-    )  # fmt: skip
-
-
-def white(
-    table: str, row: str, victim: Job, columns: Mapping[str, str], images: int, *before: Job,
-    variant: str = "", natural: bool = False,
-) -> Part:  # fmt: skip
-    """The part that judges `victim` on those columns, after `before` ran."""
-    job = judged(victim, list(columns.values()), images, variant=variant)
-    told = {**({"Natural": "clean"} if natural else {}), **columns}
-    return Part(table, row, (victim, *before, job), told, int(str(victim.about["seed"])), victim)
-
-
-NEUTRAL = {"pgd100": "pgd100", "margin100": "margin100"}
-"""Beside every row's own attacks: the same two for all papers, and AutoAttack."""
-AUTOATTACK = {"AutoAttack": "standard"}
-
+from l2ljax.papers.jobs import AUTOATTACK, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
 
 # Improved Adversarial Training via Learned Optimizer -----------------------------------------------------------------
 
@@ -148,7 +42,7 @@ def rnn_table3(row: str, seed: int, which: str) -> Part:
         return white("rnn_adv:table3", row, victim, {"CW100": "cw100", **NEUTRAL}, 1000)
     if which == "autoattack":
         return white("rnn_adv:table3", row, victim, AUTOATTACK, 1000, variant="autoattack")
-    tuned = attacker("l2l_da", victim)
+    tuned = attacker("l2l_da", victim, width=16)
     return white("rnn_adv:table3", row, victim, {"L2LDA": f"trained:{tuned.folder}"}, 1000, tuned, variant="l2lda")
 
 
@@ -159,7 +53,17 @@ def rnn_table1(row: str, method: str) -> Part:
     return white("rnn_adv:table1", row, victim, columns, 1000, variant="bls", natural=True)
 
 
-LANDSCAPES = ("AdvTrain", "RNN-Adv")
+def rnn_table6(row: str) -> Part:
+    """The optimizer with more steps."""
+    victim, optimizer = mnist(row, 0), mnist("RNN-Adv", 0)
+    columns = {"10 steps": f"trained:{optimizer.folder}", "40 steps": f"trained40:{optimizer.folder}"}
+    return white("rnn_adv:table6", row, victim, columns, 10_000, optimizer, variant="steps")
+
+
+def rnn_table7(row: str) -> Part:
+    """Black box: the surrogates are of another seed."""
+    victim, surrogates = mnist(row, 0), {"Plain-Net": mnist("Plain", 1), "PGD-Net": mnist("AdvTrain", 1)}
+    return black("rnn_adv:table7", row, victim, surrogates, {"": "pgd10@rnn"})
 
 
 def rnn_figure3(row: str) -> Part:
@@ -209,6 +113,7 @@ def cifar(row: str, seed: int = 0, *, slim: bool = False) -> Job:
 def l2l_table2(row: str) -> list[Part]:
     """All columns of a row."""
     table, victim = "l2l:table4-v2" if row.startswith("AIT") else "l2l:table2", cifar(row)
+    victim = PLAIN_CIFAR if row == "Plain" else victim
     margins = {"CW-20": "margin20", "CW-100": "margin100", "pgd100": "pgd100"}
     if row.startswith("AIT"):
         return [
@@ -226,19 +131,19 @@ def l2l_table2(row: str) -> list[Part]:
 
 def l2l_table4(row: str) -> Part:
     """Black box: the surrogates are of another seed."""
-    victim = cifar(row)
     surrogates = {"Plain": cifar("Plain", 1), "FGSM": cifar("FGSM Net", 1), "PGM": cifar("PGM Net", 1)}
-    names = {"FGSM": "fgsm", "PGM10": "pgd10"}
-    listed = ",".join(job.folder for job in surrogates.values())
-    job = judged(victim, [], 1000, f"--surrogates={listed}", f"--black-box={','.join(names.values())}", variant="black")
-    columns = {f"{s} {a}": f"{name} on {other.folder}" for s, other in surrogates.items() for a, name in names.items()}
-    target = "Plain Net" if row == "Plain" else row
-    jobs = (victim, *surrogates.values(), job._replace(effort=effort.judging("resnet20", ["pgd33"], 1000)))
-    return Part("l2l:table4", target, jobs, columns, 0, victim)
+    attacks = {" FGSM": "fgsm", " PGM10": "pgd10"}
+    return black("l2l:table4", "Plain Net" if row == "Plain" else row, cifar(row), surrogates, attacks)
 
 
-def l2l_figures(row: str, figures: str, table: str) -> Part:
-    """Figures of a model beside PGM Net's."""
+def l2l_table8(row: str) -> Part:
+    """The slim attacker, of width 32 instead of 128."""
+    columns = {"FGSM": "fgsm", "PGM-20": "pgd20@l2l"} | NEUTRAL
+    return white("l2l:table8", row, cifar(row, slim=True), columns, 1000, natural=True)
+
+
+def l2l_figure(table: str, row: str, figures: str) -> Part:
+    """A figure of a model beside PGM Net's."""
     victim, baseline = cifar(row), cifar("PGM Net")
     beside = () if row == "PGM Net" else (f"--baseline={baseline.folder}",)
     job = judged(victim, [], 500, f"--figures={figures}", *beside, variant=figures)
@@ -288,33 +193,43 @@ def da_white(table: str, row: str, columns: Mapping[str, str]) -> Part:
 def da_tuned(row: str, column: str, name: str) -> Part:
     """A column of Table 2 whose attacker is trained on the row's model."""
     victim = lenet(row)
-    tuned = attacker(name, victim, "--attacker-lr=0.001")
+    tuned = attacker(name, victim, width=16 if name == "l2l_da" else None)
     columns = {column: f"trained:{tuned.folder}"}
     return white("l2l_da:table2-mnist", row, victim, columns, 1000, tuned, variant=name)
 
 
 def da_black(row: str, letter: str, surrogate_row: str) -> Part:
     """Three columns of Table 3."""
-    victim, surrogate = lenet(row), lenet(surrogate_row, 1)
-    tuned = attacker("l2l_da", surrogate, "--attacker-lr=0.001")
-    names = {"L2L-DA": f"trained:{tuned.folder}", "PGD10": "pgd10@l2l_da", "PGD100": "pgd100@l2l_da"}
-    flags = (f"--surrogates={surrogate.folder}", f"--black-box={','.join(names.values())}")
-    job = judged(victim, [], 1000, *flags, variant=f"black-{letter}")
-    columns = {f"{column} {letter}": f"{name} on {surrogate.folder}" for column, name in names.items()}
-    return Part("l2l_da:table3", row, (victim, surrogate, tuned, job), columns, 0, victim)
+    surrogate = lenet(surrogate_row, 1)
+    tuned = attacker("l2l_da", surrogate, width=16)
+    names = {"L2L-DA ": f"trained:{tuned.folder}", "PGD10 ": "pgd10@l2l_da", "PGD100 ": "pgd100@l2l_da"}
+    columns = {column + letter: name for column, name in names.items()}
+    return black("l2l_da:table3", row, lenet(row), {"": surrogate}, columns, tuned, variant=f"black-{letter}")
 
 
-# What is kept by scripts of their own -------------------------------------------------------------------------------
+# Learned attackers and PGD at equal steps ----------------------------------------------------------------------------
 
 
-def kept(table: str, row: str, name: str, script: str, *flags: str, before: tuple[Job, ...] = ()) -> Part:
-    """A script that writes experiments/results/NAME.json itself."""
-    return Part(table, row, (*before, Job(f"experiments/{script}.py", flags, f"{RESULTS}/{name}.json")))
+def equal_steps(row: str, name: str, victim: Job, pgd: str, *flags: str, epochs: int, width: int | None = None) -> Part:
+    """An attacker trained on a fixed model, the same untrained, and PGD with as many steps."""
+    tuned = attacker(name, victim, *flags, epochs=epochs, width=width, beside=pgd)
+    columns = {"PGD": pgd, "untrained": "untrained", "trained": "mean draw"}
+    return Part("ours:attackers", row, (victim, tuned), columns, 0, victim)
 
+
+# Scripts with a result of their own ----------------------------------------------------------------------------------
 
 _RNN_OPEN = ("--table=rnn", "--epochs=30", "--val-size=0", "--attacks=pgd100,own")
 _GAIL = ("--updater=adam,ascent,l2l_coordinate", "--iterations=1000", "--seeds=5", "--controls=none")
-_COSTS = ("--train=plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l,rnn_adv,l2l_da", "--batch-size=8", "--repeats=3")
+_COSTS = (
+    "--train=plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l,rnn_adv,l2l_da", "--batch-size=8", "--repeats=3",
+    f"--out={RESULTS}/training_costs.json",
+)  # fmt: skip
+_STRONG = (lenet("PGD10"), lenet("L2L-DA"), lenet("L2L*"))
+_STRENGTH = (
+    f"--victims={_STRONG[0].folder},{_STRONG[1].folder}", f"--attackers={_STRONG[1].folder},{_STRONG[2].folder}",
+    "--eval-size=500", f"--out={RESULTS}/strength.json",
+)  # fmt: skip
 
 
 def _gail(environment: str) -> list[Part]:
@@ -333,13 +248,13 @@ PARTS: tuple[Part, ...] = (
     *_gail("MountainCar-v0"),
     *(rnn_table3(row, 0, which) for row in ("RNN-Adv", "AdvTrain", "Plain") for which in ("paper", "neutral")),
     *(rnn_table3(row, 0, which) for row in ("TRADES", "RNN-TRADES") for which in ("paper", "neutral")),
-    *(rnn_figure3(row) for row in LANDSCAPES),
+    equal_steps("RNN on AdvTrain", "rnn_adv", mnist("AdvTrain", 0), "pgd10@rnn", "--attacker-lr=0.01", epochs=1),
+    *(rnn_figure3(row) for row in ("Plain", "AdvTrain", "TRADES", "RNN-Adv", "RNN-TRADES")),
     *(rnn_table3(row, 1, which) for row in ("RNN-Adv", "AdvTrain") for which in ("paper", "neutral")),
     *(rnn_table3(row, 2, which) for row in ("RNN-Adv", "AdvTrain") for which in ("paper", "neutral")),
     *(rnn_table3(row, 0, "autoattack") for row in ("RNN-Adv", "AdvTrain", "Plain", "TRADES", "RNN-TRADES")),
     *(part for row in ("PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L") for part in l2l_table2(row)[:2]),
     *(part for row in ("AIT", "AIT+Grad L2L", "Grad-only L2L", "2-Step Grad-only") for part in l2l_table2(row)[:2]),
-    *l2l_table2("Plain")[:2],
     *(l2l_table2(row)[2] for row in ("PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L")),
     *(da_white("l2l_da:table2-mnist", row, DA_COLUMNS | NEUTRAL) for row in ("Plain", "PGD10", "L2L-DA", "L2L*")),
     *(da_white("l2l_da:table1a", row, {k: DA_COLUMNS[k] for k in ("FGSM", "PGD100", "CW1000")} | NEUTRAL)
@@ -353,6 +268,23 @@ PARTS: tuple[Part, ...] = (
     *(da_white("l2l_da:table1b", row, {k: DA_COLUMNS[k] for k in ("FGSM", "PGD100", "CW1000")} | NEUTRAL)
       for row in ("delta+, y+", "delta+, y-", "delta-, y+", "delta-, y-")),
     *(l2l_table4(row) for row in ("Plain", "PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L")),
-    *(l2l_figures(row, "perturbations", "l2l:figure5") for row in ("PGM Net", "2-Step L2L")),
+    *l2l_table2("Plain")[:2],
+    *(l2l_figure("l2l:figure4", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
+    *(l2l_figure("l2l:figure9", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
+    *(l2l_figure("l2l:figure5", row, "perturbations") for row in ("PGM Net", "2-Step L2L")),
+    *(rnn_table6(row) for row in RNN_ROWS),
+    *(rnn_table7(row) for row in ("AdvTrain", "TRADES", "L2LDA", "RNN-Adv", "RNN-TRADES")),
+    *(l2l_table8(row) for row in ("Naive L2L", "Grad L2L", "2-Step L2L")),
+    equal_steps("L2L-DA on PGD10", "l2l_da", lenet("PGD10"), "pgd10@l2l_da", epochs=4, width=16),
+    *(da_tuned(row, column, name) for row in ("PGD10", "L2L-DA")
+      for column, name in {"AdvGAN": "advgan", "GAP": "gap", "L2L-DA": "l2l_da"}.items()),
+    *(da_black(row, letter, surrogate) for letter, surrogate in {"A": "Plain", "B": "FGSM", "C": "PGD10"}.items()
+      for row in ("Plain", "PGD10", "L2L-DA", "L2L*", "PGD100", "C&W100")),
+    *(kept("l2l:table3", row, "training_costs", "throughput", *_COSTS)
+      for row in ("Plain", "PGM Net", "Naive L2L", "Grad L2L", "2-Step L2L")),
+    *(kept("rnn_adv:table2", row, "training_costs", "throughput", *_COSTS) for row in ("RNN-Adv", "L2LDA")),
+    *(kept("l2l_da:figure2", row, "strength", "strength", *_STRENGTH, before=_STRONG)
+      for row in ("PGD classifier", "L2L-DA classifier")),
+    *(rnn_table3(row, 0, "l2lda") for row in RNN_ROWS),
 )  # fmt: skip
 """In the order of what a minute brings; `work.work` goes down this list."""

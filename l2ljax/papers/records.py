@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from l2ljax.files import write_files
-from l2ljax.papers.plan import Job, Part
+from l2ljax.papers.jobs import Job, Part
 from l2ljax.types import L2LError
 from l2ljax.workdir import read_json
 
@@ -78,7 +78,7 @@ def training(victim: Job) -> dict[str, Any]:
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """Name -> {"value", "images"} of what a job made: a judgement, or a figure's data."""
     found = read_json(path)
-    return FIGURES[path.name](found) if path.name in FIGURES else _judgement(found)
+    return READERS.get(path.name, _judgement)(found)
 
 
 def _judgement(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -94,7 +94,14 @@ def _landscape(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {"largest loss": {"value": max(map(max, loss)), "images": 100}}
 
 
-FIGURES = {
+def _report(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    attacks = {name: row["robust_acc"] for name, row in found["attacks"].items()}
+    return {name: {"value": value, "images": found["eval_size"]} for name, value in attacks.items()}
+
+
+READERS = {
+    "report.json": _report,
     "landscape.json": _landscape,
     "perturbations.json": lambda found: {"perturbations": {"value": None, "images": 500}},
+    "sweep.json": lambda found: {"sweep": {"value": None, "images": 500}},
 }

@@ -133,8 +133,12 @@ TABLES = {
     "rnn_adv:figure3": _table(
         "the loss landscape", "RNN-Adv Figure 3", "largest loss",
         """
-        AdvTrain | 7.61
-        RNN-Adv  | 3.66
+        Plain
+        AdvTrain   | 7.61
+        TRADES
+        L2LDA
+        RNN-Adv    | 3.66
+        RNN-TRADES
         """,
         dataset="cifar10", arch="vgg16", epochs=200, unit="loss",
     ),
@@ -322,7 +326,11 @@ TABLES = {
         PGD classifier    | 1.90
         L2L-DA classifier | 1.64
         """,
-        unit="loss", **_DA_MNIST,
+        dataset="cifar10", arch="resnet20", epochs=200, unit="loss",
+    ),
+    "ours:attackers": _table(
+        "learned attackers of a fixed classifier and PGD, 10 steps each", "ours", "PGD | untrained | trained",
+        "RNN on AdvTrain\nL2L-DA on PGD10", dataset="mnist",
     ),
     "rnn_adv:open": _table(
         "what RNN-Adv leaves open, on digits", "ours", "",

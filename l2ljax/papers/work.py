@@ -9,7 +9,6 @@ that the other one is at is left to it.
 
 import contextlib
 import fcntl
-import functools
 import os
 import subprocess
 import sys
@@ -20,13 +19,18 @@ from typing import IO
 
 from l2ljax.monitor import duration, stopping_on_signals
 from l2ljax.papers import records
-from l2ljax.papers.plan import Job, Part
+from l2ljax.papers.jobs import Job, Part
 from l2ljax.types import L2LError
 from l2ljax.workdir import read_json
 
 GRACE = 90.0
 """Seconds that a job gets to finish its step and save, within the time that was given."""
 POLL = 0.5
+
+
+def tell(line: str) -> None:
+    """Print it at once, also into a file."""
+    print(line, flush=True)
 
 
 def data_dirs(folder: Path | None, jobs: Iterable[Job]) -> dict[str, str]:
@@ -66,7 +70,7 @@ def work(
     *,
     minutes: float,
     data_dir: Path | None = None,
-    tell: Callable[[str], None] = functools.partial(print, flush=True),
+    tell: Callable[[str], None] = tell,
 ) -> bool:
     """Go down the list until it is done or the minutes are over.
 

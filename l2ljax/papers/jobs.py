@@ -1,0 +1,141 @@
+"""Commands of our scripts as data, and the parts of the tables' rows that they make.
+
+victim = trained("mnist", "small_cnn", "rnn_adv", epochs=6)
+part = white("rnn_adv:table3", "RNN-Adv", victim, {"PGD-10": "pgd10@rnn"}, images=1000)
+part.jobs[0].command({"mnist": "/data/mnist"})
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from l2ljax.papers import effort
+from l2ljax.papers.effort import Effort
+
+RESULTS = "experiments/results"
+
+
+class Job(NamedTuple):
+    """One command. It is complete when the file `made` is there, which it writes last and whole."""
+
+    script: str
+    flags: tuple[str, ...]
+    made: str
+    """From the repository's root."""
+    effort: Effort = Effort()
+    dataset: str = ""
+    """Whose --data-dir it takes."""
+    about: Mapping[str, object] = {}
+    """What report.json has to say, for a training run."""
+
+    @property
+    def folder(self) -> str:
+        """The workdir of a run."""
+        return self.made.rpartition("/")[0]
+
+    def command(self, data_dirs: Mapping[str, str] = {}) -> list[str]:
+        """Script and flags, with the place of the data where one is given."""
+        given = [f"--data-dir={data_dirs[self.dataset]}"] if self.dataset in data_dirs else []
+        return [self.script, *self.flags, *given]
+
+
+class Part(NamedTuple):
+    """Some columns of one row, of models of one seed."""
+
+    table: str
+    row: str
+    jobs: tuple[Job, ...]
+    """In order; what the last one made has the columns."""
+    columns: Mapping[str, str] = {}
+    """Column -> what it is called there: an attack's name, for a judgement. Empty: the job keeps its own JSON."""
+    seed: int = 0
+    victim: Job | None = None
+    """The training run that the columns are about."""
+
+
+def trained(
+    dataset: str, arch: str, method: str, epochs: int, seed: int = 0, *flags: str, variant: str = "",
+    images: int | None = None, width: int | None = None,
+) -> Job:  # fmt: skip
+    """A training run; `variant` tells its folder from that of other flags. Its own report is short."""
+    name = "-".join(filter(None, [dataset, arch, method, variant, f"{epochs}epochs", f"s{seed}"]))
+    sized = [f"--train-size={images}"] * (images is not None) + [f"--attacker-width={width}"] * (width is not None)
+    fixed = (f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")
+    return Job(
+        f"experiments/{dataset}.py",
+        (*fixed, *flags, *sized, "--attacks=pgd10", "--eval-size=1000", f"--workdir=runs/{name}"),
+        f"runs/{name}/report.json",
+        effort.training(dataset, arch, method, epochs=epochs, images=images, width=width or 64),
+        dataset,
+        {"method": method, "dataset": dataset, "arch": arch, "epochs": epochs, "seed": seed},
+    )
+
+
+def judged(victim: Job, attacks: list[str], images: int, *flags: str, variant: str = "") -> Job:
+    """A judgement of a trained model on the first test images, in a folder beside it."""
+    arch, out = str(victim.about["arch"]), f"{victim.folder}/judged-{variant or 'white'}-{images}"
+    return Job(
+        "experiments/evaluate.py",
+        (f"--victim={victim.folder}", f"--attacks={','.join(attacks)}", f"--eval-size={images}", "--no-masking",
+         *flags, f"--out={out}"),
+        f"{out}/robustbench.json",
+        effort.judging(arch, attacks, images),
+        victim.dataset,
+    )  # fmt: skip
+
+
+def attacker(
+    name: str, victim: Job, *flags: str, epochs: int = 4, width: int | None = None, beside: str = "pgd10@l2l_da"
+) -> Job:
+    """A learned attacker trained on a model that does not move (4 epochs of MNIST: 1,876 steps), PGD beside it."""
+    folder = f"runs/attack-{name}-{victim.folder.removeprefix('runs/')}"
+    dataset, arch = str(victim.about["dataset"]), str(victim.about["arch"])
+    method = name if name in effort.PASSES else "l2l_star"  # AdvGAN and GAP are one-shot networks too
+    sized = [f"--attacker-width={width}"] * (width is not None)
+    return Job(
+        "experiments/attack.py",
+        (f"--attacker={name}", f"--victim={victim.folder}", f"--epochs={epochs}", *sized, *flags,
+         f"--attacks={beside}", "--draws=1",
+         "--eval-size=1000", f"--workdir={folder}"),
+        f"{folder}/report.json",
+        effort.training(dataset, arch, method, epochs=epochs, width=width or 64),
+        dataset,
+        {"seed": 0, "method": name, "epochs": epochs},
+    )  # fmt: skip
+
+
+def white(
+    table: str, row: str, victim: Job, columns: Mapping[str, str], images: int, *before: Job,
+    variant: str = "", natural: bool = False,
+) -> Part:  # fmt: skip
+    """The part that judges `victim` on those columns, after `before` ran."""
+    job = judged(victim, list(columns.values()), images, variant=variant)
+    told = {**({"Natural": "clean"} if natural else {}), **columns}
+    return Part(table, row, (victim, *before, job), told, int(str(victim.about["seed"])), victim)
+
+
+def black(
+    table: str, row: str, victim: Job, surrogates: Mapping[str, Job], attacks: Mapping[str, str], *before: Job,
+    variant: str = "black",
+) -> Part:  # fmt: skip
+    """Attacks on other models, tried on `victim`; a column's name is the surrogate's and the attack's, joined."""
+    listed = ",".join(job.folder for job in surrogates.values())
+    flags = (f"--surrogates={listed}", f"--black-box={','.join(attacks.values())}")
+    job = judged(victim, [], 1000, *flags, variant=variant)
+    job = job._replace(effort=effort.judging(str(victim.about["arch"]), [*attacks.values()] * len(surrogates), 1000))
+    columns = {
+        surrogate + attack: f"{name} on {other.folder}"
+        for surrogate, other in surrogates.items()
+        for attack, name in attacks.items()
+    }
+    jobs = (victim, *surrogates.values(), *before, job)
+    return Part(table, row, jobs, columns, int(str(victim.about["seed"])), victim)
+
+
+NEUTRAL = {"pgd100": "pgd100", "margin100": "margin100"}
+"""Beside every row's own attacks: the same two for all papers, and AutoAttack."""
+AUTOATTACK = {"AutoAttack": "standard"}
+
+
+def kept(table: str, row: str, name: str, script: str, *flags: str, before: tuple[Job, ...] = ()) -> Part:
+    """A script that writes experiments/results/NAME.json itself."""
+    return Part(table, row, (*before, Job(f"experiments/{script}.py", flags, f"{RESULTS}/{name}.json")))
