@@ -10,9 +10,9 @@ from typing import Any
 
 import tyro
 
-from l2ljax import experiment, report, results, workdir
+from l2ljax import experiment, results, tables, workdir
 from l2ljax.config import Config, resolve
-from l2ljax.monitor import told_in_one_line
+from l2ljax.monitor import script
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "methods": {
@@ -77,9 +77,9 @@ def main(flags: Flags) -> None:
     found = {**results.provenance(), "rows": rows}
     flags.out.mkdir(parents=True, exist_ok=True)
     (flags.out / f"digits_{flags.table}.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(report.over_seeds(found))
+    print(tables.over_seeds(found))
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
+    with script():
         main(tyro.cli(Flags, description=__doc__))

@@ -21,6 +21,7 @@ FLOORS = [
         "config",
         "workdir",
         "hosts",
+        "compilation",
         "monitor",
         "setup",
         "report",
