@@ -12,7 +12,7 @@ import tyro
 
 from l2ljax import experiment, results, tables, workdir
 from l2ljax.config import Config, resolve
-from l2ljax.monitor import told_in_one_line
+from l2ljax.monitor import script
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "methods": {
@@ -86,5 +86,5 @@ def main(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
+    with script():
         main(tyro.cli(Flags, description=__doc__))

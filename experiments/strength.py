@@ -15,7 +15,7 @@ import tyro
 
 from l2ljax import data, threat
 from l2ljax.figures import loss_along_attacks
-from l2ljax.monitor import told_in_one_line
+from l2ljax.monitor import script
 from l2ljax.results import provenance
 from l2ljax.setup import load_attacker, load_classifier
 from l2ljax.views import losses_along, pgd_path
@@ -61,5 +61,5 @@ def main(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
+    with script():
         main(tyro.cli(Flags, description=__doc__))

@@ -18,7 +18,7 @@ from l2ljax import attacks, defenses, report
 from l2ljax.config import Config, Run, resolve
 from l2ljax.evaluate import evaluate
 from l2ljax.experiment import train
-from l2ljax.monitor import told_in_one_line
+from l2ljax.monitor import script
 from l2ljax.results import describe
 from l2ljax.setup import EVAL_BATCH, prepare
 from l2ljax.types import L2LError
@@ -58,7 +58,7 @@ class Flags:
 def main() -> None:
     """The command line of experiments/attack.py."""
     flags = tyro.cli(Flags, description=__doc__)
-    with told_in_one_line():
+    with script():
         run(flags)
 
 

@@ -31,7 +31,7 @@ def main(dataset: str) -> None:
     description = f"Adversarial training on {dataset}. Its recipes, of which flags replace entries:"
     config = tyro.cli(Config, description=f"{description}\n\n{recipes.table(dataset)}")
     with (
-        monitor.told_in_one_line(),
+        monitor.script(),
         hosts.joined(
             config.coordinator,
             config.num_processes,

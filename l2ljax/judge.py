@@ -27,7 +27,7 @@ from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluati
 from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import default_batch_size
 from l2ljax.files import write_files
-from l2ljax.monitor import told_in_one_line
+from l2ljax.monitor import script
 from l2ljax.results import provenance
 from l2ljax.setup import load_attacker, load_classifier
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys
@@ -77,7 +77,7 @@ class Flags:
 def main() -> None:
     """The command line of experiments/evaluate.py."""
     flags = tyro.cli(Flags, description=__doc__)
-    with told_in_one_line():
+    with script():
         run(flags)
 
 

@@ -1,4 +1,8 @@
-"""What a person sees of a run while it goes on, and how they stop it: estimate, progress bar, signals."""
+"""What a person sees of a run while it goes on, and how they stop it: estimate, progress bar, signals.
+
+with monitor.script():      # around what a script does
+    main(tyro.cli(Flags))
+"""
 
 import contextlib
 import math
@@ -12,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from l2ljax import losses
+from l2ljax import compilation, losses
 from l2ljax.train import Interrupted, Step, TrainState
 from l2ljax.types import Array, Batch, L2LError, LogitsFn
 
@@ -32,6 +36,17 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+@contextlib.contextmanager
+def script() -> Iterator[None]:
+    """What a script runs in: its compiled programs are kept for the next time, its errors told in one line.
+
+    Scripts that time compilation take `told_in_one_line` alone.
+    """
+    compilation.keep_programs()
+    with told_in_one_line():
+        yield
 
 
 @contextlib.contextmanager

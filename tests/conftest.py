@@ -1,3 +1,7 @@
+import os
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # scripts would keep programs in the user's home
+
 import jax
 import pytest
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"types"},
-    {"threat", "losses", "files", "data"},
+    {"threat", "losses", "files", "data", "devices"},
     {"models"},
     {"attacks"},
     {"defenses"},
@@ -21,6 +21,7 @@ FLOORS = [
         "config",
         "workdir",
         "hosts",
+        "compilation",
         "monitor",
         "setup",
         "report",

@@ -48,7 +48,7 @@ def main() -> None:
     import tyro
 
     config = tyro.cli(Config, description="GAIL with Adam or a learned updater of the discriminator.")
-    with monitor.told_in_one_line():
+    with monitor.script():
         run(config)
 
 
