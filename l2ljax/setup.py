@@ -158,9 +158,10 @@ def _with_player_from(workdir: str, player: str, state: TrainState) -> TrainStat
 
 
 def _devices(wanted: int | None, batch_size: int) -> list[jax.Device]:
-    """As many of each process, in the order of the processes."""
+    """As many of each process, in the order of the processes; by default the most that divide the batch."""
     local = jax.local_device_count()
-    each = local if wanted is None else wanted
+    dividing = (n for n in range(local, 0, -1) if batch_size % (n * jax.process_count()) == 0)
+    each = next(dividing, local) if wanted is None else wanted
     if each > local:
         raise L2LError(f"--devices={each}: this machine has {local}")
     n = each * jax.process_count()

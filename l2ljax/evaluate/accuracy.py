@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2ljax import cost, losses
+from l2ljax import cost, devices, losses
 from l2ljax.data import Split, batches
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn
 
@@ -62,7 +62,7 @@ def evaluate(
       split: images uint8 [N, H, W, C] and labels int32 [N].
       attacks: name -> attack.
       key: one key.
-      batch_size: examples at a time; the last batch is filled up with copies.
+      batch_size: examples at a time, in equal parts on all local devices; the last batch is filled up with copies.
       progress: called with "clean" and each attack's name before it runs.
 
     Raises:
@@ -76,11 +76,13 @@ def evaluate(
         )
     if n == 0:
         raise L2LError("there are no examples to evaluate on: give --eval-size 1 or more")
-    batch_size = min(batch_size, n)
-    logits_fn = as_tree(logits_fn)
+    batch_size = devices.round_up(min(batch_size, n))
+    logits_fn = devices.copied(as_tree(logits_fn))
 
     progress("clean")
-    logits = np.concatenate([_predict(logits_fn, b.x)[: b.valid] for b in batches(split, batch_size)])
+    logits = np.concatenate([
+        np.asarray(_predict(logits_fn, devices.spread(b.x)))[: b.valid] for b in batches(split, batch_size)
+    ])  # fmt: skip
     check_logits(logits, split.labels)
     predicted = logits.argmax(axis=1)
     clean = predicted == split.labels
@@ -95,14 +97,14 @@ def evaluate(
 def _attack_row(
     logits_fn: LogitsFn, split: Split, attack: Attack, key: Key, batch_size: int, clean: np.ndarray
 ) -> AttackRow:
-    attack = as_tree(attack)
-    first = next(iter(batches(split, batch_size)))
-    leaves, treedef = jax.tree.flatten((attack, logits_fn, key, np.int32(0), first.x, first.y))
-    run = _compiled(treedef, tuple(jax.typeof(leaf) for leaf in leaves))
+    attack, key = devices.copied((as_tree(attack), key))
     correct = np.zeros(len(split.labels), bool)
     seconds = 0.0
     for batch in batches(split, batch_size):
-        args = jax.device_put((attack, logits_fn, key, np.int32(batch.start), batch.x, batch.y), jax.devices()[0])
+        x, y = devices.spread((batch.x, batch.y))
+        args = (attack, logits_fn, key, devices.copied(np.int32(batch.start)), x, y)
+        leaves, treedef = jax.tree.flatten(args)
+        run = _compiled(treedef, tuple((jax.typeof(leaf), leaf.sharding) for leaf in leaves))
         began = time.perf_counter()
         survived, valid = jax.block_until_ready(run(*args))
         seconds += time.perf_counter() - began
@@ -113,7 +115,7 @@ def _attack_row(
             )
         correct[batch.start : batch.start + batch.valid] = survived[: batch.valid]
     correct &= clean
-    return AttackRow(float(correct.mean()), seconds, cost.passes(attack, logits_fn, first.x, first.y), correct)
+    return AttackRow(float(correct.mean()), seconds, cost.passes(attack, logits_fn, x, y), correct)
 
 
 def losses_of_draws(
@@ -157,7 +159,7 @@ def _compiled(treedef: Any, shapes: tuple[Any, ...]) -> Callable[..., tuple[Arra
         valid = ((x_adv >= 0) & (x_adv <= 1)).all()  # NaN compares as false
         return losses.accuracy(logits_fn(x_adv), y) > 0, valid
 
-    example = (jax.ShapeDtypeStruct(shape.shape, shape.dtype) for shape in shapes)
+    example = (jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding) for shape, sharding in shapes)
     return jax.jit(run).lower(*jax.tree.unflatten(treedef, example)).compile()
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from l2ljax import devices
 from l2ljax.attacks.ensemble import Stage, misclassified, stages, version_named
 from l2ljax.evaluate.accuracy import as_tree, check_batch, check_logits
 from l2ljax.files import write_files
@@ -113,9 +114,9 @@ def run_in_turn(
     """Each attack on the examples that the model classifies right and no attack before it has fooled.
 
     What is left is packed into batches of `batch_size`, the last one filled up to a multiple of its eighth, so that
-    each attack compiles a few times at most. Example i draws from keys of its own: its result depends neither on the
-    batch size, but for rounding, nor on who else is left (for an attack that looks across the batch, like L2L's with
-    its batch-wide gradient maximum, it does).
+    each attack compiles a few times at most; a batch is spread over all local devices. Example i draws from keys of its
+    own: its result depends neither on the batch size, but for rounding, nor on who else is left (for an attack that
+    looks across the batch, like L2L's with its batch-wide gradient maximum, it does).
 
     Args:
       logits_fn: images -> logits [B, K] in evaluation mode. As a `jax.tree_util.Partial` over the weights it compiles
@@ -153,11 +154,12 @@ def _run(
     x, y = np.asarray(x), np.asarray(y)
     _check(x, y)
     x = x.astype(np.float32) if x.dtype == np.float16 else x
-    batch_size = min(batch_size or default_batch_size(x.shape[1:]), len(y))
-    everyone = [np.arange(i, min(i + batch_size, len(y))) for i in range(0, len(y), batch_size)]
+    batch_size = devices.round_up(min(batch_size or default_batch_size(x.shape[1:]), len(y)))
+    logits_fn = devices.copied(logits_fn)
     logits = np.concatenate([
-        np.asarray(_predict(logits_fn, _keys_of(key, 0, rows), x[rows], stochastic=stochastic)) for rows in everyone
-    ])  # fmt: skip
+        _predict(logits_fn, *devices.spread((_keys_of(key, 0, rows), x[rows])), stochastic=stochastic)
+        for rows in _batches(np.ones(len(y), bool), batch_size)
+    ])[: len(y)]  # fmt: skip
     check_logits(logits, y)
     clean = logits.argmax(axis=1) == y
 
@@ -174,8 +176,8 @@ def _run(
             if number < state.batch:
                 continue
             began = time.perf_counter()
-            attack, keys = todo[index].attack, _keys_of(key, index, rows)
-            found = _attack(attack, logits_fn, keys, x[rows], y[rows], stochastic=stochastic)
+            batch = devices.spread((_keys_of(key, index, rows), x[rows], y[rows]))
+            found = _attack(devices.copied(todo[index].attack), logits_fn, *batch, stochastic=stochastic)
             x_adv, fooled, valid = jax.device_get(found)
             if not valid.all():
                 raise L2LError(f"{todo[index].name} left [0, 1] or returned NaN: check the model's gradients for NaN")
@@ -205,14 +207,13 @@ def _run(
 
 
 def default_batch_size(image_shape: tuple[int, ...]) -> int:
-    """250, or on a CPU so many that they have the pixels of 32 images of 32x32x3, 8 at least.
+    """250, or on a CPU so many that each device gets the pixels of 32 images of 32x32x3, 8 at least.
 
-    The activations of larger batches no longer fit in a CPU's cache: on 2 cores a forward and backward pass of resnet20
-    takes 0.82 ms an image in batches of 32, and 1.08 in batches of 256.
+    The activations of larger batches no longer fit in a CPU's cache.
     """
     if jax.default_backend() != "cpu":
         return 250
-    return max(min(32 * 32 * 32 * 3 // math.prod(image_shape), 250), 8)
+    return max(min(32 * 32 * 32 * 3 // math.prod(image_shape) * jax.local_device_count(), 250), 8)
 
 
 def _check(x: Array | np.ndarray, y: Array | np.ndarray) -> None:
@@ -244,7 +245,7 @@ def _attack(
 def _batches(standing: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     """The numbers of the standing examples, in batches of a few sizes; a batch that is not full repeats some."""
     rows = np.flatnonzero(standing)
-    unit = max(batch_size // 8, 1)
+    unit = devices.round_up(max(batch_size // 8, 1))
     for i in range(0, len(rows), batch_size):
         part = rows[i : i + batch_size]
         yield np.resize(part, min(-(-len(part) // unit) * unit, batch_size))

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from l2ljax import devices
 from l2ljax.types import Array
 
 Pair = tuple[int, int]
@@ -139,16 +140,17 @@ def _opposite(geo: _Geometry) -> tuple[Pair, Pair]:
 
 
 def _correlate(x: Array, kernel: Array, strides: Pair, padding: tuple[Pair, Pair]) -> Array:
-    """The convolution itself. From or to an image's few channels, neighbouring columns of the output become channels.
+    """The convolution itself. With few channels, neighbouring columns of the output become channels.
 
     The matrix products inside are too narrow to be fast there. A kernel that holds `block` copies of itself, each a
     column further, fills them, at the price of products with zeros; the output then has the same entries in the same
-    order. Between layers of 16 channels it pays on one busy core, and costs a tenth on two idle ones.
+    order. It pays from or to an image's channels; between layers of 16 channels too where a device is one core (a third
+    of the time less), but not where two share the work, for the compiler does not cut this one into parts.
     """
     _, kw, c, o = kernel.shape
     if _fits_rows(x, kernel, strides):
         return _correlate_rows(x, kernel, padding)
-    if min(c, o) > 4 or max(c, o) > 16:
+    if max(c, o) > 16 or (min(c, o) > 4 and not devices.own_core()):
         return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=DIMENSIONS)
     block = 4 if c * o <= 64 else 2  # measured
     shift = strides[1]
