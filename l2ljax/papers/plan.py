@@ -148,7 +148,7 @@ def l2l_figure(table: str, row: str, figures: str) -> Part:
     beside = () if row == "PGM Net" else (f"--baseline={baseline.folder}",)
     job = judged(victim, [], 500, f"--figures={figures}", *beside, variant=figures)
     job = job._replace(made=f"{job.folder}/{figures}.json", effort=effort.judging("resnet20", ["pgd400"], 1000))
-    return Part(table, row, (victim, baseline, job), {"drawn": figures}, 0, victim)
+    return Part(table, row, (victim, baseline, job), {figures: figures}, 0, victim)
 
 
 PLAIN_CIFAR = trained(
