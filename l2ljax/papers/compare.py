@@ -56,7 +56,7 @@ def elsewhere() -> str:
 
 _ABOUT = """A cell is ours, then the paper's number, then the difference, in points. Of several seeds ours is the mean,
 in brackets their range. Where the schedule says more than `as in the paper`, the row is not the paper's setting, and
-the difference is not one between implementations. Columns without a paper's number stand beside the paper's own attacks."""
+the difference is not one between implementations. Columns without a paper's number stand beside the paper's attacks."""
 
 
 def section(name: str, table: Table, found: Sequence[Record]) -> str:
