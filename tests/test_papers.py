@@ -247,6 +247,16 @@ def test_a_list_stops_in_time_goes_on_and_ends_with_the_row(at):
     assert list(Path("runs").glob(".*.lock")) == []
 
 
+def test_parts_of_a_row_share_its_file(at):
+    part = fake()
+    natural = part._replace(columns={"Natural": "clean"})
+    assert work.work([natural, part], minutes=minutes(30), tell=lambda line: None)
+    later = part._replace(columns={"PGD": "pgd10@rnn"})
+    assert not records.is_kept(later) and listing.state([part, later]) == "partial"
+    assert work.work([later], minutes=minutes(30), tell=lambda line: None)
+    assert set(json.loads(records.path_of(part).read_text())["values"]) == {"Natural", "PGD-10", "PGD"}
+
+
 def test_what_is_kept_is_not_run_again_even_without_its_workdirs(at):
     assert work.work([fake()], minutes=minutes(30))
     for path in sorted((at / "runs").rglob("*"), reverse=True):
