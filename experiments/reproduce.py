@@ -16,7 +16,7 @@ import tyro
 
 from l2ljax import tables, workdir
 from l2ljax.monitor import told_in_one_line
-from l2ljax.papers import listing, work
+from l2ljax.papers import claims, compare, listing, work
 
 HEAD = """# Benchmarks
 
@@ -65,7 +65,8 @@ def main(flags: Flags) -> None:
     if flags.list:
         print(listing.listed(flags.only))
     if flags.tables:
-        parts = [HEAD]
+        rows = compare.read_records(flags.results / "papers")
+        parts = [HEAD, claims.told(claims.answers(rows, flags.results)), "", compare.told(rows), ""]
         for path in sorted(flags.results.glob("*.json")):
             found = workdir.read_json(path)
             parts += [f"## {found.get('title', path.stem.replace('_', ' '))}\n", tables.tell(found), ""]

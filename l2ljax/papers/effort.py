@@ -10,17 +10,17 @@ import re
 from typing import NamedTuple
 
 MULTIPLICATIONS = {
-    "digits_cnn": 0.9e6,
-    "lenet5": 0.42e6,
-    "small_cnn": 9.9e6,
-    "resnet20": 41e6,
-    "resnet18": 556e6,
-    "vgg16": 313e6,
-    "wrn_28_10": 5.25e9,
-    "wrn_34_10": 6.66e9,
+    "digits_cnn": 0.683e6,
+    "lenet5": 0.407e6,
+    "small_cnn": 9.95e6,
+    "resnet20": 37.0e6,
+    "resnet18": 482e6,
+    "vgg16": 247e6,
+    "wrn_28_10": 4.76e9,
+    "wrn_34_10": 6.04e9,
 }
-"""Of a forward pass over one image, by classifier; a forward and a backward pass take twice as many, thrice with the
-gradient of the weights."""
+"""Of a forward pass over one image, by classifier, as `cost.multiplications` counts them; a forward and a backward pass
+take twice as many, thrice with the gradient of the weights."""
 PASSES = {
     "plain": 1, "fgsm_adv": 2, "pgd_adv": 11, "pgd_bls_adv": 31, "cw_adv": 101, "trades": 12, "stability": 2,
     "naive_l2l": 1, "grad_l2l": 2, "two_step_l2l": 3, "grad_only_l2l": 2, "two_step_grad_only_l2l": 3, "ait": 3,

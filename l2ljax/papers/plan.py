@@ -17,6 +17,8 @@ RNN_ROWS = {
     "Plain": "plain", "AdvTrain": "pgd_adv", "TRADES": "trades", "L2LDA": "l2l_da", "RNN-Adv": "rnn_adv",
     "RNN-TRADES": "rnn_trades",
 }  # fmt: skip
+SMALL_CNN: tuple[str, ...] = ()
+"""Flags of all of the small_cnn models but the generator's: none, the recipe's optimizer."""
 # The generator takes 2 s a step; so 1,200 steps, with Adam because those are few.
 SMALL_DA = (
     "--batch-size=100", "--warmup=1", "--optimizer=adam", "--lr=0.001", "--lr-schedule=constant",
@@ -28,7 +30,7 @@ def mnist(row: str, seed: int) -> Job:
     """The model of a row of RNN-Adv's Table 3."""
     if row == "L2LDA":
         return trained("mnist", "small_cnn", "l2l_da", 6, seed, *SMALL_DA, variant="small", images=20_000, width=16)
-    return trained("mnist", "small_cnn", RNN_ROWS[row], 6, seed)
+    return trained("mnist", "small_cnn", RNN_ROWS[row], 6, seed, *SMALL_CNN)
 
 
 def rnn_table3(row: str, seed: int, which: str) -> Part:
@@ -48,7 +50,7 @@ def rnn_table3(row: str, seed: int, which: str) -> Part:
 
 def rnn_table1(row: str, method: str) -> Part:
     """MNIST with and without the line search."""
-    victim = trained("mnist", "small_cnn", method, 6)
+    victim = trained("mnist", "small_cnn", method, 6, 0, *SMALL_CNN)
     columns = {"PGD": "pgd10@rnn", "PGD+BLS": "bls10"}
     return white("rnn_adv:table1", row, victim, columns, 1000, variant="bls", natural=True)
 
@@ -148,7 +150,7 @@ def l2l_figure(table: str, row: str, figures: str) -> Part:
     beside = () if row == "PGM Net" else (f"--baseline={baseline.folder}",)
     job = judged(victim, [], 500, f"--figures={figures}", *beside, variant=figures)
     job = job._replace(made=f"{job.folder}/{figures}.json", effort=effort.judging("resnet20", ["pgd400"], 1000))
-    return Part(table, row, (victim, baseline, job), {"drawn": figures}, 0, victim)
+    return Part(table, row, (victim, baseline, job), {figures: figures}, 0, victim)
 
 
 PLAIN_CIFAR = trained(

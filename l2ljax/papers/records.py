@@ -99,9 +99,18 @@ def _report(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {"value": value, "images": found["eval_size"]} for name, value in attacks.items()}
 
 
+def _sweep(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The victim's curves: panel -> [[radius or steps, accuracy], ...]."""
+    curves = {
+        panel: [list(point) for point in zip(shown["values"], next(iter(shown["accuracy"].values())), strict=True)]
+        for panel, shown in found["data"].items()
+    }
+    return {"sweep": {"value": None, "images": 500, "curves": curves}}
+
+
 READERS = {
     "report.json": _report,
     "landscape.json": _landscape,
     "perturbations.json": lambda found: {"perturbations": {"value": None, "images": 500}},
-    "sweep.json": lambda found: {"sweep": {"value": None, "images": 500}},
+    "sweep.json": _sweep,
 }

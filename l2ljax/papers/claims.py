@@ -1,0 +1,230 @@
+"""What reproduces: each claim of the papers answered yes, no or open by a rule, from kept results alone.
+
+    for answer in answers(compare.read_records(), Path("experiments/results")): ...
+
+A comparison is of two groups of numbers, one per seed. Its noise is the larger of the groups' ranges over seeds and of
+two standard errors from the number of images. More than the noise is yes, as much the other way round no. Between, it
+is no where both have three seeds and the difference is within their ranges, else open.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from l2ljax.papers.compare import Record
+from l2ljax.report import grid
+
+NEEDED = 3
+"""Seeds that make a difference within the noise a no."""
+
+
+class Group(NamedTuple):
+    """One side of a comparison."""
+
+    name: str
+    values: Sequence[float]
+    images: int | None = None
+    """That an accuracy is over; None for other numbers."""
+
+
+class Answer(NamedTuple):
+    """To one claim, from one place."""
+
+    claim: str
+    where: str
+    answer: str
+    """yes, no, open."""
+    shown: str
+    """The numbers and the noise."""
+
+
+def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
+    """Whether `more` is above `less` by more than the noise."""
+    if not more.values or not less.values:
+        missing = ", ".join(group.name for group in (more, less) if not group.values)
+        return Answer(claim, where, "open", f"not run: {missing}")
+    difference = statistics.mean(more.values) - statistics.mean(less.values)
+    spread = max(_range(more), _range(less))
+    noise = max(spread, 2 * math.hypot(_error(more), _error(less)))
+    enough = min(len(more.values), len(less.values)) >= NEEDED
+    if difference > noise:
+        answer = "yes"
+    elif difference < -noise or (enough and difference <= spread):
+        answer = "no"
+    else:
+        answer = "open"
+    return Answer(claim, where, answer, f"{_tell(more)}; {_tell(less)}; noise {_number(noise, more)}")
+
+
+def answers(found: Sequence[Record], results: Path) -> list[Answer]:
+    """Of all claims."""
+    return [answer for claim in CLAIMS for answer in claim(found, results)]
+
+
+def told(given: Sequence[Answer]) -> str:
+    """The section of BENCHMARKS.md."""
+    rows = [[a.claim, a.where, a.answer, a.shown] for a in given]
+    about = (
+        "Answered by rules from the kept results (l2ljax/papers/claims.py), for the schedules that were run, not the "
+        "papers'. Noise is the larger of the seeds' range and two standard errors of the images; a difference within "
+        f"it is no where both sides have {NEEDED} seeds and their range hides it, and open otherwise."
+    )
+    return "\n\n".join(["## What reproduces", about, grid(["claim", "where", "answer", "numbers"], rows)])
+
+
+# The numbers ---------------------------------------------------------------------------------------------------------
+
+ATTACKS = ("PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", "pgd100", "margin100", "CW-100")
+"""Columns that a row's worst is taken over, where all rows of a comparison have them."""
+
+
+def worst(found: Sequence[Record], table: str, row: str, *others: str) -> Group:
+    """Per seed the lowest accuracy among the attacks that this row and the others have."""
+    rows = [record for record in found if record["table"] == table and record["row"] in (row, *others)]
+    common = [c for c in ATTACKS if rows and all(c in record["values"] for record in rows)]
+    mine = [record for record in rows if record["row"] == row] if common else []
+    values = [min(record["values"][c]["value"] for c in common) for record in mine]
+    return Group(row, values, min((record["values"][c]["images"] for record in mine for c in common), default=None))
+
+
+def column(found: Sequence[Record], table: str, row: str, name: str) -> Group:
+    """One column per seed."""
+    cells = [r["values"][name] for r in found if r["table"] == table and r["row"] == row and name in r["values"]]
+    return Group(name, [c["value"] for c in cells], min((c["images"] for c in cells), default=None))
+
+
+def digits(results: Path, table: str, row: str) -> Group:
+    """PGD-100 per seed of a setting of experiments/ablation.py."""
+    path = results / f"digits_{table}.json"
+    runs = json.loads(path.read_text())["rows"].get(row, []) if path.exists() else []
+    return Group(row, [run["attacks"]["pgd100"]["robust_acc"] for run in runs], runs[0]["eval_size"] if runs else None)
+
+
+# The claims ----------------------------------------------------------------------------------------------------------
+
+
+def rnn_beats_adv_train(found: Sequence[Record], results: Path) -> list[Answer]:
+    """RNN-Adv, Tables 3 to 5."""
+    claim = "RNN-Adv beats AdvTrain by more than the spread of seeds"
+    pair = [worst(found, "rnn_adv:table3", *names) for names in (("RNN-Adv", "AdvTrain"), ("AdvTrain", "RNN-Adv"))]
+    return [
+        exceeds(claim, "MNIST, worst of the common attacks", *pair),
+        exceeds(claim, "digits, PGD-100", *(digits(results, "methods", row) for row in ("rnn_adv", "pgd_adv"))),
+    ]
+
+
+def two_steps_beat_one(found: Sequence[Record], results: Path) -> list[Answer]:
+    """L2L, Table 2."""
+    claim = "two-step L2L beats grad L2L"
+    pair = [worst(found, "l2l:table2", *n) for n in (("2-Step L2L", "Grad L2L"), ("Grad L2L", "2-Step L2L"))]
+    return [
+        exceeds(claim, "CIFAR-10 stand-in, worst of the common attacks", *pair),
+        exceeds(claim, "digits, PGD-100", *(digits(results, "methods", n) for n in ("two_step_l2l", "grad_l2l"))),
+    ]
+
+
+def naive_fails(found: Sequence[Record], results: Path) -> list[Answer]:
+    """L2L, Table 2: an attacker that does not see the gradient defends nothing."""
+    claim = "naive L2L fails: it keeps less than a tenth of what PGM training keeps"
+    places = {
+        "CIFAR-10 stand-in, worst of the common attacks": [
+            worst(found, "l2l:table2", *names) for names in (("PGM Net", "Naive L2L"), ("Naive L2L", "PGM Net"))
+        ],
+        "digits, PGD-100": [digits(results, "methods", row) for row in ("pgd_adv", "naive_l2l")],
+    }
+    return [
+        exceeds(
+            claim, where, full._replace(name=f"a tenth of {full.name}", values=[v / 10 for v in full.values]), naive
+        )
+        for where, (full, naive) in places.items()
+    ]
+
+
+def interpolation_falls(found: Sequence[Record], results: Path) -> list[Answer]:
+    """L2L v2, Table 4: whether AutoAttack takes from AIT what it does not take from PGM training."""
+    claim = "AIT loses more from PGM-20 to AutoAttack than PGM training"
+    pgm = _fall(found, "l2l:table2", "PGM Net")
+    return [
+        exceeds(claim, f"CIFAR-10 stand-in, {row}", _fall(found, "l2l:table4-v2", row), pgm)
+        for row in ("AIT", "AIT+Grad L2L")
+    ]
+
+
+def learned_attacker_wins(found: Sequence[Record], results: Path) -> list[Answer]:
+    """RNN-Adv, Table 3; L2L-DA, Figure 2: at equal steps less accuracy is left."""
+    said = []
+    for row in ("RNN on AdvTrain", "L2L-DA on PGD10"):
+        trained = column(found, "ours:attackers", row, "trained")
+        for other, called in {"PGD": "PGD", "untrained": "the untrained one"}.items():
+            group = column(found, "ours:attackers", row, other)
+            said.append(exceeds(f"a trained attacker beats {called} at equal steps", f"MNIST, {row}", group, trained))
+    pgd, rnn = (column(found, "rnn_adv:table3", "AdvTrain", name) for name in ("PGD-10", "RNN-Adv"))
+    return [*said, exceeds("RNN-Adv's optimizer beats PGD at equal steps", "MNIST, AdvTrain", pgd, rnn)]
+
+
+def diversity_helps(found: Sequence[Record], results: Path) -> list[Answer]:
+    """L2L-DA, Table 1a."""
+    return [
+        exceeds(
+            "L2L-DA's diversity term helps",
+            f"MNIST, {r}, worst of the common attacks",
+            worst(found, "l2l_da:table1a", f"{r}, D+", f"{r}, D-"),
+            worst(found, "l2l_da:table1a", f"{r}, D-", f"{r}, D+"),
+        )
+        for r in ("R-", "R+")
+    ]  # fmt: skip
+
+
+def gail_is_steadied(found: Sequence[Record], results: Path) -> list[Answer]:
+    """L2L v1, Figure 6: long training falls less."""
+    said = []
+    for environment in ("CartPole-v1", "MountainCar-v0"):
+        path = results / f"gail_figure6_{environment}.json"
+        arms = json.loads(path.read_text())["arms"] if path.exists() else {}
+        late = [Group(name, arms.get(name, {}).get("lowest_late", [])) for name in ("l2l_coordinate", "adam")]
+        where = f"{environment}, lowest mean of 20 iterations late in training"
+        said.append(exceeds("L2L steadies GAIL", where, *late))
+    return said
+
+
+CLAIMS: tuple[Callable[[Sequence[Record], Path], list[Answer]], ...] = (
+    rnn_beats_adv_train,
+    two_steps_beat_one,
+    naive_fails,
+    interpolation_falls,
+    learned_attacker_wins,
+    diversity_helps,
+    gail_is_steadied,
+)
+
+
+def _fall(found: Sequence[Record], table: str, row: str) -> Group:
+    """PGM-20's accuracy less AutoAttack's, per seed."""
+    rows = [r["values"] for r in found if r["table"] == table and r["row"] == row]
+    both = [values for values in rows if {"PGM-20", "AutoAttack"} <= set(values)]
+    images = min((values["AutoAttack"]["images"] for values in both), default=None)
+    return Group(row, [v["PGM-20"]["value"] - v["AutoAttack"]["value"] for v in both], images)
+
+
+def _range(group: Group) -> float:
+    return max(group.values) - min(group.values)
+
+
+def _error(group: Group) -> float:
+    """Standard error of an accuracy over so many images, of one seed; 0 where the numbers are none."""
+    if not group.images:
+        return 0.0
+    p = min(max(abs(statistics.mean(group.values)), 1 / group.images), 1.0)
+    return math.sqrt(p * (1 - p) / group.images)
+
+
+def _tell(group: Group) -> str:
+    values = ", ".join(_number(value, group) for value in group.values)
+    return f"{group.name} {values}"
+
+
+def _number(value: float, group: Group) -> str:
+    return f"{100 * value:.2f}" if group.images else f"{value:.1f}"

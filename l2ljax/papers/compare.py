@@ -1,0 +1,135 @@
+"""Markdown of the kept rows: the paper's number, ours, the difference, and what ours was really made with.
+
+    print(told(read_records()))
+
+What a run has shorter or smaller than the paper stands in the column `schedule`, and is told from the run's own
+config.json, not from the plan.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from l2ljax import recipes
+from l2ljax.papers import records
+from l2ljax.papers.effort import GENERATORS, TRAIN_IMAGES
+from l2ljax.papers.plan import PARTS
+from l2ljax.papers.targets import TABLES, Table
+from l2ljax.report import grid
+
+Record = Mapping[str, Any]
+
+
+def read_records(folder: Path = records.FOLDER) -> list[Record]:
+    """All kept rows, by table, row and seed."""
+    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return sorted(found, key=lambda r: (r["table"], r["row"], r["seed"]))
+
+
+def told(found: Sequence[Record]) -> str:
+    """A section per table that has rows."""
+    parts = ["## The papers' tables, ours beside them", _ABOUT, elsewhere()]
+    for name, table in TABLES.items():
+        mine = [record for record in found if record["table"] == name]
+        if mine:
+            parts.append(section(name, table, mine))
+    return "\n\n".join(parts)
+
+
+def elsewhere() -> str:
+    """Which rows have a section of their own, and how many have none."""
+    own: dict[str, list[str]] = {}
+    for part in PARTS:
+        if not part.columns and records.is_kept(part):
+            lines = own.setdefault(part.table, [])
+            lines += [name for name in [Path(part.jobs[-1].made).stem] if name not in lines]
+    lines = [f"- {name}, {TABLES[name].title}: {', '.join(made)}" for name, made in own.items()]
+    run = {(part.table, part.row) for part in PARTS if records.is_kept(part)}
+    count = sum(len(table.rows) for table in TABLES.values())
+    said = (
+        f"Of {count} rows {len(run)} have results; `python experiments/reproduce.py --list` says what each would take."
+    )
+    return "\n".join([said, "", "In sections of their own, by the name of the JSON in experiments/results:", *lines])
+
+
+_ABOUT = """A cell is ours, then the paper's number, then the difference, in points. Of several seeds ours is the mean,
+in brackets their range. Where the schedule says more than `as in the paper`, the row is not the paper's setting, and
+the difference is not one between implementations. Columns without a paper's number stand beside the paper's attacks."""
+
+
+def section(name: str, table: Table, found: Sequence[Record]) -> str:
+    """One table: rows with their schedule, seeds and cells, and the commands below."""
+    rows = [row for row in table.rows if any(record["row"] == row for record in found)]
+    columns = [*table.columns]
+    columns += [c for record in found for c in record["values"] if c not in columns]
+    columns = list(dict.fromkeys(c for c in columns if c == "Min" or any(c in record["values"] for record in found)))
+    cells, commands = [], []
+    for row in rows:
+        seeds = [record for record in found if record["row"] == row]
+        schedules = "; or ".join(dict.fromkeys(shortened(record["training"], table) for record in seeds))
+        numbers = [cell(column, table, row, seeds) for column in columns]
+        cells.append([row, schedules, ", ".join(f"{record['seed']}" for record in seeds), *numbers])
+        lines = [record["training"]["command"] for record in seeds]
+        lines += [value["command"] for record in seeds for value in record["values"].values()]
+        commands += [f"- {row}: " + ", ".join(f"`{line}`" for line in dict.fromkeys(lines))]
+    heads = [f"{column} ({images})" if (images := images_of(column, found)) else column for column in columns]
+    title = f"### {name}: {table.title} ({'; '.join(table.printed)})"
+    return "\n\n".join([title, grid(["row", "schedule", "seeds", *heads], cells), "\n".join(commands)])
+
+
+def cell(column: str, table: Table, row: str, seeds: Sequence[Record]) -> str:
+    """Ours / the paper's (difference)."""
+    values = [value for record in seeds if (value := value_of(record, column, table)) is not None]
+    printed = table.rows[row].get(column)
+    if not values and any(column in record["values"] for record in seeds):
+        return "kept"  # a curve or a drawing
+    if not values:
+        return "-" if printed is None else f"- / {printed:g}"
+    scale, digits = (100, 2) if table.unit == "%" else (1, 3)
+    ours = scale * statistics.mean(values)
+    text = f"{ours:.{digits}f}"
+    if len(values) > 1:
+        text += f" [{scale * min(values):.{digits}f}, {scale * max(values):.{digits}f}]"
+    return text if printed is None else f"{text} / {printed:.{digits}f} ({ours - printed:+.{digits}f})"
+
+
+def value_of(record: Record, column: str, table: Table) -> float | None:
+    """A column of a kept row; Min is the lowest of those of the paper's attacks that were run."""
+    if column != "Min":
+        return record["values"].get(column, {}).get("value")
+    attacks = [record["values"][c]["value"] for c in table.columns if c in record["values"] and c != "Natural"]
+    return min(attacks) if attacks else None
+
+
+def images_of(column: str, found: Iterable[Record]) -> str:
+    """On how many test images a column is."""
+    counts = {record["values"][column]["images"] for record in found if column in record["values"]}
+    return " or ".join(f"{count:,}" for count in sorted(counts)) + " images" if counts else ""
+
+
+def shortened(training: Mapping[str, Any], table: Table) -> str:
+    """In what the run differs from the paper's setting: the table's, and for the rest the recipe's."""
+    paper = recipes.find(training["dataset"], training["method"])
+    epochs = table.epochs or paper.epochs
+    said = []
+    for name, theirs in (("dataset", table.dataset), ("arch", table.arch)):
+        if theirs and training[name] != theirs:
+            said.append(f"{training[name]} for {theirs}")
+    if training["epochs"] != epochs:
+        said.append(f"{training['epochs']} of {epochs} epochs")
+    images, everything = training.get("train_size"), TRAIN_IMAGES.get(training["dataset"])
+    if images is not None and images != everything:
+        said.append(f"{images:,} of {everything:,} training images" if everything else f"{images:,} training images")
+    width = training.get("attacker_width")
+    if training["method"] in GENERATORS and width not in (None, 64):
+        said.append(f"attacker of width {width} for 64")
+    for name in ("optimizer", "lr", "lr_schedule", "batch_size", "warmup", "attacker_optimizer", "attacker_lr"):
+        theirs = getattr(paper, name)
+        if name == "warmup":
+            theirs *= training["epochs"] / paper.epochs
+        if name in training and training[name] != theirs:
+            said.append(f"{name.replace('_', ' ')} {training[name]} for {theirs:g}" if isinstance(theirs, float)
+                        else f"{name.replace('_', ' ')} {training[name]} for {theirs}")  # fmt: skip
+    return "; ".join(said) or "as in the paper"

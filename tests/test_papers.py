@@ -1,0 +1,439 @@
+"""The papers' tables: nothing is left out, our scripts take the plan's commands, a list that is stopped or killed goes
+on, shorter schedules say so, and claims are answered by the numbers."""
+
+import fcntl
+import importlib.util
+import json
+import os
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tyro
+
+from l2ljax import adversary, attacks, cost, judge, models, threat
+from l2ljax.config import Config, learned, resolve
+from l2ljax.gail.setup import Config as GailConfig
+from l2ljax.papers import claims, compare, effort, listing, plan, records, work
+from l2ljax.papers.jobs import Job, Part
+from l2ljax.papers.targets import ARCHITECTURES, TABLES
+from l2ljax.types import L2LError
+
+ROOT = Path(__file__).parent.parent
+PRINTED = {
+    "L2L v1": ([1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+    "L2L v2": ([1, 2, 3, 4], [1, 2, 3, 4, 5]),
+    "RNN-Adv": ([1, 2, 3, 4, 5, 6, 7], [1, 2, 3]),
+    "L2L-DA": ([1, 2, 3], [1, 2]),
+}
+"""Text -> numbers of its tables and of its figures, from the texts."""
+
+
+# What the papers print -----------------------------------------------------------------------------------------------
+
+
+def test_every_table_and_figure_of_the_papers_is_there():
+    known = {place for table in TABLES.values() for place in table.printed if place != "ours"} | set(ARCHITECTURES)
+    everything = {
+        f"{text} {kind} {number}"
+        for text, numbers in PRINTED.items()
+        for kind, those in zip(("Table", "Figure"), numbers, strict=True)
+        for number in those
+    }
+    assert known == everything
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "column", "number"),
+    [
+        ("rnn_adv:table1", "AdvTrain+BLS", "PGD+BLS", 88.00),
+        ("rnn_adv:table2", "L2LDA", "parameters", 500_944),
+        ("rnn_adv:table3", "Plain", "CW100", 83.63),
+        ("rnn_adv:table3", "RNN-Adv", "Min", 95.51),
+        ("rnn_adv:table4", "TRADES", "CW100", 45.94),
+        ("rnn_adv:table5", "RNN-TRADES", "L2LDA", 58.86),
+        ("rnn_adv:table6", "RNN-Adv", "40 steps", 42.89),
+        ("rnn_adv:table7", "RNN-TRADES", "PGD-Net", 67.09),
+        ("rnn_adv:figure3", "RNN-Adv", "largest loss", 3.66),
+        ("l2l:table2", "2-Step L2L", "PGM-100", 52.12),
+        ("l2l:table2", "Naive L2L", "PGM-20", 0.01),
+        ("l2l:table2-cifar100", "Grad L2L", "CW", 29.65),
+        ("l2l:table3", "Grad L2L", "CIFAR-100", 623.1),
+        ("l2l:table4-v2", "AIT+Grad L2L", "CW-100", 73.46),
+        ("l2l:table4", "Naive L2L", "FGSM FGSM", 83.99),
+        ("l2l:table5", "2-Step L2L", "PGM PGM10", 45.31),
+        ("l2l:table6", "Plain Net", "Plain PGM10", 6.94),
+        ("l2l:table8", "2-Step L2L", "Natural", 75.36),
+        ("l2l:table8-cifar100", "Grad L2L", "FGSM", 26.58),
+        ("l2l_da:table1a", "R-, D+", "Min", 90.45),
+        ("l2l_da:table1b", "delta-, y-", "CW1000", 93.24),
+        ("l2l_da:table2-mnist", "C&W100", "L2L-DA", 34.51),
+        ("l2l_da:table2-cifar10", "PGD10", "Min", 0.32),
+        ("l2l_da:table3", "C&W100", "PGD10 C", 89.30),
+        ("l2l_da:figure2", "PGD classifier", "L2L-DA", 1.90),
+    ],
+)
+def test_numbers_are_those_of_the_papers(table, row, column, number):
+    assert TABLES[table].rows[row][column] == number
+
+
+@pytest.mark.parametrize("table", ["rnn_adv:table3", "rnn_adv:table5", "l2l_da:table2-mnist", "l2l_da:table3"])
+def test_printed_minima_are_the_minima_of_the_printed(table):
+    for row, cells in TABLES[table].rows.items():
+        assert cells["Min"] == min(number for column, number in cells.items() if column != "Natural"), row
+
+
+# The plan ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_is_of_rows_and_columns_that_there_are():
+    beside = {"AutoAttack", "pgd100", "margin100", "FGSM", "sweep", "perturbations"}
+    made: dict[str, Job] = {}
+    for part in plan.PARTS:
+        assert part.row in TABLES[part.table].rows
+        assert set(part.columns) <= {*TABLES[part.table].columns, *beside}, part.table
+        for job in part.jobs:
+            assert made.setdefault(job.made, job) == job, "two commands write the same file"
+
+
+def script(name):
+    sys.path.insert(0, str(ROOT / "experiments"))
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "experiments" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    sys.path.pop(0)
+    return module
+
+
+def test_our_scripts_take_the_plans_commands():
+    jobs = {job.made: job for part in plan.PARTS for job in part.jobs}.values()
+    flags = {"evaluate": judge.Flags, "attack": adversary.Flags, "gail": GailConfig}
+    for job in jobs:
+        name = Path(job.script).stem
+        assert (ROOT / job.script).exists()
+        if name in effort.TRAIN_IMAGES:
+            config = tyro.cli(Config, args=list(job.flags))
+            run = resolve(name, config.method, config)
+            assert job.about == {
+                "method": run.method, "dataset": run.dataset, "arch": run.recipe.arch, "epochs": run.recipe.epochs,
+                "seed": config.seed,
+            }  # fmt: skip
+            assert str(run.workdir / "report.json") == job.made
+            continue
+        kind = flags.setdefault(name, script(name).Flags if name not in flags else None)
+        found = tyro.cli(kind, args=list(job.flags))
+        for attack in filter(None, getattr(found, "attacks", "").split(",")):
+            known = learned(attack) or attack in attacks.ensemble.VERSIONS
+            assert known or attacks.create(attack, threat.linf(0.3))
+
+
+def test_multiplications_are_counted_ones():
+    for arch, size in {
+        "digits_cnn": (8, 8, 1),
+        "lenet5": (28, 28, 1),
+        "small_cnn": (28, 28, 1),
+        "resnet20": (32, 32, 3),
+    }.items():
+        classifier, x = models.create(arch), jnp.zeros((1, *size))
+        variables = jax.eval_shape(classifier.init, jax.random.key(0), x)
+        counted = cost.multiplications(cost.mark(classifier.logits), variables, x)
+        assert effort.MULTIPLICATIONS[arch] == pytest.approx(counted, rel=0.01), arch
+
+
+# The list ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_shows_every_row_with_state_and_cost(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    lines = listing.listed().splitlines()
+    for name, table in TABLES.items():
+        for row in table.rows:
+            [line] = [line for line in lines if [c.strip() for c in line.split("|")][1:3] == [name, row]]
+            assert "not run" in line or "not planned" in line
+    [line] = [line for line in lines if "rnn_adv:table5" in line and " AdvTrain " in line]
+    assert "the paper's setting" in line  # of WRN-34-10: months of two cores
+    hours = float(line.split("|")[7])
+    assert hours > 1000
+
+
+def test_only_names_tables_or_rows():
+    assert {part.table for part in listing.chosen("rnn_adv:table3,l2l:table2")} == {"rnn_adv:table3", "l2l:table2"}
+    assert {part.row for part in listing.chosen("l2l_da:table1a/R-, D-")} == {"R-, D-"}
+    with pytest.raises(L2LError, match="--only=rnn_adv:table33: no such table or row; choose of") as error:
+        listing.chosen("rnn_adv:table33")
+    assert "\n" not in str(error.value)
+
+
+# Running -------------------------------------------------------------------------------------------------------------
+
+FAKE = """
+    import json, os, signal, sys, time
+    from pathlib import Path
+
+    how, made, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    made.parent.mkdir(parents=True, exist_ok=True)
+    state = made.parent / "state"
+    step = int(state.read_text()) if state.exists() else 0
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    while step < steps:
+        if asked and how != "deaf":
+            state.write_text(str(step))
+            sys.exit(130)
+        time.sleep(0.02)
+        step += 1
+    with open(made.parent / "starts", "a") as file:
+        file.write(f"{step} ")
+    if made.name == "report.json":
+        (made.parent / "config.json").write_text(json.dumps({"method": "plain", "dataset": "mnist", "arch": "small_cnn",
+            "epochs": 6, "train_size": None, "data_dir": "/a/place", "seed": 0}))
+        made.write_text(json.dumps({"method": "plain", "seed": 0, "parameters": {"classifier": 1}, "versions": {}}))
+    else:
+        made.write_text(json.dumps({"clean_acc": "99.00", "provenance": {"images": 100, "date": "today", "machine": "m",
+            "attacks": {"pgd10@rnn": 0.25}, "black_box": {}}}))
+"""
+
+
+@pytest.fixture
+def at(tmp_path, monkeypatch):
+    """An empty project with a script that stands for all; a job that is stopped gets a second."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(work, "GRACE", 1.0)
+    monkeypatch.setattr(work, "POLL", 0.02)
+    (tmp_path / "fake.py").write_text(textwrap.dedent(FAKE))
+    return tmp_path
+
+
+def fake(row="Plain", how="good", steps=1):
+    about = {"method": "plain", "seed": 0}
+    made = f"runs/{row}/report.json"
+    train = Job("fake.py", (how, made, str(steps)), made, about=about)
+    judged = f"runs/{row}/judged/robustbench.json"
+    judging = Job("fake.py", ("good", judged, "1"), judged)
+    return Part("rnn_adv:table3", row, (train, judging), {"Natural": "clean", "PGD-10": "pgd10@rnn"}, 0, train)
+
+
+def minutes(seconds):
+    """That leave so many seconds before jobs are stopped."""
+    return (seconds + work.GRACE) / 60
+
+
+def test_a_list_stops_in_time_goes_on_and_ends_with_the_row(at):
+    part, said = fake(steps=100), []
+    began = time.monotonic()
+    assert not work.work([part], minutes=minutes(0.7), tell=said.append)
+    assert time.monotonic() - began < 0.7 + work.GRACE + 0.5
+    assert "stopped" in said[-1]
+    step = int((at / "runs/Plain/state").read_text())
+    assert 0 < step < 100
+    assert not records.is_kept(part)
+    assert listing.state([part]) == "partial"
+
+    assert work.work([part], minutes=minutes(30), tell=said.append)
+    assert (at / "runs/Plain/starts").read_text() == "100 "  # the run went on, and ended once
+    record = json.loads(records.path_of(part).read_text())
+    assert {name: cell["value"] for name, cell in record["values"].items()} == {"Natural": 0.99, "PGD-10": 0.25}
+    assert record["values"]["PGD-10"]["images"] == 100
+    assert record["training"]["epochs"] == 6
+    assert "/a/place" not in json.dumps(record) and str(at) not in json.dumps(record)
+    assert listing.state([part]) == "done"
+    assert list(Path("runs").glob(".*.lock")) == []
+
+
+def test_parts_of_a_row_share_its_file(at):
+    part = fake()
+    natural = part._replace(columns={"Natural": "clean"})
+    assert work.work([natural, part], minutes=minutes(30), tell=lambda line: None)
+    later = part._replace(columns={"PGD": "pgd10@rnn"})
+    assert not records.is_kept(later) and listing.state([part, later]) == "partial"
+    assert work.work([later], minutes=minutes(30), tell=lambda line: None)
+    assert set(json.loads(records.path_of(part).read_text())["values"]) == {"Natural", "PGD-10", "PGD"}
+
+
+def test_what_is_kept_is_not_run_again_even_without_its_workdirs(at):
+    assert work.work([fake()], minutes=minutes(30))
+    for path in sorted((at / "runs").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    assert work.work([fake()], minutes=minutes(30))
+    assert not (at / "runs/Plain").exists()
+
+
+def test_a_killed_child_is_not_done_and_the_list_goes_on(at):
+    said = []
+    bad, good = fake("Plain", "killed"), fake("TRADES")
+    assert not work.work([bad, good], minutes=minutes(30), tell=said.append)
+    assert not records.is_kept(bad) and records.is_kept(good)
+    assert any("exit status -9" in line and "runs/Plain.log" in line for line in said)
+
+
+def test_a_child_that_does_not_stop_is_killed(at):
+    began = time.monotonic()
+    assert not work.work([fake(how="deaf", steps=10_000)], minutes=minutes(0.3), tell=lambda line: None)
+    assert time.monotonic() - began < 0.3 + work.GRACE + 1
+
+
+def test_a_job_that_another_process_is_at_is_left_to_it(at):
+    said = []
+    Path("runs").mkdir()
+    with open("runs/.Plain.lock", "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert not work.work([fake()], minutes=minutes(30), tell=said.append)
+    assert "another process is at it" in said[-1]
+    assert not os.path.exists("runs/Plain/report.json")
+
+
+def test_a_finished_workdir_counts_whoever_made_it_but_not_of_another_run(at):
+    part = fake(how="killed")
+    Path("runs/Plain").mkdir(parents=True)
+    made = Path("runs/Plain/report.json")
+    made.write_text(json.dumps({"method": "plain", "seed": 0}))
+    assert work.complete(part.jobs[0])
+    made.write_text(json.dumps({"method": "plain", "seed": 3}))
+    with pytest.raises(L2LError, match="seed=3, not 0: move it away"):
+        work.work([part], minutes=minutes(30))
+
+
+def test_places_of_data_are_looked_at_before_anything_runs(at):
+    (at / "data" / "mnist").mkdir(parents=True)
+    jobs = [job for part in plan.PARTS if part.table == "rnn_adv:table3" for job in part.jobs]
+    dirs = work.data_dirs(at / "data", jobs)
+    assert jobs[0].command(dirs)[-1] == f"--data-dir={at / 'data' / 'mnist'}"
+    cifar = [job for part in plan.PARTS if part.table == "l2l:table2" for job in part.jobs]
+    with pytest.raises(L2LError, match="has no cifar10: put or link that data set there"):
+        work.data_dirs(at / "data", cifar)
+
+
+# Telling -------------------------------------------------------------------------------------------------------------
+
+FULL = {
+    "method": "pgd_adv", "dataset": "mnist", "arch": "small_cnn", "epochs": 100, "train_size": None, "optimizer": "sgd",
+    "lr": 0.01, "batch_size": 128, "command": "python experiments/mnist.py",
+}  # fmt: skip
+
+
+def record(table="rnn_adv:table3", row="AdvTrain", seed=0, images=1000, training=FULL, **values):
+    cells = {name.replace("_", "-"): {"value": v, "images": images, "command": "judge"} for name, v in values.items()}
+    return {"table": table, "row": row, "seed": seed, "values": cells, "training": dict(training)}
+
+
+def test_a_shorter_schedule_says_so_and_only_that_one_does():
+    table = TABLES["rnn_adv:table3"]
+    assert compare.shortened(FULL, table) == "as in the paper"
+    short = {**FULL, "epochs": 6, "train_size": 20_000, "optimizer": "adam", "lr": 0.001}
+    said = compare.shortened(short, table)
+    for words in ("6 of 100 epochs", "20,000 of 60,000 training images", "optimizer adam for sgd", "lr 0.001 for 0.01"):
+        assert words in said
+    generator = {**FULL, "method": "l2l_da", "attacker_width": 16}
+    assert "attacker of width 16 for 64" in compare.shortened(generator, table)
+    assert "resnet20 for wrn_34_10" in compare.shortened({**FULL, "arch": "resnet20"}, TABLES["l2l:table2"])
+    text = compare.section("rnn_adv:table3", table, [record(training=short, PGD_10=0.9)])
+    assert "as in the paper" not in text and "6 of 100 epochs" in text
+
+
+def test_a_cell_is_ours_the_papers_and_the_difference():
+    table = TABLES["rnn_adv:table3"]
+    seeds = [record(PGD_10=0.9, Natural=0.5), record(seed=1, PGD_10=0.92, Natural=0.99)]
+    assert compare.cell("PGD-10", table, "AdvTrain", seeds) == "91.00 [90.00, 92.00] / 94.89 (-3.89)"
+    assert compare.cell("PGD-100", table, "AdvTrain", seeds) == "- / 94.28"
+    # The minimum is over attacks, seed by seed, and of no column that the paper does not have.
+    seeds[0]["values"]["pgd100"] = {"value": 0.1, "images": 10, "command": "judge"}
+    assert compare.cell("Min", table, "AdvTrain", seeds) == "91.00 [90.00, 92.00] / 94.28 (-3.28)"
+    assert compare.cell("pgd100", table, "AdvTrain", seeds) == "10.00"
+    text = compare.section("rnn_adv:table3", table, seeds)
+    assert "PGD-10 (1,000 images)" in text and "- AdvTrain: `python experiments/mnist.py`, `judge`" in text
+
+
+# Claims --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "images", "answer"),
+    [
+        ([0.60, 0.61, 0.62], [0.50, 0.51, 0.52], 10_000, "yes"),
+        ([0.50, 0.51, 0.52], [0.60, 0.61, 0.62], 10_000, "no"),
+        ([0.505, 0.515, 0.525], [0.50, 0.51, 0.52], 10_000, "no"),  # hidden by the spread of three seeds
+        ([0.505, 0.515], [0.50, 0.51], 10_000, "open"),
+        ([0.60], [0.50], 10_000, "yes"),
+        ([0.60], [0.50], 100, "open"),  # ten points of 100 images are two standard errors of nothing
+        ([0.60, 0.60, 0.60], [0.55, 0.55, 0.55], 100, "open"),  # too few images, not the seeds
+        ([], [0.5], 100, "open"),
+    ],
+)
+def test_a_difference_is_held_against_seeds_and_images(more, less, images, answer):
+    groups = (claims.Group("a", more, images), claims.Group("b", less, images))
+    assert claims.exceeds("claim", "where", *groups).answer == answer
+
+
+def answer(found, claim, results, at=0):
+    return claim(found, results)[at].answer
+
+
+CASES = {
+    # claim -> (table, row, column, values that say yes, values that say no), all at 10,000 images and three seeds
+    claims.rnn_beats_adv_train: [
+        ("rnn_adv:table3", "RNN-Adv", "PGD-100", 0.96, 0.90), ("rnn_adv:table3", "AdvTrain", "PGD-100", 0.90, 0.96),
+    ],
+    claims.two_steps_beat_one: [
+        ("l2l:table2", "2-Step L2L", "PGM-20", 0.5, 0.4), ("l2l:table2", "Grad L2L", "PGM-20", 0.4, 0.5),
+    ],
+    claims.naive_fails: [
+        ("l2l:table2", "Naive L2L", "PGM-20", 0.0, 0.3), ("l2l:table2", "PGM Net", "PGM-20", 0.47, 0.47),
+    ],
+    claims.interpolation_falls: [
+        ("l2l:table4-v2", "AIT", "PGM-20", 0.75, 0.5), ("l2l:table4-v2", "AIT", "AutoAttack", 0.36, 0.48),
+        ("l2l:table2", "PGM Net", "PGM-20", 0.50, 0.50), ("l2l:table2", "PGM Net", "AutoAttack", 0.45, 0.45),
+    ],
+    claims.learned_attacker_wins: [
+        ("ours:attackers", "RNN on AdvTrain", "PGD", 0.9, 0.9),
+        ("ours:attackers", "RNN on AdvTrain", "trained", 0.8, 0.95),
+    ],
+    claims.diversity_helps: [
+        ("l2l_da:table1a", "R-, D+", "PGD100", 0.9, 0.8), ("l2l_da:table1a", "R-, D-", "PGD100", 0.8, 0.9),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("claim", CASES, ids=lambda claim: claim.__name__)
+def test_each_claim_is_answered_by_planted_rows(claim, tmp_path):
+    def planted(which):
+        rows = {}
+        for table, row, column, *values in CASES[claim]:
+            for seed in range(3):
+                cells = rows.setdefault((table, row, seed), record(table, row, seed))["values"]
+                cells[column] = {"value": values[which], "images": 10_000, "command": "judge"}
+        return list(rows.values())
+
+    assert answer(planted(0), claim, tmp_path) == "yes"
+    assert answer(planted(1), claim, tmp_path) == "no"
+    assert answer([], claim, tmp_path) == "open"
+    assert answer(planted(0)[:-3], claim, tmp_path) == "open"  # one of the rows is missing
+
+
+def test_gail_is_answered_from_its_own_results(tmp_path):
+    def plant(learned, adam):
+        arms = {"l2l_coordinate": {"lowest_late": learned}, "adam": {"lowest_late": adam}}
+        (tmp_path / "gail_figure6_CartPole-v1.json").write_text(json.dumps({"arms": arms}))
+        return answer([], claims.gail_is_steadied, tmp_path)
+
+    assert answer([], claims.gail_is_steadied, tmp_path) == "open"
+    assert plant([490.0, 495.0, 480.0], [200.0, 210.0, 205.0]) == "yes"
+    assert plant([490.0, 495.0, 480.0], [489.0, 494.0, 485.0]) == "no"
+    assert plant([200.0, 210.0, 205.0], [490.0, 495.0, 480.0]) == "no"
+
+
+def test_the_worst_is_taken_over_attacks_that_both_rows_have():
+    rows = [record(row="RNN-Adv", PGD_10=0.9, PGD_100=0.8), record(row="AdvTrain", PGD_10=0.85)]
+    assert claims.worst(rows, "rnn_adv:table3", "RNN-Adv", "AdvTrain").values == [0.9]
+
+
+def test_digits_are_read_where_they_are_kept():
+    for table, row in (("methods", "pgd_adv"), ("methods", "naive_l2l")):
+        group = claims.digits(ROOT / "experiments" / "results", table, row)
+        assert len(group.values) == 3 and group.images == 397
