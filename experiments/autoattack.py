@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import tyro
 
-from l2ljax import benchmark, data, models, rivals, threat
+from l2ljax import benchmark, data, devices, models, rivals, threat
 from l2ljax.evaluate import run_standard_evaluation
 from l2ljax.monitor import told_in_one_line
 from l2ljax.results import provenance
@@ -42,6 +42,7 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Run both in turn, compare what they leave standing, write."""
+    devices.one_per_core()
     saved = read_json(Path(flags.victim) / "config.json")
     dataset = data.load(saved["dataset"], flags.data_dir or saved["data_dir"])
     images, y = (np.concatenate(both)[: flags.images] for both in zip(dataset.test, dataset.train, strict=True))
