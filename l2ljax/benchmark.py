@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2ljax import cost, defenses, models, threat
+from l2ljax import cost, defenses, devices, models, threat
 from l2ljax.attacks import gradient, learned
 from l2ljax.attacks.ascent import clean
-from l2ljax.attacks.ensemble import in_chunks
 from l2ljax.defenses import saddle
 from l2ljax.defenses.l2l import rnn_adv
 from l2ljax.models import attackers
@@ -83,7 +82,7 @@ def attack_programs(
 ) -> dict[str, Program]:
     """PGD with each convolution, as a scan and unrolled; the stock convolution inside a scan only where asked.
 
-    And, as a user on a CPU would have it, a scan in chunks of 32 images.
+    And, as the scripts have it, a scan that is spread over all local devices.
     """
     args = (jax.tree_util.Partial(classifier.logits, variables), jax.random.key(0), *batch)
 
@@ -99,7 +98,9 @@ def attack_programs(
         f"{convolution}, {'unrolled' if unroll else 'scan'}": compiled(pgd(unroll), convolution)
         for convolution, unroll in _variants(stock)
     }
-    return {**programs, "own, scan, in chunks of 32": compiled(in_chunks(pgd(False), 32), "own")}
+    spread = (*devices.copied(args[:2]), *devices.spread(args[2:]))
+    run = jax.jit(pgd(False)).lower(*spread).compile()
+    return {**programs, f"own, scan, {jax.local_device_count()} devices": functools.partial(_wait_for, run, *spread)}
 
 
 def training_programs(

@@ -261,13 +261,6 @@ def test_the_largest_margin_is_taken(combinator):
     chex.assert_trees_all_close(x_adv, each[best, np.arange(len(X))], atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [1, 2, 4, 6, 9])
-def test_chunks_change_no_result(size):
-    pgd = attacks.create("pgd3", LINF)
-    x_adv = jax.jit(attacks.in_chunks(pgd, size))(LOGITS, KEY, X, Y)
-    chex.assert_trees_all_close(x_adv, jax.jit(pgd)(LOGITS, KEY, X, Y), atol=1e-6)
-
-
 def test_a_member_that_breaks_the_model_hides_no_success_of_the_next():
     def brittle(x):
         return jnp.where(x[:, 0, 0] > 0.9, jnp.nan, jnp.where(x[:, 0, 0] > 0.5, 1.0, -1.0)) * jnp.array([1.0, -1.0])

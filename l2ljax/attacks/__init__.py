@@ -11,12 +11,12 @@ use.
 from l2ljax.attacks import apgd, carlini, fab, square
 from l2ljax.attacks.ascent import Ascent, ascend, clean, gaussian, uniform
 from l2ljax.attacks.carlini import cw_l2, l2l_cw, l2l_da_cw
-from l2ljax.attacks.ensemble import autoattack, best_of, cascade, in_chunks, restarts, targeted, transfer
+from l2ljax.attacks.ensemble import autoattack, best_of, cascade, restarts, targeted, transfer
 from l2ljax.attacks.gradient import fgsm, gradient_attack, line_search, momentum, pgd, random_noise, random_signs
 from l2ljax.attacks.names import create
 
 __all__ = [
     "Ascent", "apgd", "ascend", "autoattack", "best_of", "carlini", "cascade", "clean", "create", "cw_l2", "fab",
-    "fgsm", "gaussian", "gradient_attack", "in_chunks", "l2l_cw", "l2l_da_cw", "line_search", "momentum", "pgd",
+    "fgsm", "gaussian", "gradient_attack", "l2l_cw", "l2l_da_cw", "line_search", "momentum", "pgd",
     "random_noise", "random_signs", "restarts", "square", "targeted", "transfer", "uniform",
 ]  # fmt: skip

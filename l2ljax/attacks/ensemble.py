@@ -113,23 +113,6 @@ def misclassified(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array
     return losses.accuracy(logits, y) == 0
 
 
-def in_chunks(attack: Attack, size: int) -> Attack:
-    """`attack` on `size` examples after the other, inside one program: the same results for attacks per example.
-
-    On a CPU it is faster where a whole batch's activations do not fit in the cache. The last chunk is filled up.
-    """
-
-    def attack_in_chunks(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        n = len(x)
-        chunks = -(-n // size)
-        rows = jnp.arange(chunks * size).reshape(chunks, size) % n
-        keys = example_keys(key, n)
-        found = jax.lax.map(lambda row: attack(logits_fn, keys[row], x[row], y[row]), rows)
-        return found.reshape(-1, *x.shape[1:])[:n]
-
-    return attack_in_chunks
-
-
 def transfer(attack: Attack, surrogate: LogitsFn) -> Attack:
     """`attack` on another model, whatever model it is asked about: a black-box attack."""
     return lambda logits_fn, key, x, y: attack(surrogate, key, x, y)
