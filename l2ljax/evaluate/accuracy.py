@@ -97,12 +97,12 @@ def evaluate(
 def _attack_row(
     logits_fn: LogitsFn, split: Split, attack: Attack, key: Key, batch_size: int, clean: np.ndarray
 ) -> AttackRow:
-    attack, key = devices.copied((as_tree(attack), key))
+    placed = devices.copied((as_tree(attack), logits_fn, key))
     correct = np.zeros(len(split.labels), bool)
     seconds = 0.0
     for batch in batches(split, batch_size):
         x, y = devices.spread((batch.x, batch.y))
-        args = (attack, logits_fn, key, devices.copied(np.int32(batch.start)), x, y)
+        args = (*placed, devices.copied(np.int32(batch.start)), x, y)
         leaves, treedef = jax.tree.flatten(args)
         run = _compiled(treedef, tuple((jax.typeof(leaf), leaf.sharding) for leaf in leaves))
         began = time.perf_counter()

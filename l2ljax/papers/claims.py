@@ -39,6 +39,8 @@ class Answer(NamedTuple):
     """yes, no, open."""
     shown: str
     """The numbers and the noise."""
+    seeds: int = 0
+    """Of the smaller group: with one, the noise does not hold the seeds'."""
 
 
 def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
@@ -56,7 +58,8 @@ def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
         answer = "no"
     else:
         answer = "open"
-    return Answer(claim, where, answer, f"{_tell(more)}; {_tell(less)}; noise {_number(noise, more)}")
+    seeds = min(len(more.values), len(less.values))
+    return Answer(claim, where, answer, f"{_tell(more)}; {_tell(less)}; noise {_number(noise, more)}", seeds)
 
 
 def answers(found: Sequence[Record], results: Path) -> list[Answer]:
@@ -66,7 +69,7 @@ def answers(found: Sequence[Record], results: Path) -> list[Answer]:
 
 def told(given: Sequence[Answer]) -> str:
     """The section of BENCHMARKS.md."""
-    rows = [[a.claim, a.where, a.answer, a.shown] for a in given]
+    rows = [[a.claim, a.where, a.answer + ", one seed" * (a.seeds == 1), a.shown] for a in given]
     about = (
         "Answered by rules from the kept results (l2ljax/papers/claims.py), for the schedules that were run, not the "
         "papers'. Noise is the larger of the seeds' range and two standard errors of the images; a difference within "
