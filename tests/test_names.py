@@ -1,0 +1,132 @@
+"""Attacks by name: each is the call that it is short for, options are told apart, mistakes name what there is."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from l2ljax import attacks, losses, threat
+from l2ljax.attacks.names import parameters
+from l2ljax.types import L2LError
+from tests.test_attacks import KEY, LINF, LOGITS, X, Y
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.mark.parametrize(
+    "name, same",
+    [
+        ("pgd4+best", lambda ball: attacks.pgd(ball, step_size=0.625 * ball.eps, steps=4, keep="best")),
+        ("fgsm+restarts2", lambda ball: attacks.restarts(attacks.fgsm(ball), 2)),
+        ("bls3+first", lambda ball: attacks.line_search(ball, max_step=ball.eps, steps=3, keep="first")),
+        ("cw5", lambda ball: attacks.l2l_da_cw(ball, steps=5)),
+        ("l2l_cw3", lambda ball: attacks.l2l_cw(ball, steps=3)),
+        ("cw_l25", lambda ball: attacks.cw_l2(steps=5)),
+        ("apgd_t3", lambda ball: attacks.apgd.apgd_targeted(ball, steps=3)),
+        (
+            "margin4+targeted",
+            lambda ball: attacks.targeted(
+                lambda loss: attacks.pgd(ball, step_size=0.625 * ball.eps, steps=4, loss=loss),
+                loss=functools.partial(losses.margin, kappa=50),
+            ),
+        ),
+    ],
+)
+def test_names_are_short_for_calls(name, same):
+    got, expected = (jax.jit(make(LINF))(LOGITS, KEY, X, Y) for make in (functools.partial(attacks.create, name), same))
+    chex.assert_trees_all_close(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["apgd10+best", "pgd10+worst", "square10+targeted", "pgd10+restarts0", "cw_l2+first"])
+def test_options_that_an_attack_does_not_have_are_told(name):
+    with pytest.raises(L2LError, match="has the options .*restartsN, not"):
+        attacks.create(name, LINF)
+
+
+def test_parameters_say_what_stands_behind_a_name():
+    assert parameters("margin20+restarts3", threat.l2(0.5)) == {
+        "attack": "pgd", "norm": "l2", "eps": 0.5, "loss": "margin(kappa=50.0)", "start": "uniform", "keep": "last",
+        "unroll": 1, "steps": 20, "step_size": 0.0625, "targeted": False, "restarts": 3,
+    }  # fmt: skip
+    standard = parameters("standard", LINF)
+    assert [standard[name]["attack"] for name in standard] == ["apgd", "apgd_targeted", "fab_targeted", "square"]
+    assert standard["square"]["queries"] == 5000 and standard["apgd-t"]["target_classes"] == 9
+
+
+def hill(c, height, x):
+    """Logits whose margin is `height` at c, inside the ball, and falls off: iterates end within a step of the top."""
+    distance = jnp.sum((x - c) ** 2, axis=(1, 2, 3))
+    return jnp.stack([distance - height, jnp.zeros_like(distance)], axis=1)
+
+
+STEPS = {
+    "pgd10": (10, 0.25),
+    "pgd20": (20, 0.125),
+    "pgd100": (100, 0.1),
+    "pgd20@l2l": (20, 0.003 / 0.031),
+    "pgd100@l2l": (100, 0.003 / 0.031),
+    "pgd10@rnn": (10, 0.25),
+    "pgd100@rnn": (100, 0.25),
+    "pgd10@l2l_da": (10, 0.25),
+    "pgd100@l2l_da": (100, 1 / 12),
+}
+
+
+def climb(attack, ball, height=0.0):
+    x = jnp.full((1, 6, 6, 1), 0.5)
+    logits_fn = jax.tree_util.Partial(hill, x + 0.317 * ball.eps, height)  # the top is no whole number of steps away
+    return attack(logits_fn, KEY, x, jnp.zeros(1, int))
+
+
+@functools.cache
+def climb_by(steps):
+    """PGD of any step size."""
+    ball = threat.linf(0.05)
+    return jax.jit(lambda step: climb(attacks.pgd(ball, step_size=step * ball.eps, steps=steps), ball))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_names_give_the_steps_of_the_papers(name):
+    steps, step = STEPS[name]
+    ball = threat.linf(0.05)
+    x_adv = jax.jit(lambda: climb(attacks.create(name, ball), ball))()
+    chex.assert_trees_all_close(x_adv, climb_by(steps)(step), atol=1e-6)
+    assert np.abs(x_adv - climb_by(steps)(1.05 * step)).max() > 1e-4
+
+
+@pytest.mark.parametrize("name, height", [("margin10", 49.0), ("margin10", 51.0), ("momentum30", 0.0)])
+def test_names_of_other_families_give_pgds_step(name, height):
+    ball = threat.linf(0.05)
+    if name == "margin10":
+        loss = functools.partial(losses.margin, kappa=50)  # so nothing pulls above a margin of 50
+        expected = attacks.pgd(ball, step_size=0.25 * ball.eps, steps=10, loss=loss)
+    else:
+        expected = attacks.momentum(ball, step_size=0.1 * ball.eps, steps=30, decay=1.0)
+    x_adv, same = jax.jit(lambda: [climb(a, ball, height) for a in (attacks.create(name, ball), expected)])()
+    chex.assert_trees_all_close(x_adv, same, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "pgd",
+        "pgd+best",
+        "pgd0",
+        "pgd-1",
+        "PGD10",
+        "fgsm3",
+        "apple10",
+        "pgd10@nobody",
+        "pgd10@",
+        "momentum10@rnn",
+        "pgd10 ",
+    ],
+)
+def test_unknown_names_are_told_the_known_ones(name):
+    with pytest.raises(L2LError, match=r"fgsm.*pgdN.*pgdN@l2l_da.*momentumN.*blsN.*randomN") as error:
+        attacks.create(name, LINF)
+    assert repr(name) in str(error.value)
