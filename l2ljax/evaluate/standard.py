@@ -20,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2ljax.attacks.ensemble import Stage, misclassified, stages, version_named
+from l2ljax.attacks.gradient import Stopping
 from l2ljax.evaluate.accuracy import as_tree, check_batch, check_logits
+from l2ljax.evaluate.rounds import as_attack, in_rounds
 from l2ljax.files import write_files
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn
@@ -174,7 +176,10 @@ def _run(
             if number < state.batch:
                 continue
             began = time.perf_counter()
-            attack, keys = todo[index].attack, _keys_of(key, index, rows)
+            attack: Any = todo[index].attack
+            keys = _keys_of(key, index, rows)
+            if isinstance(attack.func, Stopping):
+                attack = as_attack(in_rounds(attack.func, logits_fn, keys, x[rows], y[rows]).x_adv)
             found = _attack(attack, logits_fn, keys, x[rows], y[rows], stochastic=stochastic)
             x_adv, fooled, valid = jax.device_get(found)
             if not valid.all():
