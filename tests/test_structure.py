@@ -24,6 +24,7 @@ FLOORS = [
         "compilation",
         "monitor",
         "setup",
+        "seeds",
         "report",
         "tables",
         "figures",
@@ -34,7 +35,9 @@ FLOORS = [
         "illustrate",
         "views",
         "benchmark",
+        "throughput",
         "rivals",
+        "torch_resnets",
         "gail",
     },
 ]
