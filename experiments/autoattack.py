@@ -1,7 +1,7 @@
 """Our AutoAttack beside pyautoattack: verdicts and time. `python experiments/autoattack.py --victim=WORKDIR`.
 
-The same weights and images, of a run with a resnet20: its first test images, then training images. Ours compiles in the
-first round; that time is kept apart. For the times run it alone on the machine.
+The same weights and images, of a run with a residual network: its first test images, then training images. Ours
+compiles in the first round; that time is kept apart. For the times run it alone on the machine.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import tyro
 
-from l2ljax import benchmark, data, devices, models, rivals, threat
+from l2ljax import benchmark, data, devices, rivals, threat
 from l2ljax.evaluate import run_standard_evaluation
 from l2ljax.monitor import told_in_one_line
 from l2ljax.results import provenance
@@ -27,7 +27,7 @@ class Flags:
     """What to attack."""
 
     victim: str
-    """The workdir of a run with a resnet20."""
+    """The workdir of a run with one of the residual networks."""
     data_dir: str | None = None
     images: int = 256
     batch_size: int | None = None
@@ -59,7 +59,7 @@ def main(flags: Flags) -> None:
         ours = run_standard_evaluation(logits_fn, x, y, ball=ball, only=names, key=key, progress=print, **own_batch)
         seconds, compiling = time.perf_counter() - began, compiled() - before
         name, program = rivals.pyautoattack_standard(
-            models.create("resnet20"), logits_fn.args[0], Batch(x, y), eps=ball.eps, attacks=names,
+            saved["arch"], logits_fn.args[0], Batch(x, y), eps=ball.eps, attacks=names,
             batch_size=flags.their_batch_size, seed=seed,
         )  # fmt: skip
         began = time.perf_counter()
@@ -75,7 +75,7 @@ def main(flags: Flags) -> None:
     found = {
         **provenance(),
         "images": flags.images,
-        "about": f"{saved['dataset']}, resnet20 trained with {saved['method']}, linf eps {flags.eps}",
+        "about": f"{saved['dataset']}, {saved['arch']} trained with {saved['method']}, linf eps {flags.eps}",
         "autoattack": rounds,
     }
     flags.out.write_text(json.dumps(found, indent=2) + "\n")

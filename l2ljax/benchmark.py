@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2ljax import cost, defenses, devices, models, threat
+from l2ljax import cost, defenses, models, threat
 from l2ljax.attacks import gradient, learned
 from l2ljax.attacks.ascent import clean
 from l2ljax.defenses import saddle
@@ -33,7 +33,12 @@ STEP = 2 / 255
 
 
 def alternate(
-    programs: Mapping[str, Program], *, images: int, repeats: int = 7, patience: float = 40.0
+    programs: Mapping[str, Program],
+    *,
+    images: int,
+    repeats: int = 7,
+    patience: float = 40.0,
+    after_round: Callable[[dict[str, dict[str, Any]]], None] = lambda rows: None,
 ) -> dict[str, dict[str, Any]]:
     """Time programs in turn: A B C A B C ...
 
@@ -43,6 +48,7 @@ def alternate(
       repeats: counted calls of each; a program whose first round shows that they would take longer than `patience`
         seconds in all is called fewer times, at least once.
       patience: in seconds.
+      after_round: gets what will be returned, as far as it is known after each round.
 
     Returns:
       name -> {"first_seconds", "seconds" (of each counted call), "images_per_second" (by their median)}.
@@ -55,14 +61,34 @@ def alternate(
         for name, program in programs.items():
             if not times[name] or (len(times[name]) + 1) * times[name][0] < patience:
                 times[name].append(_timed(program))
-    return {
-        name: {
-            "first_seconds": first[name],
-            "seconds": seconds,
-            "images_per_second": images / statistics.median(seconds),
+        rows = {
+            name: {
+                "first_seconds": first[name],
+                "seconds": list(seconds),
+                "images_per_second": images / statistics.median(seconds),
+            }
+            for name, seconds in times.items()
         }
-        for name, seconds in times.items()
-    }
+        after_round(rows)
+    return rows
+
+
+def matrix_ceiling(dtype: str) -> float:
+    """The most FLOP/s of a product of two square matrices, by JAX's default precision: what a network can reach here.
+
+    Of 8192 rows, or 2048 on a CPU; the best of five runs.
+    """
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (n, n)).astype(dtype)
+    product = jax.jit(lambda a: a @ a).lower(a).compile()
+    seconds = [_timed(functools.partial(_wait_for, product, a)) for _ in range(6)]
+    return 2 * n**3 / min(seconds[1:])
+
+
+def memory_of(compiled: Any) -> dict[str, int]:
+    """The bytes of a compiled program's temporaries, arguments and results, by XLA's analysis."""
+    found = compiled.memory_analysis()
+    return {name: getattr(found, f"{name}_size_in_bytes") for name in ("temp", "argument", "output")}
 
 
 def compile_clock() -> Callable[[], float]:
@@ -80,10 +106,7 @@ def compile_clock() -> Callable[[], float]:
 def attack_programs(
     classifier: Classifier, variables: Tree, batch: Batch, steps: int, stock: bool
 ) -> dict[str, Program]:
-    """PGD with each convolution, as a scan and unrolled; the stock convolution inside a scan only where asked.
-
-    And, as the scripts have it, a scan that is spread over all local devices.
-    """
+    """PGD with each convolution, as a scan and unrolled; the stock convolution inside a scan only where asked."""
     args = (jax.tree_util.Partial(classifier.logits, variables), jax.random.key(0), *batch)
 
     def compiled(attack: Attack, convolution: str) -> Program:
@@ -94,13 +117,10 @@ def attack_programs(
     def pgd(unroll: bool) -> Attack:
         return gradient.gradient_attack(BALL, gradient.steepest_ascent(BALL, STEP), steps=steps, unroll=unroll)
 
-    programs = {
+    return {
         f"{convolution}, {'unrolled' if unroll else 'scan'}": compiled(pgd(unroll), convolution)
         for convolution, unroll in _variants(stock)
     }
-    spread = (*devices.copied(args[:2]), *devices.spread(args[2:]))
-    run = jax.jit(pgd(False)).lower(*spread).compile()
-    return {**programs, f"own, scan, {jax.local_device_count()} devices": functools.partial(_wait_for, run, *spread)}
 
 
 def training_programs(
@@ -109,8 +129,8 @@ def training_programs(
     """A joint training step with each convolution, its attack as a scan and unrolled."""
     programs = {}
     for convolution, unroll in _variants(stock):
-        programs[f"{convolution}, {'unrolled' if unroll else 'scan'}"] = _step_program(
-            classifier, batch, defense(unroll), convolution
+        programs[f"{convolution}, {'unrolled' if unroll else 'scan'}"] = step_program(
+            classifier, batch, defense(unroll), convolution=convolution
         )
     return programs
 
@@ -133,8 +153,8 @@ def grad_l2l(classifier: Classifier, width: int, unroll: bool) -> Defense:
 def method_programs(classifier: Classifier, batch: Batch, steps: int) -> dict[str, Program]:
     """The joint steps of pgd_adv and rnn_adv, equally many steps."""
     return {
-        "pgd_adv": _step_program(classifier, batch, pgd_adv(classifier, steps, False), "own"),
-        "rnn_adv": _step_program(classifier, batch, rnn_adv(classifier, BALL, steps=steps, axis_name=AXIS), "own"),
+        "pgd_adv": step_program(classifier, batch, pgd_adv(classifier, steps, False)),
+        "rnn_adv": step_program(classifier, batch, rnn_adv(classifier, BALL, steps=steps, axis_name=AXIS)),
     }
 
 
@@ -142,10 +162,18 @@ PAPERS = {
     "plain": 1.0, "pgd_adv": 12.3, "naive_l2l": 2.76, "grad_l2l": 5.80, "two_step_l2l": 7.56,
 }  # fmt: skip
 """Seconds a step over those of plain, in Learning to Defend by Learning to Attack, Table 3 (WRN-34-10, 10-step PGM)."""
+PAPER_SECONDS = {"rnn_adv": 268.50, "rnn_trades": 443.52, "l2l_da": 1972.41}
+"""Seconds an epoch in Improved Adversarial Training via Learned Optimizer, Table 2 (its net and data are not told)."""
 
 
 def training_costs(
-    arch: str, methods: Sequence[str], *, batch_size: int, repeats: int, patience: float = 60.0
+    arch: str,
+    methods: Sequence[str],
+    *,
+    batch_size: int,
+    repeats: int,
+    patience: float = 60.0,
+    devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """One joint step of each method with the defaults of its papers, timed in turn, and what bounds it.
 
@@ -155,28 +183,31 @@ def training_costs(
       batch_size: images a step.
       repeats: see `alternate`.
       patience: see `alternate`.
+      devices: which share the batch; by default one.
 
     Returns:
       The rows of `alternate`, each also with "multiplications" of the step, the attacker's included, in units of the
-      first method's (no program can take less time at the same speed of multiplication), "attacker_parameters", and
-      "paper", the ratio that it printed or None.
+      first method's (no program can take less time at the same speed of multiplication), "attacker_parameters",
+      "paper", the ratio that it printed, and "paper_seconds", an epoch's, or None.
     """
     classifier, _, batch = random_batch(arch, batch_size)
     chosen = {name: defenses.create(name, classifier, BALL, axis_name=AXIS) for name in methods}
     rows = alternate(
-        {name: _step_program(classifier, batch, defense, "own") for name, defense in chosen.items()},
+        {name: step_program(classifier, batch, defense, devices=devices) for name, defense in chosen.items()},
         images=batch_size, repeats=repeats, patience=patience,
     )  # fmt: skip
-    counted = {name: _multiplications(classifier, batch, defenses.create(name, classifier, BALL)) for name in methods}
+    counted = {
+        name: step_multiplications(classifier, batch, defenses.create(name, classifier, BALL)) for name in methods
+    }
     for name, (number, parameters) in counted.items():
         rows[name] |= {
             "multiplications": number / counted[methods[0]][0], "attacker_parameters": parameters,
-            "paper": PAPERS.get(name),
+            "paper": PAPERS.get(name), "paper_seconds": PAPER_SECONDS.get(name),
         }  # fmt: skip
     return rows
 
 
-def _multiplications(classifier: Classifier, batch: Batch, defense: Defense) -> tuple[float, int]:
+def step_multiplications(classifier: Classifier, batch: Batch, defense: Defense) -> tuple[float, int]:
     """(of convolutions and matrix products in the gradient of the objective, parameters of the attacker)."""
 
     def gradient(state: TrainState, batch: Batch) -> Tree:
@@ -191,19 +222,29 @@ def _multiplications(classifier: Classifier, batch: Batch, defense: Defense) -> 
     return cost.multiplications(cost.mark(gradient), state, batch), parameters
 
 
-def random_batch(arch: str, size: int) -> tuple[Classifier, Tree, Batch]:
+def random_batch(arch: str, size: int, *, dtype: str = "float32") -> tuple[Classifier, Tree, Batch]:
     """A classifier with its initial variables, and uniform images of the shape that it takes."""
-    classifier = models.create(arch)
-    shape = {"digits_cnn": (8, 8, 1), "small_cnn": (28, 28, 1), "lenet5": (28, 28, 1)}.get(arch, (32, 32, 3))
+    classifier = models.create(arch, dtype=jnp.dtype(dtype))
+    grey, large = (28, 28, 1), (224, 224, 3)
+    shapes = {"digits_cnn": (8, 8, 1), "small_cnn": grey, "lenet5": grey, "resnet18_imagenet": large}
+    shape = shapes.get(arch, (32, 32, 3))
     x = jax.random.uniform(jax.random.key(0), (size, *shape))
     batch = Batch(x, jnp.arange(size) % 10)
     return classifier, classifier.init(jax.random.key(1), x), batch
 
 
-def _step_program(classifier: Classifier, batch: Batch, defense: Defense, convolution: str) -> Program:
+def step_program(
+    classifier: Classifier,
+    batch: Batch,
+    defense: Defense,
+    *,
+    convolution: str = "own",
+    devices: Sequence[jax.Device] | None = None,
+) -> Program:
+    """A joint training step on some devices, by default one."""
     optimizers = Players(optax.sgd(0.01, momentum=0.9), optax.adam(1e-3))
     state = init_state(jax.random.key(0), classifier, defense, optimizers, batch.x)
-    step = make_step(defense, optimizers, devices=jax.local_devices()[:1])
+    step = make_step(defense, optimizers, devices=devices or jax.local_devices()[:1])
 
     def program() -> None:
         nonlocal state

@@ -55,8 +55,13 @@ class Config:
     schedule: str = "joint"
     """joint (both players move on one perturbation), alternating, classifier or attacker (it alone moves)."""
     seed: int = 0
+    seeds: int = 1
+    """How many runs, with the seeds SEED, SEED + 1, ..., one after the other; the report has their mean, standard
+    deviation and lowest. The same command goes on where it was killed."""
     dtype: str = "float32"
     """What the classifier computes in: float32 or bfloat16."""
+    remat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Compute a residual network's activations again in the backward pass: less memory on accelerators, more time."""
     data_dir: str | None = None
     """A folder or archive with the data; without it, a prepared tensorflow-datasets set or a download."""
     train_size: int | None = None

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from l2ljax.types import L2LError, Tree
+from l2ljax.types import Array, L2LError, Tree
 
 MOST = 8
 """How many devices `one_per_core` makes at most: the parts of a batch must not become too small."""
@@ -50,24 +50,42 @@ def round_up(size: int) -> int:
     return -(-size // jax.local_device_count()) * jax.local_device_count()
 
 
-def spread(batch: Tree) -> Tree:
-    """The arrays [B, ...] in equal parts on all local devices.
+def spread(batch: Tree, count: int | None = None) -> Tree:
+    """The arrays [B, ...] in equal parts on all local devices, or the first `count` of them.
 
     What is jitted then runs on all of them, and its result is spread likewise: the same numbers, but for rounding.
 
     Raises:
-      L2LError: B is no multiple of the number of devices, see `round_up`.
+      L2LError: B is no multiple of the number of devices, see `round_up`, or there are fewer than `count`.
     """
-    size, n = len(jax.tree.leaves(batch)[0]), jax.local_device_count()
-    if size % n:
-        raise L2LError(f"a batch of {size} does not split over {n} devices: give a multiple of {n}")
-    return jax.device_put(batch, _on_all(PartitionSpec("examples")))
+    local = first(count)
+    size = len(jax.tree.leaves(batch)[0])
+    if size % len(local):
+        raise L2LError(f"a batch of {size} does not split over {len(local)} devices: give a multiple of {len(local)}")
+    return jax.device_put(batch, _on(local, PartitionSpec("examples")))
 
 
-def copied(tree: Tree) -> Tree:
-    """The arrays, like a network's weights, whole on each local device."""
-    return jax.device_put(tree, _on_all(PartitionSpec()))
+def copied(tree: Tree, count: int | None = None) -> Tree:
+    """The arrays, like a network's weights, whole on each local device, or on the first `count` of them."""
+    return jax.device_put(tree, _on(first(count), PartitionSpec()))
 
 
-def _on_all(parts: PartitionSpec) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(jax.local_devices()), ("examples",)), parts)
+def first(count: int | None) -> list[jax.Device]:
+    """So many local devices; all without a number.
+
+    Raises:
+      L2LError: there are fewer.
+    """
+    local = jax.local_devices()
+    if count is not None and count > len(local):
+        raise L2LError(f"--devices={count}: this machine has {len(local)}")
+    return local[:count]
+
+
+def placed(array: Array) -> jax.ShapeDtypeStruct:
+    """The array's shape, type and place, to compile for."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
+
+def _on(local: list[jax.Device], parts: PartitionSpec) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(local), ("examples",)), parts)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import tyro
 from tqdm import tqdm
 
-from l2ljax import attacks, checkpoint, cost, data, hosts, monitor, recipes, report
-from l2ljax.config import Config, Run, methods, resolve
+from l2ljax import attacks, checkpoint, cost, data, hosts, monitor, recipes, report, seeds
+from l2ljax.config import Config, Run, methods
 from l2ljax.evaluate import evaluate
 from l2ljax.results import Best, draw, summarize
 from l2ljax.setup import EVAL_BATCH, Setup, named_attacks, prepare
@@ -40,10 +40,21 @@ def main(dataset: str) -> None:
             heartbeat_timeout=config.heartbeat_timeout,
         ),
     ):
-        specs = [resolve(dataset, method, config) for method in methods(config.method)]
-        results = [run(spec) for spec in specs]
+        specs = {method: seeds.plan(dataset, method, config) for method in methods(config.method)}
+        if config.seeds > 1:
+            rows = {method: [run_once(spec) for spec in of] for method, of in specs.items()}
+            folder, told = hosts.on_first(seeds.write, dataset, config, rows)
+            print(f"\n{told}\nreport over seeds: {folder}")
+            return
+        results = [run(spec) for of in specs.values() for spec in of]
         if len(results) > 1:
             print("\n" + report.table(results))
+
+
+def run_once(spec: Run) -> dict[str, Any]:
+    """What `run` returns, or returned when it was run before."""
+    found: dict[str, Any] | None = hosts.on_first(lambda: seeds.finished(spec))
+    return run(spec) if found is None else found
 
 
 def run(spec: Run) -> dict[str, Any]:

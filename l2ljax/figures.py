@@ -280,6 +280,31 @@ def paths_in_the_plane(path: Path, paths: Mapping[str, ArrayLike]) -> None:
     _save(path, figure)
 
 
+def bars(path: Path, groups: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str) -> None:
+    """Draw a horizontal bar with its range per value, a panel per group, as PNG.
+
+    Args:
+      path: the file to write.
+      groups: title -> name -> (value, lowest, highest).
+      label: of the values.
+    """
+    from matplotlib.figure import Figure
+
+    heights = [len(group) + 1.5 for group in groups.values()]
+    figure = Figure(figsize=(9, 0.35 * sum(heights) + 0.5), layout="constrained")
+    column = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, group) in zip(column, groups.items(), strict=True):
+        middle, low, high = np.array(list(group.values())).T
+        colors = [BLUE if i == 0 else LIGHT_BLUE for i in range(len(group))]
+        axes.barh(list(group), middle, color=colors, xerr=(middle - low, high - middle), ecolor=GRAY)
+        axes.bar_label(axes.containers[-1], fmt="%.4g", label_type="center", fontsize=9)
+        axes.invert_yaxis()
+        axes.set_title(title, fontsize=10, loc="left")
+        _tidy(axes)
+    column[-1].set_xlabel(label)
+    _save(path, figure)
+
+
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and finite values of `key`. Of a step logged twice, by a resumed run, the later row counts."""
     values = {row["step"]: row[key] for row in rows if row.get(key) is not None and math.isfinite(row[key])}

@@ -7,10 +7,8 @@ python experiments/evaluate.py --victim=my.module:make_logits_fn --dataset=cifar
 import dataclasses
 import functools
 import hashlib
-import importlib
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from l2ljax.evaluate.standard import default_batch_size
 from l2ljax.files import write_files
 from l2ljax.monitor import script
 from l2ljax.results import provenance
-from l2ljax.setup import load_attacker, load_classifier
+from l2ljax.setup import load_attacker, load_classifier, load_function
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys
 from l2ljax.workdir import read_json
 
@@ -189,18 +187,10 @@ def _attack(name: str, ball: threat.Ball, own: str) -> Attack:
 def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
     """(its logits function, what is known of it, where to write)."""
     if ":" in flags.victim and not Path(flags.victim).exists():
-        module, _, function = flags.victim.partition(":")
         if flags.dataset is None or flags.eps is None:
             raise L2LError("--victim=module:function needs --dataset and --eps")
-        sys.path.insert(0, "")  # a module of the working directory
-        try:
-            logits_fn = getattr(importlib.import_module(module), function)()
-        except (ImportError, AttributeError) as error:
-            raise L2LError(
-                f"--victim={flags.victim}: {error}: name an importable module and a function in it"
-            ) from error
         about = {"dataset": flags.dataset, "arch": flags.victim, "eps": flags.eps, "norm": flags.norm}
-        return logits_fn, about, flags.out or Path("evaluation")
+        return load_function(flags.victim), about, flags.out or Path("evaluation")
     saved = read_json(Path(flags.victim).expanduser() / "config.json")
     about = {
         **saved,

@@ -1,7 +1,11 @@
-"""Other libraries' attacks on the same network with the same weights, for benchmarks (extra `bench`)."""
+"""Other libraries' attacks on the same network with the same weights, for benchmarks (extra `bench`).
+
+    programs = rivals.programs("torchattacks,torch_compile", task)     # name with versions -> program
+
+All run in torch: on its GPU where it has one, else on the CPU. Every program returns once its work is done.
+"""
 
 import functools
-import importlib
 import importlib.metadata
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,174 +13,157 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from l2ljax.types import Array, Batch, Classifier, L2LError, Tree
+from l2ljax import models
+from l2ljax.torch_resnets import build, package
+from l2ljax.types import Array, Batch, L2LError, Tree
 
 
-def torch_resnet20(variables: Tree) -> Any:
-    """resnet20 as a torch module in evaluation mode (NCHW), with our variables."""
-    torch = _package("torch")
-    nn: Any = torch.nn
-    functional = nn.functional
+class Task(NamedTuple):
+    """What every rival runs: an attack in linf on one batch."""
 
-    class Block(nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self, channels: int, width: int, stride: int) -> None:
-            super().__init__()
-            self.conv0 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-            self.bn0 = nn.BatchNorm2d(width)
-            self.conv1 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(width)
-            self.stride, self.new = stride, width - channels
-
-        def forward(self, x: Any) -> Any:
-            y = self.bn1(self.conv1(functional.relu(self.bn0(self.conv0(x)))))
-            if self.new:
-                x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.new // 2, self.new // 2))
-            return functional.relu(y + x)
-
-    class ResNet20(nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-            self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
-            self.conv0, self.bn0 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-            widths = [16] * 3 + [32] * 3 + [64] * 3
-            self.blocks = nn.Sequential(
-                *[Block(i, o, 1 if i == o else 2) for i, o in zip([16, *widths[:-1]], widths, strict=True)]
-            )
-            self.dense = nn.Linear(64, 10)
-
-        def forward(self, x: Any) -> Any:
-            x = functional.relu(self.bn0(self.conv0((x - self.mean) / self.std)))
-            return self.dense(self.blocks(x).mean((2, 3)))
-
-    params, stats = jax.device_get((variables["params"], variables["batch_stats"]))
-
-    def tensor(a: np.ndarray) -> Any:
-        return torch.from_numpy(np.array(a, order="C"))
-
-    def copy(module: Any, params: Tree, stats: Tree) -> None:
-        for i in (0, 1):
-            if hasattr(module, f"conv{i}"):
-                getattr(module, f"conv{i}").weight.data = tensor(params[f"Conv_{i}"]["kernel"].transpose(3, 2, 0, 1))
-                norm, name = getattr(module, f"bn{i}"), f"BatchNorm_{i}"
-                norm.weight.data, norm.bias.data = tensor(params[name]["scale"]), tensor(params[name]["bias"])
-                norm.running_mean, norm.running_var = tensor(stats[name]["mean"]), tensor(stats[name]["var"])
-
-    net = ResNet20().eval()
-    copy(net, params, stats)
-    for i, block in enumerate(net.blocks):
-        copy(block, params[f"BasicBlock_{i}"], stats[f"BasicBlock_{i}"])
-    net.dense.weight.data = tensor(params["Dense_0"]["kernel"].T)
-    net.dense.bias.data = tensor(params["Dense_0"]["bias"])
-    return net
-
-
-class PGD(NamedTuple):
-    """What every rival runs: PGD in linf from a uniform start, last iterate."""
-
+    arch: str
+    """A residual network of `models`."""
+    variables: Tree
+    batch: Batch
+    family: str
+    """pgd, from a uniform start to the last iterate, or apgd on the cross-entropy."""
     eps: float
-    step_size: float
     steps: int
+    step_size: float | None
+    """Of pgd."""
+    dtype: str = "float32"
+    """bfloat16 is torch's autocast."""
 
 
-Rival = Callable[[Classifier, Tree, Batch, PGD], dict[str, Callable[[], Any]]]
-"""(classifier, variables, batch, settings) -> name with versions -> program."""
+Programs = dict[str, Callable[[], Any]]
+"""Name with versions -> program."""
 
 
-def torchattacks_pgd(classifier: Classifier, variables: Tree, batch: Batch, pgd: PGD) -> dict[str, Callable[[], Any]]:
-    """torchattacks on the torch network."""
-    torchattacks = _package("torchattacks")
-    net, x, y = same_network(classifier, variables, batch)
-    attack = torchattacks.PGD(net, eps=pgd.eps, alpha=pgd.step_size, steps=pgd.steps)
+class Unavailable(L2LError):
+    """This machine lacks what a rival needs beside its packages."""
+
+
+def torchattacks_attack(task: Task) -> Programs:
+    """torchattacks."""
+    torchattacks, (net, x, y) = package("torchattacks"), same_network(task)
+    if task.family == "pgd":
+        attack = torchattacks.PGD(net, eps=task.eps, alpha=task.step_size, steps=task.steps)
+    else:
+        attack = torchattacks.APGD(net, eps=task.eps, steps=task.steps)
     return {_named("torchattacks", "torch"): lambda: attack(x, y)}
 
 
-def torch_loop_pgd(classifier: Classifier, variables: Tree, batch: Batch, pgd: PGD) -> dict[str, Callable[[], Any]]:
-    """What a torch user writes by hand, in channels_last with frozen weights: the best that torch does on this CPU."""
-    torch = _package("torch")
-    net, x, y = same_network(classifier, variables, batch)
-    net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+def torch_loop(task: Task) -> Programs:
+    """What a torch user writes by hand, in channels_last with frozen weights."""
+    return {f"a loop, {_named('torch')}, channels_last": _loop(task, lambda net: net)}
+
+
+def torch_compiled_loop(task: Task) -> Programs:
+    """The same with the network through `torch.compile`; `Unavailable` where torch finds no compiler for it."""
+    compiled = _loop(task, package("torch").compile)
+    try:
+        compiled()
+    except Exception as error:
+        raise Unavailable(f"torch.compile fails here: {str(error).splitlines()[0]}") from error
+    return {f"a loop, {_named('torch')}, channels_last, compiled": compiled}
+
+
+def _loop(task: Task, transform: Callable[[Any], Any]) -> Callable[[], Any]:
+    torch = package("torch")
+    net, x, y = same_network(task)
+    net, x = transform(net.to(memory_format=torch.channels_last)), x.contiguous(memory_format=torch.channels_last)
 
     def program() -> Any:
-        moved = (x + torch.empty_like(x).uniform_(-pgd.eps, pgd.eps)).clamp(0, 1)
-        for _ in range(pgd.steps):
+        moved = (x + torch.empty_like(x).uniform_(-task.eps, task.eps)).clamp(0, 1)
+        for _ in range(task.steps):
             moved.requires_grad_()
             loss = torch.nn.functional.cross_entropy(net(moved), y, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, moved)
-            moved = moved.detach() + pgd.step_size * gradient.sign()
-            moved = torch.minimum(torch.maximum(moved, x - pgd.eps), x + pgd.eps).clamp(0, 1)
+            moved = moved.detach() + task.step_size * gradient.sign()
+            moved = torch.minimum(torch.maximum(moved, x - task.eps), x + task.eps).clamp(0, 1)
         return moved
 
-    return {f"a loop, {_named('torch')}, channels_last": program}
+    return program
 
 
-def foolbox_pgd(classifier: Classifier, variables: Tree, batch: Batch, pgd: PGD) -> dict[str, Callable[[], Any]]:
+def foolbox_attack(task: Task) -> Programs:
     """foolbox on the torch network, and on ours with the network jitted (the attack itself does not jit)."""
-    foolbox, eagerpy = _package("foolbox"), _package("eagerpy")
-    net, x, y = same_network(classifier, variables, batch)
-    attack = foolbox.attacks.LinfPGD(abs_stepsize=pgd.step_size, steps=pgd.steps)
-    on_torch = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
-    logits = jax.jit(functools.partial(classifier.logits, variables))
+    foolbox, eagerpy = package("foolbox"), package("eagerpy")
+    net, x, y = same_network(task)
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=task.step_size, steps=task.steps)
+    on_torch = foolbox.PyTorchModel(net, bounds=(0, 1), device=x.device)
+    logits = jax.jit(functools.partial(models.create(task.arch, dtype=task.dtype).logits, task.variables))
     on_jax = foolbox.JAXModel(logits, bounds=(0, 1), data_format="channels_last")
-    x_jax, y_jax = eagerpy.astensor(jax.numpy.asarray(batch.x)), eagerpy.astensor(jax.numpy.asarray(batch.y))
+    x_jax, y_jax = eagerpy.astensor(jax.numpy.asarray(task.batch.x)), eagerpy.astensor(jax.numpy.asarray(task.batch.y))
 
     def program_jax() -> Any:
-        return jax.block_until_ready(attack(on_jax, x_jax, y_jax, epsilons=pgd.eps)[1].raw)
+        return jax.block_until_ready(attack(on_jax, x_jax, y_jax, epsilons=task.eps)[1].raw)
 
     return {
-        _named("foolbox", "torch"): lambda: attack(on_torch, x, y, epsilons=pgd.eps),
+        _named("foolbox", "torch"): lambda: attack(on_torch, x, y, epsilons=task.eps),
         f"{_named('foolbox')}, JAX, jitted network": program_jax,
     }
 
 
-def art_pgd(classifier: Classifier, variables: Tree, batch: Batch, pgd: PGD) -> dict[str, Callable[[], Any]]:
+def art_attack(task: Task) -> Programs:
     """The Adversarial Robustness Toolbox on the torch network."""
-    torch = _package("torch")
-    _package("art")
+    torch = package("torch")
+    package("art")
     from art.attacks.evasion import ProjectedGradientDescent
     from art.estimators.classification import PyTorchClassifier
 
-    net, x, y = same_network(classifier, variables, batch)
+    net, x, y = same_network(task)
     estimator = PyTorchClassifier(
-        net, torch.nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0.0, 1.0), device_type="cpu"
-    )
+        net, torch.nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0.0, 1.0),
+        device_type="gpu" if x.is_cuda else "cpu",
+    )  # fmt: skip
     attack = ProjectedGradientDescent(
-        estimator, eps=pgd.eps, eps_step=pgd.step_size, max_iter=pgd.steps, num_random_init=1, batch_size=len(y),
+        estimator, eps=task.eps, eps_step=task.step_size, max_iter=task.steps, num_random_init=1, batch_size=len(y),
         verbose=False,
     )  # fmt: skip
     name = f"ART {importlib.metadata.version('adversarial-robustness-toolbox')}, {_named('torch')}"
-    return {name: lambda: attack.generate(x.numpy(), y.numpy())}
+    images, labels = x.cpu().numpy(), y.cpu().numpy()
+    return {name: lambda: attack.generate(images, labels)}
 
 
-RIVALS: dict[str, Rival] = {
-    "torchattacks": torchattacks_pgd,
-    "torch": torch_loop_pgd,
-    "foolbox": foolbox_pgd,
-    "art": art_pgd,
+def pyautoattack_apgd(task: Task) -> Programs:
+    """pyautoattack's APGD-CE, one start."""
+    net, x, y = same_network(task)
+    evaluation = package("pyautoattack").AutoAttack(net, eps=task.eps, seed=0, device=x.device)
+    evaluation.apgd.n_iter, evaluation.apgd.loss, evaluation.apgd.seed = task.steps, "ce", 0
+    return {_named("pyautoattack", "torch"): lambda: evaluation.apgd.perturb(x, y)}
+
+
+RIVALS: dict[str, dict[str, Callable[[Task], Programs]]] = {
+    "torchattacks": {"pgd": torchattacks_attack, "apgd": torchattacks_attack},
+    "torch": {"pgd": torch_loop},
+    "torch_compile": {"pgd": torch_compiled_loop},
+    "foolbox": {"pgd": foolbox_attack},
+    "art": {"pgd": art_attack},
+    "pyautoattack": {"apgd": pyautoattack_apgd},
 }
-"""Name -> PGD on our resnet20 in another library, after a look at its logits.
+"""Name -> family of attacks -> the attack in another library, after a look at the network's logits there.
 
 Raises:
-  L2LError: the library is not installed, or the logits differ from ours.
+  L2LError: the library is not installed, the logits differ from ours, or the network has no copy in torch.
 """
 
 
-def pgd_programs(
-    names: str, classifier: Classifier, variables: Tree, batch: Batch, pgd: PGD
-) -> dict[str, Callable[[], Any]]:
-    """The programs of the rivals of these names, separated by commas.
+def programs(names: str, task: Task) -> Programs:
+    """The programs of the rivals of these names, separated by commas, that have the task's attack.
 
     Raises:
-      L2LError: an unknown name, a library that is not installed, logits that differ from ours.
+      L2LError: an unknown name, and what `RIVALS` raise.
     """
     chosen = [name for name in names.split(",") if name]
     if unknown := set(chosen) - set(RIVALS):
         raise L2LError(f"unknown rival {', '.join(sorted(unknown))}: choose of {', '.join(RIVALS)}")
-    return {k: v for name in chosen for k, v in RIVALS[name](classifier, variables, batch, pgd).items()}
+    makers = [RIVALS[name][task.family] for name in chosen if task.family in RIVALS[name]]
+    return {name: _finished(program) for make in makers for name, program in make(task).items()}
 
 
 def pyautoattack_standard(
-    classifier: Classifier,
+    arch: str,
     variables: Tree,
     batch: Batch,
     *,
@@ -185,10 +172,10 @@ def pyautoattack_standard(
     batch_size: int,
     seed: int,
 ) -> tuple[str, Callable[[], np.ndarray]]:
-    """pyautoattack on our resnet20, linf: (name with version, program -> robust bool [B]).
+    """pyautoattack on one of our residual networks, linf: (name with version, program -> robust bool [B]).
 
     Args:
-      classifier: a resnet20.
+      arch: the network.
       variables: its weights.
       batch: what to attack.
       eps: the radius.
@@ -199,41 +186,68 @@ def pyautoattack_standard(
     Raises:
       L2LError: torch or pyautoattack are not installed, or the logits differ from ours.
     """
-    pyautoattack, torch = _package("pyautoattack"), _package("torch")
-    net, x, y = same_network(classifier, variables, batch)
+    pyautoattack, torch = package("pyautoattack"), package("torch")
+    net, x, y = same_network(Task(arch, variables, batch, "standard", eps, 0, None))
 
     def program() -> np.ndarray:
-        evaluation = pyautoattack.AutoAttack(net, norm="Linf", eps=eps, version="standard", seed=seed)
+        evaluation = pyautoattack.AutoAttack(net, norm="Linf", eps=eps, version="standard", seed=seed, device=x.device)
         evaluation.attacks_to_run = list(attacks)
         x_adv = evaluation.run_standard_evaluation(x, y, batch_size=batch_size)[0]
         with torch.no_grad():
-            return (net(x_adv).argmax(1) == y).numpy()
+            return (net(x_adv).argmax(1) == y).cpu().numpy()
 
     return _named("pyautoattack", "torch"), program
 
 
-def same_network(classifier: Classifier, variables: Tree, batch: Batch) -> tuple[Any, Any, Any]:
-    """The torch module with frozen weights and the batch as torch's tensors.
+def same_network(task: Task) -> tuple[Any, Any, Any]:
+    """The torch module with frozen weights in the task's dtype, and the batch as torch's tensors, on torch's device.
+
+    On a GPU torch may choose its fastest convolutions, and TF32 for float32, as XLA does.
 
     Raises:
-      L2LError: its logits differ from ours.
+      L2LError: its logits in float32 differ from ours.
     """
-    torch = _package("torch")
-    net = torch_resnet20(variables).requires_grad_(False)
-    x = torch.from_numpy(np.asarray(batch.x).transpose(0, 3, 1, 2).copy())
-    y = torch.from_numpy(np.asarray(batch.y).astype(np.int64))
-    ours: Array = jax.jit(classifier.logits)(variables, batch.x)
-    gap = float(np.abs(net(x).detach().numpy() - np.asarray(ours)).max())
-    if gap > 1e-3:
+    torch = package("torch")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True
+    net = build(task.arch, task.variables).requires_grad_(False).to(device)
+    x = torch.from_numpy(np.asarray(task.batch.x, np.float32).transpose(0, 3, 1, 2).copy()).to(device)
+    y = torch.from_numpy(np.asarray(task.batch.y).astype(np.int64)).to(device)
+    few = task.batch.x[:8]
+    with jax.default_matmul_precision("float32"):
+        ours: Array = jax.jit(models.create(task.arch).logits)(task.variables, few)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    theirs = net(x[: len(few)]).cpu().numpy()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    gap = float(np.abs(theirs - np.asarray(ours)).max())
+    if gap > 1e-3 * max(1.0, float(np.abs(ours).max())):
         raise L2LError(f"torch's logits differ from ours by {gap:.2g}: the weights are not converted right")
-    return net, x, y
+    if task.dtype == "float32":
+        return net, x, y
+
+    class Autocast(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Any) -> Any:
+            with torch.autocast(device, dtype=getattr(torch, task.dtype)):
+                return self.net(x).float()
+
+    return Autocast().eval(), x, y
 
 
-def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise L2LError(f"{name} is not installed: pip install '.[bench]'") from error
+def _finished(program: Callable[[], Any]) -> Callable[[], Any]:
+    """The program, which returns once the GPU is done, if torch has one."""
+    torch = package("torch")
+
+    def run() -> Any:
+        found = program()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return found
+
+    return run
 
 
 def _named(*packages: str) -> str:

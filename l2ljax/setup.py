@@ -1,5 +1,8 @@
 """What a run is made of, from its settings: data, both players, their step, and the attacks of its report."""
 
+import importlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +12,7 @@ import jax.numpy as jnp
 from l2ljax import attacks, checkpoint, data, defenses, models, recipes, threat
 from l2ljax.config import Run, learned
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
-from l2ljax.types import Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
+from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
 from l2ljax.workdir import read_json
 
 EVAL_BATCH = 250
@@ -50,7 +53,9 @@ def prepare(spec: Run) -> tuple[Setup, TrainState]:
         val_size=recipe.val_size,
         seed=config.seed,
     )
-    classifier = models.create(recipe.arch, num_classes=dataset.num_classes, dtype=jnp.dtype(config.dtype))
+    classifier = models.create(
+        recipe.arch, num_classes=dataset.num_classes, dtype=jnp.dtype(config.dtype), remat=config.remat
+    )
     defense = defenses.create(spec.method, classifier, ball, axis_name=AXIS, **spec.options)
     epoch_steps = data.steps_per_epoch(len(dataset.train.labels), recipe.batch_size)
     optimizers = recipes.optimizers(recipe, epoch_steps)
@@ -95,6 +100,20 @@ def named_attacks(setup: Setup, params: Players, stats: Players) -> dict[str, At
         elif (own := setup.defense.attack(params.attacker, stats.attacker, **chosen.how)) is not None:
             found[name] = own
     return found
+
+
+def load_function(name: str) -> Callable[..., Array]:
+    """What the function MODULE:FUNCTION, called without arguments, returns: images -> logits.
+
+    Raises:
+      L2LError: there is none.
+    """
+    module, _, function = name.partition(":")
+    sys.path.insert(0, "")  # a module of the working directory
+    try:
+        return getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise L2LError(f"{name}: {error}: name an importable module and a function in it") from error
 
 
 def load_classifier(workdir: str) -> LogitsFn:

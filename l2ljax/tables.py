@@ -44,6 +44,60 @@ def throughput(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def speed(found: Mapping[str, Any]) -> str:
+    """Markdown of experiments/throughput.py: a table per attack or training step, model, dtype and batch size.
+
+    The fifth column compares with the first row as in `throughput`. TFLOP/s counts what the attack or step needs, two
+    operations a multiplication, in the same way for all programs.
+    """
+    ceiling = ", ".join(f"{dtype} {flops / 1e12:.3g}" for dtype, flops in found["ceiling"].items())
+    told = f"{found['machine']}, {found['date']}; `{found['command']}`; linf eps {found['eps']}, {found['devices']} "
+    parts = [f"{told}device(s). Matrix products reach, in TFLOP/s: {ceiling or 'not measured'}."]
+    groups: dict[tuple, list[Mapping[str, Any]]] = {}
+    for row in found["speed"]:
+        groups.setdefault((row["what"], row["model"], row["dtype"], row["batch_size"]), []).append(row)
+    for (what, model, dtype, size), rows in groups.items():
+        first, cells = rows[0]["seconds"], []
+        for row in rows:
+            seconds, flops = statistics.median(row["seconds"]), row["flops"]
+            ratios = [s / r for s, r in zip(row["seconds"], first, strict=False)]
+            cells.append(
+                [
+                    row["program"],
+                    f"{seconds:.4g} ({min(row['seconds']):.4g}-{max(row['seconds']):.4g})",
+                    f"{len(row['seconds'])}",
+                    f"{row['images_per_second']:,.0f}",
+                    f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+                    f"{flops / seconds / 1e12:.3g}",
+                    f"{100 * flops / seconds / (found['devices'] * found['ceiling'][dtype]):.1f}",
+                    "-" if row["passes"] is None else f"{row['passes']:.1f}",
+                    f"{row['build_seconds'] + row['first_seconds']:.1f}",
+                    *(_megabytes((row["memory"] or {}).get(name)) for name in ("temp", "argument", "output")),
+                    _megabytes(row["device_peak_bytes"]),
+                ]
+            )
+        title = f"{what}, {model}, {dtype}, batch of {size}"
+        header = [
+            title,
+            "median s (range)",
+            "runs",
+            "images/s",
+            f"time / {rows[0]['program']}",
+            "TFLOP/s",
+            "% of these",
+        ]
+        header += ["passes", "compiling and first call, s", "MB temporary", "MB in", "MB out", "MB peak of the device"]
+        parts.append(grid(header, cells))
+    if found["not_run"]:
+        parts.append(f"Not run for lack of time: {'; '.join(found['not_run'])}.")
+    parts.append(", ".join(f"{name} {version}" for name, version in found["versions"].items()) + ".")
+    return "\n\n".join(parts)
+
+
+def _megabytes(nbytes: int | None) -> str:
+    return "-" if nbytes is None else f"{nbytes / 1e6:,.1f}"
+
+
 def training_costs(found: Mapping[str, Any]) -> str:
     """Markdown of experiments/throughput.py --train: a step's time, beside the papers' ratio and the least possible."""
     rows, first = found["costs"], next(iter(found["costs"].values()))["seconds"]
@@ -57,7 +111,7 @@ def training_costs(found: Mapping[str, Any]) -> str:
                 f"{len(row['seconds'])}",
                 f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
                 f"{row['multiplications']:.2f}",
-                "-" if row["paper"] is None else f"{row['paper']:.2f}",
+                *("-" if row.get(key) is None else f"{row[key]:,.2f}" for key in ("paper", "paper_seconds")),
                 f"{row['attacker_parameters']:,}",
             ]
         )
@@ -72,6 +126,7 @@ def training_costs(found: Mapping[str, Any]) -> str:
         f"time / {base}",
         f"multiplications / {base}",
         "paper",
+        "RNN-Adv's paper, s an epoch",
         "attacker's parameters",
     ]
     return f"{told}\n\n{grid(header, cells)}"
@@ -161,30 +216,47 @@ def scaling(found: Mapping[str, Any]) -> str:
     return f"{told}\n\n{grid(header, rows)}"
 
 
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Over the reports of several seeds: clean, each attack, worst case -> mean, lowest and standard deviation.
+
+    The accuracies are those of the last parameters; the deviation is that of a sample, 0 of a single run.
+    """
+    values: dict[str, list[float]] = {"clean": [run["clean_acc"] for run in runs]}
+    for run in runs:
+        for name, row in run["attacks"].items():
+            values.setdefault(name, []).append(row["robust_acc"])
+    values["worst case"] = [run["worst_case_acc"] for run in runs]
+    return {
+        name: {
+            "mean": statistics.fmean(found),
+            "lowest": min(found),
+            "deviation": statistics.stdev(found) if len(found) > 1 else 0.0,
+        }
+        for name, found in values.items()
+    }
+
+
 def over_seeds(found: Mapping[str, Any]) -> str:
-    """Markdown of several settings' runs over seeds (see experiments/ablation.py): mean and, in brackets, lowest.
+    """Markdown of runs over seeds (--seeds, experiments/ablation.py): mean ± standard deviation (lowest).
 
     The accuracies are those of the last parameters, in percent.
     """
-    names = list(dict.fromkeys(name for runs in found["rows"].values() for run in runs for name in run["attacks"]))
+    known = {title: summary(runs) for title, runs in found["rows"].items()}
+    names = [name for name in dict.fromkeys(name for row in known.values() for name in row) if name != "worst case"]
 
-    def cell(values: Sequence[float | None]) -> str:
-        known = [value for value in values if value is not None]
-        return f"{percent(sum(known) / len(known))} ({percent(min(known))})" if known else "-"
+    def cell(row: Mapping[str, float] | None) -> str:
+        if row is None:
+            return "-"
+        return f"{percent(row['mean'])} ± {percent(row['deviation'])} ({percent(row['lowest'])})"
 
     rows = [
-        [
-            title,
-            f"{len(runs)}",
-            cell([run["clean_acc"] for run in runs]),
-            *(cell([run["attacks"].get(name, {}).get("robust_acc") for run in runs]) for name in names),
-        ]
-        for title, runs in found["rows"].items()
+        [title, f"{len(found['rows'][title])}", *(cell(row.get(name)) for name in [*names, "worst case"])]
+        for title, row in known.items()
     ]
     run = next(iter(found["rows"].values()))[0]
     told = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']} epochs, "
-    told += f"{run['eval_size']} test images: mean over seeds (lowest); `{found['command']}`."
-    return f"{told}\n\n{grid(['setting', 'seeds', 'clean', *names], rows)}"
+    told += f"{run['eval_size']} test images: mean ± standard deviation over seeds (lowest); `{found['command']}`."
+    return f"{told}\n\n{grid(['setting', 'seeds', *names, 'worst case'], rows)}"
 
 
 def cycle(found: Mapping[str, Any]) -> str:
@@ -203,6 +275,7 @@ TABLES = {
     "costs": training_costs,
     "scaling": scaling,
     "distances": cycle,
+    "speed": speed,
     "results": throughput,
     "arms": gail_report.markdown,
     "gail_speed": gail_report.speed,

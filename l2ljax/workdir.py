@@ -20,6 +20,8 @@ ABOUT_REPORTING = (
     "process_id",
     "distributed",
     "heartbeat_timeout",
+    "seeds",
+    "remat",
     "checkpoint_every",
     "no_checkpoint",
     "eval_size",

@@ -1,5 +1,7 @@
 """Every classifier against the `Classifier` contract, and each network's own facts."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -218,3 +220,41 @@ def test_bad_input_is_told_plainly(built):
             call(variables, jnp.ones((32, 32, 3)))
     with pytest.raises(L2LError, match=r"vgg16 takes images \[B, 32, 32, C\]"):
         jax.eval_shape(models.create("vgg16").init, jax.random.key(0), jnp.ones((1, 28, 28, 1)))
+
+
+@pytest.mark.parametrize("block", [functools.partial(resnet.BasicBlock, zero_pad=True), resnet.PreActBlock])
+def test_rematerialized_blocks_keep_less_and_have_the_same_gradients(block, monkeypatch):
+    small = functools.partial(resnet.ResNet, widths=(4, 8), depths=(1, 1), block=block, stem=4)
+    monkeypatch.setitem(models.CLASSIFIERS, "small", small)
+    x, key = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3)), jax.random.key(1)
+    variables = models.create("small").init(key, x)
+    gradients, kept = [], []
+    for remat in (False, True):
+        clf = models.create("small", remat=remat)
+        chex.assert_trees_all_equal(clf.init(key, x), variables)
+
+        def loss(params, x, clf=clf):
+            return (clf.train({**variables, "params": params}, x, key)[0] ** 2).sum()
+
+        gradients.append(jax.jit(jax.grad(loss, argnums=(0, 1)))(variables["params"], x))
+        backward = jax.eval_shape(lambda p, x, loss=loss: jax.vjp(loss, p, x)[1], variables["params"], x)
+        kept.append(sum(leaf.size for leaf in jax.tree.leaves(backward)))
+    chex.assert_trees_all_close(*gradients, rtol=1e-4, atol=1e-5)
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_rematerialization_of_resnet20_keeps_a_fraction_of_its_activations():
+    """What the backward pass is handed, by JAX's own account; nothing runs."""
+    x, kept = jnp.zeros((8, 32, 32, 3)), []
+    for remat in (False, True):
+        clf = models.create("resnet20", remat=remat)
+        variables = jax.eval_shape(clf.init, jax.random.key(0), x)
+        backward = jax.eval_shape(lambda v, x, clf=clf: jax.vjp(clf.train, v, x, jax.random.key(0))[1], variables, x)
+        weights = sum(leaf.size for leaf in jax.tree.leaves(variables))
+        kept.append(sum(leaf.size for leaf in jax.tree.leaves(backward)) - weights)
+    assert kept[1] < kept[0] / 3, kept
+
+
+def test_networks_without_blocks_cannot_be_rematerialized():
+    with pytest.raises(L2LError, match="lenet5 has no residual blocks: leave out --remat"):
+        models.create("lenet5", remat=True)

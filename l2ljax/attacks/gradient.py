@@ -6,6 +6,7 @@
 A new first-order attack is a rule of about ten lines (an optax optimizer) and a call of `gradient_attack`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ import optax
 from l2ljax import losses
 from l2ljax.attacks.ascent import LossFn, Start, ascend, clean, keep_best, larger, stop_at_success, uniform
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, Tree, example_keys, fold_in
 
 PerExampleLoss = Callable[[Array, Array], Array]
 """(logits [B, K], y [B]) -> losses [B] to ascend."""
@@ -44,14 +45,50 @@ def gradient_attack(
       unroll: as in `lax.scan`.
     """
 
-    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+    def ascended(logits_fn: LogitsFn, y: Array) -> LossFn:
         def loss_fn(x: Array) -> tuple[Array, Array]:
             logits = logits_fn(x)
             return loss(logits, y), losses.accuracy(logits, y) == 0
 
-        return iterate(loss_fn, rule, ball, key, x, steps=steps, start=start, keep=keep, unroll=unroll)
+        return loss_fn
 
-    return attack
+    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        how: dict[str, Any] = {"steps": steps, "start": start, "keep": keep, "unroll": unroll}
+        return iterate(ascended(logits_fn, y), rule, ball, key, x, **how)
+
+    def begin(key: Key, x: Array) -> tuple[Array, Tree]:
+        return start(ball, example_keys(key, len(x)), x), rule.init(x)
+
+    def go_on(logits_fn: LogitsFn, x: Array, y: Array, reached: tuple[Array, Tree], n: int) -> Any:
+        x_t, state = reached
+        same = optax.GradientTransformationExtraArgs(lambda _: state, optax.with_extra_args_support(rule).update)
+        climb = ascend(
+            ascended(logits_fn, y), stop_at_success(same), ball, jax.random.key(0), x, steps=n,
+            start=lambda *_: x_t, unroll=unroll,
+        )  # fmt: skip
+        return (climb.x, climb.state), climb.aux[-1]
+
+    return Stopping(attack, begin, go_on, steps) if keep == "first" else attack
+
+
+@dataclasses.dataclass(frozen=True)  # no NamedTuple, to which `jax.jit` could not hold a weak reference
+class Stopping:
+    """An attack that is done with an example once that is misclassified, in pieces: a host may drop it in between.
+
+    Itself it is the `Attack`, all steps at once.
+    """
+
+    attack: Attack
+    begin: Callable[[Key, Array], tuple[Array, Tree]]
+    """(key, x [B, H, W, C]) -> (x_0, the rule's state)."""
+    go_on: Callable[..., tuple[tuple[Array, Tree], Array]]
+    """(logits_fn, x, y, (x_t, the rule's state), n) -> (the same after n steps, whether x_{t+n-1} is misclassified [B],
+    and so x_{t+n}, which is that iterate then)."""
+    steps: int
+
+    def __call__(self, logits_fn: LogitsFn, key: Key, x: Array, y: Array, /) -> Array:
+        """Attack one batch."""
+        return self.attack(logits_fn, key, x, y)
 
 
 def iterate(

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2ljax import cost, devices, losses
+from l2ljax.attacks.gradient import Stopping
 from l2ljax.data import Split, batches
+from l2ljax.evaluate.rounds import as_attack, in_rounds
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn
 
 
@@ -26,7 +28,8 @@ class AttackRow(NamedTuple):
     seconds: float
     """Of the attack on all N, compilation apart."""
     passes: float
-    """Forward and input-gradient passes through the classifier per batch, counted in the program (see `cost`)."""
+    """Forward and input-gradient passes through the classifier per batch, counted in the program (see `cost`); of an
+    attack that stops at success, the mean of those that were taken (see `rounds`)."""
     correct: np.ndarray
     """bool [N], which examples are classified correctly before and after."""
 
@@ -51,7 +54,7 @@ def evaluate(
     batch_size: int = 250,
     progress: Callable[[str], None] = lambda name: None,
 ) -> Evaluation:
-    """Attack every example of a split.
+    """Attack every example of a split; those that stop at success (`+first`) on the examples that stand (see `rounds`).
 
     Example i draws from fold_in(key, i) with i its position in the split, so the result does not depend on the batch
     size (an attack that looks across the batch, like L2L's with its batch-wide gradient maximum, excepted).
@@ -97,14 +100,20 @@ def evaluate(
 def _attack_row(
     logits_fn: LogitsFn, split: Split, attack: Attack, key: Key, batch_size: int, clean: np.ndarray
 ) -> AttackRow:
-    placed = devices.copied((as_tree(attack), logits_fn, key))
+    attack = as_tree(attack)
+    placed = devices.copied(attack)
     correct = np.zeros(len(split.labels), bool)
-    seconds = 0.0
+    seconds, passes = 0.0, []
     for batch in batches(split, batch_size):
         x, y = devices.spread((batch.x, batch.y))
-        args = (*placed, devices.copied(np.int32(batch.start)), x, y)
+        if isinstance(attack.func, Stopping):
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.start + jnp.arange(len(x)))
+            done = in_rounds(attack.func, logits_fn, keys, x, y)
+            placed, seconds = as_attack(done.x_adv), seconds + done.seconds
+            passes.append(done.passes)
+        args = (placed, logits_fn, *devices.copied((key, np.int32(batch.start))), x, y)
         leaves, treedef = jax.tree.flatten(args)
-        run = _compiled(treedef, tuple((jax.typeof(leaf), leaf.sharding) for leaf in leaves))
+        run = _compiled(treedef, tuple(map(devices.placed, leaves)))
         began = time.perf_counter()
         survived, valid = jax.block_until_ready(run(*args))
         seconds += time.perf_counter() - began
@@ -115,7 +124,8 @@ def _attack_row(
             )
         correct[batch.start : batch.start + batch.valid] = survived[: batch.valid]
     correct &= clean
-    return AttackRow(float(correct.mean()), seconds, cost.passes(attack, logits_fn, x, y), correct)
+    counted = float(np.mean(passes)) if passes else cost.passes(attack, logits_fn, x, y)
+    return AttackRow(float(correct.mean()), seconds, counted, correct)
 
 
 def losses_of_draws(
@@ -159,11 +169,10 @@ def _compiled(treedef: Any, shapes: tuple[Any, ...]) -> Callable[..., tuple[Arra
         valid = ((x_adv >= 0) & (x_adv <= 1)).all()  # NaN compares as false
         return losses.accuracy(logits_fn(x_adv), y) > 0, valid
 
-    example = (jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding) for shape, sharding in shapes)
-    return jax.jit(run).lower(*jax.tree.unflatten(treedef, example)).compile()
+    return jax.jit(run).lower(*jax.tree.unflatten(treedef, shapes)).compile()
 
 
-def as_tree(function: Callable[..., Any]) -> Callable[..., Any]:
+def as_tree(function: Callable[..., Any]) -> jax.tree_util.Partial:
     """The function as a pytree that jit takes as an argument: a Partial over arrays keeps them traced."""
     return function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
 

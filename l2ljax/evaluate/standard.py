@@ -21,7 +21,9 @@ import numpy as np
 
 from l2ljax import devices
 from l2ljax.attacks.ensemble import Stage, misclassified, stages, version_named
+from l2ljax.attacks.gradient import Stopping
 from l2ljax.evaluate.accuracy import as_tree, check_batch, check_logits
+from l2ljax.evaluate.rounds import as_attack, in_rounds
 from l2ljax.files import write_files
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn
@@ -176,8 +178,13 @@ def _run(
             if number < state.batch:
                 continue
             began = time.perf_counter()
+            attack: Any = todo[index].attack
             batch = devices.spread((_keys_of(key, index, rows), x[rows], y[rows]))
-            found = _attack(devices.copied(todo[index].attack), logits_fn, *batch, stochastic=stochastic)
+            if isinstance(attack.func, Stopping):
+                attack = as_attack(in_rounds(attack.func, logits_fn, *batch).x_adv)
+            else:
+                attack = devices.copied(attack)
+            found = _attack(attack, logits_fn, *batch, stochastic=stochastic)
             x_adv, fooled, valid = jax.device_get(found)
             if not valid.all():
                 raise L2LError(f"{todo[index].name} left [0, 1] or returned NaN: check the model's gradients for NaN")

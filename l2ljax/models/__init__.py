@@ -34,23 +34,31 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
 """Name -> linen module of (num_classes, dtype, train, axis_name): (x, keys) -> (logits, features)."""
 
 
-def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32) -> Classifier:
+def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32, remat: bool = False) -> Classifier:
     """Build a classifier.
 
     Args:
       name: one of `CLASSIFIERS`.
       num_classes: K.
       dtype: what it computes in; parameters and statistics are float32 whatever it is, logits float32 or wider.
+      remat: keep of a residual network only what goes from block to block, and compute the rest again in the backward
+        pass: the same gradients with less memory, for about a forward pass more. The variables are the same. XLA:CPU
+        does it too early to gain from it: there it only costs time.
 
     Returns:
       A `Classifier`.
 
     Raises:
-      L2LError: for an unknown name, and, when called, for images of a shape that it does not take.
+      L2LError: for an unknown name, for a network without blocks to rematerialize, and, when called, for images of a
+        shape that it does not take.
     """
     if name not in CLASSIFIERS:
         raise L2LError(f"unknown classifier {name!r}: choose one of {', '.join(CLASSIFIERS)}")
     module = CLASSIFIERS[name](num_classes=num_classes, dtype=dtype)
+    if remat:
+        if not isinstance(module, resnet.ResNet):
+            raise L2LError(f"{name} has no residual blocks: leave out --remat")
+        module = module.clone(remat=True)
     wide = jnp.promote_types(dtype, jnp.float32)
 
     def check(x: Array) -> None:

@@ -171,14 +171,15 @@ def _correlate(x: Array, kernel: Array, strides: Pair, padding: tuple[Pair, Pair
 def _fits_rows(x: Array, kernel: Array, strides: Pair) -> bool:
     """Whether `_correlate_rows` is faster than the convolution: measured for 16 to 640 channels on 2 cores.
 
-    The compiler's convolution reaches half of its speed with 64 channels and fewer, and less on images of a few pixels
-    (resnet20 on 8x8: a third of what this gives); with 16 channels these products are too narrow, too. The larger
-    intermediate has to stay in the cache. Half precision is left to the convolution, which sums all products before it
-    rounds.
+    Cut into parts for two cores, the compiler's convolution reaches half of its speed with 64 channels and fewer, and
+    less on images of a few pixels (resnet20 on 8x8: a third of what this gives); with 16 channels these products are
+    too narrow, too. The larger intermediate has to stay in the cache. A device with one core does not cut. Half
+    precision is left to the convolution, which sums all products before it rounds.
     """
     kh, kw, c, o = kernel.shape
-    few, many = min(c, o), max(c, o)
-    return strides == (1, 1) and kh * kw > 1 and few >= 32 and many <= 64 and x.size <= 3e5 and x.dtype.itemsize >= 4
+    narrow = min(c, o) >= 32 and max(c, o) <= 64
+    small = x.size <= 3e5 and x.dtype.itemsize >= 4
+    return narrow and small and strides == (1, 1) and kh * kw > 1 and not devices.own_core()
 
 
 def _correlate_rows(x: Array, kernel: Array, padding: tuple[Pair, Pair]) -> Array:

@@ -5,6 +5,7 @@ For small images `resnet20` (zero-padding shortcuts, input normalization inside)
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -82,6 +83,7 @@ class ResNet(nn.Module):
       stem_norm: BatchNorm and ReLU after the first convolution.
       final_norm: BatchNorm and ReLU before the pooling.
       mean, std: input normalization per channel, or None. It makes three equal channels of a grey image.
+      remat: compute each block again in the backward pass, and keep its input alone.
       conv_init, dense_init: initializers of the kernels; biases start at zero.
     """
 
@@ -98,6 +100,7 @@ class ResNet(nn.Module):
     dense_init: Initializer = layers.torch_uniform
     num_classes: int = 10
     dtype: Any = jnp.float32
+    remat: bool = False
     train: bool = False
     axis_name: str | None = None
     image_shape: ClassVar = (None, None, None)
@@ -120,9 +123,15 @@ class ResNet(nn.Module):
             x = nn.relu(norm()(x))
         if self.stem_quarters:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf
+        kind, options = getattr(self.block, "func", self.block), getattr(self.block, "keywords", {})
+        block = nn.remat(kind) if self.remat else kind
+        names = (
+            f"{kind.__name__}_{i}" for i in itertools.count()
+        )  # flax's own; those of a rematerialized class differ
         for group, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             for i in range(depth):
-                x = self.block(width, 2 if group > 0 and i == 0 else 1, conv, norm)(x)
+                strides = 2 if group > 0 and i == 0 else 1
+                x = block(width, strides, conv, norm, **options, name=next(names))(x)
         if self.final_norm:
             x = nn.relu(norm()(x))
         x = x.mean((1, 2))

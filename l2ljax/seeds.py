@@ -1,0 +1,65 @@
+"""A method with several seeds: a run each, and a report of mean, spread and lowest ("five runs, lowest reported").
+
+    specs = plan("digits", "rnn_adv", Config(seeds=3))      # seeds 0, 1, 2
+    results = [finished(spec) or experiment.run(spec) for spec in specs]
+
+The runs go one after the other, each to the bits that it has alone, in a workdir of its own. The other way, `jax.vmap`
+over the whole step, makes grouped convolutions, a group per seed: on a CPU three seeds so ran 4 to 7 times slower than
+in turn (input and weight gradient), and all our classifiers have convolutions.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from l2ljax import tables
+from l2ljax.config import Config, Run, resolve
+from l2ljax.files import write_files
+from l2ljax.results import provenance
+from l2ljax.types import L2LError
+from l2ljax.workdir import ABOUT_REPORTING, read_json
+
+
+def plan(dataset: str, method: str, config: Config) -> list[Run]:
+    """The runs of seeds `seed`, ..., `seed + seeds - 1`.
+
+    Of several, that of seed 3 is in WORKDIR/s3, where --workdir is given. Bad settings are an L2LError.
+    """
+    if config.seeds < 1:
+        raise L2LError(f"--seeds={config.seeds}: give 1 or more")
+    seeds = range(config.seed, config.seed + config.seeds)
+    folders = {s: f"{config.workdir}/s{s}" if config.workdir and config.seeds > 1 else config.workdir for s in seeds}
+    return [
+        resolve(dataset, method, dataclasses.replace(config, seed=seed, seeds=1, workdir=folder))
+        for seed, folder in folders.items()
+    ]
+
+
+def finished(spec: Run) -> dict[str, Any] | None:
+    """The report of a run that its workdir holds, on the same images with the same attacks; None if there is none."""
+    report, config = spec.workdir / "report.json", spec.workdir / "config.json"
+    if not report.exists() or not config.exists() or report.stat().st_mtime_ns < config.stat().st_mtime_ns:
+        return None  # a run writes its configuration at its beginning, the report at its end
+    saved, wanted = read_json(config), json.loads(json.dumps(spec.saved()))
+    free = set(ABOUT_REPORTING) - {"attacks", "eval_size"}
+    return read_json(report) if all(saved.get(k) == v for k, v in wanted.items() if k not in free) else None
+
+
+def write(dataset: str, config: Config, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Path, str]:
+    """Write report.json and report.md over the seeds of each method; returns their folder and the Markdown.
+
+    Args:
+      dataset: the data.
+      config: of all runs.
+      rows: method -> the content of each seed's report.json.
+    """
+    last = config.seed + config.seeds - 1
+    folder = Path(config.workdir or f"runs/{dataset}_{config.method}_s{config.seed}-{last}").expanduser()
+    summary = {method: tables.summary(runs) for method, runs in rows.items()}
+    found = {**provenance(), "seeds": list(range(config.seed, last + 1)), "summary": summary, "rows": rows}
+    told = tables.over_seeds(found)
+    texts = {"report.json": json.dumps(found, indent=2) + "\n", "report.md": told + "\n"}
+    write_files({folder / name: text.encode() for name, text in texts.items()})
+    return folder, told
