@@ -53,7 +53,9 @@ def round_up(size: int) -> int:
 def spread(batch: Tree, count: int | None = None) -> Tree:
     """The arrays [B, ...] in equal parts on all local devices, or the first `count` of them.
 
-    What is jitted then runs on all of them, and its result is spread likewise: the same numbers, but for rounding.
+    What is jitted then runs on all of them, and its result is spread likewise: the same numbers, but for rounding. On a
+    CPU, wait for one result (`jax.block_until_ready`) before the next call: where examples are compared across devices,
+    as in a loop that ends when all are done, two calls in flight can take each other's threads and stop for good.
 
     Raises:
       L2LError: B is no multiple of the number of devices, see `round_up`, or there are fewer than `count`.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from l2ljax import models
+from l2ljax import devices, models
 from l2ljax.torch_resnets import build, package
 from l2ljax.types import Array, Batch, L2LError, Tree
 
@@ -87,14 +87,19 @@ def _loop(task: Task, transform: Callable[[Any], Any]) -> Callable[[], Any]:
 
 
 def foolbox_attack(task: Task) -> Programs:
-    """foolbox on the torch network, and on ours with the network jitted (the attack itself does not jit)."""
+    """foolbox on the torch network, and on ours, jitted and spread over all devices; the attack itself does not jit."""
     foolbox, eagerpy = package("foolbox"), package("eagerpy")
     net, x, y = same_network(task)
     attack = foolbox.attacks.LinfPGD(abs_stepsize=task.step_size, steps=task.steps)
     on_torch = foolbox.PyTorchModel(net, bounds=(0, 1), device=x.device)
-    logits = jax.jit(functools.partial(models.create(task.arch, dtype=task.dtype).logits, task.variables))
+    classifier, variables = models.create(task.arch, dtype=task.dtype), devices.copied(task.variables)
+    network = jax.jit(functools.partial(classifier.logits, variables))
+
+    def logits(x: Array) -> Array:
+        return jax.device_put(network(devices.spread(x)), jax.local_devices()[0])
+
     on_jax = foolbox.JAXModel(logits, bounds=(0, 1), data_format="channels_last")
-    x_jax, y_jax = eagerpy.astensor(jax.numpy.asarray(task.batch.x)), eagerpy.astensor(jax.numpy.asarray(task.batch.y))
+    x_jax, y_jax = (eagerpy.astensor(jax.device_put(a, jax.local_devices()[0])) for a in task.batch)
 
     def program_jax() -> Any:
         return jax.block_until_ready(attack(on_jax, x_jax, y_jax, epsilons=task.eps)[1].raw)

@@ -159,7 +159,7 @@ def _run(
     batch_size = devices.round_up(min(batch_size or default_batch_size(x.shape[1:]), len(y)))
     logits_fn = devices.copied(logits_fn)
     logits = np.concatenate([
-        _predict(logits_fn, *devices.spread((_keys_of(key, 0, rows), x[rows])), stochastic=stochastic)
+        np.asarray(_predict(logits_fn, *devices.spread((_keys_of(key, 0, rows), x[rows])), stochastic=stochastic))
         for rows in _batches(np.ones(len(y), bool), batch_size)
     ])[: len(y)]  # fmt: skip
     check_logits(logits, y)
