@@ -107,7 +107,7 @@ def training_costs(found: Mapping[str, Any]) -> str:
         cells.append(
             [
                 name,
-                f"{statistics.median(row['seconds']):.2f}",
+                f"{statistics.median(row['seconds']):.3g}",
                 f"{len(row['seconds'])}",
                 f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
                 f"{row['multiplications']:.2f}",

@@ -177,6 +177,8 @@ def fit(
     """Train until `state.step == steps`; a loop on the host that keeps the device busy.
 
     Metrics stay on the device until `flush_seconds` have passed or something is to be saved; then they are looked at.
+    A call is one step: ten of them in one compiled scan took 0.94 of the time in plain training of digits_cnn (batches
+    of 100, two CPU cores) and as long in PGD training.
 
     Args:
       state: where to go on from; donated.
