@@ -223,9 +223,13 @@ def equal_steps(row: str, name: str, victim: Job, pgd: str, *flags: str, epochs:
 
 _RNN_OPEN = ("--table=rnn", "--epochs=30", "--val-size=0", "--attacks=pgd100,own")
 _GAIL = ("--updater=adam,ascent,l2l_coordinate", "--iterations=1000", "--seeds=5", "--controls=none")
-_COSTS = (
-    "--train=plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l,rnn_adv,l2l_da", "--batch-size=8", "--repeats=3",
-    f"--out={RESULTS}/training_costs.json",
+_L2L_COSTS = (
+    "--model=wrn_34_10", "--batch-sizes=8", "--train=plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l,rnn_adv",
+    "--repeats=5", f"--out={RESULTS}/costs_wrn_34_10.json",
+)  # fmt: skip
+_RNN_COSTS = (
+    "--model=resnet20", "--batch-sizes=32", "--train=plain,pgd_adv,rnn_adv,rnn_trades,l2l_da", "--repeats=3",
+    f"--out={RESULTS}/costs_resnet20.json",
 )  # fmt: skip
 _STRONG = (lenet("PGD10"), lenet("L2L-DA"), lenet("L2L*"))
 _STRENGTH = (
@@ -282,9 +286,10 @@ PARTS: tuple[Part, ...] = (
       for column, name in {"AdvGAN": "advgan", "GAP": "gap", "L2L-DA": "l2l_da"}.items()),
     *(da_black(row, letter, surrogate) for letter, surrogate in {"A": "Plain", "B": "FGSM", "C": "PGD10"}.items()
       for row in ("Plain", "PGD10", "L2L-DA", "L2L*", "PGD100", "C&W100")),
-    *(kept("l2l:table3", row, "training_costs", "throughput", *_COSTS)
+    *(kept("l2l:table3", row, "costs_wrn_34_10", "throughput", *_L2L_COSTS)
       for row in ("Plain", "PGM Net", "Naive L2L", "Grad L2L", "2-Step L2L")),
-    *(kept("rnn_adv:table2", row, "training_costs", "throughput", *_COSTS) for row in ("RNN-Adv", "L2LDA")),
+    *(kept("rnn_adv:table2", row, "costs_resnet20", "throughput", *_RNN_COSTS)
+      for row in ("RNN-Adv", "RNN-TRADES", "L2LDA")),
     *(kept("l2l_da:figure2", row, "strength", "strength", *_STRENGTH, before=_STRONG)
       for row in ("PGD classifier", "L2L-DA classifier")),
     *(rnn_table3(row, 0, "l2lda") for row in RNN_ROWS),
