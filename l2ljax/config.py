@@ -74,7 +74,7 @@ class Config:
     """Of the report, separated by commas; trained:WORKDIR is the attacker that was trained there, with
     N steps as trainedN:WORKDIR."""
     devices: int | None = None
-    """How many local devices to use, of which a CPU has one per core; by default the most that divide the batch."""
+    """How many local devices to use; by default the most that divide the batch."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where many processes (hosts) train one model: start the same command in each."""
     num_processes: int | None = None

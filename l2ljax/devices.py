@@ -1,14 +1,19 @@
-"""Local devices: one for each core of a CPU, and batches spread over them.
+"""Local devices: one for each core of a CPU, and attacks on all of them.
 
-    devices.one_per_core()                  # before JAX's first computation; the scripts do it
-    f, (x, y) = devices.copied(f), devices.spread((x, y))
-    x_adv = jax.jit(attack)(f, key, x, y)   # each device attacks its part of the batch
+    devices.one_per_core()                                                # before JAX's first computation
+    x_adv = jax.jit(devices.on_each(attack))(logits_fn, keys, x, y)       # keys [B]: each device its part of the batch
 
 XLA:CPU cuts every convolution into parts for its threads. Where each core is a device with its own part of the batch
 there is nothing to cut, and nobody waits: attacks on resnet20 take two thirds of the time on 2 cores.
+
+Nothing here communicates between devices. On a CPU what does can stop for good: reductions that wait for another device
+take the threads that this one needs (seen with pmapped training steps on as many devices as cores). So the scripts that
+train do not call `one_per_core`; those that judge and measure attacks do.
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from l2ljax.types import Array, L2LError, Tree
 
+AXIS = "examples"
 MOST = 8
 """How many devices `one_per_core` makes at most: the parts of a batch must not become too small."""
 
@@ -53,10 +59,6 @@ def round_up(size: int) -> int:
 def spread(batch: Tree, count: int | None = None) -> Tree:
     """The arrays [B, ...] in equal parts on all local devices, or the first `count` of them.
 
-    What is jitted then runs on all of them, and its result is spread likewise: the same numbers, but for rounding. On a
-    CPU, wait for one result (`jax.block_until_ready`) before the next call: where examples are compared across devices,
-    as in a loop that ends when all are done, two calls in flight can take each other's threads and stop for good.
-
     Raises:
       L2LError: B is no multiple of the number of devices, see `round_up`, or there are fewer than `count`.
     """
@@ -64,12 +66,34 @@ def spread(batch: Tree, count: int | None = None) -> Tree:
     size = len(jax.tree.leaves(batch)[0])
     if size % len(local):
         raise L2LError(f"a batch of {size} does not split over {len(local)} devices: give a multiple of {len(local)}")
-    return jax.device_put(batch, _on(local, PartitionSpec("examples")))
+    return jax.device_put(batch, _on(local, PartitionSpec(AXIS)))
 
 
 def copied(tree: Tree, count: int | None = None) -> Tree:
     """The arrays, like a network's weights, whole on each local device, or on the first `count` of them."""
     return jax.device_put(tree, _on(first(count), PartitionSpec()))
+
+
+def on_each(function: Callable[..., Any], *, whole: int = 1, count: int | None = None) -> Callable[..., Any]:
+    """The function on each device with its part of the batch, and the results joined: for what examples do alone.
+
+    An attack that looks across the batch, like L2L's with its batch-wide gradient maximum, sees its device's part.
+
+    Args:
+      function: (*copied, *spread) -> tree of arrays [B, ...], like an `Attack` with a key per example.
+      whole: how many of its first arguments are copied to each device, like the logits function.
+      count: on the first so many local devices; on all by default.
+
+    Returns:
+      A function of the same arguments; jits.
+    """
+    mesh, split = Mesh(np.array(first(count)), (AXIS,)), PartitionSpec(AXIS)
+
+    def spread_out(*args: Any) -> Any:
+        parts = (*[PartitionSpec()] * whole, *[split] * (len(args) - whole))
+        return jax.shard_map(function, mesh=mesh, in_specs=parts, out_specs=split, check_vma=False)(*args)
+
+    return spread_out
 
 
 def first(count: int | None) -> list[jax.Device]:
@@ -90,4 +114,4 @@ def placed(array: Array) -> jax.ShapeDtypeStruct:
 
 
 def _on(local: list[jax.Device], parts: PartitionSpec) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(local), ("examples",)), parts)
+    return NamedSharding(Mesh(np.array(local), (AXIS,)), parts)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import tyro
 
-from l2ljax import attacks, data, illustrate, report, threat
+from l2ljax import attacks, data, devices, illustrate, report, threat
 from l2ljax.attacks.ensemble import VERSIONS
 from l2ljax.attacks.names import parameters
 from l2ljax.config import learned
@@ -76,6 +76,7 @@ def main() -> None:
     """The command line of experiments/evaluate.py."""
     flags = tyro.cli(Flags, description=__doc__)
     with script():
+        devices.one_per_core()
         run(flags)
 
 

@@ -196,7 +196,7 @@ def _attack(cell: Cell, flags: Flags) -> tuple[list[Callable[[], Built]], dict[s
     def ours() -> Built:
         batch = devices.spread((example_keys(key, len(x)), x, y), flags.devices)
         args = (devices.copied(logits_fn, flags.devices), *batch)
-        compiled = jax.jit(attack).lower(*args).compile()
+        compiled = jax.jit(devices.on_each(attack, count=flags.devices)).lower(*args).compile()
         return {"l2ljax": (lambda: jax.block_until_ready(compiled(*args)), benchmark.memory_of(compiled))}
 
     builders: list[Callable[[], Built]] = [ours]

@@ -27,8 +27,8 @@ JUDGE = """
     logits_fn = jax.tree_util.Partial(lambda w, x: x.reshape(len(x), -1) @ w, w)
     ball, key = threat.linf(0.02), jax.random.key(3)
     x = images / np.float32(255)
-    own = jax.jit(attacks.create("pgd5", ball))
-    shards = len(own(devices.copied(logits_fn), key, *devices.spread((x[:12], y[:12]))).sharding.device_set)
+    own = jax.jit(devices.on_each(attacks.create("pgd5", ball)))
+    shards = len(own(logits_fn, jax.random.split(key, 12), x[:12], y[:12]).sharding.device_set)
     short = dict(ball=ball, key=key, only=("apgd-ce", "fab-t"), batch_size=5)
     found = [
         evaluate(logits_fn, data.Split(images, y), dict(pgd5=attacks.create("pgd5", ball)), key=key, batch_size=5),
@@ -107,3 +107,17 @@ def test_a_device_with_one_core_convolves_the_same(monkeypatch, width):
     assert programs[0] != programs[1]
     for blocks, plain in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(blocks, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_devices_attack_without_waiting_for_each_other():
+    code = """
+        import jax, numpy as np
+        from l2ljax import attacks, devices, threat
+        w = np.ones((64, 4), "f")
+        logits_fn = jax.tree_util.Partial(lambda w, x: x.reshape(len(x), -1) @ w, w)
+        attack, x, y = attacks.create("square5", threat.linf(0.1)), np.ones((4, 8, 8, 1), "f"), np.zeros(4, int)
+        for found in (devices.on_each(attack), attack):
+            args = (devices.copied(logits_fn), *devices.spread((jax.random.split(jax.random.key(0), 4), x, y)))
+            print("all-reduce" in jax.jit(found).lower(*args).compile().as_text())
+    """
+    assert run(code, JAX_NUM_CPU_DEVICES="2").split() == ["False", "True"]  # its loop ends when all examples are done

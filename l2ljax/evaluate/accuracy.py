@@ -16,7 +16,7 @@ import numpy as np
 from l2ljax import cost, devices, losses
 from l2ljax.attacks.gradient import Stopping
 from l2ljax.data import Split, batches
-from l2ljax.evaluate.rounds import as_attack, in_rounds
+from l2ljax.evaluate.rounds import UNCHANGED, in_rounds
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn
 
 
@@ -106,18 +106,18 @@ def _attack_row(
     seconds, passes = 0.0, []
     for batch in batches(split, batch_size):
         x, y = devices.spread((batch.x, batch.y))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.start + jnp.arange(len(x)))
         if isinstance(attack.func, Stopping):
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.start + jnp.arange(len(x)))
-            done = in_rounds(attack.func, logits_fn, keys, x, y)
-            placed, seconds = as_attack(done.x_adv), seconds + done.seconds
+            done = in_rounds(attack.func, logits_fn, keys, batch.x, batch.y)
+            placed, x, seconds = UNCHANGED, devices.spread(done.x_adv), seconds + done.seconds
             passes.append(done.passes)
-        args = (placed, logits_fn, *devices.copied((key, np.int32(batch.start))), x, y)
+        args = (placed, logits_fn, devices.spread(keys), x, y)
         leaves, treedef = jax.tree.flatten(args)
         run = _compiled(treedef, tuple(map(devices.placed, leaves)))
         began = time.perf_counter()
         survived, valid = jax.block_until_ready(run(*args))
         seconds += time.perf_counter() - began
-        if not valid:
+        if not valid.all():
             raise L2LError(
                 f"the attack left [0, 1] or returned NaN in the batch from example {batch.start} on: "
                 "check the model's logits and the attack's projection"
@@ -156,20 +156,19 @@ def _batch_of_draws(attack: Attack, logits_fn: LogitsFn, keys: Key, start: Array
 
 @jax.jit
 def _predict(logits_fn: LogitsFn, x: Array) -> Array:
-    return logits_fn(x)
+    return devices.on_each(lambda f, x: f(x))(logits_fn, x)
 
 
 @functools.lru_cache(maxsize=32)
 def _compiled(treedef: Any, shapes: tuple[Any, ...]) -> Callable[..., tuple[Array, Array]]:
     """The program that attacks a batch, compiled ahead: so that no compilation is timed, and none is done twice."""
 
-    def run(attack: Attack, logits_fn: LogitsFn, key: Key, start: Array, x: Array, y: Array) -> tuple[Array, Array]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(len(x)))
+    def run(attack: Attack, logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> tuple[Array, Array]:
         x_adv = attack(logits_fn, keys, x, y)
-        valid = ((x_adv >= 0) & (x_adv <= 1)).all()  # NaN compares as false
+        valid = ((x_adv >= 0) & (x_adv <= 1)).all(axis=range(1, x.ndim))  # NaN compares as false
         return losses.accuracy(logits_fn(x_adv), y) > 0, valid
 
-    return jax.jit(run).lower(*jax.tree.unflatten(treedef, shapes)).compile()
+    return jax.jit(devices.on_each(run, whole=2)).lower(*jax.tree.unflatten(treedef, shapes)).compile()
 
 
 def as_tree(function: Callable[..., Any]) -> jax.tree_util.Partial:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from l2ljax import devices
 from l2ljax.attacks.gradient import Stopping
 from l2ljax.types import Array, Key, LogitsFn, Tree
 
@@ -34,7 +33,7 @@ class Done(NamedTuple):
 
 
 def in_rounds(attack: Stopping, logits_fn: LogitsFn, keys: Key, x: Array | np.ndarray, y: Array | np.ndarray) -> Done:
-    """The attack on one batch, whose fooled examples are dropped every ten steps. Runs on the host: not under jit.
+    """The attack on one batch, whose fooled examples are dropped every ten steps. Runs on the host, on one device.
 
     Those that stand are packed into a batch of a multiple of an eighth of the first one, so that few programs compile.
     Each example takes the steps that it takes in the attack at once; so the images are the same but for rounding in
@@ -42,24 +41,22 @@ def in_rounds(attack: Stopping, logits_fn: LogitsFn, keys: Key, x: Array | np.nd
 
     Args:
       attack: of `gradient_attack(keep="first")`, like "pgd100+first".
-      logits_fn: a `jax.tree_util.Partial`, whose weights do not compile anew, copied to all local devices.
+      logits_fn: a `jax.tree_util.Partial`, whose weights do not compile anew.
       keys: one per example [B].
       x: clean images [B, H, W, C].
       y: labels [B].
     """
-    n, unit = len(x), devices.round_up(max(len(x) // 8, 1))
-    keys, x, y = devices.spread((keys, x, y))
+    n, unit = len(x), max(len(x) // 8, 1)
     reached = jax.jit(attack.begin)(keys, x)
     standing, passes, seconds = np.arange(n), 0.0, 0.0
     for done in range(0, attack.steps, ROUND):
         steps = min(ROUND, attack.steps - done)
         rows = np.resize(standing, min(-(-len(standing) // unit) * unit, n))
-        args = (logits_fn, x, y, reached, devices.spread(rows))
+        args = jax.device_put((logits_fn, x, y, reached, rows), jax.local_devices()[0])
         leaves, treedef = jax.tree.flatten(args)
-        run = _compiled(attack.go_on, steps, treedef, tuple(map(devices.placed, leaves)))
+        run = _compiled(attack.go_on, steps, treedef, tuple(map(jax.typeof, leaves)))
         began = time.perf_counter()
-        after, fooled = jax.block_until_ready(run(*args))
-        reached = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), after, reached)
+        reached, fooled = jax.block_until_ready(run(*args))
         seconds += time.perf_counter() - began
         passes += steps * len(rows) / n
         standing = standing[~np.asarray(fooled)[: len(standing)]]
@@ -80,13 +77,13 @@ def _compiled(go_on: Callable[..., Any], steps: int, treedef: Any, shapes: tuple
         part, fooled = go_on(logits_fn, x[rows], y[rows], part, steps)
         return jax.tree.map(lambda a, b: a.at[rows].set(b) if of_batch(a) else b, reached, part), fooled
 
-    return jax.jit(run).lower(*jax.tree.unflatten(treedef, shapes)).compile()
+    example = [jax.ShapeDtypeStruct(shape.shape, shape.dtype) for shape in shapes]
+    return jax.jit(run).lower(*jax.tree.unflatten(treedef, example)).compile()
 
 
-def as_attack(x_adv: Array) -> Any:
-    """The attack that returns what was found already, as a pytree."""
-    return jax.tree_util.Partial(_found, x_adv)
+def _unchanged(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+    return x
 
 
-def _found(x_adv: Array, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-    return x_adv
+UNCHANGED = jax.tree_util.Partial(_unchanged)
+"""The attack that does nothing, for images that are attacked already."""

@@ -23,7 +23,7 @@ from l2ljax import devices
 from l2ljax.attacks.ensemble import Stage, misclassified, stages, version_named
 from l2ljax.attacks.gradient import Stopping
 from l2ljax.evaluate.accuracy import as_tree, check_batch, check_logits
-from l2ljax.evaluate.rounds import as_attack, in_rounds
+from l2ljax.evaluate.rounds import UNCHANGED, in_rounds
 from l2ljax.files import write_files
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn
@@ -96,7 +96,13 @@ def run_standard_evaluation(
     if unknown:
         raise L2LError(f"{version} has no attack {', '.join(unknown)}: choose of {', '.join(found.attacks)}")
     logits_fn, stochastic = as_tree(logits_fn), found.stochastic
-    one = jax.eval_shape(functools.partial(_predict, stochastic=stochastic), logits_fn, jax.random.split(key, 1), x[:1])
+    few = devices.round_up(1)
+    one = jax.eval_shape(
+        functools.partial(_predict, stochastic=stochastic),
+        logits_fn,
+        jax.random.split(key, few),
+        np.resize(x, (few, *x.shape[1:])),
+    )
     classes = one.shape[-1]
     todo = [stage for stage in stages(ball, version, num_classes=classes) if not only or stage.name in only]
     about = (ball.name, ball.eps, version, *only)
@@ -179,12 +185,11 @@ def _run(
                 continue
             began = time.perf_counter()
             attack: Any = todo[index].attack
-            batch = devices.spread((_keys_of(key, index, rows), x[rows], y[rows]))
+            keys, begun = _keys_of(key, index, rows), x[rows]
             if isinstance(attack.func, Stopping):
-                attack = as_attack(in_rounds(attack.func, logits_fn, *batch).x_adv)
-            else:
-                attack = devices.copied(attack)
-            found = _attack(attack, logits_fn, *batch, stochastic=stochastic)
+                attack, begun = UNCHANGED, in_rounds(attack.func, logits_fn, keys, x[rows], y[rows]).x_adv
+            batch = devices.spread((keys, begun, y[rows]))
+            found = _attack(devices.copied(attack), logits_fn, *batch, stochastic=stochastic)
             x_adv, fooled, valid = jax.device_get(found)
             if not valid.all():
                 raise L2LError(f"{todo[index].name} left [0, 1] or returned NaN: check the model's gradients for NaN")
@@ -236,7 +241,10 @@ def _keys_of(key: Key, index: int, rows: np.ndarray) -> Key:
 
 @functools.partial(jax.jit, static_argnames="stochastic")
 def _predict(logits_fn: Callable[..., Array], keys: Key, x: Array, *, stochastic: bool) -> Array:
-    return logits_fn(x, keys) if stochastic else logits_fn(x)
+    def part(logits_fn: Callable[..., Array], keys: Key, x: Array) -> Array:
+        return logits_fn(x, keys) if stochastic else logits_fn(x)
+
+    return devices.on_each(part)(logits_fn, keys, x)
 
 
 @functools.partial(jax.jit, static_argnames="stochastic")
@@ -244,9 +252,15 @@ def _attack(
     attack: Any, logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array, *, stochastic: bool
 ) -> tuple[Array, Array, Array]:
     """(x_adv, fooled [B], valid [B]); x_adv is what the attack makes, whether it fools or not."""
-    x_adv = attack(logits_fn, keys, x, y)
-    valid = ((x_adv >= 0) & (x_adv <= 1)).all(axis=range(1, x.ndim))  # NaN compares as false
-    return x_adv, misclassified(logits_fn, keys, x_adv, y, stochastic=stochastic), valid
+
+    def part(
+        attack: Attack, logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array
+    ) -> tuple[Array, Array, Array]:
+        x_adv = attack(logits_fn, keys, x, y)
+        valid = ((x_adv >= 0) & (x_adv <= 1)).all(axis=range(1, x.ndim))  # NaN compares as false
+        return x_adv, misclassified(logits_fn, keys, x_adv, y, stochastic=stochastic), valid
+
+    return devices.on_each(part, whole=2)(attack, logits_fn, keys, x, y)
 
 
 def _batches(standing: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
