@@ -39,7 +39,8 @@ def main(flags: Flags) -> None:
     if flags.variants:
         keep(flags, {"batch_size": size, "results": variants(flags, size)})
         return
-    devices.one_per_core()
+    if not (flags.train or flags.steps_of):  # training steps reduce over devices, which a CPU's may not do
+        devices.one_per_core()
     if flags.train:
         local = devices.first(flags.devices)
         rows = benchmark.training_costs(

@@ -4,7 +4,7 @@
     x_adv = jax.jit(devices.on_each(attack))(logits_fn, keys, x, y)       # keys [B]: each device its part of the batch
 
 XLA:CPU cuts every convolution into parts for its threads. Where each core is a device with its own part of the batch
-there is nothing to cut, and nobody waits: attacks on resnet20 take two thirds of the time on 2 cores.
+there is nothing to cut, and nobody waits: compare speed and speed_one_device in BENCHMARKS.md.
 
 Nothing here communicates between devices. On a CPU what does can stop for good: reductions that wait for another device
 take the threads that this one needs (seen with pmapped training steps on as many devices as cores). So the scripts that

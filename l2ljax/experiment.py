@@ -60,7 +60,7 @@ def run_once(spec: Run) -> dict[str, Any]:
 def run(spec: Run) -> dict[str, Any]:
     """Train as `spec` says, or go on with it; evaluate; leave everything in its workdir.
 
-    Of many processes (see `hosts`) all train; process 0 alone evaluates, on its first device, and touches the workdir,
+    Of many processes (see `hosts`) all train; process 0 alone evaluates, on its own devices, and touches the workdir,
     while the others wait. What a run reads (data, --init-from, --attacker-from, trained:) all of them read.
 
     Returns:
