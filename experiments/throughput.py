@@ -39,7 +39,7 @@ def main(flags: Flags) -> None:
     if flags.variants:
         keep(flags, {"batch_size": size, "results": variants(flags, size)})
         return
-    if not (flags.train or flags.steps_of):  # training steps reduce over devices, which a CPU's may not do
+    if not (flags.train or flags.steps_of or flags.devices == 1):  # steps reduce over devices: not over a CPU's
         devices.one_per_core()
     if flags.train:
         local = devices.first(flags.devices)

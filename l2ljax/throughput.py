@@ -52,7 +52,8 @@ class Flags:
     dtypes: str = "float32"
     """Of our classifiers: float32, bfloat16."""
     devices: int | None = None
-    """Over which each batch is split; by default all local ones, of which a CPU has one per core for attacks alone."""
+    """Over which each batch is split; by default all local ones. A CPU has one per core, but where training steps are
+    measured, and with --devices=1, one for all cores."""
     eps: str = "8/255"
     rivals: str = ""
     """Some of torchattacks, torch (a loop by hand), torch_compile, foolbox, art (pgdN), pyautoattack (apgdN), separated
