@@ -27,6 +27,9 @@ CONVOLUTIONS = {
     "3x3 of one channel": (8, 8, 1, 16, 3, 1, 1),
     "3x3 of 32 channels": (5, 6, 32, 48, 3, 1, 1),
     "5x5 of 32 channels": (6, 7, 32, 32, 5, 1, 0),
+    "3x3 valid of 20 channels": (7, 6, 20, 70, 3, 1, 0),
+    "3x3 valid strided": (8, 7, 20, 70, 3, 2, 0),
+    "uneven padding of one channel": (6, 7, 1, 5, 3, 1, ((0, 2), (1, 0))),
     "uneven padding": (6, 6, 2, 3, 3, 2, ((0, 1), (2, 1))),
 }
 

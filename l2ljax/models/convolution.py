@@ -25,11 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from l2ljax import devices
+from l2ljax.models.correlation import DIMENSIONS, Pair, add_shifted, compiled, correlate
 from l2ljax.types import Array
-
-Pair = tuple[int, int]
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 _force_stock = False
 
@@ -139,78 +136,6 @@ def _opposite(geo: _Geometry) -> tuple[Pair, Pair]:
     )
 
 
-def _correlate(x: Array, kernel: Array, strides: Pair, padding: tuple[Pair, Pair]) -> Array:
-    """The convolution itself. With few channels, neighbouring columns of the output become channels.
-
-    The matrix products inside are too narrow to be fast there. A kernel that holds `block` copies of itself, each a
-    column further, fills them, at the price of products with zeros; the output then has the same entries in the same
-    order. It pays from or to an image's channels; between layers of 16 channels too where a device is one core (a third
-    of the time less), but not where two share the work, for the compiler does not cut this one into parts.
-    """
-    _, kw, c, o = kernel.shape
-    if _fits_rows(x, kernel, strides):
-        return _correlate_rows(x, kernel, padding)
-    if max(c, o) > 16 or (min(c, o) > 4 and not devices.own_core()):
-        return _compiled(x, kernel, strides, padding)
-    block = 4 if c * o <= 64 else 2  # measured
-    shift = strides[1]
-    copies = [jnp.pad(kernel, ((0, 0), (i * shift, (block - 1 - i) * shift), (0, 0), (0, 0))) for i in range(block)]
-    left, right = padding[1]
-    width = (x.shape[2] + left + right - kw) // shift + 1
-    right += (-width % block) * shift  # whole blocks
-    y = lax.conv_general_dilated(
-        x,
-        lax.optimization_barrier(jnp.concatenate(copies, axis=3)),
-        (strides[0], block * shift),
-        (padding[0], (left, right)),
-        dimension_numbers=DIMENSIONS,
-    )
-    return y.reshape(*y.shape[:2], -1, o)[:, :, :width]
-
-
-def _compiled(x: Array, kernel: Array, strides: Pair, padding: tuple[Pair, Pair]) -> Array:
-    """The compiler's convolution; without padding it gets a row of zeros, whose output is cut off.
-
-    Else a batch of more than about 32,000 pixels takes it seven times as long (3x3, 32 channels), and three times as
-    long for a kernel's gradient. A kernel of one pixel is a matrix product there, and stays one.
-    """
-    if padding != ((0, 0), (0, 0)) or kernel.shape[:2] == (1, 1):
-        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=DIMENSIONS)
-    padding = ((0, strides[0]), (0, 0))
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=DIMENSIONS)[:, :-1]
-
-
-def _fits_rows(x: Array, kernel: Array, strides: Pair) -> bool:
-    """Whether `_correlate_rows` is faster than the convolution: measured for 16 to 640 channels on 2 cores.
-
-    Cut into parts for two cores, the compiler's convolution reaches half of its speed with 64 channels and fewer, and
-    less on images of a few pixels (resnet20 on 8x8: a third of what this gives); with 16 channels these products are
-    too narrow, too. The larger intermediate has to stay in the cache. A device with one core does not cut. Half
-    precision is left to the convolution, which sums all products before it rounds.
-    """
-    kh, kw, c, o = kernel.shape
-    narrow = min(c, o) >= 32 and max(c, o) <= 64
-    small = x.size <= 3e5 and x.dtype.itemsize >= 4
-    return narrow and small and strides == (1, 1) and kh * kw > 1 and not devices.own_core()
-
-
-def _correlate_rows(x: Array, kernel: Array, padding: tuple[Pair, Pair]) -> Array:
-    """The convolution without strides as kh matrix products, one for each row of the kernel."""
-    kh, kw, c, o = kernel.shape
-    columns = _columns(x, kw, padding)
-    height = columns.shape[1] - kh + 1
-    products = [columns[:, i : i + height].reshape(-1, kw * c) @ kernel[i].reshape(kw * c, o) for i in range(kh)]
-    return sum(products[1:], products[0]).reshape(len(x), height, -1, o)
-
-
-def _columns(x: Array, kw: int, padding: tuple[Pair, Pair]) -> Array:
-    """The padded image with the kw columns under a kernel as channels, [B, H + padding, W', kw * C]."""
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*ends, 0) for ends in padding), (0, 0, 0)])
-    x = lax.optimization_barrier(x)  # or what makes x is done again for each of its copies
-    width = x.shape[2] - kw + 1
-    return jnp.concatenate([x[:, :, j : j + width] for j in range(kw)], axis=3)
-
-
 # A convolution with strides s is one without, of blocks: with the s x s pixels of a block as its channels (and the
 # padding made part of the image), offset i in the kernel is offset a = i mod s in a block and block i div s.
 
@@ -257,17 +182,19 @@ def _blocks_to_kernel(blocks: Array, geo: _Geometry) -> Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, geo: _Geometry) -> Array:
     """dT/dy: [B, H, W, C], [kh, kw, C, O] -> [B, H', W', O]."""
-    return _correlate(x, kernel, geo.strides, geo.padding)
+    return correlate(x, kernel, geo.strides, geo.padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pull_back_image(y: Array, kernel: Array, geo: _Geometry) -> Array:
     """dT/dx: [B, H', W', O], [kh, kw, C, O] -> [B, H, W, C]."""
     if geo.strides == (1, 1):
-        return _correlate(y, _flip(kernel), (1, 1), _opposite(geo))
+        if kernel.shape[2] <= 4 and y.dtype.itemsize >= 4:
+            return add_shifted(y, kernel, _opposite(geo))
+        return correlate(y, _flip(kernel), (1, 1), _opposite(geo))
     th, tw = _taps(geo)
     everywhere = ((th - 1, th - 1), (tw - 1, tw - 1))
-    return _blocks_to_image(_correlate(y, _flip(_kernel_to_blocks(kernel, geo)), (1, 1), everywhere), geo)
+    return _blocks_to_image(correlate(y, _flip(_kernel_to_blocks(kernel, geo)), (1, 1), everywhere), geo)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -279,7 +206,7 @@ def _pull_back_kernel(x: Array, y: Array, geo: _Geometry) -> Array:
         # The same sum is a convolution of x with y, the batch in the place of channels. The compiler's own
         # rule differs by the barriers only, which make the transposed copies that its fast path needs.
         images, kernel = lax.optimization_barrier((x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)))
-        k = _compiled(images, kernel, (1, 1), geo.padding)
+        k = compiled(images, kernel, (1, 1), geo.padding)
         return lax.optimization_barrier(k).transpose(1, 2, 0, 3)
     # With strides that convolution is slow; a matrix product for each offset of the kernel in blocks is not.
     blocks, (height, width) = _image_to_blocks(x, geo), geo.output

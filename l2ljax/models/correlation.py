@@ -1,0 +1,113 @@
+"""Correlations of images with kernels as XLA:CPU computes them fast; which way is the fastest was measured.
+
+Plain functions without derivative rules: `convolution` has those.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+from l2ljax import devices
+from l2ljax.types import Array
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def correlate(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
+    """The convolution itself. With few channels, neighbouring columns of the output become channels.
+
+    The matrix products inside are too narrow to be fast there. A kernel that holds `block` copies of itself, each a
+    column further, fills them, at the price of products with zeros; the output then has the same entries in the same
+    order. It pays from or to an image's channels; between layers of 16 channels too where a device is one core (a third
+    of the time less), but not where two share the work, for the compiler does not cut this one into parts.
+    """
+    _, kw, c, o = kernel.shape
+    if _fits_rows(x, kernel, strides):
+        return _correlate_rows(x, kernel, padding)
+    if max(c, o) > 16 or (min(c, o) > 4 and not devices.own_core()):
+        return compiled(x, kernel, strides, padding)
+    block = 4 if c * o <= 64 else 2  # measured
+    shift = strides[1]
+    copies = [jnp.pad(kernel, ((0, 0), (i * shift, (block - 1 - i) * shift), (0, 0), (0, 0))) for i in range(block)]
+    left, right = padding[1]
+    width = (x.shape[2] + left + right - kw) // shift + 1
+    right += (-width % block) * shift  # whole blocks
+    y = lax.conv_general_dilated(
+        x,
+        lax.optimization_barrier(jnp.concatenate(copies, axis=3)),
+        (strides[0], block * shift),
+        (padding[0], (left, right)),
+        dimension_numbers=DIMENSIONS,
+    )
+    return y.reshape(*y.shape[:2], -1, o)[:, :, :width]
+
+
+def compiled(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
+    """The compiler's convolution; without padding it gets a row of zeros, whose output is cut off.
+
+    Else a batch of more than about 32,000 pixels takes it seven times as long (3x3, 32 channels), and three times as
+    long for a kernel's gradient. A kernel of one pixel is a matrix product there, and stays one.
+    """
+    if padding != ((0, 0), (0, 0)) or kernel.shape[:2] == (1, 1):
+        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=DIMENSIONS)
+    padding = ((0, strides[0]), (0, 0))
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=DIMENSIONS)[:, :-1]
+
+
+def _fits_rows(x: Array, kernel: Array, strides: Pair) -> bool:
+    """Whether `_correlate_rows` is faster than the convolution: measured for 16 to 640 channels on 2 cores.
+
+    Cut into parts for two cores, the compiler's convolution reaches half of its speed with 64 channels and fewer, and
+    less on images of a few pixels (resnet20 on 8x8: a third of what this gives); with 16 channels these products are
+    too narrow, too. The larger intermediate has to stay in the cache. A device with one core does not cut. Half
+    precision is left to the convolution, which sums all products before it rounds.
+    """
+    kh, kw, c, o = kernel.shape
+    narrow = min(c, o) >= 32 and max(c, o) <= 64
+    small = x.size <= 3e5 and x.dtype.itemsize >= 4
+    return narrow and small and strides == (1, 1) and kh * kw > 1 and not devices.own_core()
+
+
+def _correlate_rows(x: Array, kernel: Array, padding: Padding) -> Array:
+    """The convolution without strides as kh matrix products, one for each row of the kernel."""
+    kh, kw, c, o = kernel.shape
+    columns = _columns(x, kw, padding)
+    height = columns.shape[1] - kh + 1
+    products = [columns[:, i : i + height].reshape(-1, kw * c) @ kernel[i].reshape(kw * c, o) for i in range(kh)]
+    return sum(products[1:], products[0]).reshape(len(x), height, -1, o)
+
+
+def _columns(x: Array, kw: int, padding: Padding) -> Array:
+    """The padded image with the kw columns under a kernel as channels, [B, H + padding, W', kw * C]."""
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*ends, 0) for ends in padding), (0, 0, 0)])
+    x = lax.optimization_barrier(x)  # or what makes x is done again for each of its copies
+    width = x.shape[2] - kw + 1
+    return jnp.concatenate([x[:, :, j : j + width] for j in range(kw)], axis=3)
+
+
+def add_shifted(y: Array, kernel: Array, padding: Padding) -> Array:
+    """The convolution of y with the kernel flipped and its channels swapped, to an image's few channels.
+
+    It is one matrix product with the whole kernel, whose parts for each of its offsets are added where they belong:
+    five times as fast as the convolution to one channel. Half precision is left to that one, see `_fits_rows`.
+
+    Args:
+      y: [B, H, W, O].
+      kernel: [kh, kw, C, O].
+      padding: of y, (low, high) for height and width.
+
+    Returns:
+      [B, H + low + high - kh + 1, same for W, C].
+    """
+    kh, kw, c, o = kernel.shape
+    (top, bottom), (left, right) = padding
+    everywhere = lax.optimization_barrier(y.reshape(-1, o) @ kernel.reshape(-1, o).T).reshape(*y.shape[:3], kh, kw, c)
+    zero = jnp.zeros((), y.dtype)
+
+    def part(i: int, j: int) -> Array:
+        rows, columns = (top - kh + 1 + i, bottom - i, 0), (left - kw + 1 + j, right - j, 0)
+        return lax.pad(everywhere[:, :, :, i, j], zero, [(0, 0, 0), rows, columns, (0, 0, 0)])
+
+    parts = [part(i, j) for i in range(kh) for j in range(kw)]
+    return sum(parts[1:], parts[0])
