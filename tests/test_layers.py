@@ -20,6 +20,7 @@ CONVOLUTIONS = {
     "1x1 strided": (8, 7, 3, 4, 1, 2, 0),
     "5x5 valid": (9, 9, 1, 6, 5, 1, 0),
     "5x5 same": (9, 8, 3, 2, 5, 1, 2),
+    "5x5 valid to one channel": (9, 8, 24, 1, 5, 1, 0),
     "5x5 to a point": (5, 5, 3, 7, 5, 1, 0),
     "4x4 strided": (8, 8, 3, 8, 4, 2, 1),
     "7x7 strided": (11, 12, 3, 4, 7, 2, 3),

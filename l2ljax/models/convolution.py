@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from l2ljax.models.correlation import DIMENSIONS, Pair, add_shifted, compiled, correlate
+from l2ljax.models.correlation import DIMENSIONS, FEW, Pair, compiled, correlate, shifted_products
 from l2ljax.types import Array
 
 _force_stock = False
@@ -189,8 +189,6 @@ def _convolve(x: Array, kernel: Array, geo: _Geometry) -> Array:
 def _pull_back_image(y: Array, kernel: Array, geo: _Geometry) -> Array:
     """dT/dx: [B, H', W', O], [kh, kw, C, O] -> [B, H, W, C]."""
     if geo.strides == (1, 1):
-        if kernel.shape[2] <= 4 and y.dtype.itemsize >= 4:
-            return add_shifted(y, kernel, _opposite(geo))
         return correlate(y, _flip(kernel), (1, 1), _opposite(geo))
     th, tw = _taps(geo)
     everywhere = ((th - 1, th - 1), (tw - 1, tw - 1))
@@ -203,19 +201,20 @@ def _pull_back_kernel(x: Array, y: Array, geo: _Geometry) -> Array:
     if geo.strides == (1, 1):
         if geo.kernel == (1, 1):
             return jnp.einsum("bhwc,bhwo->co", x, y)[None, None]
+        copies = geo.kernel[0] * geo.kernel[1] * min(x.shape[3], y.shape[3])
+        if x.shape[3] <= FEW and copies <= 2 * y.shape[3]:
+            return shifted_products(x, y, geo.kernel, geo.padding)
+        if y.shape[3] <= FEW and copies <= 2 * x.shape[3]:
+            return _flip(shifted_products(y, x, geo.kernel, _opposite(geo)))
         # The same sum is a convolution of x with y, the batch in the place of channels. The compiler's own
         # rule differs by the barriers only, which make the transposed copies that its fast path needs.
         images, kernel = lax.optimization_barrier((x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)))
         k = compiled(images, kernel, (1, 1), geo.padding)
         return lax.optimization_barrier(k).transpose(1, 2, 0, 3)
-    # With strides that convolution is slow; a matrix product for each offset of the kernel in blocks is not.
-    blocks, (height, width) = _image_to_blocks(x, geo), geo.output
-
-    def product(i: int, j: int) -> Array:
-        return jnp.einsum("bhwc,bhwo->co", blocks[:, i : i + height, j : j + width], y)
-
+    # With strides that convolution is slow; one matrix product with shifted copies of y is not.
     th, tw = _taps(geo)
-    return _blocks_to_kernel(jnp.stack([jnp.stack([product(i, j) for j in range(tw)]) for i in range(th)]), geo)
+    everywhere = ((th - 1, th - 1), (tw - 1, tw - 1))
+    return _blocks_to_kernel(_flip(shifted_products(y, _image_to_blocks(x, geo), (th, tw), everywhere)), geo)
 
 
 _convolve.defvjp(

@@ -12,17 +12,21 @@ from l2ljax.types import Array
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+FEW = 4
+"""So many channels of the narrower side make single matrix products of shifted copies faster: up to five times."""
 
 
 def correlate(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
     """The convolution itself. With few channels, neighbouring columns of the output become channels.
 
-    The matrix products inside are too narrow to be fast there. A kernel that holds `block` copies of itself, each a
+    The compiler's matrix products are too narrow to be fast there. A kernel that holds `block` copies of itself, each a
     column further, fills them, at the price of products with zeros; the output then has the same entries in the same
     order. It pays from or to an image's channels; between layers of 16 channels too where a device is one core (a third
     of the time less), but not where two share the work, for the compiler does not cut this one into parts.
     """
     _, kw, c, o = kernel.shape
+    if o <= FEW and strides == (1, 1) and x.dtype.itemsize >= 4:
+        return _add_shifted(x, kernel, padding)
     if _fits_rows(x, kernel, strides):
         return _correlate_rows(x, kernel, padding)
     if max(c, o) > 16 or (min(c, o) > 4 and not devices.own_core()):
@@ -86,28 +90,41 @@ def _columns(x: Array, kw: int, padding: Padding) -> Array:
     return jnp.concatenate([x[:, :, j : j + width] for j in range(kw)], axis=3)
 
 
-def add_shifted(y: Array, kernel: Array, padding: Padding) -> Array:
-    """The convolution of y with the kernel flipped and its channels swapped, to an image's few channels.
-
-    It is one matrix product with the whole kernel, whose parts for each of its offsets are added where they belong:
-    five times as fast as the convolution to one channel. Half precision is left to that one, see `_fits_rows`.
-
-    Args:
-      y: [B, H, W, O].
-      kernel: [kh, kw, C, O].
-      padding: of y, (low, high) for height and width.
-
-    Returns:
-      [B, H + low + high - kh + 1, same for W, C].
-    """
+def _add_shifted(x: Array, kernel: Array, padding: Padding) -> Array:
+    """The convolution without strides as one matrix product with the whole kernel, whose parts are added shifted."""
     kh, kw, c, o = kernel.shape
     (top, bottom), (left, right) = padding
-    everywhere = lax.optimization_barrier(y.reshape(-1, o) @ kernel.reshape(-1, o).T).reshape(*y.shape[:3], kh, kw, c)
-    zero = jnp.zeros((), y.dtype)
+    products = x.reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)
+    products = lax.optimization_barrier(products).reshape(*x.shape[:3], kh, kw, o)
+    zero = jnp.zeros((), x.dtype)
 
     def part(i: int, j: int) -> Array:
-        rows, columns = (top - kh + 1 + i, bottom - i, 0), (left - kw + 1 + j, right - j, 0)
-        return lax.pad(everywhere[:, :, :, i, j], zero, [(0, 0, 0), rows, columns, (0, 0, 0)])
+        rows, columns = (top - i, bottom + i - kh + 1, 0), (left - j, right + j - kw + 1, 0)
+        return lax.pad(products[:, :, :, i, j], zero, [(0, 0, 0), rows, columns, (0, 0, 0)])
 
     parts = [part(i, j) for i in range(kh) for j in range(kw)]
     return sum(parts[1:], parts[0])
+
+
+def shifted_products(x: Array, y: Array, kernel: Pair, padding: Padding) -> Array:
+    """The gradient of a kernel as one matrix product: fast where x has few channels.
+
+    Args:
+      x: images [B, H, W, C].
+      y: [B, H', W', O], of an output's shape.
+      kernel: its height and width.
+      padding: zeros around the image, (low, high) for height and width.
+
+    Returns:
+      [kh, kw, C, O].
+    """
+    c, o = x.shape[3], y.shape[3]
+    (top, _), (left, _) = padding
+    down, right = (y.shape[1] - x.shape[1] - top, y.shape[2] - x.shape[2] - left)
+    x, zero = x.transpose(3, 0, 1, 2), jnp.zeros((), x.dtype)
+
+    def shifted(i: int, j: int) -> Array:
+        return lax.pad(x, zero, [(0, 0, 0), (0, 0, 0), (top - i, down + i, 0), (left - j, right + j, 0)])
+
+    copies = jnp.stack([shifted(i, j) for i in range(kernel[0]) for j in range(kernel[1])])
+    return (copies.reshape(-1, y[..., 0].size) @ y.reshape(-1, o)).reshape(*kernel, c, o)
