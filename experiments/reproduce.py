@@ -4,7 +4,7 @@
     python experiments/reproduce.py --only=rnn_adv:table3 --minutes=90 --data-dir=FOLDER
     python experiments/reproduce.py --tables                                  # experiments/results -> BENCHMARKS.md
 
---minutes works down the list, stops what is not done by then so that it can be resumed, and goes on next time.
+--minutes works down the list and stops in time; the next call goes on. On a CPU run one on each core (`taskset -c 0`).
 """
 
 import dataclasses

@@ -29,16 +29,17 @@ PASSES = {
 """Per image of a training step."""
 GENERATORS = {
     "naive_l2l": 1.8e9, "grad_l2l": 1.8e9, "two_step_l2l": 3.6e9, "grad_only_l2l": 1.8e9,
-    "two_step_grad_only_l2l": 3.6e9, "ait_l2l": 1.8e9, "l2l_da": 20 * 420e6, "l2l_star": 420e6,
+    "two_step_grad_only_l2l": 3.6e9, "ait_l2l": 1.8e9, "l2l_da": 20 * 252e6, "l2l_star": 252e6,
 }  # fmt: skip
 """Multiplications of the learned attacker's forward passes in a step, per image of 32 x 32 at the papers' width (64).
-The U-Net's are counted five times: its transposed convolutions run at a fifth of a classifier's speed on a CPU."""
+The U-Net's are counted three times: its narrow and strided convolutions run at a third of a classifier's speed on a
+CPU."""
 TRAIN_IMAGES = {"digits": 1300, "mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
 PIXELS = {"digits": 64, "mnist": 784}
 """Others have 1,024."""
-SPEEDS = {"cpu": 7e10, "gpu": 5e13}
-"""Multiplications a second: two CPU cores (measured: 970 passes of resnet20, 3,700 of small_cnn a second), and what a
-data-center GPU is assumed to reach (0.1 PFLOP/s)."""
+SPEEDS = {"cpu": 1e11, "gpu": 5e13}
+"""Multiplications a second: two CPU cores with a job on each (measured in training with PGD-10: 130 images a second of
+resnet20, 450 of small_cnn), and what a data-center GPU is assumed to reach (0.1 PFLOP/s)."""
 LAUNCH = {"cpu": 0.0, "gpu": 5e-6}
 """Seconds that a pass takes at least, per image: a GPU waits for small networks' kernels."""
 
