@@ -1,7 +1,6 @@
 """Settings x seeds on digits, one table of means and lowest: `python experiments/ablation.py --table=methods`.
 
-Writes JSON to experiments/results/digits_TABLE.json. A run that is there already in --runs is not trained again.
-"""
+Writes JSON to experiments/results/digits_TABLE.json. A run that is there already in --runs is not trained again."""
 
 import dataclasses
 import json
@@ -10,9 +9,10 @@ from typing import Any
 
 import tyro
 
-from l2ljax import experiment, results, tables, workdir
-from l2ljax.config import Config, resolve
-from l2ljax.monitor import script
+from l2ljax.report import tables
+from l2ljax.run import experiment, results, workdir
+from l2ljax.run.config import Config, resolve
+from l2ljax.run.monitor import script
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "methods": {

@@ -13,13 +13,14 @@ import jax
 import numpy as np
 import tyro
 
-from l2ljax import benchmark, data, devices, rivals, threat
+from l2ljax import data, devices, threat
+from l2ljax.bench import benchmark, rivals
 from l2ljax.evaluate import run_standard_evaluation
-from l2ljax.monitor import told_in_one_line
-from l2ljax.results import provenance
-from l2ljax.setup import load_classifier
+from l2ljax.run.monitor import told_in_one_line
+from l2ljax.run.results import provenance
+from l2ljax.run.setup import load_classifier
+from l2ljax.run.workdir import read_json
 from l2ljax.types import Batch
-from l2ljax.workdir import read_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,9 @@ import optax
 import tyro
 from jax.lax import stop_gradient
 
-from l2ljax.figures import paths_in_the_plane
 from l2ljax.files import write_files
-from l2ljax.results import provenance
+from l2ljax.report.figures import paths_in_the_plane
+from l2ljax.run.results import provenance
 from l2ljax.train import TrainState, make_step
 from l2ljax.types import Array, Batch, Defense, Players
 

@@ -14,8 +14,8 @@ import tyro
 
 from l2ljax.gail import experiment, report
 from l2ljax.gail.setup import Config
-from l2ljax.monitor import told_in_one_line
-from l2ljax.results import provenance
+from l2ljax.run.monitor import told_in_one_line
+from l2ljax.run.results import provenance
 from l2ljax.types import L2LError
 
 RIVAL = Path(__file__).parent / "imitation_gail.py"

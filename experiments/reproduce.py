@@ -14,14 +14,13 @@ from pathlib import Path
 
 import tyro
 
-from l2ljax import tables, workdir
-from l2ljax.monitor import told_in_one_line
 from l2ljax.papers import claims, compare, listing, work
+from l2ljax.report import tables
+from l2ljax.run import workdir
+from l2ljax.run.monitor import told_in_one_line
 
-HEAD = """# Benchmarks
-
-Made by `python experiments/reproduce.py --tables` from experiments/results; no number is typed by hand.
-"""
+HEAD = "# Benchmarks\n"
+MADE = "Made by `python experiments/reproduce.py --tables` from experiments/results; no number is typed by hand.\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ def main(flags: Flags) -> None:
         print(listing.listed(flags.only))
     if flags.tables:
         rows = compare.read_records(flags.results / "papers")
-        parts = [HEAD, claims.told(claims.answers(rows, flags.results)), "", compare.told(rows), ""]
+        parts = [HEAD, MADE, claims.told(claims.answers(rows, flags.results)), "", compare.told(rows), ""]
         for path in sorted(flags.results.glob("*.json")):
             found = workdir.read_json(path)
             parts += [f"## {found.get('title', path.stem.replace('_', ' '))}\n", tables.tell(found), ""]

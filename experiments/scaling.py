@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import tyro
 
 from l2ljax import cost, models
-from l2ljax.results import provenance
+from l2ljax.run.results import provenance
 
 
 @dataclasses.dataclass(frozen=True)

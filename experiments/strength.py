@@ -14,12 +14,12 @@ import jax
 import tyro
 
 from l2ljax import data, threat
-from l2ljax.figures import loss_along_attacks
-from l2ljax.monitor import script
-from l2ljax.results import provenance
-from l2ljax.setup import load_attacker, load_classifier
-from l2ljax.views import losses_along, pgd_path
-from l2ljax.workdir import read_json
+from l2ljax.report.figures import loss_along_attacks
+from l2ljax.report.views import losses_along, pgd_path
+from l2ljax.run.monitor import script
+from l2ljax.run.results import provenance
+from l2ljax.run.setup import load_attacker, load_classifier
+from l2ljax.run.workdir import read_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Attack and training throughput on this machine: `python experiments/throughput.py --rivals=torchattacks,torch`.
 
 Any attack on any classifier, or on your own as --model=module:function, over batch sizes and dtypes, beside other
-libraries; `--preset=gpu` measures the large networks for nine minutes. Writes JSON and a bar chart to --out, and prints
-Markdown. Run it alone on the machine.
+libraries; `--preset=gpu` takes nine minutes. Writes JSON and a bar chart, prints Markdown. Run it alone on the machine.
 """
 
 import argparse
@@ -11,10 +10,12 @@ import json
 
 import tyro
 
-from l2ljax import benchmark, devices, tables, throughput
-from l2ljax.monitor import told_in_one_line
-from l2ljax.results import provenance
-from l2ljax.workdir import write_atomically
+from l2ljax import devices
+from l2ljax.bench import benchmark, throughput
+from l2ljax.report import tables
+from l2ljax.run.monitor import told_in_one_line
+from l2ljax.run.results import provenance
+from l2ljax.run.workdir import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

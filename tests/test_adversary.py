@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from l2ljax import adversary, attacks, checkpoint, data, experiment, threat
-from l2ljax.adversary import Flags
-from l2ljax.config import Config, resolve
+from l2ljax import attacks, checkpoint, data, threat
 from l2ljax.evaluate import evaluate
-from l2ljax.setup import load_attacker, load_classifier
+from l2ljax.run import adversary, experiment
+from l2ljax.run.adversary import Flags
+from l2ljax.run.config import Config, resolve
+from l2ljax.run.setup import load_attacker, load_classifier
 from l2ljax.types import L2LError
 
 

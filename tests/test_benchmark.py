@@ -1,6 +1,7 @@
 import jax
 
-from l2ljax import benchmark, tables
+from l2ljax.bench import benchmark
+from l2ljax.report import tables
 
 
 def clocked(monkeypatch, durations):

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from l2ljax import compilation
+from l2ljax.run import compilation
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
@@ -17,7 +17,8 @@ PROGRAM = """
     import jax, optax
     import jax.numpy as jnp
     import numpy as np
-    from l2ljax import defenses, models, monitor, threat
+    from l2ljax import defenses, models, threat
+    from l2ljax.run import monitor
     from l2ljax.train import AXIS, init_state, make_step
     from l2ljax.types import Batch, Players
 
@@ -89,7 +90,7 @@ def test_a_folder_that_cannot_be_made_is_done_without(monkeypatch, tmp_path, set
 @pytest.mark.parametrize(
     "path",
     [
-        *("l2ljax/experiment.py", "l2ljax/adversary.py", "l2ljax/judge.py", "l2ljax/gail/experiment.py"),
+        *("l2ljax/run/experiment.py", "l2ljax/run/adversary.py", "l2ljax/run/judge.py", "l2ljax/gail/experiment.py"),
         *("experiments/ablation.py", "experiments/strength.py"),
     ],
 )

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from l2ljax import checkpoint, data, experiment, recipes
-from l2ljax.config import Config, resolve
+from l2ljax import checkpoint, data
+from l2ljax.run import experiment, recipes
+from l2ljax.run.config import Config, resolve
 from l2ljax.types import L2LError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2ljax import figures
+from l2ljax.report import figures
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from mpl_toolkits.mplot3d import Axes3D
 
-from l2ljax import figures, illustrate, threat, views
+from l2ljax import threat
 from l2ljax.attacks import learned
 from l2ljax.data import Split
 from l2ljax.defenses.interpolation import interpolated
 from l2ljax.defenses.l2l import rnn_adv
+from l2ljax.report import figures, illustrate, views
 from l2ljax.types import L2LError
 from tests.tiny import tiny_classifier
 

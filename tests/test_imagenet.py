@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2ljax import recipes
 from l2ljax.data import NAMES, SOURCES, Split, batches, load, stream
 from l2ljax.data.imagenet import SUPER_CLASS
 from l2ljax.data.images import Images, decode
 from l2ljax.defenses import METHODS
+from l2ljax.run import recipes
 from l2ljax.types import L2LError
 from tests.test_data import write_prepared
 

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import pytest
 import tyro
 
-from l2ljax import adversary, attacks, cost, judge, models, threat
-from l2ljax.config import Config, learned, resolve
+from l2ljax import attacks, cost, models, threat
 from l2ljax.gail.setup import Config as GailConfig
 from l2ljax.papers import claims, compare, effort, listing, plan, records, work
 from l2ljax.papers.jobs import Job, Part
 from l2ljax.papers.targets import ARCHITECTURES, TABLES
+from l2ljax.run import adversary, judge
+from l2ljax.run.config import Config, learned, resolve
 from l2ljax.types import L2LError
 
 ROOT = Path(__file__).parent.parent

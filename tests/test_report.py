@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2ljax import figures, files, report, tables
+from l2ljax import files
+from l2ljax.report import figures, markdown, tables
 from l2ljax.types import L2LError
 
 
@@ -53,7 +54,7 @@ def cells(text):
 
 
 def test_table_holds_percents_by_attack_in_order_of_first_appearance():
-    assert cells(report.table([PLAIN, LEARNED])) == [
+    assert cells(markdown.table([PLAIN, LEARNED])) == [
         ["method", "clean", "fgsm", "pgd20", "cw100", "own", "worst case"],
         ["plain", "92.34", "10.00", "0.00", "-", "-", "0.00"],
         ["rnn_adv", "80.00", "100.00", "-", "25.00", "50.00", "20.00"],
@@ -62,17 +63,17 @@ def test_table_holds_percents_by_attack_in_order_of_first_appearance():
 
 
 def test_table_orders_columns_by_the_results_given():
-    assert cells(report.table([LEARNED, PLAIN]))[0][2:-1] == ["cw100", "own", "fgsm", "pgd20"]
+    assert cells(markdown.table([LEARNED, PLAIN]))[0][2:-1] == ["cw100", "own", "fgsm", "pgd20"]
 
 
 def test_table_source_is_aligned():
-    assert len({len(line) for line in report.table([PLAIN, LEARNED]).splitlines()}) == 1
+    assert len({len(line) for line in markdown.table([PLAIN, LEARNED]).splitlines()}) == 1
 
 
 def test_markdown_tells_everything_about_a_run():
-    text = report.markdown(LEARNED, ["curves.png", "sub folder/adversarial_examples.png"])
+    text = markdown.page(LEARNED, ["curves.png", "sub folder/adversarial_examples.png"])
     assert text.startswith("# rnn_adv: resnet20 on cifar10\n")
-    assert report.table([LEARNED]) in text
+    assert markdown.table([LEARNED]) in text
     assert "linf, eps = 8/255 (0.03137)" in text
     assert "10,000 images, standard error of the worst case 0.40 points" in text  # sqrt(.2 * .8 / 1e4)
     assert "60 epochs, seed 3, 1,234.6 s" in text
@@ -92,7 +93,7 @@ def test_markdown_tells_everything_about_a_run():
 
 @pytest.mark.parametrize(("p", "n", "points"), [(0.5, 100, "5.00"), (0.9, 1000, "0.95"), (0.0, 10, "0.00")])
 def test_standard_error(p, n, points):
-    text = report.markdown({**PLAIN, "worst_case_acc": p, "eval_size": n})
+    text = markdown.page({**PLAIN, "worst_case_acc": p, "eval_size": n})
     assert f"standard error of the worst case {points} points" in text
 
 
@@ -107,13 +108,13 @@ def test_write_round_trips_and_links_only_figures_that_exist(tmp_path, monkeypat
         "seed": np.int64(3),
         "worst_case_acc": jnp.float32(0.25),
     }
-    report.write(tmp_path / "run", scalars, [figure, tmp_path / "run" / "absent.png"])
+    markdown.write(tmp_path / "run", scalars, [figure, tmp_path / "run" / "absent.png"])
     plain = {**LEARNED, "clean_acc": 0.5, "worst_case_acc": 0.25}
     text = (tmp_path / "run" / "report.json").read_text()
     assert json.loads(text) == plain
     assert text.startswith('{\n  "method"')
-    assert (tmp_path / "run" / "report.md").read_text() == report.markdown(plain, ["curves.png"])
-    report.write("run", PLAIN, ["run/curves.png"])  # paths from the current folder, over the earlier report
+    assert (tmp_path / "run" / "report.md").read_text() == markdown.page(plain, ["curves.png"])
+    markdown.write("run", PLAIN, ["run/curves.png"])  # paths from the current folder, over the earlier report
     assert json.loads((tmp_path / "run" / "report.json").read_text()) == PLAIN
     assert "(curves.png)" in (tmp_path / "run" / "report.md").read_text()
     assert sorted(os.listdir(tmp_path / "run")) == ["curves.png", "report.json", "report.md"]
@@ -137,7 +138,7 @@ def full_disk_open(name):
 
 @pytest.mark.parametrize("fault", ["write report.json", "write report.md", "fsync", "replace"])
 def test_earlier_report_survives_a_full_disk(tmp_path, monkeypatch, fault):
-    report.write(tmp_path, PLAIN)
+    markdown.write(tmp_path, PLAIN)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     if fault.startswith("write"):
         if not os.path.exists("/dev/full"):
@@ -146,7 +147,7 @@ def test_earlier_report_survives_a_full_disk(tmp_path, monkeypatch, fault):
     else:
         monkeypatch.setattr(os, fault, no_space)
     with pytest.raises(L2LError, match="No space left on device") as error:
-        report.write(tmp_path, LEARNED)
+        markdown.write(tmp_path, LEARNED)
     assert "\n" not in str(error.value)
     assert str(tmp_path / ("report.md" if fault == "write report.md" else "report.json")) in str(error.value)
     assert "make room" in str(error.value)
@@ -156,7 +157,7 @@ def test_earlier_report_survives_a_full_disk(tmp_path, monkeypatch, fault):
 def test_a_file_in_place_of_the_folder_is_an_error_in_one_line(tmp_path):
     (tmp_path / "run").write_text("not a folder")
     with pytest.raises(L2LError, match="cannot write"):
-        report.write(tmp_path / "run", PLAIN)
+        markdown.write(tmp_path / "run", PLAIN)
 
 
 def step_rows(n, robust=True):
@@ -290,7 +291,7 @@ def test_matplotlib_is_imported_only_to_draw_and_never_pyplot(tmp_path):
     code = """
 import sys
 import numpy as np
-from l2ljax import figures
+from l2ljax.report import figures
 assert "matplotlib" not in sys.modules
 figures.training_curves("curves.png", [], [])
 figures.perturbation_grid("grid.png", np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), [0], [0])

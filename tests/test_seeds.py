@@ -7,8 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from l2ljax import checkpoint, experiment, seeds, tables
-from l2ljax.config import Config, resolve
+from l2ljax import checkpoint
+from l2ljax.report import tables
+from l2ljax.run import experiment, seeds
+from l2ljax.run.config import Config, resolve
 from l2ljax.types import L2LError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from l2ljax import benchmark, rivals, tables, threat, throughput
+from l2ljax import threat
 from l2ljax.attacks import gradient
-from l2ljax.torch_resnets import build
+from l2ljax.bench import benchmark, rivals, throughput
+from l2ljax.bench.torch_resnets import build
+from l2ljax.report import tables
 from l2ljax.types import L2LError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

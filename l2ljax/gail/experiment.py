@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from l2ljax import monitor
 from l2ljax.checkpoint import Checkpoints
 from l2ljax.gail import cloning, experts, gym_adapter, imitate, report, rollout, updaters
 from l2ljax.gail.gym_adapter import GymEnvironments
@@ -25,10 +24,11 @@ from l2ljax.gail.policy import Agent
 from l2ljax.gail.rollout import Iterations
 from l2ljax.gail.setup import PAIRS_KEY, Arm, Config, Task, arms, controls, find_expert, prepare
 from l2ljax.gail.updaters import Updater
-from l2ljax.results import provenance
+from l2ljax.run import monitor
+from l2ljax.run.results import provenance
+from l2ljax.run.workdir import Workdir
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
-from l2ljax.workdir import Workdir
 
 CHUNK = 25
 """Iterations at most in one call of the jitted scan."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from l2ljax.papers.compare import Record
-from l2ljax.report import grid
+from l2ljax.report.markdown import grid
 
 NEEDED = 3
 """Seeds that make a difference within the noise a no."""

@@ -8,7 +8,7 @@ from l2ljax.papers.effort import Effort
 from l2ljax.papers.jobs import Job, Part
 from l2ljax.papers.targets import ARCHITECTURES, TABLES, Table
 from l2ljax.papers.work import complete
-from l2ljax.report import grid
+from l2ljax.report.markdown import grid
 from l2ljax.types import L2LError
 
 METHODS = {

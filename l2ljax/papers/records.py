@@ -14,8 +14,8 @@ from typing import Any
 
 from l2ljax.files import write_files
 from l2ljax.papers.jobs import Job, Part
+from l2ljax.run.workdir import read_json
 from l2ljax.types import L2LError
-from l2ljax.workdir import read_json
 
 FOLDER = Path("experiments/results/papers")
 SETTINGS = (

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from l2ljax.monitor import duration, stopping_on_signals
 from l2ljax.papers import records
 from l2ljax.papers.jobs import Job, Part
+from l2ljax.run.monitor import duration, stopping_on_signals
+from l2ljax.run.workdir import read_json
 from l2ljax.types import L2LError
-from l2ljax.workdir import read_json
 
 GRACE = 90.0
 """Seconds that a job gets to finish its step and save, within the time that was given."""

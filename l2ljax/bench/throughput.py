@@ -23,16 +23,18 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
-from l2ljax import attacks, benchmark, cost, defenses, devices, figures, rivals, tables, threat
+from l2ljax import attacks, cost, defenses, devices, threat
 from l2ljax.attacks.names import parameters
-from l2ljax.benchmark import Program
+from l2ljax.bench import benchmark, rivals
+from l2ljax.bench.benchmark import Program
 from l2ljax.evaluate.accuracy import as_tree
 from l2ljax.models import CLASSIFIERS
-from l2ljax.results import provenance
-from l2ljax.setup import load_function
+from l2ljax.report import figures, tables
+from l2ljax.run.results import provenance
+from l2ljax.run.setup import load_function
+from l2ljax.run.workdir import write_atomically
 from l2ljax.train import AXIS
 from l2ljax.types import Batch, L2LError, example_keys
-from l2ljax.workdir import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

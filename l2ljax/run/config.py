@@ -8,7 +8,8 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from l2ljax import attacks, data, defenses, recipes, threat, train
+from l2ljax import attacks, data, defenses, threat, train
+from l2ljax.run import recipes
 from l2ljax.types import L2LError
 
 DEFAULT_ATTACKS = "fgsm,pgd20,pgd100,margin100,own"

@@ -17,19 +17,20 @@ import jax
 import numpy as np
 import tyro
 
-from l2ljax import attacks, data, devices, illustrate, report, threat
+from l2ljax import attacks, data, devices, threat
 from l2ljax.attacks.ensemble import VERSIONS
 from l2ljax.attacks.names import parameters
-from l2ljax.config import learned
 from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import default_batch_size
 from l2ljax.files import write_files
-from l2ljax.monitor import script
-from l2ljax.results import provenance
-from l2ljax.setup import load_attacker, load_classifier, load_function
+from l2ljax.report import illustrate, markdown
+from l2ljax.run.config import learned
+from l2ljax.run.monitor import script
+from l2ljax.run.results import provenance
+from l2ljax.run.setup import load_attacker, load_classifier, load_function
+from l2ljax.run.workdir import read_json
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys
-from l2ljax.workdir import read_json
 
 PAPER = ("fgsm", "pgd20", "pgd100", "margin100", "cw100", "momentum10")
 """What `paper` stands for in --attacks."""
@@ -157,7 +158,7 @@ def run(flags: Flags) -> dict[str, Any]:
             "checks": [{"name": c.name, "passed": c.passed, "figure": c.figure} for c in checks],
         },
     }
-    told = report.judgement(result, checks, drawn)
+    told = markdown.judgement(result, checks, drawn)
     texts = {"robustbench.json": json.dumps(result, indent=2) + "\n", "evaluation.md": told}
     write_files({folder / name: text.encode() for name, text in texts.items()})
     print(told)

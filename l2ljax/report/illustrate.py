@@ -16,15 +16,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from l2ljax import data, figures, views
-from l2ljax.config import learned
+from l2ljax import data
 from l2ljax.data import Split
 from l2ljax.files import write_files
-from l2ljax.setup import load_attacker, load_classifier
+from l2ljax.report import figures, views
+from l2ljax.report.views import Plan
+from l2ljax.run.config import learned
+from l2ljax.run.setup import load_attacker, load_classifier
+from l2ljax.run.workdir import read_json
 from l2ljax.threat import Ball, parse_eps
 from l2ljax.types import Key, L2LError, LogitsFn
-from l2ljax.views import Plan
-from l2ljax.workdir import read_json
 
 
 def make_plan(

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2ljax import tables
-from l2ljax.config import Config, Run, resolve
 from l2ljax.files import write_files
-from l2ljax.results import provenance
+from l2ljax.report import tables
+from l2ljax.run.config import Config, Run, resolve
+from l2ljax.run.results import provenance
+from l2ljax.run.workdir import ABOUT_REPORTING, read_json
 from l2ljax.types import L2LError
-from l2ljax.workdir import ABOUT_REPORTING, read_json
 
 
 def plan(dataset: str, method: str, config: Config) -> list[Run]:

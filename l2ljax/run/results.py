@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from l2ljax import attacks, figures
+from l2ljax import attacks
 from l2ljax.evaluate import Evaluation, evaluate
-from l2ljax.setup import EVAL_BATCH, Setup, named_attacks
+from l2ljax.report import figures
+from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks
+from l2ljax.run.workdir import Workdir
 from l2ljax.train import TrainState
 from l2ljax.types import Array, Players
-from l2ljax.workdir import Workdir
 
 
 class Best(NamedTuple):

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from l2ljax import attacks, checkpoint, data, defenses, models, recipes, threat
-from l2ljax.config import Run, learned
+from l2ljax import attacks, checkpoint, data, defenses, models, threat
+from l2ljax.run import recipes
+from l2ljax.run.config import Run, learned
+from l2ljax.run.workdir import read_json
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
 from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
-from l2ljax.workdir import read_json
 
 EVAL_BATCH = 250
 

@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import tyro
 from tqdm import tqdm
 
-from l2ljax import attacks, checkpoint, cost, data, hosts, monitor, recipes, report, seeds
-from l2ljax.config import Config, Run, methods
+from l2ljax import attacks, checkpoint, cost, data
 from l2ljax.evaluate import evaluate
-from l2ljax.results import Best, draw, summarize
-from l2ljax.setup import EVAL_BATCH, Setup, named_attacks, prepare
+from l2ljax.report import markdown
+from l2ljax.run import hosts, monitor, recipes, seeds
+from l2ljax.run.config import Config, Run, methods
+from l2ljax.run.results import Best, draw, summarize
+from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks, prepare
+from l2ljax.run.workdir import Workdir
 from l2ljax.train import Interrupted, NonFiniteLoss, TrainState, fit
 from l2ljax.types import Batch, L2LError
-from l2ljax.workdir import Workdir
 
 VALIDATION_ATTACK = "pgd10"
 
@@ -48,7 +50,7 @@ def main(dataset: str) -> None:
             return
         results = [run(spec) for of in specs.values() for spec in of]
         if len(results) > 1:
-            print("\n" + report.table(results))
+            print("\n" + markdown.table(results))
 
 
 def run_once(spec: Run) -> dict[str, Any]:
@@ -77,11 +79,11 @@ def run(spec: Run) -> dict[str, Any]:
     def write_report() -> dict[str, Any]:
         result = summarize(setup, state, best, seconds)
         figures = draw(setup, state, workdir)
-        report.write(spec.workdir, result, figures)
+        markdown.write(spec.workdir, result, figures)
         return result
 
     result = hosts.on_first(write_report)
-    print(report.table([result]))
+    print(markdown.table([result]))
     print(f"report, figures and checkpoints: {spec.workdir}")
     return result
 

@@ -14,15 +14,16 @@ import jax
 import numpy as np
 import tyro
 
-from l2ljax import attacks, defenses, report
-from l2ljax.config import Config, Run, resolve
+from l2ljax import attacks, defenses
 from l2ljax.evaluate import evaluate
-from l2ljax.experiment import train
-from l2ljax.monitor import script
-from l2ljax.results import describe
-from l2ljax.setup import EVAL_BATCH, prepare
+from l2ljax.report import markdown
+from l2ljax.run.config import Config, Run, resolve
+from l2ljax.run.experiment import train
+from l2ljax.run.monitor import script
+from l2ljax.run.results import describe
+from l2ljax.run.setup import EVAL_BATCH, prepare
+from l2ljax.run.workdir import Workdir, read_json
 from l2ljax.types import L2LError
-from l2ljax.workdir import Workdir, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +115,8 @@ def run(flags: Flags) -> dict[str, Any]:
         "attacks": rows,
         "worst_case_acc": min(row["robust_acc"] for row in rows.values()),
     }
-    report.write(spec.workdir, result, [])
-    print(report.table([result]))
+    markdown.write(spec.workdir, result, [])
+    print(markdown.table([result]))
     return result
 
 

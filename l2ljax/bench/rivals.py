@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from l2ljax import devices, models
-from l2ljax.torch_resnets import build, package
+from l2ljax.bench.torch_resnets import build, package
 from l2ljax.types import Array, Batch, L2LError, Tree
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from l2ljax.gail import report as gail_report
-from l2ljax.report import grid, percent, table
+from l2ljax.report.markdown import grid, percent, table
 
 
 def tell(found: Mapping[str, Any]) -> str:

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from l2ljax import compilation, losses
+from l2ljax import losses
+from l2ljax.run import compilation
 from l2ljax.train import Interrupted, Step, TrainState
 from l2ljax.types import Array, Batch, L2LError, LogitsFn
 

@@ -42,7 +42,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     return grid(["method", "clean", *names, "worst case"], [cells(*row) for row in rows])
 
 
-def markdown(result: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
+def page(result: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     """The report.md of one result. `figures` are links, relative to the folder that the report lies in."""
     p, n = result["worst_case_acc"], result["eval_size"]
     error = percent(math.sqrt(p * (1 - p) / n))
@@ -72,7 +72,7 @@ def write(workdir: Path, result: Mapping[str, Any], figures: Sequence[Path] = ()
     """
     links = [Path(os.path.relpath(f, workdir)).as_posix() for f in figures if Path(f).exists()]
     content = json.dumps(result, indent=2, default=lambda scalar: scalar.item()) + "\n"
-    texts = {"report.json": content, "report.md": markdown(result, links)}
+    texts = {"report.json": content, "report.md": page(result, links)}
     write_files({Path(workdir, name): text.encode() for name, text in texts.items()})
 
 

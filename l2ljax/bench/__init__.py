@@ -1,0 +1,1 @@
+"""Throughput: programs to time (`benchmark`), other libraries' (`rivals`), and the script's tables (`throughput`)."""
