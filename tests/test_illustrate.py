@@ -14,7 +14,8 @@ from l2ljax.attacks import learned
 from l2ljax.data import Split
 from l2ljax.defenses.interpolation import interpolated
 from l2ljax.defenses.l2l import rnn_adv
-from l2ljax.report import figures, illustrate, views
+from l2ljax.report import figures, views
+from l2ljax.run import illustrate
 from l2ljax.types import L2LError
 from tests.tiny import tiny_classifier
 

@@ -1,3 +1,3 @@
-"""What a run shows: pages and tables in `markdown`, BENCHMARKS.md's in `tables`, `figures`, and the views that a judged
-model is illustrated with.
+"""What a run shows: pages and tables in `markdown`, BENCHMARKS.md's in `tables`, `figures`, and in `views` the numbers
+that figures of one model take.
 """

@@ -24,7 +24,8 @@ from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluati
 from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import default_batch_size
 from l2ljax.files import write_files
-from l2ljax.report import illustrate, markdown
+from l2ljax.report import markdown
+from l2ljax.run import illustrate
 from l2ljax.run.config import learned
 from l2ljax.run.monitor import script
 from l2ljax.run.results import provenance
