@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from l2ljax.papers.compare import Record
+from l2ljax.papers.jobs import BESIDE
 from l2ljax.report.markdown import grid
 
 NEEDED = 3
@@ -204,12 +205,15 @@ CLAIMS: tuple[Callable[[Sequence[Record], Path], list[Answer]], ...] = (
 )
 
 
+_BESIDE = next(iter(BESIDE))
+
+
 def _fall(found: Sequence[Record], table: str, row: str) -> Group:
-    """PGM-20's accuracy less AutoAttack's, per seed."""
+    """PGM-20's accuracy less AutoAttack's on the same images, per seed."""
     rows = [r["values"] for r in found if r["table"] == table and r["row"] == row]
-    both = [values for values in rows if {"PGM-20", "AutoAttack"} <= set(values)]
+    both = [values for values in rows if {_BESIDE, "AutoAttack"} <= set(values)]
     images = min((values["AutoAttack"]["images"] for values in both), default=None)
-    return Group(row, [v["PGM-20"]["value"] - v["AutoAttack"]["value"] for v in both], images)
+    return Group(row, [v[_BESIDE]["value"] - v["AutoAttack"]["value"] for v in both], images)
 
 
 def _range(group: Group) -> float:

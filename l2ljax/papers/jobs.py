@@ -134,6 +134,8 @@ def black(
 NEUTRAL = {"pgd100": "pgd100", "margin100": "margin100"}
 """Beside every row's own attacks: the same two for all papers, and AutoAttack."""
 AUTOATTACK = {"AutoAttack": "standard"}
+BESIDE = {"PGM-20 beside AutoAttack": "pgd20@l2l"}
+"""On the same images as AutoAttack: what it takes beyond this is the model's, and not another sample's."""
 
 
 def kept(table: str, row: str, name: str, script: str, *flags: str, before: tuple[Job, ...] = ()) -> Part:

@@ -8,7 +8,7 @@ Where a schedule is shorter than the paper's, the result says so: it is told fro
 
 from collections.abc import Mapping
 
-from l2ljax.papers import effort
+from l2ljax.papers import effort, jobs
 from l2ljax.papers.jobs import AUTOATTACK, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
 
 # Improved Adversarial Training via Learned Optimizer -----------------------------------------------------------------
@@ -117,16 +117,17 @@ def l2l_table2(row: str) -> list[Part]:
     table, victim = "l2l:table4-v2" if row.startswith("AIT") else "l2l:table2", cifar(row)
     victim = PLAIN_CIFAR if row == "Plain" else victim
     margins = {"CW-20": "margin20", "CW-100": "margin100", "pgd100": "pgd100"}
+    strongest = [
+        white(table, row, victim, AUTOATTACK, 200, variant="autoattack"),
+        white(table, row, victim, jobs.BESIDE, 200, variant="beside"),
+    ]
     if row.startswith("AIT"):
-        return [
-            white(table, row, victim, {**L2L_COLUMNS, **margins}, 1000, natural=True),
-            white(table, row, victim, AUTOATTACK, 200, variant="autoattack"),
-        ]
+        return [white(table, row, victim, {**L2L_COLUMNS, **margins}, 1000, natural=True), *strongest]
     own = {"own attacker": "own"} if L2L_ROWS[row] in effort.GENERATORS else {}
     slow = {"CW": "l2l_cw100", "Random": "random10000"}
     return [
         white(table, row, victim, {**L2L_COLUMNS, **NEUTRAL, **own}, 1000, natural=True),
-        white(table, row, victim, AUTOATTACK, 200, variant="autoattack"),
+        *strongest,
         white(table, row, victim, slow, 100, variant="slow"),
     ]
 
@@ -259,9 +260,9 @@ PARTS: tuple[Part, ...] = (
     *(rnn_table3(row, 1, which) for row in ("RNN-Adv", "AdvTrain") for which in ("paper", "neutral")),
     *(rnn_table3(row, 2, which) for row in ("RNN-Adv", "AdvTrain") for which in ("paper", "neutral")),
     *(rnn_table3(row, 0, "autoattack") for row in ("RNN-Adv", "AdvTrain", "Plain", "TRADES", "RNN-TRADES")),
-    *(part for row in ("PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L") for part in l2l_table2(row)[:2]),
-    *(part for row in ("AIT", "AIT+Grad L2L", "Grad-only L2L", "2-Step Grad-only") for part in l2l_table2(row)[:2]),
-    *(l2l_table2(row)[2] for row in ("PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L")),
+    *(part for row in ("PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L") for part in l2l_table2(row)[:3]),
+    *(part for row in ("AIT", "AIT+Grad L2L", "Grad-only L2L", "2-Step Grad-only") for part in l2l_table2(row)[:3]),
+    *(l2l_table2(row)[3] for row in ("PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L")),
     *(da_white("l2l_da:table2-mnist", row, DA_COLUMNS | NEUTRAL) for row in ("Plain", "PGD10", "L2L-DA", "L2L*")),
     *(da_white("l2l_da:table1a", row, {k: DA_COLUMNS[k] for k in ("FGSM", "PGD100", "CW1000")} | NEUTRAL)
       for row in ("L2L*", "R-, D-", "R-, D+", "R+, D-", "R+, D+")),
@@ -274,7 +275,7 @@ PARTS: tuple[Part, ...] = (
     *(da_white("l2l_da:table1b", row, {k: DA_COLUMNS[k] for k in ("FGSM", "PGD100", "CW1000")} | NEUTRAL)
       for row in ("delta+, y+", "delta+, y-", "delta-, y+", "delta-, y-")),
     *(l2l_table4(row) for row in ("Plain", "PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L")),
-    *l2l_table2("Plain")[:2],
+    *l2l_table2("Plain")[:3],
     *(l2l_figure("l2l:figure4", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
     *(l2l_figure("l2l:figure9", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
     *(l2l_figure("l2l:figure5", row, "perturbations") for row in ("PGM Net", "2-Step L2L")),
