@@ -86,7 +86,10 @@ def judged(victim: Job, attacks: list[str], images: int, *flags: str, variant: s
 def attacker(
     name: str, victim: Job, *flags: str, epochs: int = 4, width: int | None = None, beside: str = "pgd10@l2l_da"
 ) -> Job:
-    """A learned attacker trained on a model that does not move (4 epochs of MNIST: 1,876 steps), PGD beside it."""
+    """A learned attacker trained on a model that does not move (4 epochs of MNIST: 1,876 steps), PGD beside it.
+
+    Attackers of one model differ by a point or two, so all test images are attacked.
+    """
     folder = f"runs/attack-{name}-{victim.folder.removeprefix('runs/')}"
     dataset, arch = str(victim.about["dataset"]), str(victim.about["arch"])
     method = name if name in effort.PASSES else "l2l_star"  # AdvGAN and GAP are one-shot networks too
@@ -95,11 +98,11 @@ def attacker(
         "experiments/attack.py",
         (f"--attacker={name}", f"--victim={victim.folder}", f"--epochs={epochs}", *sized, *flags,
          f"--attacks={beside}", "--draws=1",
-         "--eval-size=1000", f"--workdir={folder}"),
+         "--eval-size=10000", f"--workdir={folder}"),
         f"{folder}/report.json",
         effort.training(dataset, arch, method, epochs=epochs, width=width or 64),
         dataset,
-        {"seed": 0, "method": name, "epochs": epochs},
+        {"seed": 0, "method": name, "epochs": epochs, "eval_size": 10_000},
     )  # fmt: skip
 
 
