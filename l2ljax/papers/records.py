@@ -27,8 +27,8 @@ SETTINGS = (
 
 def path_of(part: Part) -> Path:
     """Where a part's row of that seed is kept."""
-    name = f"{part.table}-{part.row}-s{part.seed}"
-    return FOLDER / f"{re.sub(r'[^0-9A-Za-z+*]+', '-', name)}.json"
+    name = f"{part.table}-{part.row}-s{part.seed}".replace("*", " star")
+    return FOLDER / f"{re.sub(r'[^0-9A-Za-z+]+', '-', name)}.json"
 
 
 def is_kept(part: Part) -> bool:
