@@ -333,6 +333,8 @@ def test_a_shorter_schedule_says_so_and_only_that_one_does():
         assert words in said
     generator = {**FULL, "method": "l2l_da", "attacker_width": 16}
     assert "attacker of width 16 for 64" in compare.shortened(generator, table)
+    assert "steps" not in compare.shortened({**generator, "options": {"steps": 1}}, table)
+    assert compare.shortened({**FULL, "options": {"clean_weight": 0.3}}, table) == "clean_weight 0.3"
     assert "resnet20 for wrn_34_10" in compare.shortened({**FULL, "arch": "resnet20"}, TABLES["l2l:table2"])
     text = compare.section("rnn_adv:table3", table, [record(training=short, PGD_10=0.9)])
     assert "as in the paper" not in text and "6 of 100 epochs" in text

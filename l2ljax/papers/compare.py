@@ -132,4 +132,6 @@ def shortened(training: Mapping[str, Any], table: Table) -> str:
         if name in training and training[name] != theirs:
             said.append(f"{name.replace('_', ' ')} {training[name]} for {theirs:g}" if isinstance(theirs, float)
                         else f"{name.replace('_', ' ')} {training[name]} for {theirs}")  # fmt: skip
+    if training["method"] not in GENERATORS:  # a learned attacker's options are an ablation's row
+        said += [f"{name} {value}" for name, value in training.get("options", {}).items()]
     return "; ".join(said) or "as in the paper"
