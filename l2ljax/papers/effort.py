@@ -38,8 +38,8 @@ TRAIN_IMAGES = {"digits": 1300, "mnist": 60_000, "cifar10": 50_000, "cifar100": 
 PIXELS = {"digits": 64, "mnist": 784}
 """Others have 1,024."""
 SPEEDS = {"cpu": 1e11, "gpu": 5e13}
-"""Multiplications a second: two CPU cores with a job on each (twice what one core did in training with PGD-10: 67 images
-a second of resnet20, 226 of small_cnn), and what a data-center GPU is assumed to reach (0.1 PFLOP/s)."""
+"""Multiplications a second: two CPU cores with a job on each (twice what one core did in training with PGD-10: 67
+images a second of resnet20, 226 of small_cnn), and what a data-center GPU is assumed to reach (0.1 PFLOP/s)."""
 LAUNCH = {"cpu": 0.0, "gpu": 5e-6}
 """Seconds that a pass takes at least, per image: a GPU waits for small networks' kernels."""
 
