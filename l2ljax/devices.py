@@ -6,9 +6,11 @@
 XLA:CPU cuts every convolution into parts for its threads. Where each core is a device with its own part of the batch
 there is nothing to cut, and nobody waits: compare speed and speed_one_device in BENCHMARKS.md.
 
-Nothing here communicates between devices. On a CPU what does can stop for good: reductions that wait for another device
-take the threads that this one needs (seen with pmapped training steps on as many devices as cores). So the scripts that
-train do not call `one_per_core`; those that judge and measure attacks do.
+Nothing here communicates between devices. A program that does (a training step, or a jitted function of sharded arrays
+that reduces over the batch) may have at most 32 launches in flight on CPU devices: XLA's CPU client lets the 33rd wait
+on a thread of the pool that executes, and a device that waits in a reduction for its neighbor then waits for ever.
+`train.make_step` keeps to two; a loop of your own around such a function calls `jax.block_until_ready` on what the
+step before the last returned.
 """
 
 import os
@@ -31,23 +33,26 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def one_per_core() -> None:
-    """Make each core of the CPU, of the first `MOST`, a device. GPUs and TPUs stay what they are.
+def one_per_core(most: int | None = None) -> None:
+    """Make each core of the CPU that this process may use a device. GPUs and TPUs stay what they are.
 
     Nothing changes once JAX has computed something, and where its own settings say how many devices a CPU has
     (JAX_NUM_CPU_DEVICES, or --xla_force_host_platform_device_count in XLA_FLAGS).
+
+    Args:
+      most: how many devices at most, `MOST` by default. A single one shares all cores.
     """
     chosen = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     try:
-        jax.config.update("jax_num_cpu_devices", min(cores(), MOST))
+        jax.config.update("jax_num_cpu_devices", min(cores(), most or MOST))
     except RuntimeError:  # too late
         return
 
 
 def own_core() -> bool:
-    """Whether a local device is a CPU that has a core, and no two."""
+    """Return whether each local device is a CPU with one core; then `models.correlation` takes other kernels."""
     return jax.default_backend() == "cpu" and cores() < 2 * jax.local_device_count()
 
 

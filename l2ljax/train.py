@@ -7,6 +7,7 @@ state, metrics = step(state, batch)
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ SCHEDULES = {
     "attacker": Players(False, True),
 }
 """Name -> who moves; see `make_step`."""
+IN_FLIGHT = 2
+"""Steps that CPU devices may have before them; XLA stops for good at more than 32 launches, see `devices`."""
 
 
 class Interrupted(Exception):
@@ -94,6 +97,8 @@ def make_step(
     Where several processes run (see `hosts`), all take the same steps, each on its part of the batch and with a copy of
     the state on its own devices; the parts in the order of the processes are the whole batch.
 
+    A step returns before it is done, but on several CPU devices it first waits until at most `IN_FLIGHT` are under way.
+
     Args:
       defense: built with `axis_name=AXIS`.
       optimizers: optax optimizers of (classifier, attacker).
@@ -148,6 +153,8 @@ def make_step(
     mesh = jax.sharding.Mesh(np.array(local), (AXIS,))  # pmap takes and returns each process's own copies and shards
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    under_way: deque[dict[str, Array]] = deque()
+    bounded = len(devices) > 1 and local[0].platform == "cpu"
 
     def sharded_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         size, n = len(batch.x), len(local)
@@ -155,7 +162,12 @@ def make_step(
             raise L2LError(f"a batch of {size} does not split over {n} devices: give a multiple of {n}")
         shards = jax.tree.map(lambda a: a.reshape(n, size // n, *a.shape[1:]), batch)
         # Placed as pmap returns them: a first step on arrays placed otherwise would compile a second program.
-        return mapped(jax.device_put(state, everywhere), jax.device_put(Batch(*shards), split))
+        state, metrics = mapped(jax.device_put(state, everywhere), jax.device_put(Batch(*shards), split))
+        if bounded:
+            under_way.append(metrics)
+            if len(under_way) > IN_FLIGHT:
+                jax.block_until_ready(under_way.popleft())
+        return state, metrics
 
     return sharded_step
 

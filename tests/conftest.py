@@ -5,6 +5,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # scripts would keep pro
 import jax
 import pytest
 
+jax.config.update("jax_num_cpu_devices", 1)  # scripts would make one for each core; tests say where they want two
+
 
 @pytest.fixture(scope="module")
 def quick_compilation():

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from l2ljax import defenses, threat
+from l2ljax import defenses, threat, train
 from l2ljax.train import AXIS, Interrupted, NonFiniteLoss, TrainState, fit, init_state, make_step
 from l2ljax.types import Batch, L2LError, Players
 from tests.tiny import small, tiny_classifier
@@ -125,6 +125,42 @@ def test_two_devices_equal_one():
 def test_without_the_reduction_two_devices_differ():
     lines = run_with_two_devices(TWO_DEVICES.format(drop=True, cases=[("pgd_adv", "joint")]))
     assert float(lines[0].split()[-1]) > 1e-6
+
+
+IN_FLIGHT = """
+    import itertools
+    import jax
+    import numpy as np, optax
+    from l2ljax import data, defenses, models, threat
+    from l2ljax.train import AXIS, init_state, make_step
+    from l2ljax.types import Players
+
+    clf = models.create("digits_cnn")
+    defense = defenses.create("pgd_adv", clf, threat.linf(0.2), axis_name=AXIS, steps=2)
+    optimizers = Players(optax.sgd(0.1), optax.identity())
+    split = data.load("digits").train
+    batches = data.stream(split, jax.random.key(0), batch_size=100)
+    state = init_state(jax.random.key(1), clf, defense, optimizers, split.images[:2] / np.float32(255))
+    step = make_step(defense, optimizers)
+    history, most = [], 0
+    for _, batch in itertools.islice(batches, {steps}):
+        state, metrics = step(state, batch)
+        history = [m for m in history if not m.is_ready()] + [metrics["loss"]]
+        most = max(most, len(history))
+    print(len(jax.devices()), most, int(state.step))
+"""
+
+
+def test_two_devices_have_few_steps_under_way():
+    devices, most, steps = map(int, run_with_two_devices(IN_FLIGHT.format(steps=60))[-1].split())
+    assert (devices, steps) == (2, 60)
+    assert most <= train.IN_FLIGHT + 1
+
+
+@pytest.mark.slow
+def test_two_devices_take_thousands_of_steps():
+    """Unbounded they stop within a few hundred: XLA's CPU client admits 32 launches, and this has no look at results."""
+    assert run_with_two_devices(IN_FLIGHT.format(steps=3000))[-1].split()[2] == "3000"
 
 
 def test_each_of_two_devices_holds_half_of_the_batch():

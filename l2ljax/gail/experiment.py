@@ -48,7 +48,7 @@ def main() -> None:
     import tyro
 
     config = tyro.cli(Config, description="GAIL with Adam or a learned updater of the discriminator.")
-    with monitor.script():
+    with monitor.script(1):  # one program for all seeds, whose products share the cores
         run(config)
 
 

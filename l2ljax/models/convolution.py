@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from l2ljax.models.correlation import DIMENSIONS, FEW, Pair, compiled, correlate, shifted_products
+from l2ljax.models.correlation import DIMENSIONS, Pair, correlate, kernel_gradient
 from l2ljax.types import Array
 
 _force_stock = False
@@ -199,22 +199,8 @@ def _pull_back_image(y: Array, kernel: Array, geo: _Geometry) -> Array:
 def _pull_back_kernel(x: Array, y: Array, geo: _Geometry) -> Array:
     """dT/dk: [B, H, W, C], [B, H', W', O] -> [kh, kw, C, O]."""
     if geo.strides == (1, 1):
-        if geo.kernel == (1, 1):
-            return jnp.einsum("bhwc,bhwo->co", x, y)[None, None]
-        copies = geo.kernel[0] * geo.kernel[1] * min(x.shape[3], y.shape[3])
-        if x.shape[3] <= FEW and copies <= 2 * y.shape[3]:
-            return shifted_products(x, y, geo.kernel, geo.padding)
-        if y.shape[3] <= FEW and copies <= 2 * x.shape[3]:
-            return _flip(shifted_products(y, x, geo.kernel, _opposite(geo)))
-        # The same sum is a convolution of x with y, the batch in the place of channels. The compiler's own
-        # rule differs by the barriers only, which make the transposed copies that its fast path needs.
-        images, kernel = lax.optimization_barrier((x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)))
-        k = compiled(images, kernel, (1, 1), geo.padding)
-        return lax.optimization_barrier(k).transpose(1, 2, 0, 3)
-    # With strides that convolution is slow; one matrix product with shifted copies of y is not.
-    th, tw = _taps(geo)
-    everywhere = ((th - 1, th - 1), (tw - 1, tw - 1))
-    return _blocks_to_kernel(_flip(shifted_products(y, _image_to_blocks(x, geo), (th, tw), everywhere)), geo)
+        return kernel_gradient(x, y, geo.kernel, geo.padding)
+    return _blocks_to_kernel(kernel_gradient(_image_to_blocks(x, geo), y, _taps(geo), ((0, 0), (0, 0))), geo)
 
 
 _convolve.defvjp(

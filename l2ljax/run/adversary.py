@@ -78,7 +78,7 @@ def run(flags: Flags) -> dict[str, Any]:
     if not jax.tree.leaves(start.params.attacker):
         learned = [name for name in defenses.METHODS if "l2l" in name or "rnn" in name]
         raise L2LError(f"{flags.attacker} learns nothing: choose of {', '.join([*defenses.ATTACKERS, *learned])}")
-    workdir = Workdir(spec.workdir, spec.saved())
+    workdir = Workdir(spec.workdir, {**spec.saved(), **setup.hardware()})
     untrained = jax.tree.map(np.asarray, (start.params.attacker, start.stats.attacker))  # training donates them
     state, _, seconds = train(setup, start, workdir)
 

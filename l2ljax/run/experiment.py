@@ -33,7 +33,7 @@ def main(dataset: str) -> None:
     description = f"Adversarial training on {dataset}. Its recipes, of which flags replace entries:"
     config = tyro.cli(Config, description=f"{description}\n\n{recipes.table(dataset)}")
     with (
-        monitor.script(),
+        monitor.script(config.devices),
         hosts.joined(
             config.coordinator,
             config.num_processes,
@@ -73,7 +73,7 @@ def run(spec: Run) -> dict[str, Any]:
       Interrupted: SIGTERM or Ctrl-C during training; the state is saved.
     """
     setup, state = prepare(spec)
-    workdir = hosts.on_first(Workdir, spec.workdir, spec.saved())
+    workdir = hosts.on_first(Workdir, spec.workdir, {**spec.saved(), **setup.hardware()})
     state, best, seconds = train(setup, state, workdir)
 
     def write_report() -> dict[str, Any]:

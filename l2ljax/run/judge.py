@@ -78,7 +78,6 @@ def main() -> None:
     """The command line of experiments/evaluate.py."""
     flags = tyro.cli(Flags, description=__doc__)
     with script():
-        devices.one_per_core()
         run(flags)
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from l2ljax import losses
+from l2ljax import devices, losses
 from l2ljax.run import compilation
 from l2ljax.train import Interrupted, Step, TrainState
 from l2ljax.types import Array, Batch, L2LError, LogitsFn
@@ -40,11 +40,15 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def script() -> Iterator[None]:
-    """What a script runs in: its compiled programs are kept for the next time, its errors told in one line.
+def script(most_devices: int | None = None) -> Iterator[None]:
+    """Run a script: a device per core of a CPU, compiled programs kept for the next time, errors told in one line.
 
     Scripts that time compilation take `told_in_one_line` alone.
+
+    Args:
+      most_devices: see `devices.one_per_core`.
     """
+    devices.one_per_core(most_devices)
     compilation.keep_programs()
     with told_in_one_line():
         yield

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import attacks, checkpoint, data, defenses, models, threat
+from l2ljax.devices import own_core
 from l2ljax.run import recipes
 from l2ljax.run.config import Run, learned
 from l2ljax.run.workdir import read_json
@@ -40,6 +41,10 @@ class Setup(NamedTuple):
         """The classifier in evaluation mode; other weights do not recompile."""
         variables = {"params": params.classifier, "batch_stats": stats.classifier}
         return jax.tree_util.Partial(self.classifier.logits, variables)
+
+    def hardware(self) -> dict[str, Any]:
+        """Return for config.json all that decides which kernels and which order of sums a step has."""
+        return {"trained_on": f"{len(self.devices)} {self.devices[0].platform}" + ", one core each" * own_core()}
 
 
 def prepare(spec: Run) -> tuple[Setup, TrainState]:

@@ -27,6 +27,7 @@ ABOUT_REPORTING = (
     "eval_size",
     "attacks",
     "command",
+    "trained_on",  # has a message of its own
 )
 """Settings that may change between two runs of the same training."""
 
@@ -102,6 +103,13 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    before, now = old.get("trained_on", "1 cpu"), new.get("trained_on")  # older runs on a CPU had one device
+    if now is not None and before != now:
+        count = before.split()[0]
+        raise L2LError(
+            f"{path} holds a run on {before}, here it would be {now}: give --devices={count} "
+            f"({count} cores where each has one), or choose another --workdir"
+        )
     for name in new:
         if name not in ABOUT_REPORTING and old.get(name) != new[name]:
             raise L2LError(f"{path} holds a run with {name}={old.get(name)}, not {new[name]}: choose another --workdir")
