@@ -6,7 +6,7 @@
     logits, batch_stats = clf.train(variables, x, key)            # training mode
 
 Images [B, H, W, C] are in [0, 1]; what normalization a network has is inside it. `CLASSIFIERS` is the
-table of names.
+table of names. `from_linen`, `from_nnx` and `from_functions` make the same of a network of your own.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax.models import cnn, resnet
+from l2ljax.models.adapters import from_functions, from_linen, from_nnx
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, example_keys
+
+__all__ = ["CLASSIFIERS", "Classifier", "create", "from_functions", "from_linen", "from_nnx"]
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": cnn.DigitsCNN,
