@@ -5,8 +5,10 @@
     clf = models.from_functions(init, logits, train)
     variables = clf.init(jax.random.key(0), x)
 
-Every defense and `train.make_step` take them. Attacks take any function of images, so there an nnx module in
-evaluation mode serves as it is: `jax.jit(attack)(model, key, x, y)`.
+Every defense and `train.make_step` take them. Attacks take any function of images, so there a model serves as it is,
+with its weights as arguments of the compiled program: `jax.jit(attack)(model, key, x, y)` for an nnx module in
+evaluation mode, `eqx.filter_jit(attack)` for a module of Equinox that maps batches. A plain function is static:
+`jax.jit(attack, static_argnums=0)`.
 
 Dropout draws one mask for the batch of a device, from the key of its first example: unlike in our own networks,
 what an example draws depends on how the batch is split.
