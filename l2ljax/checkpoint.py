@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from l2ljax.types import L2LError, Tree
+from l2ljax.types import L2LError, Tree, is_key
 
 
 class Checkpoints:
@@ -105,14 +105,10 @@ class Checkpoints:
         self._manager.close()
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _to_flat(tree: Tree) -> dict[str, np.ndarray]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
-        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         for path, leaf in leaves
     }
 
@@ -120,7 +116,7 @@ def _to_flat(tree: Tree) -> dict[str, np.ndarray]:
 def _from_flat(flat: dict[str, Any], like: Tree) -> Tree:
     def restore(path: Any, leaf: Any) -> Any:
         saved = flat[jax.tree_util.keystr(path)]
-        return jax.random.wrap_key_data(saved) if _is_key(leaf) else jax.numpy.asarray(saved)
+        return jax.random.wrap_key_data(saved) if is_key(leaf) else jax.numpy.asarray(saved)
 
     return jax.tree_util.tree_map_with_path(restore, like)
 

@@ -97,7 +97,7 @@ def _count(jaxpr: core.Jaxpr, marked: bool) -> float:
 
 def _count_equation(equation: core.JaxprEqn, marked: bool) -> float:
     marked = marked or SCOPE in str(equation.source_info.name_stack)
-    inner = [_count(jaxpr, marked) for jaxpr in _inner_jaxprs(equation)]
+    inner = [_count(jaxpr, marked) for jaxpr in inner_jaxprs(equation)]
     if equation.primitive.name == "cond":
         return max(inner)
     if inner:
@@ -128,7 +128,8 @@ def _convolution(image: Sequence[int], kernel: Sequence[int], out: Sequence[int]
     return out[out_spec[0]] * out[out_spec[1]] * kernel[kernel_spec[1]] * meetings
 
 
-def _inner_jaxprs(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+def inner_jaxprs(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    """The programs inside an equation of a program: a loop's body, a branch, a function that jits."""
     for value in jax.tree.leaves(
         list(equation.params.values()), is_leaf=lambda v: isinstance(v, core.Jaxpr | core.ClosedJaxpr)
     ):

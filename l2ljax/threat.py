@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from l2ljax.types import Array, Key, L2LError, example_keys
+from l2ljax.types import Array, Key, L2LError, Tree, example_keys
 
 
 class Ball(NamedTuple):
@@ -120,3 +120,8 @@ def _flat(x: Array) -> Array:
 def spread(values: Array, like: Array) -> Array:
     """[B] -> [B, 1, ...], to go with `like`."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def choose(mask: Array, a: Tree, b: Tree) -> Tree:
+    """Per example the leaves of a [B, ...] where `mask` [B] is set, else those of b."""
+    return jax.tree.map(lambda a, b: jnp.where(spread(mask, a), a, b), a, b)

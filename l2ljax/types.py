@@ -1,6 +1,6 @@
 """The contracts between the parts of l2ljax: what a classifier, an attack and a defense are.
 
-Everything is a NamedTuple of pure functions or of arrays; nothing here computes, but for the two
+Everything is a NamedTuple of pure functions or of arrays; nothing here computes, but for the
 functions on keys that all parts share.
 """
 
@@ -73,6 +73,11 @@ class Defense(NamedTuple):
     """(params, batch_stats) of the attacker -> the trained attacker as an Attack, or None where it learns nothing.
     Keywords: `steps`, how many, where not those it was trained with; `path=True` for all iterates x_1..x_T
     [T, B, H, W, C] in place of the last."""
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf of a tree is a typed PRNG key, or an array of them."""
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def example_keys(key: Key, n: int) -> Key:

@@ -2,6 +2,8 @@
 
 import functools
 
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from jax.lax import stop_gradient
 from l2ljax import attacks, cost, data, defenses, losses, models, threat
 from l2ljax.attacks import learned
 from l2ljax.defenses import saddle
-from l2ljax.types import Batch, L2LError, Players, example_keys, fold_in
+from l2ljax.types import Batch, Classifier, L2LError, Players, example_keys, fold_in
 from tests.tiny import small, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -266,13 +268,38 @@ def test_fgsm_with_predicted_labels_does_not_see_the_true_ones():
     assert robust["true"][1] != pytest.approx(robust["predicted"][1], rel=1e-3)
 
 
-def test_running_statistics_of_passes_from_one_start_are_put_in_a_row():
-    r0, batches = np.array([1.0, -2.0]), np.array([[3.0, 4.0], [5.0, 6.0], [-1.0, 0.5]])
-    each = 0.9 * r0 + 0.1 * batches
-    r = r0
-    for b in batches:
-        r = 0.9 * r + 0.1 * b
-    np.testing.assert_allclose(saddle._one_after_the_other(r0, each), r, rtol=1e-6)
+def two_norms(momenta=(0.99, 0.5)):
+    """A classifier whose two BatchNorms forget at different speeds, neither of them torch's."""
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            for momentum in momenta:
+                x = nn.BatchNorm(use_running_average=not train, momentum=momentum)(nn.Conv(4, (3, 3))(x))
+            return nn.Dense(10)(nn.relu(x).mean((1, 2)))
+
+    def train(variables, x, key, axis_name=None):
+        logits, new = net.apply(variables, x, train=True, mutable=["batch_stats"])
+        return logits, new["batch_stats"]
+
+    net = Network()
+    return Classifier(net.init, net.apply, train, None)
+
+
+def test_running_statistics_are_those_of_all_passes_one_after_the_other():
+    clf, batch, steps = two_norms(), digits(8), 3
+    rule = learned.fixed(optax.sign_sgd(0.05))
+    defense = saddle.unrolled(clf, rule, BALL, saddle.adversarial(), steps=steps, start=attacks.clean, query="train")
+    variables = clf.init(jax.random.key(0), batch.x)
+    params, stats = Players(variables["params"], {}), Players(variables["batch_stats"], {})
+    made = jax.jit(lambda: defense.objective(params, stats, jax.random.key(1), batch, "classifier")[1][0].classifier)()
+
+    x = batch.x
+    for _ in range(steps):
+        gradient = jax.grad(lambda x: losses.cross_entropy(clf.train(variables, x, None)[0], batch.y).sum())(x)
+        variables["batch_stats"] = clf.train(variables, x, None)[1]
+        x = BALL.project(x + 0.05 * jnp.sign(gradient), batch.x)
+    chex.assert_trees_all_close(made, clf.train(variables, x, None)[1], rtol=1e-5, atol=1e-6)
 
 
 def test_options_and_unknown_names():

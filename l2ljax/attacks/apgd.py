@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from l2ljax import losses
 from l2ljax.attacks.ascent import Start
 from l2ljax.attacks.gradient import PerExampleLoss, likeliest_wrong
-from l2ljax.threat import Ball, spread
+from l2ljax.threat import Ball, choose, spread
 from l2ljax.types import Array, Attack, Key, L2LError, example_keys, fold_in
 
 GradientFn = Callable[[Array, Array], tuple[Array, Array, Array]]
@@ -114,14 +114,14 @@ def ascend_adaptively(
         gradient, loss, wrong = gradient_fn(state.x, t)
         # Where a model breaks it gives no direction, but x must stay an image: NaN is no adversarial example.
         here = _Point(state.x, jnp.where(jnp.isfinite(gradient), gradient, 0), loss.astype(wide))
-        best = _choose(here.loss > state.best.loss, here, state.best)
+        best = choose(here.loss > state.best.loss, here, state.best)
 
         rises = state.rises + ((here.loss > state.last_loss) & (t > 0))
         stands_still = ~state.halved & (best.loss <= state.checked_loss)
         check = window > 0
         halve = check & ((rises <= rho * window) | stands_still)
         step_size = jnp.where(halve, state.step_size / 2, state.step_size)
-        origin = _choose(halve, best, here)
+        origin = choose(halve, best, here)
 
         a = jnp.where(t > 0, 0.75, 1).astype(x.dtype)
         target = ball.project(origin.x + spread(step_size, x) * _direction(ball, origin.gradient), x)
@@ -129,7 +129,7 @@ def ascend_adaptively(
         after = _State(
             x=ball.project(moved, x),
             x_before=origin.x,
-            adversarial=_choose(wrong, here.x, state.adversarial),
+            adversarial=choose(wrong, here.x, state.adversarial),
             fooled=state.fooled | wrong,
             best=best,
             step_size=step_size,
@@ -270,7 +270,7 @@ def _attack(
             def again(x_adv: Array, fooled: Array) -> tuple[Array, Array]:
                 gradient_fn = gradients(loss_of(goal), logits_fn, y, k_model, eot)
                 climb = ascend_adaptively(gradient_fn, ball, x, start(ball, k_start, x), **how)
-                return _choose(climb.fooled & ~fooled, climb.adversarial, x_adv), fooled | climb.fooled
+                return choose(climb.fooled & ~fooled, climb.adversarial, x_adv), fooled | climb.fooled
 
             return jax.lax.cond(found[1].all(), lambda *found: found, again, *found), None
 
@@ -287,8 +287,3 @@ def _unit(ball: Ball, delta: Array) -> Array:
 def _direction(ball: Ball, gradient: Array) -> Array:
     """As AutoAttack has it: where `ball.steepest` points, but in l2 short where the gradient is around 1e-12."""
     return jnp.sign(gradient) if ball.name == "linf" else _unit(ball, gradient)
-
-
-def _choose(mask: Array, a, b):
-    """Per example the leaf of tree a [B, ...] where the mask [B] is set, else that of b."""
-    return jax.tree.map(lambda a, b: jnp.where(spread(mask, a), a, b), a, b)

@@ -20,7 +20,7 @@ import optax
 from l2ljax import losses
 from l2ljax.attacks.ascent import LossFn, clean
 from l2ljax.attacks.gradient import PerExampleLoss, iterate
-from l2ljax.threat import Ball, spread
+from l2ljax.threat import Ball, choose, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, Tree
 
 
@@ -135,12 +135,12 @@ def l2l_cw(
             tau = jnp.where(solved, 0.9 * jnp.minimum(s.tau, distance), s.tau)
             exponent = s.exponent + spent
             return _TauSearch(
-                descent=_select(solved, begin(x_new), descent),
+                descent=choose(solved, begin(x_new), descent),
                 tau=tau,
                 exponent=exponent,
                 step=jnp.where(solved | spent, 0, s.step + 1),
                 busy=s.busy & ~hit & (tau > SMALLEST_TAU) & (exponent < len(CONSTANTS)),
-                found=_select(hit, x_new, s.found),
+                found=choose(hit, x_new, s.found),
             )
 
         tau = jnp.ones(len(x), jnp.promote_types(x.dtype, jnp.float32))
@@ -223,7 +223,7 @@ def cw_l2(
             lower = jnp.where(over & ~fooled, jnp.maximum(s.lower, s.const), s.lower)
             const = jnp.where(jnp.isfinite(upper), (lower + upper) / 2, 10 * s.const)
             return _ConstSearch(
-                descent=_select(over, fresh, descent),
+                descent=choose(over, fresh, descent),
                 const=jnp.where(over, const, s.const),
                 lower=lower,
                 upper=upper,
@@ -231,7 +231,7 @@ def cw_l2(
                 checked=jnp.where(over, jnp.inf, jnp.where(look, value, s.checked)),
                 round=s.round + over,
                 step=jnp.where(over, 0, s.step + 1),
-                best=_select(better, x_new, s.best),
+                best=choose(better, x_new, s.best),
                 distance=jnp.where(better, distance, s.distance),
             )
 
@@ -250,7 +250,7 @@ def cw_l2(
             distance=jnp.where(wrong, 0, zero + jnp.inf),
         )
         best = jax.lax.while_loop(lambda s: (s.round < search_steps).any(), step, first).best
-        return best if ball is None else _select(ball.norm(best - x) <= ball.eps, best, x)
+        return best if ball is None else choose(ball.norm(best - x) <= ball.eps, best, x)
 
     return attack
 
@@ -271,11 +271,6 @@ def _descend(rule: optax.GradientTransformation, loss_fn: LossFn, at: _Descent) 
     gradient, (x, values, aux) = jax.grad(total, has_aux=True)(at.w)
     updates, adam = jax.vmap(rule.update)(gradient, at.adam)
     return _Descent(at.w + updates, adam), x, values, aux
-
-
-def _select(where: Array, new: Tree, old: Tree) -> Tree:
-    """The new values of the examples of `where` [B], the old ones of the others, in trees of [B, ...]."""
-    return jax.tree.map(lambda new, old: jnp.where(spread(where, new), new, old), new, old)
 
 
 def _per_example(reduce: Callable[..., Array], values: Array) -> Array:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from l2ljax import losses
 from l2ljax.attacks.gradient import likeliest_wrong
-from l2ljax.threat import Ball, clip, spread
+from l2ljax.threat import Ball, choose, clip, spread
 from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in
 
 
@@ -126,7 +126,7 @@ def minimal_perturbation(
                 moved = approach(ball, x_t, x, value, w, alpha_max=alpha_max, eta=eta)
                 wrong = losses.accuracy(logits_fn(moved), y) == 0
                 best = _nearer(best, moved, jnp.where(wrong, ball.norm(moved - x), jnp.inf))
-                return (_choose(wrong, x + beta * (moved - x), moved), best), None
+                return (choose(wrong, x + beta * (moved - x), moved), best), None
 
             # A draw scaled about its center: a draw from the smaller ball, and in [0, 1] as both ends are.
             radius = jnp.where(best.distance < ball.eps, best.distance / ball.eps, 1) / 2
@@ -170,7 +170,7 @@ def nearest_boundary(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, classe
         distance_k = jnp.abs(value_k) / jnp.maximum(_inner(w_k, ball.steepest(w_k)), jnp.finfo(x.dtype).tiny)
         nearer = distance_k < distance  # never if NaN
         distance, value = jnp.where(nearer, distance_k, distance), jnp.where(nearer, value_k, value)
-        return (distance, value, _choose(nearer, w_k, w)), None
+        return (distance, value, choose(nearer, w_k, w)), None
 
     none = jnp.zeros(len(x), x.dtype)
     return jax.lax.scan(compare, (none + jnp.inf, none, jnp.zeros_like(x)), classes)[0][1:]
@@ -256,8 +256,8 @@ def shorten(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, found: Found, *
         point = wrong + 0.99 * spread(back, x) * (right - wrong)
         fooled, point_margin = judge(point)
         best = _nearer(best, point, jnp.where(fooled, ball.norm(point - x), jnp.inf))
-        right, right_margin = _choose(fooled, right, point), jnp.where(fooled, right_margin, point_margin)
-        wrong, wrong_margin = _choose(fooled, point, wrong), jnp.where(fooled, point_margin, wrong_margin)
+        right, right_margin = choose(fooled, right, point), jnp.where(fooled, right_margin, point_margin)
+        wrong, wrong_margin = choose(fooled, point, wrong), jnp.where(fooled, point_margin, wrong_margin)
         return (right, right_margin, wrong, wrong_margin, best), None
 
     return jax.lax.scan(cut, (x, judge(x)[1], found.x, judge(found.x)[1], found), length=steps)[0][-1]
@@ -266,7 +266,7 @@ def shorten(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, found: Found, *
 def _within(ball: Ball, search: Search) -> Attack:
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         found = search(logits_fn, key, x, y)
-        return _choose(found.distance <= ball.eps, found.x, x)
+        return choose(found.distance <= ball.eps, found.x, x)
 
     return attack
 
@@ -282,11 +282,7 @@ def _rivals(logits: Array, y: Array, target_classes: int, first: int | Array) ->
 
 def _nearer(best: Found, x: Array, distance: Array) -> Found:
     nearer = distance < best.distance
-    return Found(_choose(nearer, x, best.x), jnp.where(nearer, distance, best.distance))
-
-
-def _choose(mask: Array, a: Array, b: Array) -> Array:
-    return jnp.where(spread(mask, a), a, b)
+    return Found(choose(nearer, x, best.x), jnp.where(nearer, distance, best.distance))
 
 
 def _inner(a: Array, b: Array) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2ljax.attacks.gradient import keep_stronger
-from l2ljax.threat import Ball, spread
+from l2ljax.threat import Ball, choose
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -172,7 +172,7 @@ def propose(moves: Moves, key: Key, level: Array | int, x: Array, best: Array) -
 def accept(logits_fn: LogitsFn, y: Array, best: Best, candidate: Array) -> Best:
     """The candidate where it raises the margin, for the examples that are not misclassified yet; one pass."""
     fooled, new = best[1] > 0, keep_stronger(logits_fn, y, best, candidate)
-    return jax.tree.map(lambda old, new: jnp.where(spread(fooled, new), old, new), best, new)
+    return choose(fooled, best, new)
 
 
 def square(ball: Ball, *, queries: int = 5000, p_init: float = 0.8, rescale: bool = False) -> Attack:
@@ -226,7 +226,7 @@ def square(ball: Ball, *, queries: int = 5000, p_init: float = 0.8, rescale: boo
 
         nothing = jnp.full(len(x), -jnp.inf, jnp.promote_types(x.dtype, jnp.float32))
         _, (best, margin) = jax.lax.while_loop(unfinished, query, (jnp.array(0), (x, nothing)))
-        return jnp.where(spread(margin > 0, x), best, x)
+        return choose(margin > 0, best, x)
 
     return attack
 

@@ -4,28 +4,25 @@ Zhang & Xu (2020), as Algorithms 2 and 4 of Learning to Defend by Learning to At
 until its features resemble those of a partner, and its label moves away from the partner's.
 """
 
-from typing import Any
-
 import jax
+import optax
 from jax.lax import stop_gradient
 
 from l2ljax import losses
 from l2ljax.attacks import learned
-from l2ljax.attacks.ascent import Ascent, ascend, clean
+from l2ljax.attacks.ascent import Ascent, LossFn, ascend, clean
 from l2ljax.attacks.gradient import steepest_ascent
+from l2ljax.defenses import saddle
 from l2ljax.models import attackers
 from l2ljax.threat import Ball
 from l2ljax.types import (
     Array,
-    Attack,
     Batch,
     Classifier,
     Defense,
     Key,
     L2LError,
-    LogitsFn,
     Players,
-    Tree,
     example_keys,
     fold_in,
 )
@@ -92,11 +89,12 @@ def interpolated(
     if not 0 <= label_eps <= 1:
         raise L2LError(f"label_eps {label_eps} must be in [0, 1]")
 
-    def perturb(rule: Any, distance: Any, keys: Key, x: Array, steps: int = 1) -> Ascent:
+    def climb(loss_fn: LossFn, rule: optax.GradientTransformation, keys: Key, x: Array, steps: int) -> Ascent:
+        keys = fold_in(keys, 1)
         noise = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:], x.dtype, -ball.eps, ball.eps))(keys)
         around_x = ball._replace(project=lambda moved, _: ball.project(moved, x))
         # The noisy image is where the attacker starts and what it sees; the ball is that of the clean one.
-        return ascend(lambda x: (-distance(x), ()), rule, around_x, keys, x + noise, steps=steps, start=clean)
+        return ascend(loss_fn, rule, around_x, keys, x + noise, steps=steps, start=clean)
 
     def objective(
         params: Players, stats: Players, key: Key, batch: Batch, mode: str
@@ -113,7 +111,7 @@ def interpolated(
         rule = attacker.rule(
             params.attacker, stats.attacker, fold_in(keys, 0), batch.y, train=learning, axis_name=axis_name
         )
-        ascent = perturb(rule, distance, fold_in(keys, 1), batch.x)
+        ascent = climb(lambda x: (-distance(x), ()), rule, keys, batch.x, 1)
         reached = distance(ascent.x)
 
         variables = {"params": params.classifier, "batch_stats": stats.classifier}
@@ -131,20 +129,7 @@ def interpolated(
         }
         return loss - reached.mean(), (Players(batch_stats, attacker.batch_stats(ascent.state)), metrics)
 
-    def attack(params: Tree, batch_stats: Tree, steps: int = 1, path: bool = False) -> Attack | None:
-        """The trained attacker as an attack on the label: it ascends the cross-entropy's gradient."""
-        if not jax.tree.leaves(params):
-            return None
-
-        def own(params: Tree, batch_stats: Tree, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-            keys = example_keys(key, len(x))
-            rule = attacker.rule(params, batch_stats, fold_in(keys, 0), y)
-            ascent = perturb(rule, lambda x: -losses.cross_entropy(logits_fn(x), y), fold_in(keys, 1), x, steps)
-            return ascent.path if path else ascent.x
-
-        return jax.tree_util.Partial(own, params, batch_stats)
-
-    return Defense(attacker.init, objective, attack)
+    return Defense(attacker.init, objective, saddle.trained(attacker, climb, 1))
 
 
 def _reverse(a: Array, axis_name: str | None) -> Array:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.lax import stop_gradient
 
 from l2ljax import losses
-from l2ljax.attacks.ascent import Ascent, Start, ascend, uniform
+from l2ljax.attacks.ascent import Ascent, LossFn, Start, ascend, uniform
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.attacks.learned import Attacker
 from l2ljax.threat import Ball
@@ -34,6 +35,8 @@ from l2ljax.types import (
 
 Forward = Callable[[Tree, Array], tuple[Array, Tree]]
 """(batch_stats, x) -> (logits, batch_stats), in the mode of the player who moves."""
+Climb = Callable[[LossFn, optax.GradientTransformation, Key, Array, int], Ascent]
+"""(loss_fn, rule, keys [B], x, steps) -> `ascend` as a defense has it: its ball, its start."""
 
 
 class Criterion(NamedTuple):
@@ -137,27 +140,34 @@ def unrolled(
     """
     weights = [0.0] * (steps - 1) + [1.0] if weights is None else weights
 
+    def climb(loss_fn: LossFn, rule: optax.GradientTransformation, keys: Key, x: Array, steps: int) -> Ascent:
+        return ascend(loss_fn, rule, ball, keys, x, steps=steps, start=start, unroll=unroll)
+
     def objective(
         params: Players, stats: Players, key: Key, batch: Batch, mode: str
     ) -> tuple[Array, tuple[Players, dict[str, Array]]]:
         keys = example_keys(key, len(batch.x))
         attack_keys = _repeat_keys(fold_in(keys, 0), draws)
         batch = Batch(*(jnp.concatenate([a] * draws) for a in batch))
-        constant = {"params": stop_gradient(params.classifier), "batch_stats": stats.classifier}
-        inner = criterion.inner(lambda x: classifier.logits(constant, x), batch)
+        constant = stop_gradient(params.classifier)
+        frozen = {"params": constant, "batch_stats": stats.classifier}
+        inner = criterion.inner(lambda x: classifier.logits(frozen, x), batch)
+
+        def look(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
+            variables = {"params": constant, "batch_stats": batch_stats}
+            if query == "train" and mode == "classifier":
+                return classifier.train(variables, x, _repeat_keys(fold_in(keys, 2), draws), axis_name)
+            return classifier.logits(variables, x), batch_stats
 
         def loss_fn(x: Array) -> tuple[Array, Any]:
-            if query == "train" and mode == "classifier":
-                logits, seen = classifier.train(constant, x, _repeat_keys(fold_in(keys, 2), draws), axis_name)
-            else:
-                logits, seen = classifier.logits(constant, x), stats.classifier
+            logits, seen = look(stats.classifier, x)
             return inner(x, logits), (seen, losses.accuracy(logits, batch.y).mean())
 
         learning = mode != "classifier"
         rule = attacker.rule(
             params.attacker, stats.attacker, fold_in(attack_keys, 0), batch.y, train=learning, axis_name=axis_name
         )
-        ascent = ascend(loss_fn, rule, ball, attack_keys, batch.x, steps=steps, start=start, unroll=unroll)
+        ascent = climb(loss_fn, rule, attack_keys, batch.x, steps)
         seen, accuracy = ascent.aux
 
         def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
@@ -166,7 +176,7 @@ def unrolled(
                 return classifier.logits(variables, x), batch_stats
             return classifier.train(variables, x, _repeat_keys(fold_in(keys, 1), len(x) // len(keys)), axis_name)
 
-        batch_stats = _one_after_the_other(stats.classifier, seen)
+        batch_stats = _one_after_the_other(lambda r: look(r, batch.x)[1], stats.classifier, seen)
         x_last = _scale_gradient(ascent.x, weights[-1] / criterion.weight)
         end, logits, batch_stats = criterion.end(forward, batch_stats, batch, x_last)
         value = end.mean()
@@ -181,6 +191,21 @@ def unrolled(
         }
         return value, (Players(batch_stats, attacker.batch_stats(ascent.state)), metrics)
 
+    return Defense(attacker.init, objective, trained(attacker, climb, steps))
+
+
+def trained(attacker: Attacker, climb: Climb, steps: int) -> Callable[..., Attack | None]:
+    """Make `Defense.attack`: the trained attacker ascends the cross-entropy, whatever it was trained on.
+
+    Args:
+      attacker: the one that the defense trains.
+      climb: the defense's ascent.
+      steps: how many by default.
+
+    Returns:
+      (params, batch_stats, steps=steps, path=False) -> Attack, or None without parameters.
+    """
+
     def attack(params: Tree, batch_stats: Tree, steps: int = steps, path: bool = False) -> Attack | None:
         if not jax.tree.leaves(params):
             return None
@@ -188,16 +213,12 @@ def unrolled(
         def own(params: Tree, batch_stats: Tree, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
             keys = example_keys(key, len(x))
             rule = attacker.rule(params, batch_stats, fold_in(keys, 0), y)
-
-            def loss_fn(x: Array) -> tuple[Array, tuple[()]]:
-                return losses.cross_entropy(logits_fn(x), y), ()
-
-            ascent = ascend(loss_fn, rule, ball, keys, x, steps=steps, start=start)
+            ascent = climb(lambda x: (losses.cross_entropy(logits_fn(x), y), ()), rule, keys, x, steps)
             return ascent.path if path else ascent.x
 
         return jax.tree_util.Partial(own, params, batch_stats)
 
-    return Defense(attacker.init, objective, attack)
+    return attack
 
 
 def _repeat_keys(keys: Key, times: int) -> Key:
@@ -210,17 +231,19 @@ def _scale_gradient(x: Array, factor: float) -> Array:
     return stop_gradient(x) + factor * (x - stop_gradient(x))
 
 
-def _one_after_the_other(first: Tree, updated: Tree, momentum: float = 0.9) -> Tree:
+def _one_after_the_other(one_pass: Callable[[Tree], Tree], first: Tree, updated: Tree) -> Tree:
     """The running statistics after T passes, from those that each pass alone makes of the `first` [T, ...].
 
-    A pass makes `momentum r + (1 - momentum) b` of r. Passes that start from the same r are put in a row by
-    r_{t+1} = updated_t + momentum (r_t - first); where nothing was updated, that is r.
+    A pass makes m r + (1 - m) b of r, with a momentum m of each layer's own, which is the derivative of any pass in r.
+    Passes that start from the same r are put in a row by r_{t+1} = updated_t + m (r_t - first).
     """
+    ones = jax.tree.map(jnp.ones_like, first)
+    momentum = jax.jvp(one_pass, (first,), (ones,))[1]  # of the pass itself the compiler leaves nothing
 
-    def chain(r0: Array, rows: Array) -> Array:
+    def chain(r0: Array, rows: Array, m: Array) -> Array:
         r = r0
         for row in rows:
-            r = row + momentum * (r - r0)
+            r = row + m * (r - r0)
         return r
 
-    return jax.tree.map(chain, first, updated)
+    return jax.tree.map(chain, first, updated, momentum)

@@ -10,7 +10,7 @@ of the paired difference, and attacks keep the best of what they passed, so that
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jax.extend import core
 from l2ljax import losses
 from l2ljax.attacks import best_of, pgd, random_noise
 from l2ljax.attacks.square import square
+from l2ljax.cost import inner_jaxprs
 from l2ljax.data import Split, batches
 from l2ljax.evaluate.accuracy import as_tree, evaluate
 from l2ljax.threat import BALLS, Ball
@@ -186,12 +187,8 @@ def data_dependent_operations(logits_fn: LogitsFn, x: Array) -> list[str]:
                 found[equation.primitive.name] = None
             if "transpose(" in str(equation.source_info.name_stack):
                 found["gradient"] = None
-            for value in jax.tree.leaves(
-                list(equation.params.values()), is_leaf=lambda v: isinstance(v, core.Jaxpr | core.ClosedJaxpr)
-            ):
-                inner: Any = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
-                if isinstance(inner, core.Jaxpr):
-                    walk(inner)
+            for inner in inner_jaxprs(equation):
+                walk(inner)
 
     walk(jax.make_jaxpr(logits_fn)(x).jaxpr)
     return list(found)

@@ -6,7 +6,8 @@
     logits, batch_stats = clf.train(variables, x, key)            # training mode
 
 Images [B, H, W, C] are in [0, 1]; what normalization a network has is inside it. `CLASSIFIERS` is the
-table of names.
+table of names. `from_linen`, `from_nnx` and `from_functions` make the same of a network of your own,
+`from_torch_state` variables of a PyTorch checkpoint.
 """
 
 from collections.abc import Callable
@@ -17,19 +18,18 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax.models import cnn, resnet
+from l2ljax.models.adapters import from_functions, from_linen, from_nnx
+from l2ljax.models.torch_state import from_torch_state
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, example_keys
+
+__all__ = ["CLASSIFIERS", "Classifier", "create", "from_functions", "from_linen", "from_nnx", "from_torch_state"]
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": cnn.DigitsCNN,
     "small_cnn": cnn.SmallCNN,
     "lenet5": cnn.LeNet5,
     "vgg16": cnn.VGG16,
-    "resnet20": resnet.resnet20,
-    "resnet18": resnet.resnet18,
-    "resnet18_imagenet": resnet.resnet18_imagenet,
-    "preact_resnet18": resnet.preact_resnet18,
-    "wrn_28_10": resnet.wrn_28_10,
-    "wrn_34_10": resnet.wrn_34_10,
+    **resnet.RESNETS,
 }
 """Name -> linen module of (num_classes, dtype, train, axis_name): (x, keys) -> (logits, features)."""
 

@@ -176,3 +176,13 @@ wrn_28_10 = functools.partial(_wide, depths=(4, 4, 4))
 
 wrn_34_10 = functools.partial(_wide, depths=(5, 5, 5))
 """Wide ResNet 34-10 without dropout, the classifier of L2L and TRADES: 46,160,474 parameters."""
+
+RESNETS = {
+    "resnet20": resnet20,
+    "resnet18": resnet18,
+    "resnet18_imagenet": resnet18_imagenet,
+    "preact_resnet18": preact_resnet18,
+    "wrn_28_10": wrn_28_10,
+    "wrn_34_10": wrn_34_10,
+}
+"""Name -> network, with ten classes where `num_classes` does not say otherwise."""

@@ -24,7 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from l2ljax.train import Interrupted
-from l2ljax.types import L2LError, Tree
+from l2ljax.types import L2LError, Tree, is_key
 
 T = TypeVar("T")
 AGREE_EVERY = 16
@@ -126,10 +126,10 @@ def from_first(tree: Tree) -> Tree:
     if jax.process_count() == 1:
         return tree
     found = multihost_utils.broadcast_one_to_all(
-        jax.tree.map(lambda leaf: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf), tree)
+        jax.tree.map(lambda leaf: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree)
     )
     return jax.tree.map(
-        lambda leaf, here: jax.random.wrap_key_data(leaf) if _is_key(here) else jnp.asarray(leaf), found, tree
+        lambda leaf, here: jax.random.wrap_key_data(leaf) if is_key(here) else jnp.asarray(leaf), found, tree
     )
 
 
@@ -146,10 +146,6 @@ def agreed(asked: Callable[[], bool]) -> Callable[[], bool]:
         return next(calls) % AGREE_EVERY == 0 and bool(multihost_utils.process_allgather(np.array(asked())).any())
 
     return any_asked
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _is_a_lost_connection(error: BaseException) -> bool:

@@ -29,9 +29,9 @@ from l2ljax.run import illustrate
 from l2ljax.run.config import learned
 from l2ljax.run.monitor import script
 from l2ljax.run.results import provenance
-from l2ljax.run.setup import load_attacker, load_classifier, load_function
+from l2ljax.run.setup import load_attacker, load_classifier, load_function, named_attack
 from l2ljax.run.workdir import read_json
-from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys
+from l2ljax.types import Array, Key, L2LError, LogitsFn, example_keys
 
 PAPER = ("fgsm", "pgd20", "pgd100", "margin100", "cw100", "momentum10")
 """What `paper` stands for in --attacks."""
@@ -169,21 +169,16 @@ def _job(name: str, flags: Flags, ball: threat.Ball, logits_fn: LogitsFn) -> Cal
     """What runs the attack of that name: (x, y, key=, batch_size=, state_path=, progress=) -> its result."""
     if name in VERSIONS:
         return functools.partial(run_standard_evaluation, logits_fn, ball=ball, version=name)
-    attack = _attack(name, ball, flags.victim)
+    attack = named_attack(name, ball, functools.partial(load_attacker, flags.victim))
     return functools.partial(run_in_turn, logits_fn, attacks={name: attack}, about=(ball.name, ball.eps))
 
 
 def _transferred(surrogate: str, name: str, ball: threat.Ball, logits_fn: LogitsFn) -> Callable[..., InTurn]:
     """The same for the attack on another run's classifier."""
-    attack = attacks.transfer(_attack(name, ball, surrogate), load_classifier(surrogate))
+    attack = named_attack(name, ball, functools.partial(load_attacker, surrogate))
+    attack = attacks.transfer(attack, load_classifier(surrogate))
     about = (ball.name, ball.eps, surrogate)
     return functools.partial(run_in_turn, logits_fn, attacks={name: attack}, about=about)
-
-
-def _attack(name: str, ball: threat.Ball, own: str) -> Attack:
-    """The attack of that name; `own` is the workdir that the name own means."""
-    chosen = learned(name, own)
-    return load_attacker(chosen.workdir, **chosen.how) if chosen else attacks.create(name, ball)
 
 
 def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:

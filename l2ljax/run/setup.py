@@ -1,10 +1,11 @@
 """What a run is made of, from its settings: data, both players, their step, and the attacks of its report."""
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
 from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
 
 EVAL_BATCH = 250
+T = TypeVar("T")
 
 
 class Setup(NamedTuple):
@@ -96,16 +98,17 @@ def prepare(spec: Run) -> tuple[Setup, TrainState]:
 
 def named_attacks(setup: Setup, params: Players, stats: Players) -> dict[str, Attack]:
     """The attacks that the report names; `own` is there only where an attacker was trained."""
-    found = {}
-    for name in setup.spec.attack_names:
-        chosen = learned(name)
-        if chosen is None:
-            found[name] = attacks.create(name, setup.ball)
-        elif chosen.workdir:
-            found[name] = load_attacker(chosen.workdir, **chosen.how)
-        elif (own := setup.defense.attack(params.attacker, stats.attacker, **chosen.how)) is not None:
-            found[name] = own
-    return found
+    own = functools.partial(setup.defense.attack, params.attacker, stats.attacker)
+    found = {name: named_attack(name, setup.ball, own) for name in setup.spec.attack_names}
+    return {name: attack for name, attack in found.items() if attack is not None}
+
+
+def named_attack(name: str, ball: threat.Ball, own: Callable[..., T]) -> Attack | T:
+    """The attack of that name: one of `attacks.create`, a run's trained attacker, or for own and ownN `own(**how)`."""
+    chosen = learned(name)
+    if chosen is None:
+        return attacks.create(name, ball)
+    return load_attacker(chosen.workdir, **chosen.how) if chosen.workdir else own(**chosen.how)
 
 
 def load_function(name: str) -> Callable[..., Array]:

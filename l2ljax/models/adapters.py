@@ -1,0 +1,199 @@
+"""Classifiers of networks that are not ours: of linen and nnx modules, and of plain functions.
+
+    clf = models.from_linen(MyResNet(num_classes=10))             # __call__(self, x, train) or the like
+    clf = models.from_nnx(MyNet(rngs=nnx.Rngs(0)))
+    clf = models.from_functions(init, logits, train)
+    variables = clf.init(jax.random.key(0), x)
+
+Every defense and `train.make_step` take them. Attacks take any function of images, so there a model serves as it is,
+with its weights as arguments of the compiled program: `jax.jit(attack)(model, key, x, y)` for an nnx module in
+evaluation mode, `eqx.filter_jit(attack)` for a module of Equinox that maps batches. A plain function is static:
+`jax.jit(attack, static_argnums=0)`.
+
+Dropout draws one mask for the batch of a device, from the key of its first example: unlike in our own networks,
+what an example draws depends on how the batch is split.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from l2ljax.types import Array, Classifier, Key, L2LError, Tree, is_key
+
+MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
+"""The arguments by which a linen network's `__call__` learns its mode -> their values in training."""
+
+
+def from_functions(
+    init: Callable[[Key, Array], Tree],
+    logits: Callable[[Tree, Array], Array],
+    train: Callable[..., tuple[Array, Tree]] | None = None,
+    *,
+    features: Callable[[Tree, Array], Array] | None = None,
+) -> Classifier:
+    """Make a classifier of functions of {"params": tree, "batch_stats": tree}.
+
+    A network of another library is a pair of functions too; one of Equinox without state:
+
+        params, static = eqx.partition(net, eqx.is_inexact_array)
+        clf = from_functions(
+            lambda key, x: {"params": params},
+            lambda variables, x: jax.vmap(eqx.combine(variables["params"], static))(x),
+        )
+
+    Args:
+      init: (key, x [B, H, W, C]) -> variables, whose batch_stats (floats) may be missing.
+      logits: (variables, x) -> logits [B, K] in evaluation mode.
+      train: (variables, x, key, axis_name=None) -> (logits, batch_stats) in training mode, with `key` one key or one
+        per example [B]; without it training is as evaluation.
+      features: (variables, x) -> penultimate features [B, D] in evaluation mode, which ait and ait_l2l compare.
+
+    Returns:
+      A `Classifier`. Calling it raises an L2LError where the network returns anything but [B, K], and where a defense
+      needs `features` and there are none.
+    """
+
+    def own(key: Key, x: Array) -> Tree:
+        # Copies, because training donates its state.
+        return jax.tree.map(jnp.array, {"batch_stats": {}, **init(key, x)})
+
+    def evaluate(variables: Tree, x: Array) -> Array:
+        return _checked(logits(variables, x))
+
+    def fit(variables: Tree, x: Array, key: Key, axis_name: str | None = None) -> tuple[Array, Tree]:
+        if train is None:
+            return evaluate(variables, x), variables["batch_stats"]
+        out, batch_stats = train(variables, x, key, axis_name)
+        return _checked(out), batch_stats
+
+    return Classifier(own, evaluate, fit, features or _no_features)
+
+
+def from_linen(
+    module: nn.Module,
+    *,
+    train_kwargs: Mapping[str, Any] | None = None,
+    eval_kwargs: Mapping[str, Any] | None = None,
+    rngs: Sequence[str] = ("dropout",),
+    features: Callable[[Tree, Array], Array] | None = None,
+) -> Classifier:
+    """Make a classifier of a linen network, with its BatchNorm and dropout.
+
+    BatchNorm takes its statistics over all devices that train, whatever axis the network itself names.
+
+    Args:
+      module: maps x [B, H, W, C] to logits [B, K]; its collections are params and batch_stats.
+      train_kwargs: the keyword arguments of `__call__` in training. Where neither they nor `eval_kwargs` are given,
+        those of `MODES` that it has are set.
+      eval_kwargs: those in evaluation.
+      rngs: the names of its random streams.
+      features: (variables, x) -> penultimate features [B, D], as a method of the module may return them:
+        `lambda variables, x: module.apply(variables, x, method="embed")`.
+
+    Returns:
+      A `Classifier`; `init` raises an L2LError for a network with batch statistics and no mode, or with other
+      collections.
+    """
+    name = type(module).__name__
+    if train_kwargs is None and eval_kwargs is None:
+        known = inspect.signature(module.__call__).parameters
+        train_kwargs = {mode: value for mode, value in MODES.items() if mode in known}
+        eval_kwargs = {mode: not value for mode, value in train_kwargs.items()}
+    training, evaluation = dict(train_kwargs or {}), dict(eval_kwargs or {})
+
+    def streams(key: Key) -> dict[str, Key]:
+        return {stream: jax.random.fold_in(key, i) for i, stream in enumerate(rngs)}
+
+    @jax.jit
+    def init(key: Key, x: Array) -> Tree:
+        variables = module.init({**streams(key), "params": key}, x[:1], **evaluation)
+        if others := variables.keys() - {"params", "batch_stats"}:
+            raise L2LError(f"{name} has the collections {', '.join(sorted(others))}: use from_functions")
+        if "batch_stats" in variables and training == evaluation:
+            raise L2LError(
+                f"{name} has batch statistics, but its __call__ has none of {', '.join(MODES)}: give train_kwargs and "
+                "eval_kwargs, or use from_functions"
+            )
+        return variables
+
+    def train(variables: Tree, x: Array, key: Key, axis_name: str | None) -> tuple[Array, Tree]:
+        def synchronize(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            if isinstance(context.module, nn.BatchNorm):
+                object.__setattr__(context.module, "axis_name", axis_name)  # modules are frozen
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(synchronize):
+            logits, updated = module.apply(variables, x, **training, rngs=streams(_one(key)), mutable=["batch_stats"])
+        return logits, updated.get("batch_stats", {})
+
+    def logits(variables: Tree, x: Array) -> Any:
+        return module.apply(variables, x, **evaluation)
+
+    return from_functions(init, logits, train, features=features)
+
+
+def from_nnx(model: nnx.Module, *, features: Callable[[Any, Array], Array] | None = None) -> Classifier:
+    """Make a classifier of an nnx network, with its BatchNorm and dropout; `model` itself stays as it is.
+
+    The classifier starts at the weights that the model has: `init` does not read its key. Whatever the model keeps
+    beside parameters and random streams is batch_stats. BatchNorm takes its statistics over all devices that train,
+    whatever axis the network itself names.
+
+    Args:
+      model: maps x [B, H, W, C] to logits [B, K]; its modes are those of `model.train()` and `model.eval()`.
+      features: (model, x) -> penultimate features [B, D], like a method of its class.
+    """
+
+    def split(network: nnx.Module) -> tuple[Any, Tree, Tree]:
+        parts: Any = nnx.split(network, nnx.Param, nnx.RngState, ...)
+        graph, params, streams, stats = parts
+        return graph, streams, {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(stats)}
+
+    graph, streams, first = split(model)
+
+    def build(variables: Tree, streams: Tree) -> Any:
+        return nnx.merge(graph, variables["params"], streams, variables["batch_stats"])
+
+    def evaluated(variables: Tree) -> Any:
+        network = build(variables, streams)
+        network.eval()
+        return network
+
+    def train(variables: Tree, x: Array, key: Key, axis_name: str | None) -> tuple[Array, Tree]:
+        leaves, tree = jax.tree.flatten(streams)
+        keys = [jax.random.fold_in(_one(key), i) for i in range(len(leaves))]
+        drawn = [jax.random.split(k, a.shape) if is_key(a) else a for k, a in zip(keys, leaves, strict=True)]
+        network = build(variables, jax.tree.unflatten(tree, drawn))
+        network.train()
+        network.set_attributes(nnx.BatchNorm, axis_name=axis_name, raise_if_not_found=False)
+        logits = network(x)
+        return logits, split(network)[-1]["batch_stats"]
+
+    return from_functions(
+        lambda key, x: first,
+        lambda variables, x: evaluated(variables)(x),
+        train,
+        features=features and (lambda variables, x: features(evaluated(variables), x)),
+    )
+
+
+def _one(key: Key) -> Key:
+    """One key for a batch: itself, or of keys [B] the first."""
+    return key if key.ndim == 0 else key[0]
+
+
+def _checked(logits: Any) -> Array:
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 2:
+        told = f"a {type(logits).__name__}" if shape is None else list(shape)
+        raise L2LError(f"the network returns {told}: wrap it in one that returns logits [B, K] alone")
+    return logits
+
+
+def _no_features(variables: Tree, x: Array) -> Array:
+    raise L2LError("this classifier has no features, which ait and ait_l2l compare: make it with features=...")

@@ -1,0 +1,105 @@
+"""PyTorch checkpoints of residual networks, as variables of ours.
+
+    state = torch.load("resnet18.pt", map_location="cpu")              # or any mapping of names to NumPy arrays
+    variables = models.from_torch_state("resnet18", state)
+    logits = models.create("resnet18").logits(variables, x)
+
+The names of three conventions are known, with or without `module.` before each:
+
+| | TRADES, RobustBench (Wide ResNets) | kuangliu's pytorch-cifar | torchvision |
+|---|---|---|---|
+| first layers | `conv1` | `conv1`, `bn1` | `conv1`, `bn1` |
+| block i of group g | `block{g}.layer.{i}` | `layer{g}.{i}` | `layer{g}.{i}` |
+| its layers | `conv1`, `bn1`, `conv2`, `bn2` | the same | the same |
+| its shortcut | `convShortcut` | `shortcut.0`, `shortcut.1` | `downsample.0`, `downsample.1` |
+| last layers | `bn1`, `fc` | `linear` | `fc` |
+
+Left out are `num_batches_tracked` and TRADES's `sub_block1`, which its network holds and never runs. A checkpoint does
+not say how images were normalized: where the torch network does that otherwise than ours, do it before `logits`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2ljax.models.resnet import RESNETS
+from l2ljax.types import L2LError, Tree
+
+
+class Convention(NamedTuple):
+    """The names that differ from one convention to the next."""
+
+    block: str
+    shortcut: tuple[str, str]
+    linear: str
+
+
+CONVENTIONS = (
+    Convention("block{}.layer.{}.", ("convShortcut", "bnShortcut"), "fc"),
+    Convention("layer{}.{}.", ("shortcut.0", "shortcut.1"), "linear"),
+    Convention("layer{}.{}.", ("downsample.0", "downsample.1"), "fc"),
+)
+_LAYERS = {"Conv_0": "conv1", "Conv_1": "conv2", "BatchNorm_0": "bn1", "BatchNorm_1": "bn2"}
+_ARRAYS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}  # of torch's [out, in, h, w] and [out, in], in our order
+_UNREAD = re.compile(r"sub_block1\.|.*\.num_batches_tracked$")
+
+
+def from_torch_state(arch: str, state: Mapping[str, Any]) -> Tree:
+    """Return the variables {"params", "batch_stats"} that hold a torch network's weights.
+
+    Args:
+      arch: a name of `resnet.RESNETS`. The numbers of classes and of channels are those of the weights.
+      state: name -> array, or tensor on the CPU, in one of the conventions above: a module's `state_dict()`.
+
+    Raises:
+      L2LError: a network without a map; names that are missing, or that the network does not have; an array of another
+        shape.
+    """
+    if arch not in RESNETS:
+        raise L2LError(f"{arch} has no map from torch's names: choose one of {', '.join(RESNETS)}")
+    given = {name.removeprefix("module."): value for name, value in state.items()}
+    given = {name: value for name, value in given.items() if not _UNREAD.match(name)}
+
+    def size(axis: int, *names: str) -> int | None:
+        return next((given[name].shape[axis] for name in names if name in given), None)
+
+    module = RESNETS[arch](num_classes=size(0, "fc.bias", "linear.bias") or 10)
+    image = jnp.zeros((1, 32, 32, size(1, "conv1.weight") or 3))
+    leaves, tree = jax.tree.flatten_with_path(jax.eval_shape(module.init, jax.random.key(0), image))
+    paths = [[key.key for key in path[1:]] for path, _ in leaves]  # without params and batch_stats
+    each = ([_name(path, module.depths, convention) for path in paths] for convention in CONVENTIONS)
+    names = max(each, key=lambda names: len(given.keys() & names))
+    missing, unknown = sorted(set(names) - given.keys()), sorted(given.keys() - set(names))
+    if missing or unknown:
+        told = [f"{what} {_listed(names)}" for what, names in (("lack", missing), ("also have", unknown)) if names]
+        raise L2LError(f"these are no weights of {arch}: they {' and '.join(told)}")
+    arrays = []
+    for name, (_, ours) in zip(names, leaves, strict=True):
+        array = np.asarray(given[name], np.float32)
+        array = array.transpose(_AXES.get(array.ndim))
+        if array.shape != ours.shape:
+            shapes = f"{list(array.shape)}, and {arch} has {list(ours.shape)}"
+            raise L2LError(f"{name} is, its axes in our order, {shapes}: give the weights of that network")
+        arrays.append(jnp.asarray(array))
+    return jax.tree.unflatten(tree, arrays)
+
+
+def _name(path: list[str], depths: Sequence[int], convention: Convention) -> str:
+    """Torch's name of an array of ours, like PreActBlock_3, Conv_0, kernel."""
+    *block, layer, array = path
+    prefix = ""
+    if block:
+        places = [(group, i) for group, depth in enumerate(depths, start=1) for i in range(depth)]
+        prefix = convention.block.format(*places[int(block[0].rpartition("_")[2])])
+    own = {"Conv_2": convention.shortcut[0], "BatchNorm_2": convention.shortcut[1], "Dense_0": convention.linear}
+    return f"{prefix}{(_LAYERS | own)[layer]}.{_ARRAYS[array]}"
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,362 @@
+"""Other libraries' networks as classifiers: linen and nnx modules and plain functions, trained, defended, attacked."""
+
+import dataclasses
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from l2ljax import attacks, data, defenses, evaluate, losses, models, threat
+from l2ljax.models.cnn import DigitsCNN
+from l2ljax.train import AXIS, init_state, make_step
+from l2ljax.types import Batch, L2LError, Players
+from tests.tiny import small
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+BALL = threat.linf(0.1)
+KEY = jax.random.key(5)
+X = jax.random.uniform(jax.random.key(0), (8, 6, 6, 1))
+BATCH = Batch(X, jnp.arange(8))
+
+
+class Linen(nn.Module):
+    """The same network as `Nnx`, and the same names."""
+
+    rate: float = 0.0
+
+    def setup(self):
+        self.conv, self.bn, self.out = nn.Conv(4, (3, 3)), nn.BatchNorm(momentum=0.8), nn.Dense(10)
+        self.drop = nn.Dropout(self.rate)
+
+    def embed(self, x, train=False):
+        x = nn.relu(self.bn(self.conv(x), use_running_average=not train)).mean((1, 2))
+        return self.drop(x, deterministic=not train)
+
+    def __call__(self, x, train):
+        return self.out(self.embed(x, train))
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rate=0.0, seed=0):
+        rngs = nnx.Rngs(seed)
+        self.conv, self.bn = nnx.Conv(1, 4, (3, 3), rngs=rngs), nnx.BatchNorm(4, momentum=0.8, rngs=rngs)
+        self.drop, self.out = nnx.Dropout(rate, rngs=rngs), nnx.Linear(4, 10, rngs=rngs)
+
+    def embed(self, x):
+        return self.drop(nnx.relu(self.bn(self.conv(x))).mean((1, 2)))
+
+    def __call__(self, x):
+        return self.out(self.embed(x))
+
+
+def from_linen(rate=0.0):
+    module = Linen(rate)
+    return models.from_linen(module, features=lambda variables, x: module.apply(variables, x, method="embed"))
+
+
+MAKE = {"linen": from_linen, "nnx": lambda rate=0.0: models.from_nnx(Nnx(rate), features=Nnx.embed)}
+
+
+@functools.cache
+def variables():
+    """Of both networks, with statistics that are not at their start."""
+    first = MAKE["nnx"]().init(KEY, X)
+    return jax.tree.map(lambda a: a + 0.1 * jax.random.uniform(KEY, a.shape), first)
+
+
+# The contract
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_modes_statistics_and_features_are_the_networks_own(make):
+    clf, v = make(), variables()
+    chex.assert_trees_all_equal_shapes_and_dtypes(clf.init(KEY, X), v)
+    y = nn.Conv(4, (3, 3)).apply({"params": v["params"]["conv"]}, X)
+    mean, var = y.mean((0, 1, 2)), y.var((0, 1, 2))
+    stats = v["batch_stats"]["bn"]
+
+    def rest(mean, var):
+        scaled = (y - mean) / jnp.sqrt(var + 1e-5) * v["params"]["bn"]["scale"] + v["params"]["bn"]["bias"]
+        features = jnp.maximum(scaled, 0).mean((1, 2))
+        return features, features @ v["params"]["out"]["kernel"] + v["params"]["out"]["bias"]
+
+    logits, moved = clf.train(v, X, KEY)
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-4, atol=1e-5)
+    close((clf.features(v, X), clf.logits(v, X)), rest(stats["mean"], stats["var"]))
+    close(logits, rest(mean, var)[1])
+    close(moved["bn"], {"mean": 0.8 * stats["mean"] + 0.2 * mean, "var": 0.8 * stats["var"] + 0.2 * var})
+
+
+def test_a_linen_network_starts_as_its_own_init_has_it():
+    mine, theirs = models.from_linen(Linen()).init(KEY, X), Linen().init(KEY, X, train=False)
+    chex.assert_trees_all_close(mine, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_dropout_draws_from_the_key_in_training_alone(make):
+    clf, v = make(rate=0.5), variables()
+    keys = jax.random.split(KEY, 8)
+    one, again, other = (clf.train(v, X, key)[0] for key in (keys[0], keys, keys[1]))
+    chex.assert_trees_all_equal(one, again)
+    assert jnp.abs(one - other).max() > 1e-2
+    chex.assert_trees_all_equal(clf.logits(v, X), MAKE["linen"]().logits(v, X))
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_batchnorm_looks_across_devices(make):
+    clf, v = make(), variables()
+    apart = jax.vmap(lambda x: clf.train(v, x, KEY, "axis"), axis_name="axis")(X.reshape(2, 4, *X.shape[1:]))
+    logits, stats = clf.train(v, X, KEY)
+    chex.assert_trees_all_close(apart[0].reshape(8, 10), logits, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(apart[1], jax.tree.map(lambda a: jnp.stack([a, a]), stats), rtol=1e-4, atol=1e-6)
+
+
+class Training(Linen):
+    def __call__(self, x, training=True):
+        return super().__call__(x, training)
+
+
+class Deterministic(Linen):
+    def __call__(self, x, *, deterministic):
+        return super().__call__(x, not deterministic)
+
+
+class UseRunningAverage(Linen):
+    def __call__(self, x, use_running_average=None):
+        return super().__call__(x, not use_running_average)
+
+
+class Moded(Linen):
+    def __call__(self, x, mode):
+        return super().__call__(x, {"fit": True, "judge": False}[mode])
+
+
+OWN_WORDS = {"train_kwargs": {"mode": "fit"}, "eval_kwargs": {"mode": "judge"}}
+
+
+@pytest.mark.parametrize(
+    "kind, how", [(Training, {}), (Deterministic, {}), (UseRunningAverage, {}), (Moded, OWN_WORDS)]
+)
+def test_a_linen_network_says_its_mode_in_its_own_words(kind, how):
+    clf, same, v = models.from_linen(kind(), **how), MAKE["linen"](), variables()
+    chex.assert_trees_all_equal_shapes(clf.init(KEY, X), v)
+    chex.assert_trees_all_equal(clf.logits(v, X), same.logits(v, X))
+    chex.assert_trees_all_equal(clf.train(v, X, KEY), same.train(v, X, KEY))
+
+
+def digits_cnn_of_nnx(params):
+    """The network of `models.create("digits_cnn")`, with its weights, in nnx."""
+
+    class Network(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            conv = functools.partial(nnx.Conv, kernel_size=(3, 3), padding=1, rngs=rngs)
+            self.Conv_0, self.Conv_1, self.Conv_2 = conv(1, 32), conv(32, 64, strides=2), conv(64, 64)
+            self.Dense_0 = nnx.Linear(1024, 10, rngs=rngs)
+
+        def features(self, x):
+            for conv in (self.Conv_0, self.Conv_1, self.Conv_2):
+                x = nnx.relu(conv(x))
+            return x.reshape(len(x), -1)
+
+        def __call__(self, x):
+            return self.Dense_0(self.features(x))
+
+    model = Network()
+    nnx.update(model, nnx.State(params))
+    return models.from_nnx(model, features=Network.features)
+
+
+def test_digits_cnn_wrapped_is_digits_cnn():
+    class Logits(DigitsCNN):
+        def __call__(self, x):
+            return super().__call__(x)[0]
+
+    x, y = jax.random.uniform(KEY, (4, 8, 8, 1)), jnp.arange(4)
+    built_in, net = models.create("digits_cnn"), DigitsCNN()
+    v = built_in.init(KEY, x)
+    features = lambda v, x: net.apply(v, x)[1]
+    wrapped = {
+        "linen": models.from_linen(Logits(), features=features),
+        "nnx": digits_cnn_of_nnx(v["params"]),
+        "functions": models.from_functions(net.init, lambda v, x: net.apply(v, x)[0], features=features),
+    }
+
+    def seen(clf):
+        """All that defenses and attacks ask of a classifier, and the gradients of both players."""
+
+        def loss(params, x):
+            return losses.cross_entropy(clf.train({**v, "params": params}, x, KEY)[0], y).sum()
+
+        return clf.init(KEY, x), clf.logits(v, x), clf.features(v, x), jax.grad(loss, (0, 1))(v["params"], x)
+
+    expected = jax.jit(lambda: seen(built_in))()
+    for clf in wrapped.values():
+        chex.assert_trees_all_close(jax.jit(lambda clf=clf: seen(clf))(), expected, rtol=1e-3, atol=1e-5)
+
+
+# Training
+
+
+METHODS = {"pgd_adv": "joint", "trades": "joint", "rnn_adv": "joint", "grad_l2l": "classifier", "ait": "joint"}
+
+
+@pytest.mark.parametrize("method, schedule", METHODS.items())
+def test_every_kind_of_defense_trains_both_to_the_same(method, schedule):
+    ends = []
+    for make in MAKE.values():
+        clf = make()._replace(init=MAKE["nnx"]().init)
+        defense = defenses.create(method, clf, BALL, axis_name=AXIS, **small(method))
+        optimizers = Players(optax.sgd(0.1), optax.sgd(0.1))
+        state = init_state(KEY, clf, defense, optimizers, X)
+        step = make_step(defense, optimizers, schedule=schedule)
+        for _ in range(2):
+            state, metrics = step(state, BATCH)
+        ends.append((state.params, state.stats, metrics))
+    chex.assert_trees_all_close(*ends, rtol=1e-3, atol=1e-5)
+    assert jnp.abs(ends[0][0].classifier["conv"]["kernel"] - Nnx().conv.kernel).max() > 1e-3
+
+
+def test_an_nnx_network_trains_as_in_its_own_loop_and_stays_as_it_was():
+    model = Nnx()
+    clf, before = models.from_nnx(model), nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    optimizers = Players(optax.sgd(0.5), optax.sgd(0.5))
+    defense = defenses.create("plain", clf, BALL, axis_name=AXIS)
+    state = init_state(KEY, clf, defense, optimizers, X)
+    step = make_step(defense, optimizers, schedule="classifier")
+    for _ in range(3):
+        state, _ = step(state, BATCH)
+    chex.assert_trees_all_equal(nnx.to_pure_dict(nnx.state(model, nnx.Param)), before)
+    chex.assert_trees_all_equal(clf.init(KEY, X)["params"], before)
+
+    model.train()
+    optimizer = nnx.Optimizer(model, optax.sgd(0.5), wrt=nnx.Param)
+    for _ in range(3):
+        gradients = nnx.grad(lambda model: losses.cross_entropy(model(X), BATCH.y).mean())(model)
+        optimizer.update(model, gradients)
+    theirs = nnx.to_pure_dict(nnx.state(model, nnx.Param)), nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+    chex.assert_trees_all_close((state.params.classifier, state.stats.classifier), theirs, rtol=1e-4, atol=1e-5)
+
+
+def plain_functions():
+    """A linear network of one's own, without BatchNorm, dropout or features."""
+
+    def init(key, x):
+        return {"params": np.zeros((x[0].size, 10), np.float32)}
+
+    return models.from_functions(init, lambda variables, x: x.reshape(len(x), -1) @ variables["params"])
+
+
+def test_plain_functions_train():
+    clf = plain_functions()
+    defense = defenses.create("pgd_adv", clf, BALL, steps=2, start="clean", axis_name=AXIS)
+    optimizers = Players(optax.sgd(0.1), optax.sgd(0.1))
+    state, step = init_state(KEY, clf, defense, optimizers, X), make_step(defense, optimizers)
+    first, _ = step(state, BATCH)
+    expected = -0.1 * X.reshape(8, -1).T @ (0.1 - jax.nn.one_hot(BATCH.y, 10)) / 8  # the loss is flat: no attack
+    chex.assert_trees_all_close(first.params.classifier, expected, rtol=1e-5, atol=1e-6)
+    for _ in range(40):
+        first, metrics = step(first, BATCH)
+    assert metrics["loss"] < 0.9 * jnp.log(10)
+
+
+def test_bad_networks_are_told_plainly():
+    class Silent(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.BatchNorm(use_running_average=False)(x).mean((1, 2))
+
+    class Caching(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return self.variable("cache", "seen", jnp.zeros, (2, 10)).value
+
+    with pytest.raises(L2LError, match="Silent has batch statistics, but its __call__ has none of train, training"):
+        models.from_linen(Silent()).init(KEY, X)
+    with pytest.raises(L2LError, match="Caching has the collections cache: use from_functions"):
+        models.from_linen(Caching()).init(KEY, X)
+    for answer, told in [((X, X), "a tuple"), (X, r"\[8, 6, 6, 1\]")]:
+        with pytest.raises(L2LError, match=f"the network returns {told}: wrap it"):
+            models.from_functions(lambda key, x: {}, lambda v, x, answer=answer: answer).logits({}, X)
+    clf = plain_functions()
+    ait = defenses.create("ait", clf, BALL)
+    params, stats = Players(clf.init(KEY, X)["params"], {}), Players({}, {})
+    with pytest.raises(L2LError, match="no features, which ait and ait_l2l compare: make it with features="):
+        ait.objective(params, stats, KEY, BATCH, "joint")
+
+
+# Attacks
+
+
+def linear(weights, x):
+    return x.reshape(len(x), -1) @ weights
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Tree:
+    """A network that is a tree of its weights, as Equinox has them."""
+
+    weights: jax.Array
+
+    def __call__(self, x):
+        return linear(self.weights, x)
+
+
+class Noisy(nnx.Module):
+    """`linear` in evaluation mode, with statistics and random streams to carry."""
+
+    def __init__(self, weights):
+        self.bn, self.drop = nnx.BatchNorm(10, epsilon=0.0, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+        self.weights = nnx.Param(weights)
+
+    def __call__(self, x):
+        return self.drop(self.bn(linear(self.weights[...], x)))
+
+
+def evaluated(weights):
+    model = Noisy(weights)
+    model.eval()
+    return model
+
+
+FORMS = {"partial": lambda weights: jax.tree_util.Partial(linear, weights), "nnx": evaluated, "tree": Tree}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_attacks_take_models_whose_weights_do_not_recompile(form):
+    attack = attacks.pgd(BALL, step_size=0.05, steps=3)
+    jitted = jax.jit(attack)
+    for scale in (1.0, -1.0):
+        weights = scale * jax.random.normal(KEY, (36, 10))
+        function = functools.partial(linear, weights)
+        expected = attack(function, KEY, X, BATCH.y)
+        rise = losses.cross_entropy(function(expected), BATCH.y) - losses.cross_entropy(function(X), BATCH.y)
+        assert rise.mean() > 0.1
+        for run in (attack, jitted):
+            chex.assert_trees_all_close(run(form(weights), KEY, X, BATCH.y), expected, rtol=0, atol=1e-6)
+    assert jitted._cache_size() == 1
+
+
+def test_attacks_take_functions_as_static_arguments():
+    attack = attacks.pgd(BALL, step_size=0.05, steps=3)
+    function = functools.partial(linear, jax.random.normal(KEY, (36, 10)))
+    static = jax.jit(attack, static_argnums=0)(function, KEY, X, BATCH.y)
+    chex.assert_trees_all_close(static, attack(function, KEY, X, BATCH.y), rtol=0, atol=1e-6)
+
+
+def test_an_nnx_model_is_evaluated():
+    weights, split = jax.random.normal(KEY, (36, 10)), data.Split((255 * np.asarray(X)).astype(np.uint8), np.arange(8))
+    named = {"pgd": attacks.pgd(BALL, step_size=0.05, steps=3)}
+    function, model = (
+        evaluate.evaluate(f, split, named, key=KEY, batch_size=8)
+        for f in (functools.partial(linear, weights), evaluated(weights))
+    )
+    assert function.clean_acc == model.clean_acc
+    np.testing.assert_array_equal(function.attacks["pgd"].correct, model.attacks["pgd"].correct)
