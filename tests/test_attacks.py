@@ -105,7 +105,7 @@ TABLE = [
     dict(id="pgd5+targeted+restarts2", make=named("pgd5+targeted+restarts2"), draws=True, strong=True),
     dict(id="apgd10", make=named("apgd10"), draws=True, strong=True),
     dict(id="apgd10-l2", make=named("apgd10"), ball=L2, draws=True, strong=True),
-    dict(id="apgd_targeted", make=lambda ball: attacks.apgd.apgd_targeted(ball, steps=5), draws=True, strong=True),
+    dict(id="apgd_targeted", make=lambda ball: attacks.apgd_targeted(ball, steps=5), draws=True, strong=True),
     dict(id="fab5", make=named("fab5"), strong=True),
     dict(id="square50", make=named("square50"), draws=True, strong=True),
     dict(id="random_signs", make=attacks.random_signs, draws=True, blind=True),

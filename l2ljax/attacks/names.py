@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from l2ljax import losses
-from l2ljax.attacks import apgd, carlini, fab, gradient, square
+from l2ljax.attacks import auto_pgd, boundary, carlini, gradient, square_search
 from l2ljax.attacks.ensemble import VERSIONS, restarts, targeted
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.threat import Ball
@@ -65,10 +65,10 @@ FAMILIES = {
     "cw": Family(carlini.l2l_da_cw, _steps, 100, losses.margin, _ITERATE),
     "l2l_cw": Family(carlini.l2l_cw, _steps, 100, losses.margin, ("targeted",)),
     "cw_l2": Family(carlini.cw_l2, _steps, 1000, losses.margin, ("targeted",)),
-    "apgd": Family(apgd.apgd, _steps, 100),
-    "apgd_t": Family(apgd.apgd_targeted, _steps, 100),
-    "fab": Family(fab.fab_targeted, _steps, 100),
-    "square": Family(square.square, lambda ball, n: {"queries": n}, 5000),
+    "apgd": Family(auto_pgd.apgd, _steps, 100),
+    "apgd_t": Family(auto_pgd.apgd_targeted, _steps, 100),
+    "fab": Family(boundary.fab_targeted, _steps, 100),
+    "square": Family(square_search.square, lambda ball, n: {"queries": n}, 5000),
 }
 NAMES = (
     "fgsm, pgdN, pgdN@l2l, pgdN@rnn, pgdN@l2l_da, marginN, momentumN, blsN, randomN, cwN, l2l_cwN, cw_l2N, apgdN, "

@@ -1,6 +1,6 @@
 """Square: random search by logits alone, without gradients. Andriushchenko et al. (2020), one of AutoAttack's four.
 
-    attack = square.square(threat.linf(8 / 255), queries=5000)
+    attack = attacks.square(threat.linf(8 / 255), queries=5000)
     x_adv = jax.jit(attack)(logits_fn, key, x, y)
 
 `linf_moves` and `l2_moves` say what is tried, `halvings` how large, `accept` what is kept.
