@@ -24,12 +24,12 @@ from l2ljax.attacks.gradient import (
     random_signs,
     steepest_ascent,
 )
-from l2ljax.attacks.names import create
+from l2ljax.attacks.names import FAMILIES, Family, create, parameters, register
 from l2ljax.attacks.square_search import square
 
 __all__ = [
-    "Ascent", "apgd", "apgd_targeted", "ascend", "autoattack", "backtracking", "best_of", "cascade", "clean", "create",
-    "cw_l2", "fab", "fab_targeted", "fgsm", "gaussian", "gradient_attack", "l2l_cw", "l2l_da_cw", "line_search",
-    "minimal_perturbation", "momentum", "pgd", "random_noise", "random_signs", "restarts", "square", "steepest_ascent",
-    "targeted", "transfer", "uniform",
+    "FAMILIES", "Ascent", "Family", "apgd", "apgd_targeted", "ascend", "autoattack", "backtracking", "best_of",
+    "cascade", "clean", "create", "cw_l2", "fab", "fab_targeted", "fgsm", "gaussian", "gradient_attack", "l2l_cw",
+    "l2l_da_cw", "line_search", "minimal_perturbation", "momentum", "parameters", "pgd", "random_noise", "random_signs",
+    "register", "restarts", "square", "steepest_ascent", "targeted", "transfer", "uniform",
 ]  # fmt: skip
