@@ -170,8 +170,8 @@ class Learned(NamedTuple):
 
     workdir: str
     """Of the run that trained it."""
-    how: dict[str, int]
-    """steps, where it is to have others than in training."""
+    steps: int | None
+    """By default those that it was trained with."""
 
 
 def learned(name: str, own: str = "") -> Learned | None:
@@ -180,7 +180,7 @@ def learned(name: str, own: str = "") -> Learned | None:
     if match is None:
         return None
     steps = match[1] or match[2]
-    return Learned(match[3] or own, {"steps": int(steps)} if steps else {})
+    return Learned(match[3] or own, int(steps) if steps else None)
 
 
 def _options(method: str, config: Config, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """What a run is made of, from its settings: data, both players, their step, and the attacks of its report."""
 
-import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +10,10 @@ import jax.numpy as jnp
 from l2ljax import attacks, checkpoint, data, defenses, models, threat
 from l2ljax.run import recipes
 from l2ljax.run.config import Run, learned
+from l2ljax.run.imports import import_module
 from l2ljax.run.workdir import read_json
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
-from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
+from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players, Tree
 
 EVAL_BATCH = 250
 
@@ -91,16 +90,24 @@ def prepare(spec: Run) -> tuple[Setup, TrainState]:
 
 def named_attacks(setup: Setup, params: Players, stats: Players) -> dict[str, Attack]:
     """The attacks that the report names; `own` is there only where an attacker was trained."""
-    found = {}
+    named = {}
     for name in setup.spec.attack_names:
         chosen = learned(name)
         if chosen is None:
-            found[name] = attacks.create(name, setup.ball)
+            named[name] = attacks.create(name, setup.ball)
         elif chosen.workdir:
-            found[name] = load_attacker(chosen.workdir, **chosen.how)
-        elif (own := setup.defense.attack(params.attacker, stats.attacker, **chosen.how)) is not None:
-            found[name] = own
-    return found
+            named[name] = load_attacker(chosen.workdir, steps=chosen.steps)
+        elif own := trained_attack(setup.defense, params.attacker, stats.attacker, steps=chosen.steps):
+            named[name] = own
+    return named
+
+
+def trained_attack(
+    defense: Defense, params: Tree, batch_stats: Tree, *, steps: int | None = None, path: bool = False
+) -> Attack | None:
+    """`defense.attack`, by default with the steps that it was trained with."""
+    given = {} if steps is None else {"steps": steps}
+    return defense.attack(params, batch_stats, **given, path=path)
 
 
 def load_function(name: str) -> Callable[..., Array]:
@@ -110,9 +117,8 @@ def load_function(name: str) -> Callable[..., Array]:
       L2LError: there is none.
     """
     module, _, function = name.partition(":")
-    sys.path.insert(0, "")  # a module of the working directory
     try:
-        return getattr(importlib.import_module(module), function)()
+        return getattr(import_module(module), function)()
     except (ImportError, AttributeError) as error:
         raise L2LError(f"{name}: {error}: name an importable module and a function in it") from error
 
@@ -136,26 +142,25 @@ def load_classifier(workdir: str) -> LogitsFn:
     return jax.tree_util.Partial(classifier.logits, restored)
 
 
-def load_attacker(workdir: str, **named: Any) -> Attack:
+def load_attacker(workdir: str, *, steps: int | None = None, path: bool = False) -> Attack:
     """The attacker that a run of experiments/attack.py or of a learned method ended with.
 
     Args:
       workdir: of the run.
-      **named: steps, where not those it was trained with; path=True for all iterates.
+      steps: by default those that it was trained with.
+      path: return all iterates in place of the last.
 
     Raises:
       L2LError: no run there, or one whose attacker learned nothing.
     """
-    path, saved = _saved(workdir)
+    folder, saved = _saved(workdir)
     ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
     defense = defenses.create(saved["method"], models.create(saved["arch"]), ball, **saved["options"])
     params, batch_stats = defense.init(jax.random.key(0), jnp.zeros((1, *data.SOURCES[saved["dataset"]].image_shape)))
-    checkpoints = checkpoint.Checkpoints(path / "checkpoints")
-    attack = defense.attack(
-        checkpoints.restore(like=params, prefix="['last'].params.attacker"),
-        checkpoints.restore(like=batch_stats, prefix="['last'].stats.attacker"),
-        **named,
-    )
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    params = checkpoints.restore(like=params, prefix="['last'].params.attacker")
+    batch_stats = checkpoints.restore(like=batch_stats, prefix="['last'].stats.attacker")
+    attack = trained_attack(defense, params, batch_stats, steps=steps, path=path)
     if attack is None:
         raise L2LError(f"{workdir} is a run of {saved['method']}, whose attacker learns nothing")
     return attack
@@ -171,8 +176,8 @@ def _with_player_from(workdir: str, player: str, state: TrainState) -> TrainStat
     saved = checkpoint.Checkpoints(Path(workdir).expanduser() / "checkpoints")
 
     def restore(players: Players, name: str) -> Players:
-        found = saved.restore(like=getattr(players, player), prefix=f"['last'].{name}.{player}")
-        return players._replace(**{player: found})
+        restored = saved.restore(like=getattr(players, player), prefix=f"['last'].{name}.{player}")
+        return players._replace(**{player: restored})
 
     return state._replace(params=restore(state.params, "params"), stats=restore(state.stats, "stats"))
 
