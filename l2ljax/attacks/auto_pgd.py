@@ -20,6 +20,11 @@ from l2ljax.attacks.gradient import PerExampleLoss, likeliest_wrong
 from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, example_keys, fold_in
 
+__all__ = [
+    "LOSSES", "AdaptiveAscent", "GradientFn", "Trace", "apgd", "apgd_targeted", "ascend_adaptively", "checkpoints",
+    "gradients", "surface",
+]  # fmt: skip
+
 GradientFn = Callable[[Array, Array], tuple[Array, Array, Array]]
 """(x [B, H, W, C], number of the step) -> gradient of the losses [B, H, W, C], losses [B], misclassified [B]."""
 Model = Callable[..., Array]  # logits_fn(x), or of a stochastic model logits_fn(x, keys [B])

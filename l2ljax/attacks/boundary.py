@@ -21,6 +21,11 @@ from l2ljax.attacks.gradient import likeliest_wrong
 from l2ljax.threat import Ball, clip, spread
 from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in
 
+__all__ = [
+    "Nearest", "Search", "approach", "fab", "fab_targeted", "minimal_perturbation", "move_onto_hyperplane",
+    "nearest_boundary", "shorten",
+]  # fmt: skip
+
 
 class Nearest(NamedTuple):
     """The nearest misclassified image that a search met."""

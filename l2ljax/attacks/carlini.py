@@ -23,6 +23,8 @@ from l2ljax.attacks.gradient import PerExampleLoss, iterate
 from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, Tree
 
+__all__ = ["CONSTANTS", "SMALLEST_TAU", "cw_l2", "l2l_cw", "l2l_da_cw", "margin_within"]
+
 
 def margin_within(margin: Array, x: Array, x0: Array, tau: float) -> Array:
     """min(margin, 0) - max(|x - x0|_inf - tau, 0), [B]: the objective of `l2l_da_cw`, to be ascended."""

@@ -17,6 +17,11 @@ from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.threat import Ball
 from l2ljax.types import Attack, L2LError
 
+__all__ = [
+    "FAMILIES", "PAPER_STEPS", "RESERVED", "Family", "check_name", "create", "keywords", "listing", "parameters",
+    "register", "table",
+]  # fmt: skip
+
 PAPER_STEPS: dict[str, Callable[[float, int], float]] = {
     "l2l": lambda eps, n: eps * 0.003 / 0.031,
     "rnn": lambda eps, n: eps / 4,

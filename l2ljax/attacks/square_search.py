@@ -17,6 +17,11 @@ from l2ljax.attacks.gradient import keep_stronger
 from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 
+__all__ = [
+    "HALVED_AFTER", "MOVES", "Best", "Draw", "Moves", "accept", "bumps", "halvings", "l2_moves", "linf_moves",
+    "propose", "square",
+]  # fmt: skip
+
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """The proposals, counted from 0, after which the window's area is halved; for 10,000 queries in the paper."""
 SMALL = 1e-12  # keeps the directions of zero vectors finite

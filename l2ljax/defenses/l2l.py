@@ -10,6 +10,8 @@ from l2ljax.models import attackers
 from l2ljax.threat import Ball
 from l2ljax.types import Classifier, Defense, L2LError
 
+__all__ = ["convolutional_l2l", "rnn_adv", "rnn_trades"]
+
 
 def convolutional_l2l(
     classifier: Classifier,

@@ -17,6 +17,8 @@ from l2ljax.defenses.one_shot import advgan, gap
 from l2ljax.threat import Ball
 from l2ljax.types import Classifier, Defense, L2LError
 
+__all__ = ["ATTACKERS", "METHODS", "Method", "create", "find", "options", "register"]
+
 
 class Method(NamedTuple):
     """The record of one name."""

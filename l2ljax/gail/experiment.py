@@ -30,6 +30,8 @@ from l2ljax.run.workdir import Workdir
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
 
+__all__ = ["CHUNK", "MAY_CHANGE", "Chunks", "Diverged", "main", "run"]
+
 CHUNK = 25
 """Iterations at most in one call of the jitted scan."""
 EVALUATION_KEY = 2

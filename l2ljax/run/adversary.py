@@ -27,6 +27,8 @@ from l2ljax.run.setup import EVAL_BATCH, prepare
 from l2ljax.run.workdir import Workdir, read_json
 from l2ljax.types import L2LError
 
+__all__ = ["Flags", "main", "run"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Flags:

@@ -12,6 +12,8 @@ from l2ljax import attacks, data, defenses, threat, train
 from l2ljax.run import recipes
 from l2ljax.types import L2LError
 
+__all__ = ["Config", "Learned", "Run", "learned", "methods", "resolve"]
+
 DEFAULT_ATTACKS = "fgsm,pgd20,pgd100,margin100,own"
 DTYPES = ("float32", "bfloat16")
 

@@ -26,6 +26,8 @@ from l2ljax.run.workdir import Workdir
 from l2ljax.train import Interrupted, NonFiniteLoss, TrainState, fit
 from l2ljax.types import Batch, L2LError
 
+__all__ = ["main", "run", "run_once", "train"]
+
 VALIDATION_ATTACK = "pgd10"
 
 

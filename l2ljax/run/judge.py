@@ -33,6 +33,8 @@ from l2ljax.run.setup import load_attacker, load_classifier, load_function
 from l2ljax.run.workdir import read_json
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys
 
+__all__ = ["PAPER", "Flags", "main", "run"]
+
 PAPER = ("fgsm", "pgd20", "pgd100", "margin100", "cw100", "momentum10")
 """What `paper` stands for in --attacks."""
 

@@ -11,6 +11,8 @@ import optax
 from l2ljax import defenses
 from l2ljax.types import L2LError, Players
 
+__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "RECIPES", "Recipe", "find", "optimizers", "table"]
+
 
 class Recipe(NamedTuple):
     """How one method is trained on one data set."""

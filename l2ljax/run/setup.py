@@ -15,6 +15,11 @@ from l2ljax.run.workdir import read_json
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
 from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players, Tree
 
+__all__ = [
+    "EVAL_BATCH", "Setup", "load_attacker", "load_classifier", "load_function", "named_attacks", "prepare",
+    "trained_attack",
+]  # fmt: skip
+
 EVAL_BATCH = 250
 
 
