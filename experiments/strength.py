@@ -16,6 +16,7 @@ import tyro
 from l2ljax import data, threat
 from l2ljax.report.figures import loss_along_attacks
 from l2ljax.report.views import losses_along, pgd_path
+from l2ljax.run import imports
 from l2ljax.run.monitor import script
 from l2ljax.run.results import provenance
 from l2ljax.run.setup import load_attacker, load_classifier
@@ -62,4 +63,4 @@ def main(flags: Flags) -> None:
 
 if __name__ == "__main__":
     with script():
-        main(tyro.cli(Flags, description=__doc__))
+        main(tyro.cli(Flags, args=imports.load(), description=f"{__doc__}\n{imports.HELP}"))

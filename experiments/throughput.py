@@ -13,6 +13,7 @@ import tyro
 from l2ljax import devices
 from l2ljax.bench import benchmark, throughput
 from l2ljax.report import tables
+from l2ljax.run import imports
 from l2ljax.run.monitor import told_in_one_line
 from l2ljax.run.results import provenance
 from l2ljax.run.workdir import write_atomically
@@ -82,9 +83,8 @@ if __name__ == "__main__":
     presets = throughput.presets()
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--preset", choices=presets, default="")
-    chosen, others = parser.parse_known_args()
+    chosen, others = parser.parse_known_args(imports.load())
     with told_in_one_line():
-        description = (
-            f"{__doc__}\n--preset: {', '.join(filter(None, presets))}, whose settings the flags below replace."
-        )
+        known = f"--preset: {', '.join(filter(None, presets))}, whose settings the flags below replace."
+        description = f"{__doc__}\n{known}\n{imports.HELP}"
         main(tyro.cli(Flags, description=description, default=Flags(**presets[chosen.preset]), args=others))

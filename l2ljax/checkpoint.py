@@ -17,6 +17,8 @@ import numpy as np
 
 from l2ljax.types import L2LError, Tree, is_key
 
+__all__ = ["Checkpoints"]
+
 
 class Checkpoints:
     """The checkpoints in one folder, of which the newest two are kept.

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from l2ljax.types import L2LError
 
+__all__ = ["write_files"]
+
 
 def write_files(files: Mapping[Path, bytes]) -> None:
     """Write all files, or leave what was there: each beside its place first, then all moved."""

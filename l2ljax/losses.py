@@ -11,6 +11,11 @@ import optax
 
 from l2ljax.types import Array, L2LError
 
+__all__ = [
+    "accuracy", "cosine_distance", "cross_entropy", "dlr", "dlr_targeted", "kl", "log_cross_entropy", "margin",
+    "soft_cross_entropy",
+]  # fmt: skip
+
 
 def cross_entropy(logits: Array, y: Array) -> Array:
     """-log softmax(logits)_y, [B]. In float32 or wider, whatever the logits' type."""

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from l2ljax.types import Array, Key, L2LError, Tree, example_keys
 
+__all__ = ["BALLS", "Ball", "clip", "l2", "linf", "parse_eps", "spread"]
+
 
 class Ball(NamedTuple):
     """All images within `eps` of x0 [B, H, W, C] in a norm, and in [0, 1]."""

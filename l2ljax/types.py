@@ -10,6 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+__all__ = [
+    "Array", "Attack", "Batch", "Classifier", "Defense", "Key", "L2LError", "LogitsFn", "Players", "Tree",
+    "example_keys", "fold_in",
+]  # fmt: skip
+
 Array = jax.Array
 Key = jax.Array  # a typed PRNG key (jax.random.key), or an array [B] of them, one per example
 Tree = Any  # a pytree of arrays

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from l2ljax import attacks, losses, threat
-from l2ljax.attacks import apgd
+from l2ljax.attacks import auto_pgd
 from l2ljax.types import L2LError, example_keys
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -34,12 +34,12 @@ def test_the_trace_equals_the_released_codes(norm, loss):
     golden = {name.split("/")[-1]: a for name, a in GOLDEN.items() if name.startswith(f"{norm}/{loss}/")}
     with jax.enable_x64(True):
         logits_fn = functools.partial(network, GOLDEN)
-        per_example = {"targeted": lambda z, y: losses.dlr_targeted(z, y, GOLDEN["target"])} | apgd.LOSSES
-        gradient_fn = apgd.gradients(per_example[loss], logits_fn, GOLDEN["y"], KEY)
+        per_example = {"targeted": lambda z, y: losses.dlr_targeted(z, y, GOLDEN["target"])} | auto_pgd.LOSSES
+        gradient_fn = auto_pgd.gradients(per_example[loss], logits_fn, GOLDEN["y"], KEY)
         ball = threat.BALLS[norm](float(GOLDEN[f"{norm}/eps"]))
-        climb = jax.jit(lambda x, start: apgd.ascend_adaptively(gradient_fn, ball, x, start, steps=STEPS, trace=True))(
-            GOLDEN["x"], GOLDEN[f"{norm}/start"]
-        )
+        climb = jax.jit(
+            lambda x, start: auto_pgd.ascend_adaptively(gradient_fn, ball, x, start, steps=STEPS, trace=True)
+        )(GOLDEN["x"], GOLDEN[f"{norm}/start"])
     np.testing.assert_allclose(climb.trace.x, golden["x"], rtol=0, atol=4e-8)  # which is stored as float32
     np.testing.assert_allclose(climb.trace.step_sizes[:-1], golden["step_sizes"], rtol=1e-12)
     np.testing.assert_allclose(climb.trace.best_losses, golden["best_losses"], rtol=1e-8)
@@ -54,7 +54,7 @@ def test_step_sizes_equal_the_released_codes_for_all_kinds_of_losses():
     script = jnp.asarray(GOLDEN["losses"], jnp.float32)
     x = jnp.zeros((script.shape[1], 2, 2, 1))
     gradient_fn = lambda x, t: (jnp.zeros_like(x), script[t], jnp.zeros(len(x), bool))
-    climb = apgd.ascend_adaptively(gradient_fn, threat.linf(0.5), x, x, steps=STEPS, trace=True)
+    climb = auto_pgd.ascend_adaptively(gradient_fn, threat.linf(0.5), x, x, steps=STEPS, trace=True)
     np.testing.assert_array_equal(climb.trace.step_sizes[:-1], GOLDEN["step_sizes"])
     np.testing.assert_array_equal(climb.best_loss, GOLDEN["losses"].max(axis=0))
 
@@ -64,7 +64,7 @@ def test_the_attack_equals_the_released_codes(norm, loss):
     """With all runs starting at the same offset; the last example is misclassified from the beginning."""
     offset = GOLDEN[f"{norm}/offset"]
     start = lambda ball, key, x0: jnp.clip(x0 + offset, 0, 1)
-    make = apgd.apgd_targeted if loss == "targeted" else functools.partial(apgd.apgd, loss=loss)
+    make = auto_pgd.apgd_targeted if loss == "targeted" else functools.partial(auto_pgd.apgd, loss=loss)
     with jax.enable_x64(True):
         attack = make(threat.BALLS[norm](float(GOLDEN[f"{norm}/eps"])), steps=STEPS, start=start)
         x_adv = jax.jit(attack)(jax.tree_util.Partial(network, GOLDEN), KEY, GOLDEN["x"], GOLDEN["labels"])
@@ -83,7 +83,7 @@ def test_the_attack_equals_the_released_codes(norm, loss):
 )
 def test_checkpoints_are_the_released_codes(steps, windows):
     times = np.cumsum(windows)
-    assert apgd.checkpoints(steps) == list(zip(times, windows, strict=True))
+    assert auto_pgd.checkpoints(steps) == list(zip(times, windows, strict=True))
     assert times[-1] <= steps < times[-1] + windows[-1]
     if steps == 100:
         assert list(times) == [22, 41, 57, 70, 80, 87, 93, 99]  # the fractions of the paper's section 3.1
@@ -119,11 +119,11 @@ def test_too_few_classes_are_told_what_to_do():
         losses.dlr(Z[:, :2], LABELS % 2)
     with pytest.raises(L2LError, match="dlr_targeted needs 4 classes and the model has 3: use dlr"):
         losses.dlr_targeted(Z[:, :3], LABELS % 3, TARGETS % 3)
-    for make, fix in ((functools.partial(apgd.apgd, loss="dlr"), "needs 3"), (apgd.apgd_targeted, "needs 4")):
+    for make, fix in ((functools.partial(auto_pgd.apgd, loss="dlr"), "needs 3"), (auto_pgd.apgd_targeted, "needs 4")):
         with pytest.raises(L2LError, match=fix):
             make(LINF, steps=1)(lambda x: x.reshape(len(x), -1)[:, :2], KEY, jnp.asarray(X), Y % 2)
     with pytest.raises(L2LError, match="unknown loss 'cw': choose of ce, dlr"):
-        apgd.apgd(LINF, loss="cw")
+        auto_pgd.apgd(LINF, loss="cw")
 
 
 # What the attacks promise
@@ -137,9 +137,9 @@ Y = np.asarray(network(WEIGHTS, X).argmax(axis=1))
 LOGITS = jax.tree_util.Partial(network, WEIGHTS)
 LINF, L2 = threat.linf(0.04), threat.l2(0.25)  # in which some examples hold out
 MAKE = {
-    "ce": lambda ball: apgd.apgd(ball, steps=10),
-    "dlr": lambda ball: apgd.apgd(ball, steps=10, loss="dlr", restarts=2),
-    "targeted": lambda ball: apgd.apgd_targeted(ball, steps=10),
+    "ce": lambda ball: auto_pgd.apgd(ball, steps=10),
+    "dlr": lambda ball: auto_pgd.apgd(ball, steps=10, loss="dlr", restarts=2),
+    "targeted": lambda ball: auto_pgd.apgd_targeted(ball, steps=10),
 }
 CASES = [("ce", LINF), ("dlr", L2), ("targeted", L2)]
 each_attack = pytest.mark.parametrize("case", range(len(CASES)))
@@ -196,7 +196,7 @@ def test_examples_do_not_depend_on_their_neighbours(case):
 @pytest.mark.parametrize("ball", [LINF, L2], ids=["linf", "l2"])
 def test_the_start_is_on_the_surface(ball):
     x = jnp.full((500, 2, 2, 1), 0.5)
-    moved = jax.jit(lambda x: apgd.surface(ball, KEY, x) - x)(x)
+    moved = jax.jit(lambda x: auto_pgd.surface(ball, KEY, x) - x)(x)
     np.testing.assert_allclose(ball.norm(moved), ball.eps, rtol=1e-5)
     size = np.abs(np.asarray(moved) / ball.eps).mean()
     # linf: one of four at the edge, the others uniform; l2: the mean |coordinate| of the sphere in four dimensions
@@ -209,9 +209,9 @@ def test_the_best_point_is_no_worse_than_pgds(ball):
 
     @jax.jit
     def both():
-        start = apgd.surface(ball, KEY, jnp.asarray(X))
-        gradient_fn = apgd.gradients(losses.cross_entropy, LOGITS, Y, KEY)
-        climb = apgd.ascend_adaptively(gradient_fn, ball, jnp.asarray(X), start, steps=100)
+        start = auto_pgd.surface(ball, KEY, jnp.asarray(X))
+        gradient_fn = auto_pgd.gradients(losses.cross_entropy, LOGITS, Y, KEY)
+        climb = auto_pgd.ascend_adaptively(gradient_fn, ball, jnp.asarray(X), start, steps=100)
         pgd = attacks.pgd(ball, step_size=ball.eps / 10, steps=100, start=lambda *_: start)
         reached = [losses.cross_entropy(LOGITS(x), Y) for x in (climb.best, pgd(LOGITS, KEY, jnp.asarray(X), Y))]
         return climb.best_loss, *reached, losses.cross_entropy(LOGITS(start), Y)
@@ -226,7 +226,7 @@ def test_runs_end_with_the_first_success_and_draw_their_own_starts():
     """A model that is fooled by the start alone: more runs fool more, and change nothing of what fell before."""
     x = jnp.full((40, 2, 2, 1), 0.5)
     logits_fn = lambda x: jax.lax.stop_gradient(jnp.stack([x[:, 0, 0, 0] - 0.53, 0 * x[:, 0, 0, 0]], axis=1))
-    run = lambda n: apgd.apgd(LINF, steps=1, restarts=n)(logits_fn, KEY, x, jnp.ones(40, int))
+    run = lambda n: auto_pgd.apgd(LINF, steps=1, restarts=n)(logits_fn, KEY, x, jnp.ones(40, int))
     one, five = map(np.asarray, jax.jit(lambda: (run(1), run(5)))())
     fell = (one != 0.5).any(axis=(1, 2, 3))
     np.testing.assert_array_equal(one[fell], five[fell])
@@ -234,7 +234,7 @@ def test_runs_end_with_the_first_success_and_draw_their_own_starts():
 
 
 def test_targets_one_by_one_are_the_targets_together():
-    one = jax.jit(lambda rank: apgd.apgd_targeted(L2, steps=10, target_classes=1, first=rank)(LOGITS, KEY, X, Y))
+    one = jax.jit(lambda rank: auto_pgd.apgd_targeted(L2, steps=10, target_classes=1, first=rank)(LOGITS, KEY, X, Y))
     parts = [np.asarray(one(rank)) for rank in range(4)]
     fell = np.array([(part != X).any(axis=(1, 2, 3)) for part in parts])
     expected = [parts[fell[:, i].argmax()][i] if fell[:, i].any() else X[i] for i in range(6)]
@@ -253,8 +253,8 @@ def test_gradients_of_a_stochastic_model_are_means_of_its_draws():
 
     @jax.jit
     def run():
-        of = lambda eot: apgd.gradients(losses.margin, stochastic, y, example_keys(KEY, 3), eot)
-        x_adv = apgd.apgd(LINF, steps=3, loss=losses.margin, eot=2)(stochastic, KEY, x, y)
+        of = lambda eot: auto_pgd.gradients(losses.margin, stochastic, y, example_keys(KEY, 3), eot)
+        x_adv = auto_pgd.apgd(LINF, steps=3, loss=losses.margin, eot=2)(stochastic, KEY, x, y)
         return of(400)(x, 0)[0], *jax.vmap(lambda t: of(2)(x, t)[0])(jnp.arange(2)), x_adv
 
     many, two, other_two, x_adv = map(np.asarray, run())
@@ -267,6 +267,6 @@ def test_gradients_of_a_stochastic_model_are_means_of_its_draws():
 def test_a_model_that_breaks_gives_no_broken_images():
     brittle = lambda x: jnp.sqrt(0.51 - x[:, 0, 0]) * jnp.array([-1.0, 1.0])  # NaN above, and so is its gradient
     x = jnp.full((2, 2, 2, 1), 0.5)
-    attack = apgd.apgd(LINF, steps=20, loss=losses.margin)
+    attack = auto_pgd.apgd(LINF, steps=20, loss=losses.margin)
     x_adv = np.asarray(jax.jit(lambda: attack(brittle, KEY, x, jnp.ones(2, int)))())
     assert np.isfinite(x_adv).all() and (x_adv[:, 0, 0, 0] > 0.5099).all()

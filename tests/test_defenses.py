@@ -19,7 +19,8 @@ from tests.tiny import small, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.2)
-LEARNED = [m for m in defenses.METHODS if ("l2l" in m or "rnn" in m) and m != "ait_l2l"]  # which ascends no loss of f
+RECORDS = {**defenses.METHODS, **defenses.ATTACKERS}
+LEARNED = [m for m in defenses.METHODS if RECORDS[m].learns and m != "ait_l2l"]  # which ascends no loss of f
 
 
 @functools.cache
@@ -46,6 +47,15 @@ def fitted_classifier():
     for _ in range(40):
         params, state = step(params, state)
     return clf, Players(params, None), Players({}, None)
+
+
+@pytest.mark.parametrize("method", RECORDS)
+def test_records_say_what_a_method_is(method):
+    record, clf = RECORDS[method], models.create("digits_cnn")
+    defense = defenses.create(method, clf, BALL, **record.options)  # all its options, at their defaults
+    phi, phi_stats = jax.eval_shape(defense.init, jax.random.key(1), digits().x)
+    assert bool(jax.tree.leaves(phi)) == record.learns
+    assert (defense.attack(phi, phi_stats, steps=2, path=True) is not None) == record.learns
 
 
 def build(method, **options):

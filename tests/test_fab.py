@@ -11,7 +11,7 @@ import pytest
 from scipy.optimize import linprog
 
 from l2ljax import losses, threat
-from l2ljax.attacks import fab
+from l2ljax.attacks import boundary
 from l2ljax.types import example_keys, fold_in
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -68,7 +68,7 @@ def shortest_move(norm, x, w, value):
 def test_the_move_onto_a_hyperplane_is_the_shortest(norm):
     x, w, value = planes()
     with jax.enable_x64(True):
-        d = jax.jit(functools.partial(fab.move_onto_hyperplane, threat.BALLS[norm](0.1)))(x, value, w)
+        d = jax.jit(functools.partial(boundary.move_onto_hyperplane, threat.BALLS[norm](0.1)))(x, value, w)
     d, length = np.asarray(d), lambda d: np.linalg.norm(d, np.inf if norm == "linf" else 2)
     reached = 0
     for i in range(len(x)):
@@ -91,7 +91,7 @@ def test_single_precision_suffices_for_many_pixels(norm):
         rng.normal(size=(4, 3072)) * np.c_[[1, 1, 1e-12, 1e9]],
     )
     value = np.abs(w).sum(1) * [0.1, 0.4, 0.1, 0.1]
-    move = jax.jit(functools.partial(fab.move_onto_hyperplane, threat.BALLS[norm](0.1)))
+    move = jax.jit(functools.partial(boundary.move_onto_hyperplane, threat.BALLS[norm](0.1)))
     got = move(*(a.astype(np.float32) for a in (x, value, w)))
     with jax.enable_x64(True):
         expected = move(x, value, w)
@@ -134,7 +134,7 @@ def test_asks_the_model_what_autoattack_asks(golden, norm, targets):
     with jax.enable_x64(True):
         logits_fn = functools.partial(tanh_network, *(jnp.asarray(golden[k]) for k in ("w1", "w2")))
         towards = dict(target_classes=1, first=targets - 1) if targets else {}
-        search = fab.minimal_perturbation(threat.BALLS[norm](0.3), steps=steps, **towards)
+        search = boundary.minimal_perturbation(threat.BALLS[norm](0.3), steps=steps, **towards)
         run = jax.jit(functools.partial(search, listening(logits_fn, asked)))
         found = jax.tree.map(np.asarray, run(KEY, golden["x"], golden["y"]))
     assert len(asked) == 1 + 2 * steps
@@ -179,7 +179,7 @@ def linear_case(shape, batch, classes, seed=0):
 def test_finds_the_exact_distance_of_linear_models(norm, targets, shape, batch, classes):
     x, y, logits_fn, exact = linear_case(shape, batch, classes)
     ball = threat.BALLS[norm](0.1)
-    found = jax.jit(fab.minimal_perturbation(ball, steps=20, target_classes=targets))(logits_fn, KEY, x, y)
+    found = jax.jit(boundary.minimal_perturbation(ball, steps=20, target_classes=targets))(logits_fn, KEY, x, y)
     assert (np.asarray(found.x) > 0).all() and (np.asarray(found.x) < 1).all()  # so the box did not bind
     np.testing.assert_allclose(ball.norm(found.x - x), found.distance, rtol=1e-5)
     ratio = np.asarray(found.distance) / exact[norm]
@@ -189,7 +189,7 @@ def test_finds_the_exact_distance_of_linear_models(norm, targets, shape, batch, 
 
 def test_the_final_search_ends_on_the_boundary():
     (x, y, logits_fn, exact), ball = linear_case((5, 7, 3), 4, 3), threat.l2(0.1)
-    search = functools.partial(fab.minimal_perturbation, ball, steps=1, eta=1.5)
+    search = functools.partial(boundary.minimal_perturbation, ball, steps=1, eta=1.5)
     far, near = jax.jit(lambda *args: (search()(*args), search(final_search=3)(*args)))(logits_fn, KEY, x, y)
     assert (far.distance / exact["l2"]).min() > 1.4  # as far beyond the boundary as eta says
     assert (near.distance / exact["l2"]).min() > 1 and (near.distance / exact["l2"]).max() < 1.01
@@ -215,8 +215,8 @@ def network(weights, x):
 LOGITS = jax.tree_util.Partial(network, WEIGHTS)
 # The radii let some of the examples fall and some not.
 CASES = {
-    "fab-linf": lambda: (threat.linf(0.03), functools.partial(fab.fab, steps=5)),
-    "fab_targeted-l2": lambda: (threat.l2(0.15), functools.partial(fab.fab_targeted, steps=4, restarts=2)),
+    "fab-linf": lambda: (threat.linf(0.03), functools.partial(boundary.fab, steps=5)),
+    "fab_targeted-l2": lambda: (threat.l2(0.15), functools.partial(boundary.fab_targeted, steps=4, restarts=2)),
 }
 each_case = pytest.mark.parametrize("case", CASES)
 
@@ -261,7 +261,7 @@ def test_without_restarts_the_key_does_not_matter():
 
 
 def test_targets_can_be_tried_one_by_one():
-    search = functools.partial(fab.minimal_perturbation, threat.l2(0.1), steps=2)
+    search = functools.partial(boundary.minimal_perturbation, threat.l2(0.1), steps=2)
     one = jax.jit(lambda first: search(target_classes=1, first=first)(LOGITS, KEY, X, Y).distance)
     distances = np.stack([one(first) for first in (0, 1)])
     assert len(set(distances.argmin(0))) == 2
@@ -278,7 +278,7 @@ def test_restarts_start_at_a_draw_from_half_the_radius_or_half_the_best(norm):
     def run(eps, key, first):
         ball, target = threat.BALLS[norm](eps), dict(target_classes=1, first=first)
         drawn = ball.sample(fold_in(example_keys(key, 6), 2 * first + 1), jnp.asarray(X))
-        return fab.minimal_perturbation(ball, steps=steps, restarts=2, **target)(heard, key, X, Y), drawn
+        return boundary.minimal_perturbation(ball, steps=steps, restarts=2, **target)(heard, key, X, Y), drawn
 
     for eps, seed, first in ((0.001, 0, 0), (1.0, 0, 0), (1.0, 1, 1)):
         asked.clear()
@@ -299,7 +299,7 @@ def test_a_loss_that_sees_the_result_as_constant_has_a_gradient():
         x_adv = jax.lax.stop_gradient(attack_of_two_steps(logits_fn, KEY, X, Y))
         return losses.cross_entropy(logits_fn(x_adv), Y).sum()
 
-    attack_of_two_steps = fab.fab_targeted(threat.l2(1.0), steps=2, target_classes=1)
+    attack_of_two_steps = boundary.fab_targeted(threat.l2(1.0), steps=2, target_classes=1)
     gradient = jax.jit(jax.grad(loss))(WEIGHTS)
     assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in gradient.values())
 
@@ -309,6 +309,8 @@ def test_the_nearest_boundary_is_nearest_in_the_balls_norm(norm, nearest):
     """Dual norms of the weights of classes 1, 2, 3: 36, 10, 1 for linf and 6, 10, 1 for l2; values 1, 1, 0.5."""
     w = np.stack([np.zeros(36), np.ones(36), 10 * np.eye(36)[4], np.eye(36)[7]], axis=1).astype(np.float32)
     logits_fn, x = functools.partial(linear, (w, np.array([1, 0, 0, 0.5]))), np.full((1, 6, 6, 1), 0.5, np.float32)
-    value, slope = fab.nearest_boundary(logits_fn, threat.BALLS[norm](0.1), x, np.array([0]), np.array([[1], [2], [3]]))
+    value, slope = boundary.nearest_boundary(
+        logits_fn, threat.BALLS[norm](0.1), x, np.array([0]), np.array([[1], [2], [3]])
+    )
     assert value == -1
     np.testing.assert_array_equal(slope.ravel(), w[:, nearest])

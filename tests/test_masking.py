@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2ljax import data, threat
+from l2ljax import attacks, data, threat
 from l2ljax.attacks import ensemble
-from l2ljax.attacks.apgd import apgd
 from l2ljax.evaluate import masking
 from l2ljax.run import experiment, judge
 from l2ljax.run.config import Config, resolve
@@ -202,7 +201,9 @@ def test_a_stochastic_victim_is_judged_by_the_version_rand(workdir, tmp_path, mo
         "    return lambda x, keys: model(x + noise(keys, x))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(ensemble.VERSIONS, "rand", ensemble.Version({"apgd-ce": (apgd, {"eot": 3, "steps": 5})}, True))
+    monkeypatch.setitem(
+        ensemble.VERSIONS, "rand", ensemble.Version({"apgd-ce": (attacks.apgd, {"eot": 3, "steps": 5})}, True)
+    )
     flags = judge.Flags(
         victim="noisy_model:make", stochastic=True, dataset="digits", eps="0.1", attacks="rand,pgd5", eval_size=60,
         masking=False, out=tmp_path / "out",

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
         ("cw5", lambda ball: attacks.l2l_da_cw(ball, steps=5)),
         ("l2l_cw3", lambda ball: attacks.l2l_cw(ball, steps=3)),
         ("cw_l25", lambda ball: attacks.cw_l2(steps=5)),
-        ("apgd_t3", lambda ball: attacks.apgd.apgd_targeted(ball, steps=3)),
+        ("apgd_t3", lambda ball: attacks.apgd_targeted(ball, steps=3)),
         (
             "margin4+targeted",
             lambda ball: attacks.targeted(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from l2ljax import losses, threat
-from l2ljax.attacks.square import MOVES, Draw, accept, bumps, halvings, propose, square
+from l2ljax.attacks.square_search import MOVES, Draw, accept, bumps, halvings, propose, square
 from l2ljax.types import L2LError, example_keys, fold_in
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

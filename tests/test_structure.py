@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from l2ljax import defenses
+from l2ljax.attacks.names import listing
+
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"types"},
@@ -70,6 +73,19 @@ def test_readme_table_names_every_file_on_its_floor():
         row = re.search(rf"^\| {number} \|(.*?)\|", text, re.MULTILINE)[1]
         listed = {n.strip("`/ ").removesuffix(".py") for n in row.split(",")}
         assert listed == names
+
+
+def readme_table(section):
+    """The names in the first column of a section's table -> the second column."""
+    text = re.search(rf"^## {section}\n(.*?)(?=^## )", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)[1]
+    rows = re.findall(r"^\| (`.*?`) \| (.*) \|$", text, re.MULTILINE)
+    return {", ".join(re.findall("`(.*?)`", names)): about for names, about in rows if "--" not in names}
+
+
+def test_the_readmes_tables_are_those_of_the_records():
+    assert readme_table("Attacks") == listing()
+    methods = ", ".join(readme_table("Methods")).split(", ")
+    assert sorted(methods) == sorted([*defenses.METHODS, *defenses.ATTACKERS])
 
 
 def test_importing_the_library_is_light():

@@ -1,9 +1,9 @@
 """Carlini & Wagner's attack in the forms that papers use under that name.
 
-attack = carlini.l2l_da_cw(threat.linf(0.3), steps=100)       # the CW100 column of L2L-DA and RNN-Adv
-attack = carlini.l2l_cw(threat.linf(0.031), steps=100)        # the CW column of L2L
-attack = carlini.cw_l2()                                      # the original: the least change in l2, whatever it is
-attack = carlini.cw_l2(threat.l2(0.5))                        # where it is at most 0.5
+attack = attacks.l2l_da_cw(threat.linf(0.3), steps=100)       # the CW100 column of L2L-DA and RNN-Adv
+attack = attacks.l2l_cw(threat.linf(0.031), steps=100)        # the CW column of L2L
+attack = attacks.cw_l2()                                      # the original: the least change in l2, whatever it is
+attack = attacks.cw_l2(threat.l2(0.5))                        # where it is at most 0.5
 
 The last two search: each example goes through rounds of Adam of its own, and the loop ends with the slowest. They
 descend in w, x' = (tanh(w) + 1) / 2, which keeps x' in [0, 1] without a projection.
@@ -22,6 +22,8 @@ from l2ljax.attacks.ascent import LossFn, clean
 from l2ljax.attacks.gradient import PerExampleLoss, iterate
 from l2ljax.threat import Ball, choose, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, Tree
+
+__all__ = ["CONSTANTS", "SMALLEST_TAU", "cw_l2", "l2l_cw", "l2l_da_cw", "margin_within"]
 
 
 def margin_within(margin: Array, x: Array, x0: Array, tau: float) -> Array:
@@ -86,7 +88,7 @@ class _TauSearch(NamedTuple):
     exponent: Array  # of the constant, in CONSTANTS
     step: Array  # with this constant
     busy: Array
-    found: Array  # [B, H, W, C]
+    result: Array  # [B, H, W, C]
 
 
 def l2l_cw(
@@ -140,14 +142,14 @@ def l2l_cw(
                 exponent=exponent,
                 step=jnp.where(solved | spent, 0, s.step + 1),
                 busy=s.busy & ~hit & (tau > SMALLEST_TAU) & (exponent < len(CONSTANTS)),
-                found=choose(hit, x_new, s.found),
+                result=choose(hit, x_new, s.result),
             )
 
         tau = jnp.ones(len(x), jnp.promote_types(x.dtype, jnp.float32))
         none = jnp.zeros(len(x), int)
         busy = loss(logits_fn(x), y) <= 0
-        first = _TauSearch(begin(x), tau, exponent=none, step=none, busy=busy, found=x)
-        return jax.lax.while_loop(lambda s: s.busy.any(), step, first).found
+        first = _TauSearch(begin(x), tau, exponent=none, step=none, busy=busy, result=x)
+        return jax.lax.while_loop(lambda s: s.busy.any(), step, first).result
 
     return attack
 

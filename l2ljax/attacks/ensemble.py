@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import losses
-from l2ljax.attacks import apgd, fab, square
+from l2ljax.attacks import auto_pgd as apgd
+from l2ljax.attacks import boundary as fab
+from l2ljax.attacks import square_search as square
 from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger, likeliest_wrong
 from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in

@@ -19,6 +19,8 @@ from l2ljax.models.attackers import RecurrentOptimizer
 from l2ljax.threat import Ball, clip
 from l2ljax.types import Array, Key, L2LError, Tree
 
+__all__ = ["INPUTS", "Attacker", "ConvolutionalState", "convolutional", "fixed", "normalize_gradient", "recurrent"]
+
 
 class Attacker(NamedTuple):
     """An optimizer of the input with parameters."""
@@ -35,32 +37,36 @@ class Attacker(NamedTuple):
 
 def fixed(rule: optax.GradientTransformation) -> Attacker:
     """A rule that learns nothing, as an attacker with empty parameters."""
-    return Attacker(lambda key, x: ({}, {}), lambda *_, **__: rule, lambda state: {})
+    return Attacker(
+        init=lambda key, x: ({}, {}),
+        rule=lambda params, batch_stats, keys, y, train=False, axis_name=None: rule,
+        batch_stats=lambda state: {},
+    )
 
 
-def normalize_gradient(g: Array, how: str, axis_name: str | None = None) -> Array:
+def normalize_gradient(g: Array, kind: str, axis_name: str | None = None) -> Array:
     """Scale the input gradient g [B, H, W, C] before a network sees it.
 
     Args:
       g: per-example gradients (of the sum over the batch).
-      how: "none"; "example": by the largest |g| of each example; "channel": by the Euclidean norm over height and
+      kind: "none"; "example": by the largest |g| of each example; "channel": by the Euclidean norm over height and
         width of each channel of each example (the released L2L-DA code); "batch": by the largest |g| of the whole
         batch, over all devices of `axis_name`, which is what the released L2L code does and makes an example's attack
         depend on its neighbours. Examples (or batches) with gradient 0 stay 0.
       axis_name: the pmapped axis, in training.
     """
-    if how == "none":
+    if kind == "none":
         return g
-    if how == "example":
+    if kind == "example":
         largest = jnp.abs(g).max(axis=range(1, g.ndim), keepdims=True)
-    elif how == "batch":
+    elif kind == "batch":
         largest = jnp.abs(g).max()
         largest = jax.lax.pmax(largest, axis_name) if axis_name else largest
-    elif how == "channel":
+    elif kind == "channel":
         g = normalize_gradient(g, "example")  # squares of tiny gradients are 0
         largest = jnp.sqrt(jnp.sum(g**2, axis=(1, 2), keepdims=True))
     else:
-        raise L2LError(f"unknown gradient normalization {how!r}: choose none, example, channel or batch")
+        raise L2LError(f"unknown gradient normalization {kind!r}: choose none, example, channel or batch")
     return g / jnp.maximum(largest, jnp.finfo(g.dtype).tiny)
 
 

@@ -1,20 +1,26 @@
 """The names of attacks, as reports and `--attacks` use them: `create("pgd100+best+restarts5", ball)`.
 
-`parameters(name, ball)` says what stands behind a name.
+`FAMILIES` has one record for each name, `register` adds one of yours, and `parameters(name, ball)` lists what stands
+behind a name.
 """
 
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from l2ljax import losses
-from l2ljax.attacks import apgd, carlini, fab, gradient, square
+from l2ljax import losses, threat
+from l2ljax.attacks import auto_pgd, boundary, carlini, gradient, square_search
 from l2ljax.attacks.ensemble import VERSIONS, restarts, targeted
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.threat import Ball
 from l2ljax.types import Attack, L2LError
+
+__all__ = [
+    "FAMILIES", "PAPER_STEPS", "RESERVED", "Family", "check_name", "create", "keywords", "listing", "parameters",
+    "register", "table",
+]  # fmt: skip
 
 PAPER_STEPS: dict[str, Callable[[float, int], float]] = {
     "l2l": lambda eps, n: eps * 0.003 / 0.031,
@@ -25,146 +31,227 @@ PAPER_STEPS: dict[str, Callable[[float, int], float]] = {
 
 
 class Family(NamedTuple):
-    """Attacks of one kind."""
+    """The record of one name: the attacks that it stands for with one number or another."""
 
-    function: Callable[..., Attack]
-    how: Callable[[Ball, int], dict[str, Any]]
-    """(ball, N) -> the function's keywords, with N steps, or N samples or queries."""
-    n: int | None
-    """N where a name has none; pgd and margin have to say it."""
-    loss: PerExampleLoss | None = None
-    """What is ascended by an attack that takes a `loss`, and so can be aimed at a class."""
-    options: tuple[str, ...] = ()
-    """Of the names' options those that it has, beside restartsN."""
-
-
-def _step(ball: Ball, n: int) -> float:
-    return max(2.5 * ball.eps / n, ball.eps / 10)
+    make: Callable[..., Attack]
+    """(ball, *, ...) -> the attack. With a keyword `keep` the name has the options +best and +first, with a function
+    as the default of `loss` +targeted."""
+    parameters: Callable[[Ball, int], dict[str, Any]]
+    """(ball, N) -> keywords of `make`, N the number behind the name: of steps, samples or queries."""
+    help: str
+    """One line for the README and `--help`."""
+    n: int | None = None
+    """N of a name without a number; None: it needs one; 0: it takes none."""
+    step_sizes: Mapping[str, Callable[[float, int], float]] = {}
+    """Behind an @: (eps, N) -> the step size of a paper's tables."""
 
 
 def _steps(ball: Ball, n: int) -> dict[str, Any]:
-    return {"steps": n}
+    return {"steps": n} if n else {}
 
 
 def _sized_steps(ball: Ball, n: int) -> dict[str, Any]:
-    return {"steps": n, "step_size": _step(ball, n)}
+    return {"steps": n, "step_size": max(2.5 * ball.eps / n, ball.eps / 10)}
 
 
-_ce, _margin50 = losses.cross_entropy, functools.partial(losses.margin, kappa=50.0)
-_ITERATE = ("best", "first", "targeted")
+def _margin_steps(ball: Ball, n: int) -> dict[str, Any]:
+    return {**_sized_steps(ball, n), "loss": functools.partial(losses.margin, kappa=50.0)}
+
 
 FAMILIES = {
-    "fgsm": Family(gradient.fgsm, lambda ball, n: {}, 1, _ce, _ITERATE),
-    "pgd": Family(gradient.pgd, _sized_steps, None, _ce, _ITERATE),
-    "margin": Family(
-        gradient.pgd, lambda ball, n: {**_sized_steps(ball, n), "loss": _margin50}, None, _margin50, _ITERATE
+    "fgsm": Family(gradient.fgsm, _steps, "one step as long as the radius", 0),
+    "pgd": Family(
+        gradient.pgd,
+        _sized_steps,
+        "uniform start, steps of max(2.5 eps / N, eps / 10) or, behind @, of a paper's tables; last iterate",
+        step_sizes=PAPER_STEPS,
     ),
-    "momentum": Family(gradient.momentum, _sized_steps, 10, _ce, _ITERATE),
-    "bls": Family(gradient.line_search, lambda ball, n: {"steps": n, "max_step": ball.eps}, 10, _ce, _ITERATE),
-    "random": Family(gradient.random_noise, lambda ball, n: {"samples": n}, 10_000),
-    "cw": Family(carlini.l2l_da_cw, _steps, 100, losses.margin, _ITERATE),
-    "l2l_cw": Family(carlini.l2l_cw, _steps, 100, losses.margin, ("targeted",)),
-    "cw_l2": Family(carlini.cw_l2, _steps, 1000, losses.margin, ("targeted",)),
-    "apgd": Family(apgd.apgd, _steps, 100),
-    "apgd_t": Family(apgd.apgd_targeted, _steps, 100),
-    "fab": Family(fab.fab_targeted, _steps, 100),
-    "square": Family(square.square, lambda ball, n: {"queries": n}, 5000),
+    "margin": Family(gradient.pgd, _margin_steps, "the same on the margin loss with kappa = 50"),
+    "momentum": Family(gradient.momentum, _sized_steps, "MI-FGSM, from the image itself", 10),
+    "bls": Family(
+        gradient.line_search,
+        lambda ball, n: {"steps": n, "max_step": ball.eps},
+        "along the raw gradient with backtracking line search",
+        10,
+    ),
+    "random": Family(
+        gradient.random_noise,
+        lambda ball, n: {"samples": n},
+        "the strongest of N uniform draws from the ball",
+        10_000,
+    ),
+    "cw": Family(carlini.l2l_da_cw, _steps, "C&W of L2L-DA's and RNN-Adv's tables", 100),
+    "l2l_cw": Family(carlini.l2l_cw, _steps, "C&W of L2L's tables", 100),
+    "cw_l2": Family(carlini.cw_l2, _steps, "C&W as published: the least change in l2", 1000),
+    "apgd": Family(auto_pgd.apgd, _steps, "AutoAttack's APGD on the cross-entropy", 100),
+    "apgd_t": Family(auto_pgd.apgd_targeted, _steps, "AutoAttack's APGD-T, on the targeted DLR loss", 100),
+    "fab": Family(boundary.fab_targeted, _steps, "AutoAttack's FAB-T", 100),
+    "square": Family(
+        square_search.square, lambda ball, n: {"queries": n}, "AutoAttack's Square, random search with N queries", 5000
+    ),
 }
-NAMES = (
-    "fgsm, pgdN, pgdN@l2l, pgdN@rnn, pgdN@l2l_da, marginN, momentumN, blsN, randomN, cwN, l2l_cwN, cw_l2N, apgdN, "
-    "apgd_tN, fabN, squareN (N a number, like pgd20), with options like pgd20+best"
-)
-_PATTERN = re.compile(
-    rf"(?P<family>{'|'.join(sorted(FAMILIES, key=len, reverse=True))})(?P<n>[1-9]\d*)?"
-    rf"(?:@(?P<paper>{'|'.join(PAPER_STEPS)}))?(?P<options>(?:\+\w+)*)"
-)
+"""The names, in the order of `--help`."""
+RESERVED = ("own", "trained", "paper", *VERSIONS)
+"""Names that scripts give other meanings."""
 
 
 def create(name: str, ball: Ball) -> Attack:
     """The attack of that name at that threat.
 
-    pgdN and its kin: uniform start in the ball (momentum: the image), step max(2.5 eps / N, eps / 10), last iterate.
-    marginN is PGD on the margin loss with kappa = 50. pgdN@PAPER takes the step of that paper's tables. cw is the C&W
-    of L2L-DA's and RNN-Adv's tables, l2l_cw that of L2L's, cw_l2 the original; apgd_t and fab are targeted as in
-    AutoAttack. Without a number, momentum and bls have 10 steps, random 10,000 samples (L2L's), cw, l2l_cw, apgd,
-    apgd_t and fab 100 steps, cw_l2 1,000, square 5,000 queries.
-
-    Options follow, like pgd100+best+restarts5. +best returns the iterate of largest loss and +first the first that is
-    misclassified, instead of the last; +targeted runs towards each of the nine likeliest wrong classes; +restartsN
-    runs it N times. Of several runs the image of largest margin loss is returned, per example. The attacks without
-    +best and +first choose their iterate by themselves.
+    A name is one of `FAMILIES`, its number, @ and a paper if it has such step sizes, and options, like
+    pgd100@l2l+best+restarts5. +best returns the iterate of largest loss and +first the first that is misclassified,
+    instead of the last; +targeted runs towards each of the nine likeliest wrong classes; +restartsN runs it N times.
+    Of several runs the image of largest margin loss is returned, per example. Attacks without +best and +first choose
+    their iterate by themselves.
 
     Raises:
       L2LError: an unknown name, or an option that the attack does not have; the message lists what there is.
     """
     chosen = _read(name, ball)
-    make = functools.partial(chosen.function, ball)
-    if chosen.targeted:
-        attack = targeted(lambda loss: make(**{**chosen.how, "loss": loss}), loss=chosen.targeted)
-    else:
-        attack = make(**chosen.how)
+    make = functools.partial(chosen.make, ball, **chosen.keywords)
+    attack = targeted(lambda loss: make(loss=loss), loss=chosen.goal) if chosen.goal else make()
     return restarts(attack, chosen.restarts) if chosen.restarts > 1 else attack
 
 
 def parameters(name: str, ball: Ball) -> dict[str, Any]:
-    """What an attack of `create` or a version of AutoAttack is, default values included; for a report's JSON.
+    """All keywords of an attack of `create` or of a version of AutoAttack, defaults included; for a report's JSON.
 
     Raises:
       L2LError: as `create`.
     """
     if name in VERSIONS:
-        return {member: _told(ball, make, how) for member, (make, how) in VERSIONS[name].attacks.items()}
+        return {member: _describe(ball, *made) for member, made in VERSIONS[name].attacks.items()}
     chosen = _read(name, ball)
-    aimed = {"targeted": chosen.targeted is not None, "restarts": chosen.restarts}
-    return {**_told(ball, chosen.function, chosen.how), **aimed}
+    aimed = {"targeted": chosen.goal is not None, "restarts": chosen.restarts}
+    return {**_describe(ball, chosen.make, chosen.keywords), **aimed}
+
+
+def register(
+    name: str,
+    make: Callable[..., Attack],
+    *,
+    parameters: Callable[[Ball, int], dict[str, Any]] = _steps,
+    n: int | None = None,
+    help: str = "",
+) -> None:
+    """Add an attack to the names that `create`, `--attacks` and all reports take.
+
+        attacks.register("mine", mine)      # with def mine(ball, *, steps=20): mine, mine50, mine50+restarts5
+
+    Args:
+      name: letters, digits and underscores.
+      make: (ball, *, ...) -> attack. Keywords that `parameters` does not set need defaults; see `Family` for `keep` and
+        `loss`.
+      parameters: (ball, N) -> keywords of `make` for the number N behind the name; `steps` by default.
+      n: N of a name without a number; by default that of `make`'s own `steps`.
+      help: one line for `--help`.
+
+    Raises:
+      L2LError: a name that is taken, or no name; keywords without a value.
+    """
+    known = keywords(make)
+    if n is None:
+        n = known.get("steps", 0 if parameters is _steps else None)
+        n = None if n is inspect.Parameter.empty else n
+    family = Family(make, parameters, help or (make.__doc__ or "").partition("\n")[0].rstrip("."), n)
+    if FAMILIES.get(name) == family:
+        return
+    alike = [o for o in (*FAMILIES, *RESERVED) if re.fullmatch(rf"{name}\d*", o) or re.fullmatch(rf"{o}\d*", name)]
+    check_name("attack", name, alike)
+    set_by_name = parameters(threat.linf(0.1), n or 1)
+    if missing := [key for key, value in known.items() if value is inspect.Parameter.empty and key not in set_by_name]:
+        raise L2LError(f"attack {name!r}: give {', '.join(missing)} a default, or set it in `parameters`")
+    FAMILIES[name] = family
+
+
+def check_name(kind: str, name: str, taken: Sequence[str]) -> None:
+    """Refuse the name of an attack or a method that is no word, or with which others would be mixed up: `taken`."""
+    if not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise L2LError(f"{kind} {name!r}: name it with letters, digits and underscores")
+    if taken:
+        raise L2LError(f"{kind} {name!r}: the name {taken[0]} is taken: choose another")
+
+
+def keywords(function: Callable[..., Any], after: int = 1) -> dict[str, Any]:
+    """The parameters of a function `after` its first, with their defaults: `inspect.Parameter.empty` where none is."""
+    known = list(inspect.signature(function).parameters.values())
+    others = any(p.kind is p.VAR_KEYWORD for p in known)  # they are those of gradient_attack
+    passed_on = keywords(gradient.gradient_attack, after=2) if others else {}
+    return {**passed_on, **{p.name: p.default for p in known[after:] if p.kind is not p.VAR_KEYWORD}}
+
+
+def listing() -> dict[str, str]:
+    """The ways to write each name, N for the number, with its help: {"fgsm": ..., "pgdN, pgdN@l2l, ...": ...}."""
+    rows = {}
+    for name, family in FAMILIES.items():
+        numbered = name if family.n == 0 else f"{name}N"
+        default = f"; N = {family.n:,} by default" if family.n else ""
+        rows[", ".join([numbered, *(f"{numbered}@{paper}" for paper in family.step_sizes)])] = family.help + default
+    return rows
+
+
+def table() -> str:
+    """The names as text, a line each."""
+    rows = listing()
+    width = max(map(len, rows)) + 2
+    return "\n".join(f"  {forms:{width}}{help}" for forms, help in rows.items())
 
 
 class _Chosen(NamedTuple):
-    """What a name says."""
+    """The meaning of a name."""
 
-    function: Callable[..., Attack]
-    how: dict[str, Any]
-    targeted: PerExampleLoss | None
+    make: Callable[..., Attack]
+    keywords: dict[str, Any]
+    goal: PerExampleLoss | None
+    """The loss of +targeted."""
     restarts: int
 
 
 def _read(name: str, ball: Ball) -> _Chosen:
-    unknown = L2LError(f"unknown attack {name!r}: choose of {NAMES}, own, ownN")
-    match = _PATTERN.fullmatch(name)
-    if match is None:
-        raise unknown
-    family = FAMILIES[match["family"]]
-    n = int(match["n"] or family.n or 0)
-    if n == 0 or (match["n"] and match["family"] == "fgsm") or (match["paper"] and match["family"] != "pgd"):
-        raise unknown
-    how, repeats, goal = family.how(ball, n), 1, None
-    if match["paper"]:
-        how["step_size"] = PAPER_STEPS[match["paper"]](ball.eps, n)
-    for option in match["options"].split("+")[1:]:
+    families = "|".join(sorted(FAMILIES, key=len, reverse=True))
+    match = re.fullmatch(rf"({families})([1-9]\d*)?(?:@(\w+))?((?:\+\w+)*)", name)
+    if match is None or not _fits(FAMILIES[match[1]], match[2], match[3]):
+        raise L2LError(
+            f"unknown attack {name!r}: choose of {', '.join(listing())}, own, ownN (N a number, like pgd20), with "
+            "options like pgd20+best; --import=MODULE adds yours"
+        )
+    family = FAMILIES[match[1]]
+    n = int(match[2] or family.n or 0)
+    chosen, repeats, goal = family.parameters(ball, n), 1, None
+    if match[3]:
+        chosen["step_size"] = family.step_sizes[match[3]](ball.eps, n)
+    takes = {**keywords(family.make), **chosen}
+    options = [*(["best", "first"] if "keep" in takes else []), *(["targeted"] if callable(takes.get("loss")) else [])]
+    for option in match[4].split("+")[1:]:
         count = re.fullmatch(r"restarts([1-9]\d*)", option)
-        if not count and option not in family.options:
-            has = ", ".join([*family.options, "restartsN"])
-            raise L2LError(f"{name!r}: {match['family']} has the options {has}, not {option}")
+        if not count and option not in options:
+            has = ", ".join([*options, "restartsN"])
+            raise L2LError(f"{name!r}: {match[1]} has the options {has}, not {option}")
         if count:
             repeats = int(count[1])
         elif option == "targeted":
-            goal = family.loss
+            goal = takes["loss"]
         else:
-            how["keep"] = option
-    return _Chosen(family.function, how, goal, repeats)
+            chosen["keep"] = option
+    return _Chosen(family.make, chosen, goal, repeats)
 
 
-def _told(ball: Ball, function: Callable[..., Attack], how: dict[str, Any]) -> dict[str, Any]:
-    """The attack's name, and all its keywords with numbers and names for values."""
-    found = inspect.signature(function).parameters
-    others = any(p.kind is p.VAR_KEYWORD for p in found.values())  # they are those of gradient_attack
-    known = {**(inspect.signature(gradient.gradient_attack).parameters if others else {}), **found}
-    defaults = {name: p.default for name, p in known.items() if p.default is not p.empty}
+def _fits(family: Family, number: str | None, paper: str | None) -> bool:
+    """Whether a name has the number that its family needs, and no paper that it does not know."""
+    counted = number is None if family.n == 0 else bool(number or family.n)
+    return counted and (paper is None or paper in family.step_sizes)
 
-    def tell(value: Any) -> Any:
+
+def _describe(ball: Ball, make: Callable[..., Attack], chosen: dict[str, Any]) -> dict[str, Any]:
+    """The function's name and all its keywords, as JSON takes them."""
+
+    def plain(value: Any) -> Any:
         if isinstance(value, functools.partial):
             return f"{value.func.__name__}({', '.join(f'{k}={v}' for k, v in value.keywords.items())})"
-        return value.__name__ if callable(value) else value
+        if callable(value):
+            return getattr(value, "__name__", type(value).__name__)
+        return value if isinstance(value, int | float | str | None) else str(value)
 
-    chosen = {name: tell(value) for name, value in {**defaults, **how}.items()}
-    return {"attack": function.__name__, "norm": ball.name, "eps": ball.eps, **chosen}
+    known = {**keywords(make), **chosen}
+    values = {name: plain(value) for name, value in known.items() if value is not inspect.Parameter.empty}
+    return {"attack": plain(make), "norm": ball.name, "eps": ball.eps, **values}

@@ -20,6 +20,8 @@ from l2ljax.data.remote import find_prepared, tfds_root
 from l2ljax.data.sources import RESTRICTED_IMAGENET, SOURCES
 from l2ljax.types import L2LError
 
+__all__ = ["SUPER_CLASS", "read", "read_folder", "read_prepared"]
+
 SOURCE = SOURCES["restricted_imagenet"]
 SUPER_CLASS = np.full(1000, -1, np.int32)
 """ImageNet's class, its place among the sorted WordNet ids -> the super-class, or -1."""

@@ -8,6 +8,8 @@ import numpy as np
 
 from l2ljax.data.readers import damaged
 
+__all__ = ["Images", "decode"]
+
 SHORT_SIDE, SIDE = 256, 224
 
 

@@ -13,6 +13,8 @@ from l2ljax.data.remote import download, read_prepared, tfds_root
 from l2ljax.data.sources import SOURCES
 from l2ljax.types import L2LError
 
+__all__ = ["NAMES", "Dataset", "load"]
+
 NAMES = tuple(SOURCES)
 
 

@@ -10,6 +10,8 @@ from l2ljax.data.readers import File, Split, damaged, gunzip
 from l2ljax.data.sources import SOURCES, Form
 from l2ljax.types import L2LError
 
+__all__ = ["read_folder"]
+
 # Which data set a known content belongs to: MNIST and Fashion-MNIST have files of the same names and shapes.
 _OWNERS = {md5: name for name, source in SOURCES.items() for md5 in source.checksums.values()}
 

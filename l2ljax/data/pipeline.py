@@ -23,6 +23,11 @@ from l2ljax.data.images import Images
 from l2ljax.data.readers import Split
 from l2ljax.types import Array, Batch, Key, L2LError, example_keys
 
+__all__ = [
+    "AUGMENTS", "WHOLE", "EvalBatch", "batches", "crop_flip", "draw", "epoch_order", "steps_per_epoch", "stream",
+    "train_batch",
+]  # fmt: skip
+
 PADDING = 4
 AUGMENTS = ("none", "flip", "crop", "crop_flip")
 WHOLE = (0, 1)

@@ -16,6 +16,10 @@ import numpy as np
 
 from l2ljax.types import L2LError
 
+__all__ = [
+    "File", "Split", "cifar_binary", "cifar_png", "cifar_python", "damaged", "digits", "gunzip", "idx", "svhn_mat",
+]  # fmt: skip
+
 
 class File(NamedTuple):
     """A file's path, for messages, and its bytes."""

@@ -12,6 +12,8 @@ from l2ljax.data.readers import Split
 from l2ljax.data.sources import SOURCES
 from l2ljax.types import L2LError
 
+__all__ = ["cache_folder", "download", "fetch", "find_prepared", "read_prepared", "tfds_root"]
+
 _PATIENCE = 10.0  # seconds for a server's first answer; a download under way has no limit
 
 

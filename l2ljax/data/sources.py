@@ -8,6 +8,8 @@ from typing import NamedTuple
 from l2ljax.data import readers
 from l2ljax.data.readers import File, Split
 
+__all__ = ["RESTRICTED_IMAGENET", "SOURCES", "Form", "Source"]
+
 
 class Form(NamedTuple):
     """One shape in which people have a data set: named files in a folder, or in a tar archive."""

@@ -28,6 +28,8 @@ from l2ljax.types import (
     fold_in,
 )
 
+__all__ = ["cw_adv", "fgsm_adv", "find_start", "pgd_adv", "pgd_bls_adv", "plain", "stability", "trades"]
+
 STARTS: dict[str, Start] = {"uniform": uniform, "clean": clean, "gaussian": gaussian}
 
 
@@ -50,7 +52,7 @@ def plain(classifier: Classifier, ball: Ball, *, axis_name: str | None = None) -
         metrics = {"loss": loss, "accuracy": losses.accuracy(logits, batch.y).mean()}
         return loss, (Players(batch_stats, stats.attacker), metrics)
 
-    return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, **_: None)
+    return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, steps=None, path=False: None)
 
 
 def pgd_adv(
@@ -254,4 +256,4 @@ def stability(
         metrics = {"loss": values.mean(), "accuracy": losses.accuracy(logits, batch.y).mean()}
         return values.mean(), (Players(batch_stats, stats.attacker), metrics)
 
-    return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, **_: None)
+    return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, steps=None, path=False: None)

@@ -18,6 +18,8 @@ from l2ljax.models.generators import UNet
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Batch, Classifier, Defense, L2LError, LogitsFn, Tree
 
+__all__ = ["clean_and_adversarial", "diversity_of", "l2l_da", "l2l_star"]
+
 
 def l2l_da(
     classifier: Classifier,

@@ -1,7 +1,6 @@
 """Defenses whose attacker is learned together with the classifier: L2L's five, RNN-Adv and RNN-TRADES."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from l2ljax.attacks import learned
 from l2ljax.attacks.ascent import clean
@@ -10,6 +9,8 @@ from l2ljax.defenses.classic import find_start
 from l2ljax.models import attackers
 from l2ljax.threat import Ball
 from l2ljax.types import Classifier, Defense, L2LError
+
+__all__ = ["convolutional_l2l", "rnn_adv", "rnn_trades"]
 
 
 def convolutional_l2l(
@@ -54,11 +55,14 @@ def convolutional_l2l(
     )
 
 
+ON_CROSS_ENTROPY = saddle.adversarial()
+
+
 def rnn_adv(
     classifier: Classifier,
     ball: Ball,
     *,
-    criterion: saddle.Criterion | None = None,
+    criterion: saddle.Criterion = ON_CROSS_ENTROPY,
     steps: int = 10,
     scale: float = 1.0,
     normalize: str = "example",
@@ -78,7 +82,7 @@ def rnn_adv(
     Args:
       classifier: the network.
       ball: the threat.
-      criterion: `saddle.adversarial()` where not given; `rnn_trades` has another.
+      criterion: the loss; `rnn_trades` has another.
       steps: T.
       scale: of the optimizer's output, in units of eps (the paper has none, that is 1 / eps).
       normalize: of the gradient it sees: none (the paper), example or batch.
@@ -95,7 +99,7 @@ def rnn_adv(
         classifier,
         player,
         ball,
-        criterion or saddle.adversarial(),
+        criterion,
         steps=steps,
         start=find_start(start),
         weights=saddle.step_weights(weights, steps),
@@ -103,6 +107,35 @@ def rnn_adv(
     )
 
 
-def rnn_trades(classifier: Classifier, ball: Ball, *, beta: float = 6.0, **options: Any) -> Defense:
-    """`rnn_adv` on TRADES's loss, with the weight `beta` of its KL term: RNN-Adv paper, section 4 and eq. 2."""
-    return rnn_adv(classifier, ball, criterion=saddle.trades(beta), **options)
+def rnn_trades(
+    classifier: Classifier,
+    ball: Ball,
+    *,
+    beta: float = 6.0,
+    steps: int = 10,
+    scale: float = 1.0,
+    normalize: str = "example",
+    weights: str = "t",
+    biases: bool = False,
+    hidden: int = 10,
+    start: str = "gaussian",
+    axis_name: str | None = None,
+) -> Defense:
+    """`rnn_adv`, whose arguments it has, on TRADES's loss: RNN-Adv paper, section 4 and eq. 2.
+
+    Args:
+      beta: the weight of the KL term.
+    """
+    return rnn_adv(
+        classifier,
+        ball,
+        criterion=saddle.trades(beta),
+        steps=steps,
+        scale=scale,
+        normalize=normalize,
+        weights=weights,
+        biases=biases,
+        hidden=hidden,
+        start=start,
+        axis_name=axis_name,
+    )

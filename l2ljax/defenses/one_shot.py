@@ -3,8 +3,6 @@
 They are attacks on a classifier that does not move (`experiments/attack.py`, schedule "attacker").
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import optax
@@ -18,6 +16,8 @@ from l2ljax.models.generators import Discriminator, EncoderDecoder
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, Tree
 
+__all__ = ["advgan", "gap"]
+
 
 def advgan(
     classifier: Classifier,
@@ -28,7 +28,9 @@ def advgan(
     attacker_width: int | None = None,
     axis_name: str | None = None,
 ) -> Defense:
-    """max over G of min(margin(f(x + eps G(x))), kappa) + gan log D(x + eps G(x)), D told clean from perturbed.
+    """max over G of min(margin(f(x + eps G(x))), kappa) + gan log D(x + eps G(x)).
+
+    D, trained with it, tells clean images from perturbed ones.
 
     Xiao et al. (2018), eq. 3, untargeted. Their hinge on the norm of the perturbation has no part here: tanh keeps it
     inside the ball.
@@ -50,10 +52,9 @@ def advgan(
 
         weights = params["discriminator"]
         fooled = jax.nn.log_sigmoid(judge(stop_gradient(weights), ascent.x))
-        told = jax.nn.log_sigmoid(judge(weights, batch.x)) + jax.nn.log_sigmoid(
-            -judge(weights, stop_gradient(ascent.x))
-        )
-        return gan * fooled.mean() + told.mean()
+        at_clean, at_moved = judge(weights, batch.x), judge(weights, stop_gradient(ascent.x))
+        right = jax.nn.log_sigmoid(at_clean) + jax.nn.log_sigmoid(-at_moved)
+        return gan * fooled.mean() + right.mean()
 
     criterion = saddle.adversarial(lambda logits, y: losses.margin(logits, y, kappa=kappa))
     return saddle.unrolled(classifier, player, ball, criterion, steps=1, start=clean, bonus=bonus, axis_name=axis_name)
@@ -90,7 +91,9 @@ def _with_discriminator(attacker: learned.Attacker, network: nn.Module) -> learn
         discriminator = network.init(jax.random.fold_in(key, 1), x)["params"]
         return {"generator": params, "discriminator": discriminator}, batch_stats
 
-    def rule(params: Tree, *rest: Any, **named: Any) -> optax.GradientTransformation:
-        return attacker.rule(params["generator"], *rest, **named)
+    def rule(
+        params: Tree, batch_stats: Tree, keys: Key, y: Array, train: bool = False, axis_name: str | None = None
+    ) -> optax.GradientTransformation:
+        return attacker.rule(params["generator"], batch_stats, keys, y, train, axis_name)
 
     return attacker._replace(init=init, rule=rule)

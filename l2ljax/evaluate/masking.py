@@ -18,8 +18,7 @@ import numpy as np
 from jax.extend import core
 
 from l2ljax import losses
-from l2ljax.attacks import best_of, pgd, random_noise
-from l2ljax.attacks.square import square
+from l2ljax.attacks import best_of, pgd, random_noise, square
 from l2ljax.cost import inner_jaxprs
 from l2ljax.data import Split, batches
 from l2ljax.evaluate.accuracy import as_tree, evaluate

@@ -11,6 +11,8 @@ from l2ljax.gail.imitate import Demonstrations
 from l2ljax.gail.policy import Agent, Networks, normalize
 from l2ljax.types import Array, Key, Tree
 
+__all__ = ["clone"]
+
 
 def clone(
     key: Key,

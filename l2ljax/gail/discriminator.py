@@ -19,6 +19,8 @@ import jax.numpy as jnp
 
 from l2ljax.types import Array, Key, L2LError, Tree
 
+__all__ = ["Discriminator", "Pairs", "accuracy", "bernoulli_entropy", "create", "objective", "reward"]
+
 Pairs = tuple[Array, Array]
 """Observations s [N, observation_size] and the actions a taken there, see `Discriminator.logits`."""
 

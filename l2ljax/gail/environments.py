@@ -18,6 +18,11 @@ import jax.numpy as jnp
 
 from l2ljax.types import Array, Key, L2LError, Tree
 
+__all__ = [
+    "Box", "CartPoleParams", "CartPoleState", "Discrete", "Environment", "FixedCartPoleState", "MountainCarParams",
+    "MountainCarState", "PendulumParams", "PendulumState", "Spec", "create",
+]  # fmt: skip
+
 
 class Discrete(NamedTuple):
     """Actions 0..n-1, an int32 scalar."""

@@ -24,11 +24,13 @@ from l2ljax.gail.policy import Agent
 from l2ljax.gail.rollout import Iterations
 from l2ljax.gail.setup import PAIRS_KEY, Arm, Config, Task, arms, controls, find_expert, prepare
 from l2ljax.gail.updaters import Updater
-from l2ljax.run import monitor
+from l2ljax.run import imports, monitor
 from l2ljax.run.results import provenance
 from l2ljax.run.workdir import Workdir
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
+
+__all__ = ["CHUNK", "MAY_CHANGE", "Chunks", "Diverged", "main", "run"]
 
 CHUNK = 25
 """Iterations at most in one call of the jitted scan."""
@@ -47,7 +49,9 @@ def main() -> None:
     """The command line of experiments/gail.py."""
     import tyro
 
-    config = tyro.cli(Config, description="GAIL with Adam or a learned updater of the discriminator.")
+    arguments = imports.load()
+    description = f"GAIL with Adam or a learned updater of the discriminator. {imports.HELP}"
+    config = tyro.cli(Config, args=arguments, description=description)
     with monitor.script(1):  # one program for all seeds, whose products share the cores
         run(config)
 

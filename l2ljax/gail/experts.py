@@ -24,6 +24,11 @@ from l2ljax.gail.policy import Agent, Networks, Statistics, statistics_of
 from l2ljax.gail.rollout import Learn, Rollout, episode_returns
 from l2ljax.types import Array, Key, L2LError
 
+__all__ = [
+    "SHAPING", "VALUE_STEPS", "ExpertState", "Trajectories", "act", "check", "init", "learner", "load", "save",
+    "shaped", "shuffled", "subsample", "train", "trajectories",
+]  # fmt: skip
+
 VALUE_STEPS = 5
 """Of the value function per iteration; Ho and Ermon's 1 needs more iterations."""
 SHAPING = 20.0

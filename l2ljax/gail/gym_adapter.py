@@ -21,6 +21,8 @@ from l2ljax.gail.policy import Agent, Networks
 from l2ljax.gail.rollout import Iterations, Learn, Rollout
 from l2ljax.types import Array, Key, L2LError, Tree
 
+__all__ = ["GymEnvironments", "horizon", "iterations", "rollout_of"]
+
 
 class GymEnvironments:
     """`columns` copies of one of gymnasium's environments, side by side.

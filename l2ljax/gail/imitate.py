@@ -20,6 +20,8 @@ from l2ljax.gail.rollout import Learn, Rollout, episode_returns, pairs
 from l2ljax.gail.updaters import Updater
 from l2ljax.types import Array, Key, Tree
 
+__all__ = ["Demonstrations", "GailState", "init", "learner"]
+
 
 class Demonstrations(NamedTuple):
     """What the expert did: M state-action pairs, and the statistics of all its observations."""

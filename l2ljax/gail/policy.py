@@ -18,6 +18,11 @@ import jax.numpy as jnp
 from l2ljax.gail.environments import Box, Discrete, Spec
 from l2ljax.types import Array, Key, Tree
 
+__all__ = [
+    "CLIP", "Agent", "Gaussian", "Networks", "Policy", "Statistics", "apply_mlp", "categorical", "deviation",
+    "gaussian", "init_mlp", "merge", "networks", "normalize", "statistics_of",
+]  # fmt: skip
+
 CLIP = 10.0
 """Normalized observations are kept within +-10: what the statistics have not seen may be far out."""
 MIN_DEVIATION = 1e-3

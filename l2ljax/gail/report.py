@@ -18,6 +18,8 @@ import numpy as np
 
 from l2ljax.files import write_files
 
+__all__ = ["WINDOW", "about", "draw", "goal", "markdown", "speed", "summarize", "table", "write"]
+
 WINDOW = 20
 """Iterations that a return is averaged over, where its deepest fall and its end are looked for."""
 

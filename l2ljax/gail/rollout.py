@@ -20,6 +20,8 @@ from l2ljax.gail.environments import Environment
 from l2ljax.gail.policy import Agent, Networks
 from l2ljax.types import Array, Key, Tree
 
+__all__ = ["Iterations", "Learn", "Rollout", "State", "collect", "episode_returns", "iterations", "pairs"]
+
 
 class Rollout(NamedTuple):
     """T steps in N columns. Row t + 1 of the first two is what follows step t, unless an episode ended there."""

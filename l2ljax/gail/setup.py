@@ -20,6 +20,11 @@ from l2ljax.gail.rollout import episode_returns
 from l2ljax.gail.updaters import Updater
 from l2ljax.types import Key, L2LError
 
+__all__ = [
+    "CONTROLS", "EXPERT_KEY", "PAIRS_KEY", "UPDATERS", "Arm", "Config", "Task", "arms", "controls", "find_expert",
+    "prepare",
+]  # fmt: skip
+
 UPDATERS: dict[str, tuple[Callable[..., Updater], float]] = {
     "adam": (updaters.adam, 0.01),
     "ascent": (lambda lr: updaters.coordinate(0.0, start="ascent", alpha=lr), 1.0),

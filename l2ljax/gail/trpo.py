@@ -17,6 +17,10 @@ from l2ljax.gail.policy import Agent, Networks, apply_mlp, deviation, merge, sta
 from l2ljax.gail.rollout import Rollout
 from l2ljax.types import Array, Key, Tree
 
+__all__ = [
+    "HO_ERMON", "ScalarFn", "Settings", "discounted_sums", "fisher_product", "gae", "improve", "trust_region_step",
+]  # fmt: skip
+
 ScalarFn = Callable[[Tree], Array]
 """Parameters -> a scalar."""
 

@@ -31,6 +31,11 @@ from jax.flatten_util import ravel_pytree
 
 from l2ljax.types import Array, Key, L2LError, Tree
 
+__all__ = [
+    "SLOPE", "LearnedState", "Network", "ObjectiveFn", "Start", "Updater", "adam", "check", "coordinate",
+    "coordinate_network", "dense", "dense_network", "frozen", "learned",
+]  # fmt: skip
+
 ObjectiveFn = Callable[[Tree], Array]
 """Parameters of the discriminator -> the scalar to ascend."""
 Start = Literal["identity", "ascent"]

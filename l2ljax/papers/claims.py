@@ -18,6 +18,12 @@ from l2ljax.papers.compare import Record
 from l2ljax.papers.jobs import BESIDE
 from l2ljax.report.markdown import grid
 
+__all__ = [
+    "ATTACKS", "NEEDED", "Answer", "Group", "answers", "column", "digits", "diversity_helps", "exceeds",
+    "gail_is_steadied", "interpolation_falls", "learned_attacker_wins", "naive_fails", "rnn_beats_adv_train", "told",
+    "two_steps_beat_one", "worst",
+]  # fmt: skip
+
 NEEDED = 3
 """Seeds that make a difference within the noise a no."""
 

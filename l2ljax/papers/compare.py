@@ -19,6 +19,8 @@ from l2ljax.papers.targets import TABLES, Table
 from l2ljax.report.markdown import grid
 from l2ljax.run import recipes
 
+__all__ = ["Record", "cell", "elsewhere", "images_of", "read_records", "section", "shortened", "told", "value_of"]
+
 Record = Mapping[str, Any]
 
 

@@ -9,6 +9,11 @@ against `cost.multiplications`.
 import re
 from typing import NamedTuple
 
+__all__ = [
+    "GENERATORS", "LAUNCH", "MULTIPLICATIONS", "PASSES", "PIXELS", "SPEEDS", "TRAIN_IMAGES", "Effort", "judging",
+    "passes_of", "training",
+]  # fmt: skip
+
 MULTIPLICATIONS = {
     "digits_cnn": 0.683e6,
     "lenet5": 0.407e6,

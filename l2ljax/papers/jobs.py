@@ -11,6 +11,11 @@ from typing import NamedTuple
 from l2ljax.papers import effort
 from l2ljax.papers.effort import Effort
 
+__all__ = [
+    "AUTOATTACK", "BESIDE", "NEUTRAL", "RESULTS", "Job", "Part", "attacker", "black", "judged", "kept", "trained",
+    "white",
+]  # fmt: skip
+
 RESULTS = "experiments/results"
 
 

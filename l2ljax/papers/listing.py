@@ -11,6 +11,8 @@ from l2ljax.papers.work import complete
 from l2ljax.report.markdown import grid
 from l2ljax.types import L2LError
 
+__all__ = ["METHODS", "chosen", "listed", "papers", "state", "wanted"]
+
 METHODS = {
     **plan.RNN_ROWS, **plan.L2L_ROWS, **{row: method for row, (method, _, _) in plan.DA_MODELS.items()},
     "AdvTrain+BLS": "pgd_bls_adv", "Plain Net": "plain", "Stability": "stability", "Kurakin": "fgsm_adv",

@@ -11,6 +11,12 @@ from collections.abc import Mapping
 from l2ljax.papers import effort, jobs
 from l2ljax.papers.jobs import AUTOATTACK, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
 
+__all__ = [
+    "DA_MODELS", "L2L_ROWS", "PARTS", "RNN_ROWS", "SMALL_CNN", "cifar", "da_black", "da_tuned", "da_white",
+    "equal_steps", "l2l_figure", "l2l_table2", "l2l_table4", "l2l_table8", "lenet", "mnist", "rnn_figure3",
+    "rnn_table1", "rnn_table3", "rnn_table6", "rnn_table7",
+]  # fmt: skip
+
 # Improved Adversarial Training via Learned Optimizer -----------------------------------------------------------------
 
 RNN_ROWS = {

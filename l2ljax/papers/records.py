@@ -17,6 +17,8 @@ from l2ljax.papers.jobs import Job, Part
 from l2ljax.run.workdir import read_json
 from l2ljax.types import L2LError
 
+__all__ = ["FOLDER", "SETTINGS", "is_kept", "keep", "path_of", "read", "training"]
+
 FOLDER = Path("experiments/results/papers")
 SETTINGS = (
     "method", "dataset", "arch", "eps", "norm", "epochs", "train_size", "batch_size", "optimizer", "lr", "lr_schedule",

@@ -10,6 +10,8 @@ Generate Diverse Attacks (ICCV 2019).
 from collections.abc import Mapping
 from typing import NamedTuple
 
+__all__ = ["ARCHITECTURES", "TABLES", "Table"]
+
 
 class Table(NamedTuple):
     """One table or figure, or one data set's half of it."""

@@ -23,6 +23,8 @@ from l2ljax.run.monitor import duration, stopping_on_signals
 from l2ljax.run.workdir import read_json
 from l2ljax.types import L2LError
 
+__all__ = ["GRACE", "at_work_on", "complete", "data_dirs", "log_of", "run", "tell", "work"]
+
 GRACE = 90.0
 """Seconds that a job gets to finish its step and save, within the time that was given."""
 POLL = 0.5

@@ -20,6 +20,11 @@ from numpy.typing import ArrayLike
 
 from l2ljax.files import write_files
 
+__all__ = [
+    "BLUE", "FACTORS", "LIGHT_BLUE", "RED", "VERMILLION", "accuracy_against", "amplified", "amplified_perturbations",
+    "bars", "loss_along_attacks", "loss_landscape", "paths_in_the_plane", "perturbation_grid", "training_curves",
+]  # fmt: skip
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 

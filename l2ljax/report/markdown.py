@@ -21,6 +21,8 @@ from urllib.parse import quote
 from l2ljax.files import write_files
 from l2ljax.threat import parse_eps
 
+__all__ = ["grid", "judgement", "page", "percent", "table", "write"]
+
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """A GitHub-Markdown table of accuracies in percent: a row per result, and one for its `best` if any.

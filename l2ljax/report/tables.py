@@ -10,6 +10,11 @@ from typing import Any
 from l2ljax.gail import report as gail_report
 from l2ljax.report.markdown import grid, percent, table
 
+__all__ = [
+    "TABLES", "autoattack", "cycle", "judgements", "over_seeds", "runs", "scaling", "speed", "strength", "summary",
+    "tell", "throughput", "training_costs",
+]  # fmt: skip
+
 
 def tell(found: Mapping[str, Any]) -> str:
     """Markdown of any kept result."""

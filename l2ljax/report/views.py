@@ -22,6 +22,10 @@ from l2ljax.evaluate.accuracy import as_tree
 from l2ljax.threat import BALLS, Ball
 from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys
 
+__all__ = [
+    "COUNTS", "PGD", "RADII", "Plan", "landscape", "loss_curves", "losses_along", "perturbations", "pgd_path", "sweep",
+]  # fmt: skip
+
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Of `sweep`, in units of eps."""
 COUNTS = (1, 2, 5, 10, 20, 50, 100)

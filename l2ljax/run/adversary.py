@@ -15,8 +15,10 @@ import numpy as np
 import tyro
 
 from l2ljax import attacks, defenses
+from l2ljax.attacks import names
 from l2ljax.evaluate import evaluate
 from l2ljax.report import markdown
+from l2ljax.run import imports
 from l2ljax.run.config import Config, Run, resolve
 from l2ljax.run.experiment import train
 from l2ljax.run.monitor import script
@@ -24,6 +26,8 @@ from l2ljax.run.results import describe
 from l2ljax.run.setup import EVAL_BATCH, prepare
 from l2ljax.run.workdir import Workdir, read_json
 from l2ljax.types import L2LError
+
+__all__ = ["Flags", "main", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Flags:
 
 def main() -> None:
     """The command line of experiments/attack.py."""
-    flags = tyro.cli(Flags, description=__doc__)
+    arguments = imports.load()
+    flags = tyro.cli(Flags, args=arguments, description=f"{__doc__}\n{names.table()}\n\n{imports.HELP}")
     with script():
         run(flags)
 
@@ -76,7 +81,7 @@ def run(flags: Flags) -> dict[str, Any]:
     spec = _specify(flags)
     setup, start = prepare(spec)
     if not jax.tree.leaves(start.params.attacker):
-        learned = [name for name in defenses.METHODS if "l2l" in name or "rnn" in name]
+        learned = [name for name, method in defenses.METHODS.items() if method.learns]
         raise L2LError(f"{flags.attacker} learns nothing: choose of {', '.join([*defenses.ATTACKERS, *learned])}")
     workdir = Workdir(spec.workdir, {**spec.saved(), **setup.hardware()})
     untrained = jax.tree.map(np.asarray, (start.params.attacker, start.stats.attacker))  # training donates them

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import jax
 
+__all__ = ["DIRECTORY", "folder", "keep_programs"]
+
 DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
 """The environment variable, JAX's own, that names another folder; empty, nothing is kept."""
 

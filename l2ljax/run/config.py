@@ -12,6 +12,8 @@ from l2ljax import attacks, data, defenses, threat, train
 from l2ljax.run import recipes
 from l2ljax.types import L2LError
 
+__all__ = ["Config", "Learned", "Run", "learned", "methods", "resolve"]
+
 DEFAULT_ATTACKS = "fgsm,pgd20,pgd100,margin100,own"
 DTYPES = ("float32", "bfloat16")
 
@@ -170,8 +172,8 @@ class Learned(NamedTuple):
 
     workdir: str
     """Of the run that trained it."""
-    how: dict[str, int]
-    """steps, where it is to have others than in training."""
+    steps: int | None
+    """By default those that it was trained with."""
 
 
 def learned(name: str, own: str = "") -> Learned | None:
@@ -180,7 +182,7 @@ def learned(name: str, own: str = "") -> Learned | None:
     if match is None:
         return None
     steps = match[1] or match[2]
-    return Learned(match[3] or own, {"steps": int(steps)} if steps else {})
+    return Learned(match[3] or own, int(steps) if steps else None)
 
 
 def _options(method: str, config: Config, chosen: dict[str, Any]) -> dict[str, Any]:

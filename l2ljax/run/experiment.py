@@ -15,9 +15,10 @@ import tyro
 from tqdm import tqdm
 
 from l2ljax import attacks, checkpoint, cost, data
+from l2ljax.attacks import names
 from l2ljax.evaluate import evaluate
 from l2ljax.report import markdown
-from l2ljax.run import hosts, monitor, recipes, seeds
+from l2ljax.run import hosts, imports, monitor, recipes, seeds
 from l2ljax.run.config import Config, Run, methods
 from l2ljax.run.results import Best, draw, summarize
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks, prepare
@@ -25,13 +26,17 @@ from l2ljax.run.workdir import Workdir
 from l2ljax.train import Interrupted, NonFiniteLoss, TrainState, fit
 from l2ljax.types import Batch, L2LError
 
+__all__ = ["main", "run", "run_once", "train"]
+
 VALIDATION_ATTACK = "pgd10"
 
 
 def main(dataset: str) -> None:
     """The command line of experiments/DATASET.py. An error of ours is one line on stderr and exit status 2."""
+    arguments = imports.load()
     description = f"Adversarial training on {dataset}. Its recipes, of which flags replace entries:"
-    config = tyro.cli(Config, description=f"{description}\n\n{recipes.table(dataset)}")
+    tables = f"{recipes.table(dataset)}\n\nIts attacks:\n\n{names.table()}\n\n{imports.HELP}"
+    config = tyro.cli(Config, args=arguments, description=f"{description}\n\n{tables}")
     with (
         monitor.script(config.devices),
         hosts.joined(

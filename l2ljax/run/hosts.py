@@ -26,7 +26,9 @@ from jax.experimental import multihost_utils
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError, Tree, is_key
 
-T = TypeVar("T")
+__all__ = ["AGREE_EVERY", "agreed", "from_first", "is_first", "joined", "on_first", "part"]
+
+_T = TypeVar("_T")
 AGREE_EVERY = 16
 """Steps between two looks at whether some process was asked to stop: each makes the host wait for its devices."""
 
@@ -100,7 +102,7 @@ def part() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-def on_first(function: Callable[..., T], *args: Any) -> T:
+def on_first(function: Callable[..., _T], *args: Any) -> _T:
     """What the function returns on process 0, on all processes; they wait for it. It is called there alone.
 
     The result goes through `pickle`, so it is small and holds no typed keys. An L2LError is raised on all.

@@ -27,6 +27,8 @@ from l2ljax.run.workdir import read_json
 from l2ljax.threat import Ball, parse_eps
 from l2ljax.types import Key, L2LError, LogitsFn
 
+__all__ = ["FIGURES", "Figure", "draw", "make_plan", "redraw"]
+
 
 def make_plan(
     names: str,

@@ -17,21 +17,23 @@ import jax
 import numpy as np
 import tyro
 
-from l2ljax import attacks, data, devices, threat
+from l2ljax import attacks, data, threat
+from l2ljax.attacks import names
 from l2ljax.attacks.ensemble import VERSIONS
-from l2ljax.attacks.names import parameters
 from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import default_batch_size
 from l2ljax.files import write_files
 from l2ljax.report import markdown
-from l2ljax.run import illustrate
+from l2ljax.run import illustrate, imports
 from l2ljax.run.config import learned
 from l2ljax.run.monitor import script
 from l2ljax.run.results import provenance
 from l2ljax.run.setup import load_attacker, load_classifier, load_function, named_attack
 from l2ljax.run.workdir import read_json
 from l2ljax.types import Array, Key, L2LError, LogitsFn, example_keys
+
+__all__ = ["PAPER", "Flags", "main", "run"]
 
 PAPER = ("fgsm", "pgd20", "pgd100", "margin100", "cw100", "momentum10")
 """What `paper` stands for in --attacks."""
@@ -76,7 +78,8 @@ class Flags:
 
 def main() -> None:
     """The command line of experiments/evaluate.py."""
-    flags = tyro.cli(Flags, description=__doc__)
+    arguments = imports.load()
+    flags = tyro.cli(Flags, args=arguments, description=f"{__doc__}\n{names.table()}\n\n{imports.HELP}")
     with script():
         run(flags)
 
@@ -100,12 +103,12 @@ def run(flags: Flags) -> dict[str, Any]:
         return victim(x, example_keys(key, len(x)))
 
     logits_fn = randomized(stochastic, jax.random.key(flags.seed)) if flags.stochastic else victim
-    names = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
+    wanted = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
     plan = illustrate.make_plan(
         flags.figures, flags.victim, logits_fn, ball, about["dataset"],
-        baseline=flags.baseline, attackers=names, batch_size=batch_size,
+        baseline=flags.baseline, attackers=wanted, batch_size=batch_size,
     )  # fmt: skip
-    jobs = {name: _job(name, flags, ball, victim if name == "rand" else logits_fn) for name in names}
+    jobs = {name: _job(name, flags, ball, victim if name == "rand" else logits_fn) for name in wanted}
     crossings = {
         (surrogate, name): _transferred(surrogate, name, ball, logits_fn)
         for surrogate in filter(None, flags.surrogates.split(","))
@@ -148,7 +151,7 @@ def run(flags: Flags) -> dict[str, Any]:
             "images": len(split.labels),
             "seeds": list(range(flags.seed, flags.seed + flags.attack_seeds)),
             "attacks": {name: float(found[name].mean()) for name in jobs},
-            "parameters": {name: parameters(name, ball) for name in jobs if not learned(name)},
+            "parameters": {name: attacks.parameters(name, ball) for name in jobs if not learned(name)},
             "black_box": {
                 who: {name: float(found[f"{name} on {who}"].mean()) for w, name in crossings if w == who}
                 for who, _ in crossings

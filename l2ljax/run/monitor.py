@@ -21,6 +21,8 @@ from l2ljax.run import compilation
 from l2ljax.train import Interrupted, Step, TrainState
 from l2ljax.types import Array, Batch, L2LError, LogitsFn
 
+__all__ = ["duration", "pass_seconds", "recorder", "script", "step_seconds", "stopping_on_signals", "told_in_one_line"]
+
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[Callable[[], bool]]:

@@ -11,6 +11,8 @@ import optax
 from l2ljax import defenses
 from l2ljax.types import L2LError, Players
 
+__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "RECIPES", "Recipe", "find", "optimizers", "table"]
+
 
 class Recipe(NamedTuple):
     """How one method is trained on one data set."""
@@ -161,6 +163,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     for dataset, table in _TABLES.items()
     for method, recipe in {**dict.fromkeys(defenses.ATTACKERS, ATTACK), **table}.items()
 }
+"""(data set, method) -> recipe. A method that is not there is trained as pgd_adv, see `find`."""
 
 
 def _steps(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
@@ -182,15 +185,15 @@ OPTIMIZERS: dict[str, Callable[[Recipe], optax.GradientTransformation]] = {
 
 
 def find(dataset: str, method: str) -> Recipe:
-    """The recipe of a method on a data set.
+    """The recipe of a method on a data set: that of pgd_adv, without its options, if it has none of its own.
 
     Raises:
-      L2LError: unknown method.
+      L2LError: unknown method, or a data set without recipes.
     """
-    defenses.options(method)  # knows the names
-    if (dataset, method) not in RECIPES:
+    defenses.find(method)  # knows the names
+    if (dataset, "pgd_adv") not in RECIPES:
         raise L2LError(f"no recipe for {method} on {dataset}")
-    return RECIPES[dataset, method]
+    return RECIPES.get((dataset, method)) or RECIPES[dataset, "pgd_adv"]._replace(options=())
 
 
 def optimizers(recipe: Recipe, steps_per_epoch: int) -> Players:
@@ -215,16 +218,15 @@ def optimizers(recipe: Recipe, steps_per_epoch: int) -> Players:
 def table(dataset: str) -> str:
     """The data set's recipes as text, a line per method."""
     lines = []
-    for (name, method), r in RECIPES.items():
-        if name != dataset or method in defenses.ATTACKERS:
-            continue
+    for method in defenses.METHODS:
+        r = find(dataset, method)
         schedule = f", x{r.decay:g} after epochs {'/'.join(map(str, r.milestones))}" if r.milestones else ""
         clip = f", gradients cut to {r.clip_norm:g}" if r.clip_norm else ""
         warmup = f", the first {r.warmup:.2g} plain" if r.warmup else ""
         options = "".join(f", {k}={v}" for k, v in r.options)
         lines.append(
-            f"{method:24}{r.arch}, eps {r.eps}, {r.epochs} epochs of batches of {r.batch_size}, {r.optimizer} {r.lr:g}"
-            f"{warmup}{schedule}, weight decay {r.weight_decay:g}{clip}, "
+            f"  {method:24}{r.arch}, eps {r.eps}, {r.epochs} epochs of batches of {r.batch_size}, "
+            f"{r.optimizer} {r.lr:g}{warmup}{schedule}, weight decay {r.weight_decay:g}{clip}, "
             f"attacker {r.attacker_optimizer} {r.attacker_lr:g}{options}  [{r.source}]"
         )
     return "\n".join(lines)

@@ -23,6 +23,8 @@ from l2ljax.run.workdir import Workdir
 from l2ljax.train import TrainState
 from l2ljax.types import Array, Players
 
+__all__ = ["Best", "describe", "draw", "provenance", "summarize", "versions"]
+
 
 class Best(NamedTuple):
     """The parameters with the highest PGD-10 accuracy on the validation images so far."""

@@ -21,6 +21,8 @@ from l2ljax.run.results import provenance
 from l2ljax.run.workdir import ABOUT_REPORTING, read_json
 from l2ljax.types import L2LError
 
+__all__ = ["finished", "plan", "write"]
+
 
 def plan(dataset: str, method: str, config: Config) -> list[Run]:
     """The runs of seeds `seed`, ..., `seed + seeds - 1`.

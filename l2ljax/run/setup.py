@@ -1,8 +1,6 @@
 """What a run is made of, from its settings: data, both players, their step, and the attacks of its report."""
 
 import functools
-import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,9 +12,15 @@ from l2ljax import attacks, checkpoint, data, defenses, models, threat
 from l2ljax.devices import own_core
 from l2ljax.run import recipes
 from l2ljax.run.config import Run, learned
+from l2ljax.run.imports import import_module
 from l2ljax.run.workdir import read_json
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
-from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
+from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players, Tree
+
+__all__ = [
+    "EVAL_BATCH", "Setup", "load_attacker", "load_classifier", "load_function", "named_attacks", "prepare",
+    "trained_attack",
+]  # fmt: skip
 
 EVAL_BATCH = 250
 T = TypeVar("T")
@@ -98,17 +102,25 @@ def prepare(spec: Run) -> tuple[Setup, TrainState]:
 
 def named_attacks(setup: Setup, params: Players, stats: Players) -> dict[str, Attack]:
     """The attacks that the report names; `own` is there only where an attacker was trained."""
-    own = functools.partial(setup.defense.attack, params.attacker, stats.attacker)
-    found = {name: named_attack(name, setup.ball, own) for name in setup.spec.attack_names}
-    return {name: attack for name, attack in found.items() if attack is not None}
+    own = functools.partial(trained_attack, setup.defense, params.attacker, stats.attacker)
+    named = {name: named_attack(name, setup.ball, own) for name in setup.spec.attack_names}
+    return {name: attack for name, attack in named.items() if attack is not None}
 
 
 def named_attack(name: str, ball: threat.Ball, own: Callable[..., T]) -> Attack | T:
-    """The attack of that name: one of `attacks.create`, a run's trained attacker, or for own and ownN `own(**how)`."""
+    """Return the attack of that name: of `attacks.create`, of a workdir, or for own and ownN `own(steps=N)`."""
     chosen = learned(name)
     if chosen is None:
         return attacks.create(name, ball)
-    return load_attacker(chosen.workdir, **chosen.how) if chosen.workdir else own(**chosen.how)
+    return load_attacker(chosen.workdir, steps=chosen.steps) if chosen.workdir else own(steps=chosen.steps)
+
+
+def trained_attack(
+    defense: Defense, params: Tree, batch_stats: Tree, *, steps: int | None = None, path: bool = False
+) -> Attack | None:
+    """Return `defense.attack`, by default with the steps that it was trained with."""
+    given = {} if steps is None else {"steps": steps}
+    return defense.attack(params, batch_stats, **given, path=path)
 
 
 def load_function(name: str) -> Callable[..., Array]:
@@ -118,9 +130,8 @@ def load_function(name: str) -> Callable[..., Array]:
       L2LError: there is none.
     """
     module, _, function = name.partition(":")
-    sys.path.insert(0, "")  # a module of the working directory
     try:
-        return getattr(importlib.import_module(module), function)()
+        return getattr(import_module(module), function)()
     except (ImportError, AttributeError) as error:
         raise L2LError(f"{name}: {error}: name an importable module and a function in it") from error
 
@@ -144,26 +155,25 @@ def load_classifier(workdir: str) -> LogitsFn:
     return jax.tree_util.Partial(classifier.logits, restored)
 
 
-def load_attacker(workdir: str, **named: Any) -> Attack:
+def load_attacker(workdir: str, *, steps: int | None = None, path: bool = False) -> Attack:
     """The attacker that a run of experiments/attack.py or of a learned method ended with.
 
     Args:
       workdir: of the run.
-      **named: steps, where not those it was trained with; path=True for all iterates.
+      steps: by default those that it was trained with.
+      path: return all iterates in place of the last.
 
     Raises:
       L2LError: no run there, or one whose attacker learned nothing.
     """
-    path, saved = _saved(workdir)
+    folder, saved = _saved(workdir)
     ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
     defense = defenses.create(saved["method"], models.create(saved["arch"]), ball, **saved["options"])
     params, batch_stats = defense.init(jax.random.key(0), jnp.zeros((1, *data.SOURCES[saved["dataset"]].image_shape)))
-    checkpoints = checkpoint.Checkpoints(path / "checkpoints")
-    attack = defense.attack(
-        checkpoints.restore(like=params, prefix="['last'].params.attacker"),
-        checkpoints.restore(like=batch_stats, prefix="['last'].stats.attacker"),
-        **named,
-    )
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    params = checkpoints.restore(like=params, prefix="['last'].params.attacker")
+    batch_stats = checkpoints.restore(like=batch_stats, prefix="['last'].stats.attacker")
+    attack = trained_attack(defense, params, batch_stats, steps=steps, path=path)
     if attack is None:
         raise L2LError(f"{workdir} is a run of {saved['method']}, whose attacker learns nothing")
     return attack
@@ -179,8 +189,8 @@ def _with_player_from(workdir: str, player: str, state: TrainState) -> TrainStat
     saved = checkpoint.Checkpoints(Path(workdir).expanduser() / "checkpoints")
 
     def restore(players: Players, name: str) -> Players:
-        found = saved.restore(like=getattr(players, player), prefix=f"['last'].{name}.{player}")
-        return players._replace(**{player: found})
+        restored = saved.restore(like=getattr(players, player), prefix=f"['last'].{name}.{player}")
+        return players._replace(**{player: restored})
 
     return state._replace(params=restore(state.params, "params"), stats=restore(state.stats, "stats"))
 

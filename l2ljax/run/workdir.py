@@ -11,6 +11,8 @@ from typing import Any
 
 from l2ljax.types import L2LError
 
+__all__ = ["ABOUT_REPORTING", "Workdir", "read_json", "write_atomically"]
+
 ABOUT_REPORTING = (
     "workdir",
     "data_dir",

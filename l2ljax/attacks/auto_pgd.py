@@ -1,7 +1,7 @@
 """APGD: gradient ascent that halves its own step, without a step size to tune. Croce & Hein (2020), AutoAttack.
 
-    attack = apgd.apgd(threat.linf(8 / 255))                    # on the cross-entropy; loss="dlr" for the other one
-    attack = apgd.apgd_targeted(threat.linf(8 / 255))           # APGD-T: towards each of the nine likeliest classes
+    attack = attacks.apgd(threat.linf(8 / 255))                    # on the cross-entropy; loss="dlr" for the other one
+    attack = attacks.apgd_targeted(threat.linf(8 / 255))           # APGD-T: towards each of the nine likeliest classes
     x_adv = jax.jit(attack)(logits_fn, key, x, y)
 
 `ascend_adaptively` is the ascent, one `lax.scan`; the two attacks run it from random starts until an example falls.
@@ -9,7 +9,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,11 @@ from l2ljax.attacks.ascent import Start
 from l2ljax.attacks.gradient import PerExampleLoss, likeliest_wrong
 from l2ljax.threat import Ball, choose, spread
 from l2ljax.types import Array, Attack, Key, L2LError, example_keys, fold_in
+
+__all__ = [
+    "LOSSES", "AdaptiveAscent", "GradientFn", "Trace", "apgd", "apgd_targeted", "ascend_adaptively", "checkpoints",
+    "gradients", "surface",
+]  # fmt: skip
 
 GradientFn = Callable[[Array, Array], tuple[Array, Array, Array]]
 """(x [B, H, W, C], number of the step) -> gradient of the losses [B, H, W, C], losses [B], misclassified [B]."""
@@ -223,7 +228,7 @@ def apgd(
     if isinstance(loss, str) and loss not in LOSSES:
         raise L2LError(f"unknown loss {loss!r}: choose of {', '.join(LOSSES)}, or give a function of (logits, y)")
     ascended = LOSSES[loss] if isinstance(loss, str) else loss
-    return _attack(ball, lambda clean, y: y[None], lambda _: ascended, restarts, eot, start, 0, steps=steps, rho=rho)
+    return _attack(ball, lambda clean, y: y[None], lambda _: ascended, steps, restarts, rho, eot, start)
 
 
 def apgd_targeted(
@@ -250,11 +255,19 @@ def apgd_targeted(
     def towards(target: Array) -> PerExampleLoss:
         return lambda logits, y: losses.dlr_targeted(logits, y, target)
 
-    return _attack(ball, targets, towards, restarts, eot, start, first * restarts, steps=steps, rho=rho)
+    return _attack(ball, targets, towards, steps, restarts, rho, eot, start, first * restarts)
 
 
 def _attack(
-    ball: Ball, goals_of: Goals, loss_of: LossOf, restarts: int, eot: int, start: Start, done: int | Array, **how: Any
+    ball: Ball,
+    goals_of: Goals,
+    loss_of: LossOf,
+    steps: int,
+    restarts: int,
+    rho: float,
+    eot: int,
+    start: Start,
+    done: int | Array = 0,
 ) -> Attack:
     """For each goal `restarts` runs on its loss, for the examples that are not fooled yet; `done` runs were before."""
 
@@ -263,16 +276,16 @@ def _attack(
         clean = logits_fn(x) if eot == 1 else logits_fn(x, fold_in(keys, 0))
         goals = jnp.repeat(goals_of(clean, y), restarts, axis=0)
 
-        def run(found: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        def run(reached: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
             i, goal = at
             k_start, k_model = (fold_in(fold_in(keys, i), stream) for stream in range(2))
 
             def again(x_adv: Array, fooled: Array) -> tuple[Array, Array]:
                 gradient_fn = gradients(loss_of(goal), logits_fn, y, k_model, eot)
-                climb = ascend_adaptively(gradient_fn, ball, x, start(ball, k_start, x), **how)
+                climb = ascend_adaptively(gradient_fn, ball, x, start(ball, k_start, x), steps=steps, rho=rho)
                 return choose(climb.fooled & ~fooled, climb.adversarial, x_adv), fooled | climb.fooled
 
-            return jax.lax.cond(found[1].all(), lambda *found: found, again, *found), None
+            return jax.lax.cond(reached[1].all(), lambda *same: same, again, *reached), None
 
         first = (x, losses.accuracy(clean, y) == 0)
         return jax.lax.scan(run, first, (1 + done + jnp.arange(len(goals)), goals))[0][0]

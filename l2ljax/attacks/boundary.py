@@ -1,8 +1,8 @@
 """FAB: the fast adaptive boundary attack, which looks for the nearest image that is misclassified.
 
-    attack = jax.jit(fab.fab_targeted(threat.linf(8 / 255)))
-    x_adv = attack(logits_fn, key, x, y)  # in the ball; x itself where nothing was found there
-    x_min, distance = fab.minimal_perturbation(ball)(logits_fn, key, x, y)  # however far away
+    attack = jax.jit(attacks.fab_targeted(threat.linf(8 / 255)))
+    x_adv = attack(logits_fn, key, x, y)  # in the ball; x itself where nothing nearer is misclassified
+    x_min, distance = attacks.minimal_perturbation(ball)(logits_fn, key, x, y)  # however far away
 
 Croce & Hein (2020), "Minimally distorted adversarial examples with a fast adaptive boundary attack", as AutoAttack
 runs it. Nothing here asks which norm the ball has: `ball.norm` measures, and the steepest direction of `ball.steepest`
@@ -21,8 +21,13 @@ from l2ljax.attacks.gradient import likeliest_wrong
 from l2ljax.threat import Ball, choose, clip, spread
 from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in
 
+__all__ = [
+    "Nearest", "Search", "approach", "fab", "fab_targeted", "minimal_perturbation", "move_onto_hyperplane",
+    "nearest_boundary", "shorten",
+]  # fmt: skip
 
-class Found(NamedTuple):
+
+class Nearest(NamedTuple):
     """The nearest misclassified image that a search met."""
 
     x: Array
@@ -31,8 +36,8 @@ class Found(NamedTuple):
     """Its distance from the clean image [B]: 0 where that is misclassified itself, infinite where none was met."""
 
 
-Search = Callable[[LogitsFn, Key, Array, Array], Found]
-"""(logits_fn, key, x [B, H, W, C], y [B]) -> Found. Pure; jits."""
+Search = Callable[[LogitsFn, Key, Array, Array], Nearest]
+"""(logits_fn, key, x [B, H, W, C], y [B]) -> Nearest. Pure; jits."""
 
 
 def fab(
@@ -111,16 +116,16 @@ def minimal_perturbation(
       The search.
     """
 
-    def search(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Found:
+    def search(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Nearest:
         keys = example_keys(key, len(x))
         logits = logits_fn(x)
         rivals = _rivals(logits, y, target_classes, first)
         runs = len(rivals) * restarts
 
-        def run(best: Found, job: tuple[Array, Array, Array]) -> tuple[Found, None]:
+        def run(best: Nearest, job: tuple[Array, Array, Array]) -> tuple[Nearest, None]:
             i, restart, classes = job
 
-            def step(carry: tuple[Array, Found], _: None) -> tuple[tuple[Array, Found], None]:
+            def step(carry: tuple[Array, Nearest], _: None) -> tuple[tuple[Array, Nearest], None]:
                 x_t, best = carry
                 value, w = nearest_boundary(logits_fn, ball, x_t, y, classes)
                 moved = approach(ball, x_t, x, value, w, alpha_max=alpha_max, eta=eta)
@@ -134,7 +139,7 @@ def minimal_perturbation(
             start = jnp.where(restart > 0, drawn, x)
             return jax.lax.scan(step, (start, best), length=steps)[0][1], None
 
-        clean = Found(x, jnp.where(losses.accuracy(logits, y) == 0, 0, jnp.inf).astype(x.dtype))
+        clean = Nearest(x, jnp.where(losses.accuracy(logits, y) == 0, 0, jnp.inf).astype(x.dtype))
         i = jnp.arange(runs)
         jobs = (first * restarts + i, i % restarts, jnp.repeat(rivals, restarts, axis=0))
         best = jax.lax.scan(run, clean, jobs)[0]
@@ -235,21 +240,21 @@ def _reach(slopes: Array, ends: Array, height: Array) -> Array:
     return jax.lax.while_loop(lambda carry: carry[1], newton, (jnp.zeros_like(height), jnp.array(True)))[0]
 
 
-def shorten(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, found: Found, *, steps: int) -> Found:
-    """Search the segment from x [B, H, W, C] to the found image for its first misclassified point: regula falsi.
+def shorten(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, nearest: Nearest, *, steps: int) -> Nearest:
+    """Search the segment from x [B, H, W, C] to that image for its first misclassified point: regula falsi.
 
     Each of `steps` tests the point where the line through the margins at the segment's ends is 0, and cuts off what is
     beyond it (if it is misclassified) or before it: the final search of Croce & Hein (2020). It is moved 1 % outwards,
     because exactly on the boundary rounding decides.
     """
     if steps == 0:
-        return found
+        return nearest
 
     def judge(image: Array) -> tuple[Array, Array]:
         logits = logits_fn(image)
         return losses.accuracy(logits, y) == 0, losses.margin(logits, y).astype(x.dtype)
 
-    def cut(carry: tuple[Array, Array, Array, Array, Found], _: None) -> tuple[tuple, None]:
+    def cut(carry: tuple[Array, Array, Array, Array, Nearest], _: None) -> tuple[tuple, None]:
         right, right_margin, wrong, wrong_margin, best = carry
         rise = wrong_margin - right_margin
         back = jnp.where(rise > 0, wrong_margin / jnp.where(rise > 0, rise, 1), 0)
@@ -260,13 +265,13 @@ def shorten(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, found: Found, *
         wrong, wrong_margin = choose(fooled, point, wrong), jnp.where(fooled, point_margin, wrong_margin)
         return (right, right_margin, wrong, wrong_margin, best), None
 
-    return jax.lax.scan(cut, (x, judge(x)[1], found.x, judge(found.x)[1], found), length=steps)[0][-1]
+    return jax.lax.scan(cut, (x, judge(x)[1], nearest.x, judge(nearest.x)[1], nearest), length=steps)[0][-1]
 
 
 def _within(ball: Ball, search: Search) -> Attack:
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        found = search(logits_fn, key, x, y)
-        return choose(found.distance <= ball.eps, found.x, x)
+        nearest = search(logits_fn, key, x, y)
+        return choose(nearest.distance <= ball.eps, nearest.x, x)
 
     return attack
 
@@ -280,9 +285,9 @@ def _rivals(logits: Array, y: Array, target_classes: int, first: int | Array) ->
     return likeliest_wrong(logits, y, target_classes, first)[:, None]
 
 
-def _nearer(best: Found, x: Array, distance: Array) -> Found:
+def _nearer(best: Nearest, x: Array, distance: Array) -> Nearest:
     nearer = distance < best.distance
-    return Found(choose(nearer, x, best.x), jnp.where(nearer, distance, best.distance))
+    return Nearest(choose(nearer, x, best.x), jnp.where(nearer, distance, best.distance))
 
 
 def _inner(a: Array, b: Array) -> Array:

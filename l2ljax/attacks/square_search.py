@@ -1,6 +1,6 @@
 """Square: random search by logits alone, without gradients. Andriushchenko et al. (2020), one of AutoAttack's four.
 
-    attack = square.square(threat.linf(8 / 255), queries=5000)
+    attack = attacks.square(threat.linf(8 / 255), queries=5000)
     x_adv = jax.jit(attack)(logits_fn, key, x, y)
 
 `linf_moves` and `l2_moves` say what is tried, `halvings` how large, `accept` what is kept.
@@ -16,6 +16,11 @@ import numpy as np
 from l2ljax.attacks.gradient import keep_stronger
 from l2ljax.threat import Ball, choose
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
+
+__all__ = [
+    "HALVED_AFTER", "MOVES", "Best", "Draw", "Moves", "accept", "bumps", "halvings", "l2_moves", "linf_moves",
+    "propose", "square",
+]  # fmt: skip
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """The proposals, counted from 0, after which the window's area is halved; for 10,000 queries in the paper."""

@@ -1,0 +1,137 @@
+"""The names of methods, as `--method` takes them: `create("rnn_adv", classifier, ball, steps=10)`.
+
+`METHODS` has one record for each name, `ATTACKERS` those for a classifier that does not move; `register` adds yours.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from l2ljax.attacks.names import check_name, keywords
+from l2ljax.defenses.classic import cw_adv, fgsm_adv, pgd_adv, pgd_bls_adv, plain, stability, trades
+from l2ljax.defenses.generative import l2l_da, l2l_star
+from l2ljax.defenses.interpolation import ait, ait_l2l
+from l2ljax.defenses.l2l import convolutional_l2l, rnn_adv, rnn_trades
+from l2ljax.defenses.one_shot import advgan, gap
+from l2ljax.threat import Ball
+from l2ljax.types import Classifier, Defense, L2LError
+
+__all__ = ["ATTACKERS", "METHODS", "Method", "create", "find", "options", "register"]
+
+
+class Method(NamedTuple):
+    """The record of one name."""
+
+    make: Callable[..., Defense]
+    """(classifier, ball, *, axis_name=None, ...) -> the defense."""
+    options: dict[str, Any]
+    """Its keywords that `--options` sets, numbers and names, with their defaults."""
+    learns: bool
+    """Whether its attacker has parameters."""
+
+
+def _record(make: Callable[..., Defense], *, learns: bool = False) -> Method:
+    known = {name: default for name, default in keywords(make, after=2).items() if name != "axis_name"}
+    options = {name: default for name, default in known.items() if isinstance(default, int | float | str | None)}
+    return Method(make, options, learns)
+
+
+def _l2l(inputs: tuple[str, ...], steps: int) -> Method:
+    return _record(functools.partial(convolutional_l2l, inputs=inputs, steps=steps), learns=True)
+
+
+METHODS = {
+    "plain": _record(plain),
+    "fgsm_adv": _record(fgsm_adv),
+    "pgd_adv": _record(pgd_adv),
+    "pgd_bls_adv": _record(pgd_bls_adv),
+    "cw_adv": _record(cw_adv),
+    "trades": _record(trades),
+    "stability": _record(stability),
+    "naive_l2l": _l2l(("image",), 1),
+    "grad_l2l": _l2l(("image", "gradient"), 1),
+    "two_step_l2l": _l2l(("image", "gradient"), 2),
+    "grad_only_l2l": _l2l(("gradient",), 1),
+    "two_step_grad_only_l2l": _l2l(("gradient",), 2),
+    "ait": _record(ait),
+    "ait_l2l": _record(ait_l2l, learns=True),
+    "rnn_adv": _record(rnn_adv, learns=True),
+    "rnn_trades": _record(rnn_trades, learns=True),
+    "l2l_da": _record(l2l_da, learns=True),
+    "l2l_star": _record(l2l_star, learns=True),
+}
+"""The names of `--method`."""
+ATTACKERS = {
+    "advgan": _record(advgan, learns=True),
+    "gap": _record(gap, learns=True),
+    "gap_universal": _record(functools.partial(gap, universal=True), learns=True),
+}
+"""Attackers for a classifier that does not move; every method that learns serves for that too."""
+
+
+def register(name: str, make: Callable[..., Defense], *, learns: bool = False) -> None:
+    """Add a method to the names that `create`, `--method` and all reports take.
+
+        defenses.register("mine", mine)    # def mine(classifier, ball, *, beta=1.0, axis_name=None): ...
+
+    Its keywords whose defaults are numbers, names or None are its options. On a data set for which `run.recipes` has no
+    recipe of it, it is trained as pgd_adv is there.
+
+    Args:
+      name: letters, digits and underscores.
+      make: (classifier, ball, *, axis_name=None, ...) -> the defense; `axis_name` is the pmapped axis, in training.
+      learns: whether its attacker has parameters, so that it can attack as `own` and be trained by attack.py.
+
+    Raises:
+      L2LError: a name that is taken, or no name; keywords without a default; no `axis_name`.
+    """
+    record, known = _record(make, learns=learns), keywords(make, after=2)
+    if METHODS.get(name) == record:
+        return
+    check_name("method", name, [other for other in (*METHODS, *ATTACKERS, "all") if other == name])
+    if missing := [key for key, default in known.items() if default is inspect.Parameter.empty]:
+        raise L2LError(f"method {name!r}: give {', '.join(missing)} a default")
+    if "axis_name" not in known:
+        raise L2LError(f"method {name!r}: give it a keyword axis_name=None, the axis that `saddle.unrolled` takes")
+    METHODS[name] = record
+
+
+def find(name: str) -> Method:
+    """The record of a method or an attacker.
+
+    Raises:
+      L2LError: an unknown name.
+    """
+    records = {**METHODS, **ATTACKERS}
+    if name not in records:
+        raise L2LError(
+            f"unknown method {name!r}: choose one of {', '.join(METHODS)} (to attack: {', '.join(ATTACKERS)}); "
+            "--import=MODULE adds yours"
+        )
+    return records[name]
+
+
+def options(method: str) -> dict[str, Any]:
+    """The options of a method with their defaults; an unknown one is an L2LError."""
+    return find(method).options
+
+
+def create(method: str, classifier: Classifier, ball: Ball, *, axis_name: str | None = None, **chosen: Any) -> Defense:
+    """The defense of that name.
+
+    Args:
+      method: a key of `METHODS` or `ATTACKERS`.
+      classifier: the network to defend.
+      ball: the threat.
+      axis_name: the pmapped axis over which training takes its statistics, if any.
+      **chosen: of `options(method)`, those that differ from the defaults.
+
+    Raises:
+      L2LError: an unknown method, or an option that it does not have.
+    """
+    record = find(method)
+    for name in chosen:
+        if name not in record.options:
+            raise L2LError(f"method {method} has no option {name!r}: it has {', '.join(record.options) or 'none'}")
+    return record.make(classifier, ball, axis_name=axis_name, **chosen)

@@ -1,0 +1,45 @@
+"""Modules of the user's that register methods and attacks: `--import=my.module` of the scripts.
+
+arguments = load()                        # import them, before the flags are read: their names are in --help then
+flags = tyro.cli(Flags, args=arguments)
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from l2ljax.run.monitor import told_in_one_line
+from l2ljax.types import L2LError
+
+__all__ = ["HELP", "import_module", "load"]
+
+HELP = "--import=MODULE, or several separated by commas, first imports modules of yours, which register names."
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a module, also of the working directory."""
+    if sys.path[0] != "":
+        sys.path.insert(0, "")
+    return importlib.import_module(name)
+
+
+def load(arguments: Sequence[str] | None = None) -> list[str]:
+    """Import the modules that --import names, and return the other arguments.
+
+    Args:
+      arguments: of the script, by default the command line's.
+
+    A module that cannot be imported, or registers what it may not, ends the script with one line.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--import", dest="modules", default="")
+    chosen, others = parser.parse_known_args(arguments)
+    with told_in_one_line():
+        for name in filter(None, chosen.modules.split(",")):
+            try:
+                import_module(name)
+            except ImportError as error:
+                raise L2LError(f"--import={name}: {error}: name an importable module") from error
+    return others

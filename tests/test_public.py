@@ -1,0 +1,118 @@
+"""The public face: each module's names in __all__, attacks as functions, and types that a user's checker sees."""
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from l2ljax import attacks, defenses
+
+ROOT = Path(__file__).parent.parent
+MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / "l2ljax").rglob("*.py")}
+TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in sorted(MODULES.items())}
+LATER = tuple(
+    f"l2ljax.{name}"
+    for name in (
+        "attacks.ascent", "attacks.ensemble", "attacks.gradient", "bench", "defenses.interpolation", "defenses.saddle",
+        "devices", "evaluate.", "models", "train",
+    )
+)  # fmt: skip
+"""Modules that do not have __all__ yet."""
+
+
+def public(tree):
+    """(functions and classes that a module defines, all names that it binds, its __all__ or None)."""
+    defined, bound, listed = set(), set(), None
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            defined.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            bound |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+            bound |= names
+            listed = set(ast.literal_eval(node.value)) if names == {"__all__"} else listed
+    return defined, bound | defined, listed
+
+
+@pytest.mark.parametrize("module", [m for m in TREES if not m.startswith(LATER)])
+def test_all_lists_what_a_module_makes_public(module):
+    defined, bound, listed = public(TREES[module])
+    assert defined <= (listed or set()) <= bound
+    assert listed or not bound  # a package of modules alone has no names of its own
+
+
+def test_what_others_import_is_public():
+    for importer, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in TREES and not node.module.startswith(LATER):
+                names = {alias.name for alias in node.names if f"{node.module}.{alias.name}" not in TREES}
+                assert names <= (public(TREES[node.module])[2] or set()), f"{importer} imports {names}"
+
+
+@pytest.mark.parametrize("package", ["l2ljax", "l2ljax.attacks", "l2ljax.data", "l2ljax.defenses", "l2ljax.evaluate"])
+def test_packages_show_their_names_and_modules_alone(package):
+    module = importlib.import_module(package)
+    names = {name for name in dir(module) if not name.startswith("_")}
+    modules = {name for name in names if inspect.ismodule(getattr(module, name))}
+    assert names - modules <= set(module.__all__) <= names
+    assert all(getattr(module, name).__name__ == f"{package}.{name}" for name in modules)
+
+
+def test_what_names_stand_for_is_exported():
+    for package, records in ((attacks, attacks.FAMILIES), (defenses, defenses.METHODS | defenses.ATTACKERS)):
+        for record in records.values():
+            function = getattr(record.make, "func", record.make)
+            assert getattr(package, function.__name__) is function
+
+
+SNIPPET = """
+import jax
+import jax.numpy as jnp
+from l2ljax import attacks, data, defenses, models, threat
+
+ball = threat.linf(8 / 255)
+clf = models.create("resnet20", num_classes=10)
+dataset = data.load("digits")
+batch = next(data.batches(dataset.test, 128))
+x, y = jnp.asarray(batch.x), jnp.asarray(batch.y)
+variables = clf.init(jax.random.key(0), x)
+attack = attacks.pgd(ball, step_size=0.01, steps=10)
+
+reveal_type(ball)  # l2ljax.threat.Ball
+reveal_type(clf)  # l2ljax.types.Classifier
+reveal_type(clf.logits(variables, x))  # jax._src.basearray.Array
+reveal_type(dataset)  # l2ljax.data.load.Dataset
+reveal_type(attack)  # l2ljax.types.Attack
+reveal_type(attacks.apgd(ball))  # l2ljax.types.Attack
+reveal_type(attacks.fab(ball))  # l2ljax.types.Attack
+reveal_type(attacks.square(ball))  # l2ljax.types.Attack
+reveal_type(attacks.create("pgd20", ball))  # l2ljax.types.Attack
+reveal_type(attacks.best_of([attack, attacks.autoattack(ball)]))  # l2ljax.types.Attack
+reveal_type(attack(jax.tree_util.Partial(clf.logits, variables), jax.random.key(1), x, y))  # jax._src.basearray.Array
+reveal_type(defenses.create("rnn_adv", clf, ball, steps=10))  # l2ljax.types.Defense
+reveal_type(defenses.trades(clf, ball, beta=6.0))  # l2ljax.types.Defense
+"""
+
+
+def test_a_users_type_checker_sees_the_main_types(tmp_path):
+    pytest.importorskip("mypy")
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(SNIPPET)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(snippet)]
+    env = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200)
+    seen = re.findall(r'snippet\.py:(\d+): note: Revealed type is "(?:tuple.*fallback=)?(.*?)\]?"', done.stdout)
+    lines = enumerate(SNIPPET.splitlines(), start=1)
+    assert dict(seen) == {str(i): line.partition("  # ")[2] for i, line in lines if "reveal" in line}, done.stdout
+    assert done.returncode == 0, done.stdout
+    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert (ROOT / "l2ljax" / "py.typed").exists() and package_data["l2ljax"] == ["py.typed"]
