@@ -1,0 +1,149 @@
+"""Jobs in order of worth within a time, each in a process of its own, and whole JSON whenever it ends.
+
+    agenda.run([Job("verdicts", check, (flags,), share=4), ...], out=Path("gpu.json"), folder=Path("logs"), seconds=540)
+
+A job that compiles for too long, takes too much memory or crashes ends alone, and what it has written counts.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from l2ljax.files import write_files
+from l2ljax.run.monitor import script, stopping_on_signals
+
+GRACE = 10.0
+"""Seconds that a job has to end once it is asked to."""
+LEAST = 10.0
+"""Seconds without which a job is not begun."""
+LOG_LINES = 30
+
+
+class Job(NamedTuple):
+    """One process."""
+
+    name: str
+    function: Callable[..., None]
+    """(*args, path=, seconds=): a function of a module, which writes JSON to `path` with `write`, as often as it
+    likes; it is asked to end (SIGTERM) after `seconds`, and killed `GRACE` seconds later."""
+    args: tuple[Any, ...]
+    share: float
+    """Of the time, in parts of the sum of all shares; what a job leaves is for those after it, which may have 0."""
+
+
+def run(
+    jobs: Sequence[Job],
+    *,
+    out: Path,
+    folder: Path,
+    seconds: float,
+    summarize: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: {},
+) -> dict[str, Any]:
+    """Work through the jobs; SIGTERM and Ctrl-C end the one at work and leave the others.
+
+    Args:
+      jobs: the most important first.
+      out: the JSON, written whole before and after each job and whenever one has written.
+      folder: of the jobs' own files and logs.
+      seconds: for all.
+      summarize: from job -> what it wrote, to the entry "summary".
+
+    Returns:
+      The JSON's content: "summary" and "jobs", name -> {"state": done, failed (by itself), stopped, running or not
+      begun, "seconds", "found": what it wrote, "log": its last lines where it is not done}.
+    """
+    began = time.monotonic()
+    rows: dict[str, dict[str, Any]] = {job.name: {"state": "not begun"} for job in jobs}
+    ends = [part / sum(job.share for job in jobs) * seconds for part in accumulate(job.share for job in jobs)]
+
+    def keep() -> dict[str, Any]:
+        found = {name: row["found"] for name, row in rows.items() if row.get("found")}
+        content = {"seconds": time.monotonic() - began, "summary": summarize(found), "jobs": rows}
+        write(out, content)
+        return content
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with stopping_on_signals() as stopping:
+        for job, end in zip(jobs, ends, strict=True):
+            if stopping():
+                break
+            if began + end - time.monotonic() < LEAST:
+                continue
+            _work(job, rows[job.name], folder, began + end, stopping, keep)
+            print(f"{job.name}: {rows[job.name]['state']}, {rows[job.name]['seconds']:.0f} s", flush=True)
+    return keep()
+
+
+def write(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_files({path: (json.dumps(content, indent=2) + "\n").encode()})
+
+
+def _work(
+    job: Job,
+    row: dict[str, Any],
+    folder: Path,
+    deadline: float,
+    stopping: Callable[[], bool],
+    keep: Callable[[], Any],
+) -> None:
+    """Run a job until it or its time ends; fill in its row."""
+    began = time.monotonic()
+    path, log = (folder / f"{job.name}{suffix}" for suffix in (".json", ".log"))
+    path.unlink(missing_ok=True)
+    row["state"] = "running"
+    keep()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_begin, args=(job, path, log, deadline - began))
+    process.start()
+    seen = 0
+    try:
+        while process.is_alive() and time.monotonic() < deadline and not stopping():
+            process.join(0.2)
+            if path.exists() and path.stat().st_mtime_ns != seen:
+                seen = path.stat().st_mtime_ns
+                row["found"] = json.loads(path.read_text())
+                keep()
+        state = "stopped" if process.is_alive() else "failed" if process.exitcode else "done"
+    finally:
+        _end(process)
+    row |= {"state": state, "seconds": time.monotonic() - began}
+    if path.exists():
+        row["found"] = json.loads(path.read_text())
+    if state != "done":
+        row["log"] = log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else []
+
+
+def _begin(job: Job, path: Path, log: Path, seconds: float) -> None:
+    """What the process does."""
+    os.setsid()  # so that all processes which it starts can be ended with it
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    with script():
+        job.function(*job.args, path=path, seconds=seconds)
+
+
+def _end(process: BaseProcess) -> None:
+    """End the process, and what it has started."""
+    if process.is_alive():
+        _signal(process, signal.SIGTERM)
+        process.join(GRACE)
+    _signal(process, signal.SIGKILL)
+    process.join()
+
+
+def _signal(process: BaseProcess, number: signal.Signals) -> None:
+    assert process.pid
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:  # all are gone, or it has not come to its group yet
+        if process.is_alive():
+            os.kill(process.pid, number)

@@ -1,0 +1,246 @@
+"""A first session on a GPU, within minutes: verdicts, speed, training, judgement (`experiments/gpu.py`).
+
+Jobs in order of worth (`jobs`), each in a process of its own (`agenda`). They run on a CPU as they do on a GPU.
+"""
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from l2ljax import data, defenses
+from l2ljax.bench import agenda, benchmark, throughput, verdicts
+from l2ljax.bench.agenda import Job, write
+from l2ljax.bench.benchmark import BALL
+from l2ljax.run import experiment, judge
+from l2ljax.run.config import Config, resolve
+from l2ljax.run.results import provenance
+from l2ljax.train import AXIS, Interrupted
+from l2ljax.types import L2LError
+
+EXACT, DEFAULT = "highest", "default"
+"""Precisions of products in float32: all of it, and what the device prefers, on NVIDIA's TF32."""
+STEP_OF = "pgd_adv"
+"""The method whose training step is timed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What to run, and within which time."""
+
+    minutes: float = 9.0
+    """After which it ends, at most ten seconds later."""
+    data_dir: str | None = None
+    """The training's data, as for the other scripts."""
+    only: str = ""
+    """Jobs to run, separated by commas; all by default, in this order: reference (where there is none), verdicts,
+    speed-MODEL-DTYPE of the first dtype, training, autoattack, speed of the other dtypes and beside slow rivals."""
+    out: Path = Path("runs/gpu.json")
+    folder: Path = Path("runs/gpu")
+    """Of the jobs' own files, logs and runs."""
+
+    reference: Path = Path("runs/gpu_reference.npz")
+    """What a CPU computed, with its network and its programs; where it is missing, a CPU computes it first."""
+    smoke_arch: str = "resnet20"
+    smoke_shape: tuple[int, int, int] = (16, 16, 3)
+    smoke_images: int = 20
+    programs: str = (
+        "pgd10,pgd_adv,rnn_adv,autoattack,pgd10:bfloat16,pgd_adv:bfloat16,pgd_adv:remat,grad_l2l,l2l_da,plain"
+    )
+    """Of the reference: attacks, autoattack and methods (see `verdicts`)."""
+    tf32: str = "pgd10,pgd_adv,rnn_adv,grad_l2l,autoattack"
+    """Those that are compared a second time in the device's default precision, on NVIDIA's TF32."""
+
+    models: str = "wrn_34_10,resnet18"
+    dtypes: str = "bfloat16,float32"
+    batch_size: int = 256
+    rivals: str = "torch"
+    """Beside PGD-10, see experiments/throughput.py."""
+    slow_rivals: str = "torch_compile"
+    """Those that compile for long, in the first dtype."""
+    repeats: int = 5
+
+    dataset: str = "cifar10"
+    arch: str = "resnet18"
+    dtype: str = "bfloat16"
+    methods: str = "pgd_adv,rnn_adv,grad_l2l,two_step_l2l"
+    """Trained on equally many images, as many as fit."""
+    most_epochs: int = 30
+    train_batch: int = 128
+    lr: float = 0.05
+    """Of all methods; falls to 0 as a cosine. The rest is as in their recipes, but for the radius, 8/255."""
+    attacks: str = "pgd100"
+    eval_size: int = 1000
+
+
+def run(flags: Flags) -> dict[str, Any]:
+    """Work through the jobs, write JSON, print a summary; returns the JSON's content.
+
+    Raises:
+      L2LError: an unknown job.
+    """
+    found = agenda.run(jobs(flags), out=flags.out, folder=flags.folder, seconds=60 * flags.minutes, summarize=summary)
+    print(json.dumps(found["summary"], indent=2), flush=True)
+    return found
+
+
+def jobs(flags: Flags) -> list[Job]:
+    """The jobs that the flags ask for, in order of worth."""
+    models, (first, *others) = flags.models.split(","), flags.dtypes.split(",")
+    known = [
+        Job("verdicts", check, (flags,), 4),
+        *(Job(_cell(m, first), speed, (flags, m, first, flags.rivals, STEP_OF), 6 / len(models)) for m in models),
+        Job("training", train, (flags,), 10),
+        Job("autoattack", attack, (flags,), 3),
+        *(Job(_cell(m, d), speed, (flags, m, d, flags.rivals, STEP_OF), 1) for d in others for m in models),
+    ]
+    for rival in filter(None, flags.slow_rivals.split(",")):
+        known += [Job(f"{_cell(m, first)}-{rival}", speed, (flags, m, first, rival, ""), 0) for m in models]
+    if not flags.reference.exists():
+        known.insert(0, Job("reference", refer, (flags,), 4))
+    chosen = flags.only.split(",") if flags.only else [job.name for job in known]
+    if unknown := set(chosen) - {job.name for job in known}:
+        raise L2LError(f"--only={','.join(sorted(unknown))}: choose of {', '.join(job.name for job in known)}")
+    return [job for job in known if job.name in chosen]
+
+
+def _cell(model: str, dtype: str) -> str:
+    return f"speed-{model}-{dtype}"
+
+
+def refer(flags: Flags, *, path: Path, seconds: float) -> None:
+    """Make the reference, on the CPU."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_disable_most_optimizations", True)  # most of the time would go into compiling
+    names = flags.programs.split(",")
+    verdicts.make_reference(
+        flags.reference, flags.smoke_arch, names, shape=flags.smoke_shape, images=flags.smoke_images
+    )
+    write(path, {"about": provenance(), "programs": names})
+
+
+def check(flags: Flags, *, path: Path, seconds: float) -> None:
+    """Compare the verdicts here with the reference's."""
+    reference = verdicts.load_reference(flags.reference)
+    found: dict[str, Any] = {"about": provenance(), "reference": reference.about, EXACT: {}, DEFAULT: {}}
+    short = [name for name in flags.tf32.split(",") if name in reference.outcomes]
+    for precision, names in {EXACT: list(reference.outcomes), DEFAULT: short}.items():
+        with jax.default_matmul_precision(precision):
+            for name in names:
+                found[precision][name] = _attempt(lambda name=name: verdicts.compare(reference, name))  # type: ignore[misc]
+                write(path, found)
+
+
+def speed(flags: Flags, model: str, dtype: str, rivals: str, steps_of: str, *, path: Path, seconds: float) -> None:
+    """Time PGD-10 beside rivals, and a training step."""
+    throughput.run(
+        throughput.Flags(
+            model=model, dtypes=dtype, attacks="pgd10", steps_of=steps_of, batch_sizes=str(flags.batch_size),
+            rivals=rivals, repeats=flags.repeats, out=path,
+        )
+    )  # fmt: skip
+
+
+def train(flags: Flags, *, path: Path, seconds: float) -> None:
+    """Train the methods on equally many images, as many as fit, and attack the results."""
+    plan = _plan(flags, seconds)
+    found: dict[str, Any] = {"about": provenance(), "plan": plan, "runs": {}}
+    write(path, found)
+    for method in flags.methods.split(","):
+        workdir = flags.folder / f"{method}-{plan['epochs']}x{plan['train_size']}"
+        config = Config(
+            method=method, arch=flags.arch, eps="8/255", batch_size=flags.train_batch, lr=flags.lr,
+            lr_schedule="cosine", dtype=flags.dtype, data_dir=flags.data_dir, val_size=0, eval_size=flags.eval_size,
+            attacks=flags.attacks, workdir=str(workdir), **plan,
+        )  # fmt: skip
+        row = _attempt(lambda config=config: experiment.run(resolve(flags.dataset, config.method, config)))  # type: ignore[misc]
+        found["runs"][method] = {**row, "workdir": str(workdir)}
+        write(path, found)
+
+
+def _plan(flags: Flags, seconds: float) -> dict[str, Any]:
+    """{"epochs", "train_size"} of each method.
+
+    A step of pgd_adv is measured; the others' follow by their multiplications. Each method is allowed 1.5 times what
+    that step takes to compile, for its own and for its report; a fifth of the rest is left for what is not measured.
+    """
+    began = time.monotonic()
+    total = len(data.load(flags.dataset, flags.data_dir).train.labels)
+    classifier, _, batch = benchmark.random_batch(flags.arch, flags.train_batch, dtype=flags.dtype)
+    step = benchmark.step_program(classifier, batch, defenses.create(STEP_OF, classifier, BALL, axis_name=AXIS))
+    measured = benchmark.alternate({STEP_OF: step}, images=flags.train_batch, repeats=3)[STEP_OF]
+
+    def multiplications(method: str) -> float:
+        return benchmark.step_multiplications(classifier, batch, defenses.create(method, classifier, BALL))[0]
+
+    methods = flags.methods.split(",")
+    steps = sum(multiplications(method) for method in methods) / multiplications(STEP_OF)
+    left = seconds - (time.monotonic() - began) - 1.5 * len(methods) * measured["first_seconds"]
+    images = int(max(0.8 * left, 0) * measured["images_per_second"] / steps)
+    if images < total:
+        return {"epochs": 1, "train_size": max(images // flags.train_batch, 1) * flags.train_batch}
+    return {"epochs": min(images // total, flags.most_epochs), "train_size": total}
+
+
+def attack(flags: Flags, *, path: Path, seconds: float) -> None:
+    """Attack what was trained with AutoAttack."""
+    trained = flags.folder / "training.json"
+    if not trained.exists():
+        raise L2LError(f"{trained} is missing: run the job training first")
+    found: dict[str, Any] = {"about": provenance(), "runs": {}}
+    for method, row in json.loads(trained.read_text())["runs"].items():
+        chosen = judge.Flags(
+            victim=row["workdir"], attacks="standard", eval_size=flags.eval_size, batch_size=flags.eval_size,
+            data_dir=flags.data_dir, masking=False,
+        )  # fmt: skip
+        found["runs"][method] = _attempt(lambda chosen=chosen: judge.run(chosen))  # type: ignore[misc]
+        write(path, found)
+
+
+def _attempt(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the function returns, or {"error": in a line}, so that one failure leaves the others."""
+    try:
+        return function()
+    except Interrupted:
+        raise
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {str(error)[:1000]}"}
+
+
+def summary(found: dict[str, Any]) -> dict[str, Any]:
+    """What to look at first.
+
+    Args:
+      found: job -> what it wrote.
+
+    Returns:
+      "unequal", the programs whose verdicts differ from the CPU's, or that failed, by precision; "share_of_ceiling" of
+      each cell of the speed; "times_rival", how many times faster than each rival; "accuracy" of each method.
+    """
+    told: dict[str, Any] = {"unequal": {}, "share_of_ceiling": {}, "times_rival": {}, "accuracy": {}}
+    for precision in (EXACT, DEFAULT):
+        rows = found.get("verdicts", {}).get(precision, {})
+        told["unequal"][precision] = [name for name, row in rows.items() if not row.get("equal")]
+    for name, job in found.items():
+        ours: dict[str, float] = {}
+        for row in job["speed"] if name.startswith("speed") else []:
+            cell, seconds = f"{row['what']}, {row['model']}, {row['dtype']}", statistics.median(row["seconds"])
+            if row["program"] == "l2ljax":
+                ours[cell] = seconds
+                ceiling = job["ceiling"][row["dtype"]] * job["devices"]
+                told["share_of_ceiling"][cell] = row["flops"] / seconds / ceiling
+            else:
+                told["times_rival"].setdefault(cell, {})[row["program"]] = seconds / ours[cell]
+    judged = found.get("autoattack", {}).get("runs", {})
+    for method, row in found.get("training", {}).get("runs", {}).items():
+        if "clean_acc" in row:
+            attacked = {name: a["robust_acc"] for name, a in row["attacks"].items()}
+            told["accuracy"][method] = {"clean": row["clean_acc"], **attacked}
+            if "provenance" in judged.get(method, {}):
+                told["accuracy"][method]["autoattack"] = judged[method]["provenance"]["attacks"]["standard"]
+    return told

@@ -1,0 +1,188 @@
+"""Programs whose verdicts must not depend on the device: the same weights and images, on a CPU and elsewhere.
+
+    verdicts.make_reference(file, "resnet20", ["pgd10", "rnn_adv"], shape=(16, 16, 3), images=32)    # on a CPU
+    reference = verdicts.load_reference(file)
+    rows = {name: verdicts.compare(reference, name) for name in reference.outcomes}                  # on the device
+
+A program is named by an attack, by `autoattack`, or by a method: three joint training steps, then PGD-10. A suffix
+changes the network: `pgd10:bfloat16`, `pgd_adv:remat`. Its verdicts say which attacked images are classified right.
+"""
+
+import functools
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from l2ljax import attacks, defenses, losses, models, threat
+from l2ljax.files import write_files
+from l2ljax.run.results import provenance
+from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
+from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Players, Tree
+
+BALL = threat.linf(8 / 255)
+OPTIMIZERS = Players(optax.sgd(0.01, momentum=0.9), optax.adam(1e-3))
+STEPS, FIRST_STEPS = 3, 60
+"""Training steps of a program, and of PGD training before all of them: some of the attacks fail."""
+
+
+class Outcome(NamedTuple):
+    """What a program computes."""
+
+    losses: np.ndarray
+    """[STEPS] of a method, [0] of an attack."""
+    logits: np.ndarray
+    """[B, K] at the attacked images."""
+
+
+class Reference(NamedTuple):
+    """What all programs start from, and what they compute on a CPU."""
+
+    arch: str
+    variables: Tree
+    batch: Batch
+    outcomes: dict[str, Outcome]
+    """By program."""
+    about: dict[str, Any]
+    """See `provenance`."""
+
+
+def make_reference(file: Path, arch: str, programs: Sequence[str], *, shape: tuple[int, ...], images: int) -> None:
+    """Train a network for a moment on synthetic images, run the programs here, and keep everything in an .npz file.
+
+    Args:
+      file: to write.
+      arch: a classifier.
+      programs: names.
+      shape: of an image, [H, W, C].
+      images: how many.
+
+    Raises:
+      L2LError: an unknown name, or an architecture that does not take such images.
+    """
+    batch = _images(shape, images)
+    state, _ = _trained(arch, "", "pgd_adv", batch, FIRST_STEPS)
+    variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
+    arrays: dict[str, Any] = {f"weights {i}": a for i, a in enumerate(jax.tree.leaves(variables))}
+    for name in programs:
+        for field, array in run(name, arch, variables, batch)._asdict().items():
+            arrays[f"{name} {field}"] = array
+    about = {"arch": arch, "programs": list(programs), **provenance()}
+    buffer = io.BytesIO()
+    np.savez(buffer, about=np.array(json.dumps(about)), x=batch.x, y=batch.y, **arrays)
+    write_files({file: buffer.getvalue()})
+
+
+def load_reference(file: Path) -> Reference:
+    """Read what `make_reference` wrote; another file is an L2LError."""
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
+            arrays = dict(saved)
+        about = json.loads(str(arrays["about"]))
+        batch = Batch(jnp.asarray(arrays["x"]), jnp.asarray(arrays["y"]))
+        shapes, tree = jax.tree.flatten(jax.eval_shape(_classifier(about["arch"]).init, jax.random.key(0), batch.x))
+        weights = [jnp.asarray(arrays[f"weights {i}"]) for i in range(len(shapes))]
+        outcomes = {
+            name: Outcome(*(arrays[f"{name} {field}"] for field in Outcome._fields)) for name in about["programs"]
+        }
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise L2LError(f"{file} is no reference ({error}): delete it, and the next run makes one") from error
+    return Reference(about["arch"], jax.tree.unflatten(tree, weights), batch, outcomes, about)
+
+
+def run(name: str, arch: str, variables: Tree, batch: Batch) -> Outcome:
+    """Run a program on the default device, from the given weights; a learned attacker's come from a seed."""
+    what, _, how = name.partition(":")
+    if how not in ("", "bfloat16", "remat"):
+        raise L2LError(f"unknown program {name}: after the colon stands bfloat16 or remat")
+    classifier, found, attack = _classifier(arch, how), np.zeros(0), what
+    if what in defenses.METHODS:
+        state, found = _trained(arch, how, what, batch, STEPS, variables)
+        variables, attack = {"params": state.params.classifier, "batch_stats": state.stats.classifier}, "pgd10"
+    logits = _attacked(attack)(jax.tree_util.Partial(classifier.logits, variables), jax.random.key(1), *batch)
+    return Outcome(found, np.asarray(logits))
+
+
+def compare(reference: Reference, name: str) -> dict[str, Any]:
+    """Run a program here and compare it with the reference.
+
+    Returns:
+      "equal", whether all numbers are finite and no verdict differs; "flips", how many differ, of "images", of which
+      "right" are classified right in the reference; "flipped_margin", the largest distance from the decision that a
+      flipped image has in the reference, in logits; "logits_difference" and "loss_differences", absolute, the largest
+      and per step, None where one is not finite.
+    """
+    ours, theirs = run(name, reference.arch, reference.variables, reference.batch), reference.outcomes[name]
+    margins = [-np.asarray(losses.margin(jnp.asarray(o.logits), reference.batch.y)) for o in (ours, theirs)]
+    right, expected = (margin > 0 for margin in margins)
+    flipped = right != expected
+    finite = all(np.isfinite(array).all() for array in ours)
+    return {
+        "equal": bool(finite and not flipped.any()),
+        "flips": int(flipped.sum()),
+        "images": len(flipped),
+        "right": int(expected.sum()),
+        "flipped_margin": float(np.abs(margins[1][flipped]).max(initial=0.0)),
+        "logits_difference": float(np.abs(ours.logits - theirs.logits).max()) if finite else None,
+        "loss_differences": np.abs(ours.losses - theirs.losses).tolist() if finite else None,
+    }
+
+
+@functools.cache
+def _classifier(arch: str, how: str = "") -> Classifier:
+    """One per network, so that programs with the same attack compile once."""
+    return models.create(arch, dtype="bfloat16" if how == "bfloat16" else "float32", remat=how == "remat")
+
+
+@functools.cache
+def _attacked(name: str) -> Callable[..., Array]:
+    """(logits_fn, key, x, y) -> the logits [B, K] at the attacked images; jitted."""
+    attack = attacks.autoattack(BALL) if name == "autoattack" else attacks.create(name, BALL)
+
+    @jax.jit
+    def logits(logits_fn: Callable[[Array], Array], key: Key, x: Array, y: Array) -> Array:
+        return logits_fn(attack(logits_fn, key, x, y))
+
+    return logits
+
+
+@functools.cache
+def _training(arch: str, how: str, method: str) -> tuple[Defense, Step]:
+    defense = defenses.create(method, _classifier(arch, how), BALL, axis_name=AXIS)
+    return defense, make_step(defense, OPTIMIZERS, devices=jax.local_devices()[:1])
+
+
+def _trained(
+    arch: str, how: str, method: str, batch: Batch, steps: int, variables: Tree = None
+) -> tuple[TrainState, np.ndarray]:
+    """(the state after that many joint steps on one batch, from the given weights or new ones, the losses [steps])."""
+    defense, step = _training(arch, how, method)
+    state = init_state(jax.random.key(2), _classifier(arch, how), defense, OPTIMIZERS, batch.x)
+    if variables is not None:
+        given = jax.tree.map(jnp.copy, variables)  # the state is donated
+        state = state._replace(
+            params=state.params._replace(classifier=given["params"]),
+            stats=state.stats._replace(classifier=given["batch_stats"]),
+        )
+    found = []
+    for _ in range(steps):
+        state, metrics = step(state, batch)
+        found.append(float(metrics["loss"]))
+    return state, np.array(found)
+
+
+def _images(shape: tuple[int, ...], n: int) -> Batch:
+    """A smooth pattern per class, from faint to strong, so that attacks fool some of the images and not others."""
+    k_patterns, k_noise = jax.random.split(jax.random.key(3))
+    patterns = jax.image.resize(jax.random.normal(k_patterns, (10, 4, 4, shape[-1])), (10, *shape), "linear")
+    y = jnp.arange(n) % 10
+    contrast = jnp.linspace(0.01, 0.2, n)[:, None, None, None]
+    noise = 0.01 * jax.random.normal(k_noise, (n, *shape))
+    return Batch(jnp.clip(0.5 + contrast * patterns[y] + noise, 0, 1), y)
