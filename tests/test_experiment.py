@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from l2ljax import checkpoint, data
+from l2ljax import checkpoint, data, devices
 from l2ljax.run import experiment, recipes
 from l2ljax.run.config import Config, resolve
 from l2ljax.types import L2LError
@@ -142,6 +142,18 @@ def test_a_workdir_of_another_configuration_is_refused_and_untouched(tmp_path):
     assert (tmp_path / "run" / "report.json").read_bytes() == before
     again = run(tmp_path, epochs=1, attacks="pgd2")  # only the report's attacks differ: nothing is trained again
     assert set(again["attacks"]) == {"pgd2"} and again["train_seconds"] == 0
+
+
+def test_a_run_on_other_devices_is_refused(tmp_path):
+    """Other numbers of devices and of cores for each choose other kernels and orders of sums, so other bits."""
+    run(tmp_path, epochs=1, attacks="fgsm")
+    config = tmp_path / "run" / "config.json"
+    saved = json.loads(config.read_text())
+    now = saved["trained_on"]
+    assert now == "1 cpu" + ", one core each" * (devices.cores() == 1)
+    config.write_text(json.dumps({**saved, "trained_on": "3 cpu, one core each"}))
+    with pytest.raises(L2LError, match=f"on 3 cpu, one core each, here it would be {now}: give --devices=3"):
+        run(tmp_path, epochs=1, attacks="fgsm")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_checkpoint(tmp_path):
