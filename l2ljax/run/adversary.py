@@ -92,17 +92,17 @@ def run(flags: Flags) -> dict[str, Any]:
     named = {name: attacks.create(name, setup.ball) for name in spec.attack_names}
     named |= {"random signs": attacks.random_signs(setup.ball), "untrained": own(*untrained)}
     named |= {f"draw {i}": own(state.params.attacker, state.stats.attacker) for i in range(flags.draws)}
-    found = {}
+    scored = {}
     for i, (name, attack) in enumerate(named.items()):
         key = jax.random.fold_in(setup.eval_key, i)
         scores = evaluate(logits_fn, setup.eval_split, {name: attack}, key=key, batch_size=EVAL_BATCH)
-        found[name] = scores.attacks[name]
+        scored[name] = scores.attacks[name]
     rows = {
         name: {"robust_acc": row.robust_acc, "seconds": row.seconds, "passes": row.passes}
-        for name, row in found.items()
+        for name, row in scored.items()
         if not name.startswith("draw ")
     }
-    drawn = [row for name, row in found.items() if name.startswith("draw ")]
+    drawn = [row for name, row in scored.items() if name.startswith("draw ")]
     accuracies = [row.robust_acc for row in drawn]
     for which, accuracy in {
         "all draws": float(np.logical_and.reduce([row.correct for row in drawn]).mean()),

@@ -21,7 +21,7 @@ from l2ljax.run import compilation
 from l2ljax.train import Interrupted, Step, TrainState
 from l2ljax.types import Array, Batch, L2LError, LogitsFn
 
-__all__ = ["duration", "pass_seconds", "recorder", "script", "step_seconds", "stopping_on_signals", "told_in_one_line"]
+__all__ = ["duration", "one_line_errors", "pass_seconds", "recorder", "script", "step_seconds", "stopping_on_signals"]
 
 
 @contextlib.contextmanager
@@ -43,17 +43,17 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def script() -> Iterator[None]:
-    """What a script runs in: its compiled programs are kept for the next time, its errors told in one line.
+    """Run a script in this: its compiled programs are kept for the next time, its errors are one line.
 
-    Scripts that time compilation take `told_in_one_line` alone.
+    Scripts that time compilation take `one_line_errors` alone.
     """
     compilation.keep_programs()
-    with told_in_one_line():
+    with one_line_errors():
         yield
 
 
 @contextlib.contextmanager
-def told_in_one_line() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Within it, an error of ours ends the process with one line on stderr and status 2, a stop with status 130."""
     try:
         yield
