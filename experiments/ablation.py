@@ -79,10 +79,10 @@ def main(flags: Flags) -> None:
                 workdir.read_json(done) if done.exists() else experiment.run(resolve("digits", config.method, config))
             )
             rows.setdefault(name, []).append(result)
-    found = {**results.provenance(), "rows": rows}
+    record = {**results.provenance(), "rows": rows}
     flags.out.mkdir(parents=True, exist_ok=True)
-    (flags.out / f"digits_{flags.table}.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(tables.over_seeds(found))
+    (flags.out / f"digits_{flags.table}.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(tables.over_seeds(record))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import tyro
 from l2ljax import data, devices, threat
 from l2ljax.bench import benchmark, rivals
 from l2ljax.evaluate import run_standard_evaluation
-from l2ljax.run.monitor import told_in_one_line
+from l2ljax.run.monitor import one_line_errors
 from l2ljax.run.results import provenance
 from l2ljax.run.setup import load_classifier
 from l2ljax.run.workdir import read_json
@@ -73,15 +73,15 @@ def main(flags: Flags) -> None:
             "differing": int((ours.robust != theirs).sum()),
         })  # fmt: skip
         print(rounds[-1], flush=True)
-    found = {
+    record = {
         **provenance(),
         "images": flags.images,
         "about": f"{saved['dataset']}, {saved['arch']} trained with {saved['method']}, linf eps {flags.eps}",
         "autoattack": rounds,
     }
-    flags.out.write_text(json.dumps(found, indent=2) + "\n")
+    flags.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
+    with one_line_errors():
         main(tyro.cli(Flags, description=__doc__))

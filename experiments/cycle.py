@@ -76,8 +76,8 @@ def main(flags: Flags) -> None:
     distances = {name: float(np.hypot(*path[-1])) for name, path in paths.items()}
     for name, distance in distances.items():
         print(f"{name}: after {steps} steps at distance {distance:.4f} from the equilibrium")
-    found = {**provenance(), "step": flags.step, "steps": steps, "distances": distances}
-    write_files({flags.out: (json.dumps(found, indent=2) + "\n").encode()})
+    record = {**provenance(), "step": flags.step, "steps": steps, "distances": distances}
+    write_files({flags.out: (json.dumps(record, indent=2) + "\n").encode()})
 
 
 if __name__ == "__main__":

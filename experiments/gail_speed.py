@@ -14,7 +14,7 @@ import tyro
 
 from l2ljax.gail import experiment, report
 from l2ljax.gail.setup import Config
-from l2ljax.run.monitor import told_in_one_line
+from l2ljax.run.monitor import one_line_errors
 from l2ljax.run.results import provenance
 from l2ljax.types import L2LError
 
@@ -56,12 +56,12 @@ def main(flags: Flags) -> None:
                     raise L2LError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1]}")
                 row = json.loads(done.stdout.splitlines()[-1])
                 rounds.setdefault(row.pop("name"), []).append(row)
-    found = {**provenance(), "environment": flags.env, "gail_speed": rounds}
-    found["command"] = found["command"].replace(str(flags.imitation), "PYTHON")
-    flags.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(report.speed(found))
+    record = {**provenance(), "environment": flags.env, "gail_speed": rounds}
+    record["command"] = record["command"].replace(str(flags.imitation), "PYTHON")
+    flags.out.write_text(json.dumps(record, indent=2) + "\n")
+    print(report.speed(record))
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
+    with one_line_errors():
         main(tyro.cli(Flags, description=__doc__))

@@ -17,7 +17,7 @@ import tyro
 from l2ljax.papers import claims, compare, listing, work
 from l2ljax.report import tables
 from l2ljax.run import workdir
-from l2ljax.run.monitor import told_in_one_line
+from l2ljax.run.monitor import one_line_errors
 
 HEAD = "# Benchmarks\n"
 MADE = "Made by `python experiments/reproduce.py --tables` from experiments/results; no number is typed by hand.\n"
@@ -51,13 +51,13 @@ def main(flags: Flags) -> None:
     """Collect, run, then write the tables."""
     if flags.collect:
         reports = [workdir.read_json(Path(folder) / "report.json") for folder in flags.collect.split(",")]
-        for found in reports:
-            found["command"] = without_places(found["command"])
+        for report in reports:
+            report["command"] = without_places(report["command"])
         keep(flags, "runs", {"reports": reports})
     if flags.judged:
         judged = [workdir.read_json(Path(folder) / "robustbench.json") for folder in flags.judged.split(",")]
-        for found in judged:
-            found["provenance"]["command"] = without_places(found["provenance"]["command"])
+        for judgement in judged:
+            judgement["provenance"]["command"] = without_places(judgement["provenance"]["command"])
         keep(flags, "judged", {"judgements": judged})
     if flags.minutes:
         work.work(listing.chosen(flags.only), minutes=flags.minutes, data_dir=flags.data_dir)
@@ -65,10 +65,10 @@ def main(flags: Flags) -> None:
         print(listing.listed(flags.only))
     if flags.tables:
         rows = compare.read_records(flags.results / "papers")
-        parts = [HEAD, MADE, claims.told(claims.answers(rows, flags.results)), "", compare.told(rows), ""]
+        parts = [HEAD, MADE, claims.as_markdown(claims.answers(rows, flags.results)), "", compare.as_markdown(rows), ""]
         for path in sorted(flags.results.glob("*.json")):
-            found = workdir.read_json(path)
-            parts += [f"## {found.get('title', path.stem.replace('_', ' '))}\n", tables.tell(found), ""]
+            record = workdir.read_json(path)
+            parts += [f"## {record.get('title', path.stem.replace('_', ' '))}\n", tables.tell(record), ""]
         workdir.write_atomically(Path("BENCHMARKS.md"), "\n".join(parts).rstrip() + "\n")
 
 
@@ -85,5 +85,5 @@ def without_places(command: str) -> str:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
+    with one_line_errors():
         main(tyro.cli(Flags, description=__doc__))

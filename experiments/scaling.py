@@ -64,7 +64,7 @@ def main(flags: Flags) -> None:
                 "hiding_batch": cost.hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
                 "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
             })  # fmt: skip
-    found = {
+    record = {
         **provenance(),
         **{name: getattr(flags, name) for name in ("arch", "steps", "flops", "latency", "batch")},
         "bytes": nbytes,
@@ -72,7 +72,7 @@ def main(flags: Flags) -> None:
         "backward_flops": backward,
         "scaling": rows,
     }
-    flags.out.write_text(json.dumps(found, indent=2) + "\n")
+    flags.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ def main(flags: Flags) -> None:
             curves[name] = curve = losses_along(logits_fn, split, path, key=key, draws=flags.draws)
             print(f"{Path(victim).name}, {name}: {curve['largest'][-1]:.3f} after {flags.steps} steps", flush=True)
     loss_along_attacks(flags.out.with_suffix(".png"), panels)
-    found = {**provenance(), "eval_size": flags.eval_size, "panels": panels}
-    flags.out.write_text(json.dumps(found, indent=2) + "\n")
+    record = {**provenance(), "eval_size": flags.eval_size, "panels": panels}
+    flags.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from l2ljax import devices
 from l2ljax.bench import benchmark, throughput
 from l2ljax.report import tables
 from l2ljax.run import imports
-from l2ljax.run.monitor import told_in_one_line
+from l2ljax.run.monitor import one_line_errors
 from l2ljax.run.results import provenance
 from l2ljax.run.workdir import write_atomically
 
@@ -55,10 +55,10 @@ def main(flags: Flags) -> None:
 
 def keep(flags: Flags, content: dict) -> None:
     """Write and print."""
-    found = {**provenance(), **content}
+    record = {**provenance(), **content}
     flags.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(flags.out, json.dumps(found, indent=2) + "\n")
-    print(tables.tell(found))
+    write_atomically(flags.out, json.dumps(record, indent=2) + "\n")
+    print(tables.tell(record))
 
 
 def variants(flags: Flags, n: int, steps: int = 10) -> dict[str, dict]:
@@ -84,7 +84,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--preset", choices=presets, default="")
     chosen, others = parser.parse_known_args(imports.load())
-    with told_in_one_line():
+    with one_line_errors():
         known = f"--preset: {', '.join(filter(None, presets))}, whose settings the flags below replace."
         description = f"{__doc__}\n{known}\n{imports.HELP}"
         main(tyro.cli(Flags, description=description, default=Flags(**presets[chosen.preset]), args=others))

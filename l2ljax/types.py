@@ -21,7 +21,7 @@ Tree = Any  # a pytree of arrays
 
 
 class L2LError(ValueError):
-    """Bad input, told in one line that names the fix. The scripts print it without a traceback."""
+    """Bad input, in one line that names the fix. The scripts print it without a traceback."""
 
 
 class Players(NamedTuple):

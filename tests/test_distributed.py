@@ -71,7 +71,7 @@ STEPS = """
         np.savez(f"{path}_{jax.process_index()}.npz", *map(np.asarray, leaves))
 
     place = [f(a) for f, a in zip((str, int, int), sys.argv[2:])]
-    with monitor.told_in_one_line(), hosts.joined(*place, heartbeat_timeout=20):
+    with monitor.one_line_errors(), hosts.joined(*place, heartbeat_timeout=20):
         assert len(jax.devices()) == 2
         together(sys.argv[1])
         raise Interrupted(4)  # an orderly end
@@ -79,9 +79,9 @@ STEPS = """
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def start(*command, devices=1):
@@ -125,8 +125,8 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(victim, tmp_path):
     processes[victim].send_signal(signal.SIGKILL)
     _, err = processes[1 - victim].communicate(timeout=60)
     assert processes[1 - victim].returncode != 0
-    told = rf"process {1 - victim} of 2 ends: .* Run the same command again .*"
-    assert re.fullmatch(told, err.strip().splitlines()[-1])
+    message = rf"process {1 - victim} of 2 ends: .* Run the same command again .*"
+    assert re.fullmatch(message, err.strip().splitlines()[-1])
     assert "Traceback" not in err
     processes[victim].communicate(timeout=60)
     saved = steps_saved(tmp_path)

@@ -136,10 +136,10 @@ def test_asks_the_model_what_autoattack_asks(golden, norm, targets):
         towards = dict(target_classes=1, first=targets - 1) if targets else {}
         search = boundary.minimal_perturbation(threat.BALLS[norm](0.3), steps=steps, **towards)
         run = jax.jit(functools.partial(search, listening(logits_fn, asked)))
-        found = jax.tree.map(np.asarray, run(KEY, golden["x"], golden["y"]))
+        nearest = jax.tree.map(np.asarray, run(KEY, golden["x"], golden["y"]))
     assert len(asked) == 1 + 2 * steps
     np.testing.assert_allclose(np.stack(asked[1:]).reshape(expected.shape), expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(found.x, golden[f"{norm}_{targets}_best"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(nearest.x, golden[f"{norm}_{targets}_best"], rtol=0, atol=1e-9)
 
 
 # Linear models, where the least distance is known
@@ -179,12 +179,12 @@ def linear_case(shape, batch, classes, seed=0):
 def test_finds_the_exact_distance_of_linear_models(norm, targets, shape, batch, classes):
     x, y, logits_fn, exact = linear_case(shape, batch, classes)
     ball = threat.BALLS[norm](0.1)
-    found = jax.jit(boundary.minimal_perturbation(ball, steps=20, target_classes=targets))(logits_fn, KEY, x, y)
-    assert (np.asarray(found.x) > 0).all() and (np.asarray(found.x) < 1).all()  # so the box did not bind
-    np.testing.assert_allclose(ball.norm(found.x - x), found.distance, rtol=1e-5)
-    ratio = np.asarray(found.distance) / exact[norm]
+    nearest = jax.jit(boundary.minimal_perturbation(ball, steps=20, target_classes=targets))(logits_fn, KEY, x, y)
+    assert (np.asarray(nearest.x) > 0).all() and (np.asarray(nearest.x) < 1).all()  # so the box did not bind
+    np.testing.assert_allclose(ball.norm(nearest.x - x), nearest.distance, rtol=1e-5)
+    ratio = np.asarray(nearest.distance) / exact[norm]
     assert ratio.min() > 1 - 1e-4 and ratio.max() < 1.01
-    assert not losses.accuracy(logits_fn(found.x), y).any()
+    assert not losses.accuracy(logits_fn(nearest.x), y).any()
 
 
 def test_the_final_search_ends_on_the_boundary():
@@ -282,8 +282,8 @@ def test_restarts_start_at_a_draw_from_half_the_radius_or_half_the_best(norm):
 
     for eps, seed, first in ((0.001, 0, 0), (1.0, 0, 0), (1.0, 1, 1)):
         asked.clear()
-        found, drawn = jax.block_until_ready(run(eps, jax.random.key(seed), first))
-        assert (found.distance[2], (found.x[2] == X[2]).all()) == (0, True)  # misclassified as it is
+        nearest, drawn = jax.block_until_ready(run(eps, jax.random.key(seed), first))
+        assert (nearest.distance[2], (nearest.x[2] == X[2]).all()) == (0, True)  # misclassified as it is
         np.testing.assert_array_equal(asked[1], X)
         tried = np.stack(asked[2 : 1 + 2 * steps : 2])
         wrong = np.stack([losses.accuracy(LOGITS(x), Y) == 0 for x in tried])

@@ -86,9 +86,9 @@ def _read_folder_split(place: Path) -> Split:
         raise L2LError(f"{place} has {len(names)} class folders{which}: give it {_LAYOUT}")
     files, labels = [], []
     for path, label in zip(folders, classes, strict=True):
-        found = sorted(str(f) for f in path.iterdir() if f.suffix.lower() in SUFFIXES) if label >= 0 else []
-        files += found
-        labels += [label] * len(found)
+        inside = sorted(str(f) for f in path.iterdir() if f.suffix.lower() in SUFFIXES) if label >= 0 else []
+        files += inside
+        labels += [label] * len(inside)
     empty = [name for label, name in enumerate(SOURCE.classes) if label not in labels]
     if empty:
         raise L2LError(

@@ -77,7 +77,7 @@ def download(name: str) -> tuple[Split, Split]:
     A file gets its name only when it is complete and its MD5 is right; those already there are kept.
 
     Raises:
-      L2LError: no network, or not the expected file; told within 15 seconds where nothing answers.
+      L2LError: no network, or not the expected file; within 15 seconds where nothing answers.
     """
     folder = cache_folder(name)
     for url, md5 in SOURCES[name].downloads.items():

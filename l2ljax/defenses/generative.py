@@ -93,7 +93,7 @@ l2l_star = functools.partial(
 )
 """L2L as L2L-DA's paper has it for a baseline (section 5.1): one shot, deterministic, from image and raw gradient.
 
-Of its network little is told; here it is the same U-Net without latent, label and delta.
+The paper says little of its network; here it is the same U-Net without latent, label and delta.
 """
 
 

@@ -114,7 +114,7 @@ def find(name: str) -> Method:
 
 def options(method: str) -> dict[str, Any]:
     """The options of a method with their defaults; an unknown one is an L2LError."""
-    return find(method).options
+    return dict(find(method).options)
 
 
 def create(method: str, classifier: Classifier, ball: Ball, *, axis_name: str | None = None, **chosen: Any) -> Defense:

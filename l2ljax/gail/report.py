@@ -99,7 +99,7 @@ def about(result: Mapping[str, Any]) -> str:
         for name, arm in result["arms"].items()
         if arm.get("iterations_per_second")
     ]
-    told = [
+    parts = [
         f"{result['environment']}: expert {result['expert_return']:.1f}, {result['trajectories']} trajectories, "
         f"{result['expert_pairs']} pairs; {result['iterations']} iterations of {result['pairs']:,} steps; "
         f"reward sign {sign[result['sign']]}.",
@@ -110,8 +110,8 @@ def about(result: Mapping[str, Any]) -> str:
         f"`{result['command']}`",
     ]
     if speeds:
-        told.insert(2, f"Iterations per second, all seeds together, on {result['machine']}: {', '.join(speeds)}.")
-    return "\n\n".join(told)
+        parts.insert(2, f"Iterations per second, all seeds together, on {result['machine']}: {', '.join(speeds)}.")
+    return "\n\n".join(parts)
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -119,11 +119,11 @@ def markdown(result: Mapping[str, Any]) -> str:
     return f"{about(result)}\n\n{table(result)}"
 
 
-def speed(found: Mapping[str, Any]) -> str:
+def speed(record: Mapping[str, Any]) -> str:
     """Markdown of experiments/gail_speed.py: steps of the environment per second and the seconds of compiling."""
-    slowest = min(statistics.median(row["steps_per_second"] for row in rows) for rows in found["gail_speed"].values())
+    slowest = min(statistics.median(row["steps_per_second"] for row in rows) for rows in record["gail_speed"].values())
     lines = ["| GAIL | rounds | steps/s | range | times the slowest | compiling, s |", "| --- |" + " ---: |" * 5]
-    for name, rows in found["gail_speed"].items():
+    for name, rows in record["gail_speed"].items():
         steps = [row["steps_per_second"] for row in rows]
         compiling = [row["compile_seconds"] for row in rows if "compile_seconds" in row]
         cells = [
@@ -131,11 +131,11 @@ def speed(found: Mapping[str, Any]) -> str:
             f"{statistics.median(steps) / slowest:.1f}", f"{statistics.median(compiling):.1f}" if compiling else "-",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
-    told = (
-        f"{found['environment']}, 5,000 steps an iteration of ours, one seed, learning included; {found['machine']}, "
+    caption = (
+        f"{record['environment']}, 5,000 steps an iteration of ours, one seed, learning included; {record['machine']}, "
     )
-    told += f"{found['date']}; `{found['command']}`."
-    return "\n".join([told, "", *lines])
+    caption += f"{record['date']}; `{record['command']}`."
+    return "\n".join([caption, "", *lines])
 
 
 def write(workdir: Path, result: Mapping[str, Any], curves: Mapping[str, np.ndarray], out: Path | None = None) -> None:

@@ -172,20 +172,20 @@ def find_expert(config: Config, task: Task) -> Trajectories:
 def arms(config: Config, task: Task, data: Demonstrations) -> dict[str, Arm]:
     """Name -> arm: each updater with each learning rate, then the controls that are imitation too."""
     sign = task.environment.spec.sign
-    found = {}
+    made = {}
     for name in config.updater.split(","):
         make, usual = UPDATERS[name]
         for text in filter(None, config.lr.split(",")) if config.lr else (f"{usual:g}",):
             title = f"{name}_lr{text}" if "," in config.lr else name
-            found[title] = Arm(_updater(make, name, text, config), sign, data)
-    adam = found["adam"].updater if "adam" in found and not config.lr else updaters.adam(UPDATERS["adam"][1])
+            made[title] = Arm(_updater(make, name, text, config), sign, data)
+    adam = made["adam"].updater if "adam" in made and not config.lr else updaters.adam(UPDATERS["adam"][1])
     k_shuffle = jax.random.fold_in(jax.random.key(PAIRS_KEY), 1)
     beside = {
         "frozen": Arm(updaters.frozen(), sign, data),
         "wrong_sign": Arm(adam, -sign, data),
         "shuffled": Arm(adam, sign, experts.shuffled(k_shuffle, data)),
     }
-    return found | {name: beside[name] for name in controls(config) if name in beside}
+    return made | {name: beside[name] for name in controls(config) if name in beside}
 
 
 def controls(config: Config) -> list[str]:

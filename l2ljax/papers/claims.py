@@ -19,9 +19,23 @@ from l2ljax.papers.jobs import BESIDE
 from l2ljax.report.markdown import grid
 
 __all__ = [
-    "ATTACKS", "NEEDED", "Answer", "Group", "answers", "column", "digits", "diversity_helps", "exceeds",
-    "gail_is_steadied", "interpolation_falls", "learned_attacker_wins", "naive_fails", "rnn_beats_adv_train", "told",
-    "two_steps_beat_one", "worst",
+    "ATTACKS",
+    "NEEDED",
+    "Answer",
+    "Group",
+    "answers",
+    "as_markdown",
+    "column",
+    "digits",
+    "diversity_helps",
+    "exceeds",
+    "gail_is_steadied",
+    "interpolation_falls",
+    "learned_attacker_wins",
+    "naive_fails",
+    "rnn_beats_adv_train",
+    "two_steps_beat_one",
+    "worst",
 ]  # fmt: skip
 
 NEEDED = 3
@@ -69,12 +83,12 @@ def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
     return Answer(claim, where, answer, f"{_tell(more)}; {_tell(less)}; noise {_number(noise, more)}", seeds)
 
 
-def answers(found: Sequence[Record], results: Path) -> list[Answer]:
+def answers(records: Sequence[Record], results: Path) -> list[Answer]:
     """Of all claims."""
-    return [answer for claim in CLAIMS for answer in claim(found, results)]
+    return [answer for claim in CLAIMS for answer in claim(records, results)]
 
 
-def told(given: Sequence[Answer]) -> str:
+def as_markdown(given: Sequence[Answer]) -> str:
     """The section of BENCHMARKS.md."""
     rows = [[a.claim, a.where, a.answer + ", one seed" * (a.seeds == 1), a.shown] for a in given]
     about = (
@@ -91,18 +105,18 @@ ATTACKS = ("PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", 
 """Columns that a row's worst is taken over, where all rows of a comparison have them."""
 
 
-def worst(found: Sequence[Record], table: str, row: str, *others: str) -> Group:
+def worst(records: Sequence[Record], table: str, row: str, *others: str) -> Group:
     """Per seed the lowest accuracy among the attacks that this row and the others have."""
-    rows = [record for record in found if record["table"] == table and record["row"] in (row, *others)]
+    rows = [record for record in records if record["table"] == table and record["row"] in (row, *others)]
     common = [c for c in ATTACKS if rows and all(c in record["values"] for record in rows)]
     mine = [record for record in rows if record["row"] == row] if common else []
     values = [min(record["values"][c]["value"] for c in common) for record in mine]
     return Group(row, values, min((record["values"][c]["images"] for record in mine for c in common), default=None))
 
 
-def column(found: Sequence[Record], table: str, row: str, name: str) -> Group:
+def column(records: Sequence[Record], table: str, row: str, name: str) -> Group:
     """One column per seed."""
-    cells = [r["values"][name] for r in found if r["table"] == table and r["row"] == row and name in r["values"]]
+    cells = [r["values"][name] for r in records if r["table"] == table and r["row"] == row and name in r["values"]]
     return Group(name, [c["value"] for c in cells], min((c["images"] for c in cells), default=None))
 
 
@@ -116,32 +130,32 @@ def digits(results: Path, table: str, row: str) -> Group:
 # The claims ----------------------------------------------------------------------------------------------------------
 
 
-def rnn_beats_adv_train(found: Sequence[Record], results: Path) -> list[Answer]:
+def rnn_beats_adv_train(records: Sequence[Record], results: Path) -> list[Answer]:
     """RNN-Adv, Tables 3 to 5."""
     claim = "RNN-Adv beats AdvTrain by more than the spread of seeds"
-    pair = [worst(found, "rnn_adv:table3", *names) for names in (("RNN-Adv", "AdvTrain"), ("AdvTrain", "RNN-Adv"))]
+    pair = [worst(records, "rnn_adv:table3", *names) for names in (("RNN-Adv", "AdvTrain"), ("AdvTrain", "RNN-Adv"))]
     return [
         exceeds(claim, "MNIST, worst of the common attacks", *pair),
         exceeds(claim, "digits, PGD-100", *(digits(results, "methods", row) for row in ("rnn_adv", "pgd_adv"))),
     ]
 
 
-def two_steps_beat_one(found: Sequence[Record], results: Path) -> list[Answer]:
+def two_steps_beat_one(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L, Table 2."""
     claim = "two-step L2L beats grad L2L"
-    pair = [worst(found, "l2l:table2", *n) for n in (("2-Step L2L", "Grad L2L"), ("Grad L2L", "2-Step L2L"))]
+    pair = [worst(records, "l2l:table2", *n) for n in (("2-Step L2L", "Grad L2L"), ("Grad L2L", "2-Step L2L"))]
     return [
         exceeds(claim, "CIFAR-10 stand-in, worst of the common attacks", *pair),
         exceeds(claim, "digits, PGD-100", *(digits(results, "methods", n) for n in ("two_step_l2l", "grad_l2l"))),
     ]
 
 
-def naive_fails(found: Sequence[Record], results: Path) -> list[Answer]:
+def naive_fails(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L, Table 2: an attacker that does not see the gradient defends nothing."""
     claim = "naive L2L fails: it keeps less than a tenth of what PGM training keeps"
     places = {
         "CIFAR-10 stand-in, worst of the common attacks": [
-            worst(found, "l2l:table2", *names) for names in (("PGM Net", "Naive L2L"), ("Naive L2L", "PGM Net"))
+            worst(records, "l2l:table2", *names) for names in (("PGM Net", "Naive L2L"), ("Naive L2L", "PGM Net"))
         ],
         "digits, PGD-100": [digits(results, "methods", row) for row in ("pgd_adv", "naive_l2l")],
     }
@@ -153,42 +167,42 @@ def naive_fails(found: Sequence[Record], results: Path) -> list[Answer]:
     ]
 
 
-def interpolation_falls(found: Sequence[Record], results: Path) -> list[Answer]:
+def interpolation_falls(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L v2, Table 4: whether AutoAttack takes from AIT what it does not take from PGM training."""
     claim = "AIT loses more from PGM-20 to AutoAttack than PGM training"
-    pgm = _fall(found, "l2l:table2", "PGM Net")
+    pgm = _fall(records, "l2l:table2", "PGM Net")
     return [
-        exceeds(claim, f"CIFAR-10 stand-in, {row}", _fall(found, "l2l:table4-v2", row), pgm)
+        exceeds(claim, f"CIFAR-10 stand-in, {row}", _fall(records, "l2l:table4-v2", row), pgm)
         for row in ("AIT", "AIT+Grad L2L")
     ]
 
 
-def learned_attacker_wins(found: Sequence[Record], results: Path) -> list[Answer]:
+def learned_attacker_wins(records: Sequence[Record], results: Path) -> list[Answer]:
     """RNN-Adv, Table 3; L2L-DA, Figure 2: at equal steps less accuracy is left."""
     said = []
     for row in ("RNN on AdvTrain", "L2L-DA on PGD10"):
-        trained = column(found, "ours:attackers", row, "trained")
+        trained = column(records, "ours:attackers", row, "trained")
         for other, called in {"PGD": "PGD", "untrained": "the untrained one"}.items():
-            group = column(found, "ours:attackers", row, other)
+            group = column(records, "ours:attackers", row, other)
             said.append(exceeds(f"a trained attacker beats {called} at equal steps", f"MNIST, {row}", group, trained))
-    pgd, rnn = (column(found, "rnn_adv:table3", "AdvTrain", name) for name in ("PGD-10", "RNN-Adv"))
+    pgd, rnn = (column(records, "rnn_adv:table3", "AdvTrain", name) for name in ("PGD-10", "RNN-Adv"))
     return [*said, exceeds("RNN-Adv's optimizer beats PGD at equal steps", "MNIST, AdvTrain", pgd, rnn)]
 
 
-def diversity_helps(found: Sequence[Record], results: Path) -> list[Answer]:
+def diversity_helps(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L-DA, Table 1a."""
     return [
         exceeds(
             "L2L-DA's diversity term helps",
             f"MNIST, {r}, worst of the common attacks",
-            worst(found, "l2l_da:table1a", f"{r}, D+", f"{r}, D-"),
-            worst(found, "l2l_da:table1a", f"{r}, D-", f"{r}, D+"),
+            worst(records, "l2l_da:table1a", f"{r}, D+", f"{r}, D-"),
+            worst(records, "l2l_da:table1a", f"{r}, D-", f"{r}, D+"),
         )
         for r in ("R-", "R+")
     ]  # fmt: skip
 
 
-def gail_is_steadied(found: Sequence[Record], results: Path) -> list[Answer]:
+def gail_is_steadied(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L v1, Figure 6: long training falls less."""
     said = []
     for environment in ("CartPole-v1", "MountainCar-v0"):
@@ -214,9 +228,9 @@ CLAIMS: tuple[Callable[[Sequence[Record], Path], list[Answer]], ...] = (
 _BESIDE = next(iter(BESIDE))
 
 
-def _fall(found: Sequence[Record], table: str, row: str) -> Group:
+def _fall(records: Sequence[Record], table: str, row: str) -> Group:
     """PGM-20's accuracy less AutoAttack's on the same images, per seed."""
-    rows = [r["values"] for r in found if r["table"] == table and r["row"] == row]
+    rows = [r["values"] for r in records if r["table"] == table and r["row"] == row]
     both = [values for values in rows if {_BESIDE, "AutoAttack"} <= set(values)]
     images = min((values["AutoAttack"]["images"] for values in both), default=None)
     return Group(row, [v[_BESIDE]["value"] - v["AutoAttack"]["value"] for v in both], images)

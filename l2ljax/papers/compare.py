@@ -1,8 +1,8 @@
 """Markdown of the kept rows: the paper's number, ours, the difference, and what ours was really made with.
 
-    print(told(read_records()))
+    print(as_markdown(read_records()))
 
-What a run has shorter or smaller than the paper stands in the column `schedule`, and is told from the run's own
+What a run has shorter or smaller than the paper stands in the column `schedule`, and is read from the run's own
 config.json, not from the plan.
 """
 
@@ -19,22 +19,32 @@ from l2ljax.papers.targets import TABLES, Table
 from l2ljax.report.markdown import grid
 from l2ljax.run import recipes
 
-__all__ = ["Record", "cell", "elsewhere", "images_of", "read_records", "section", "shortened", "told", "value_of"]
+__all__ = [
+    "Record",
+    "as_markdown",
+    "cell",
+    "elsewhere",
+    "images_of",
+    "read_records",
+    "section",
+    "shortened",
+    "value_of",
+]
 
 Record = Mapping[str, Any]
 
 
 def read_records(folder: Path = records.FOLDER) -> list[Record]:
     """All kept rows, by table, row and seed."""
-    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    return sorted(found, key=lambda r: (r["table"], r["row"], r["seed"]))
+    rows = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return sorted(rows, key=lambda r: (r["table"], r["row"], r["seed"]))
 
 
-def told(found: Sequence[Record]) -> str:
+def as_markdown(measured: Sequence[Record]) -> str:
     """A section per table that has rows."""
     parts = ["## The papers' tables, ours beside them", _ABOUT, elsewhere()]
     for name, table in TABLES.items():
-        mine = [record for record in found if record["table"] == name]
+        mine = [record for record in measured if record["table"] == name]
         if mine:
             parts.append(section(name, table, mine))
     return "\n\n".join(parts)
@@ -61,22 +71,22 @@ in brackets their range. Where the schedule says more than `as in the paper`, th
 the difference is not one between implementations. Columns without a paper's number stand beside the paper's attacks."""
 
 
-def section(name: str, table: Table, found: Sequence[Record]) -> str:
+def section(name: str, table: Table, measured: Sequence[Record]) -> str:
     """One table: rows with their schedule, seeds and cells, and the commands below."""
-    rows = [row for row in table.rows if any(record["row"] == row for record in found)]
+    rows = [row for row in table.rows if any(record["row"] == row for record in measured)]
     columns = [*table.columns]
-    columns += [c for record in found for c in record["values"] if c not in columns]
-    columns = list(dict.fromkeys(c for c in columns if c == "Min" or any(c in record["values"] for record in found)))
+    columns += [c for record in measured for c in record["values"] if c not in columns]
+    columns = list(dict.fromkeys(c for c in columns if c == "Min" or any(c in record["values"] for record in measured)))
     cells, commands = [], []
     for row in rows:
-        seeds = [record for record in found if record["row"] == row]
+        seeds = [record for record in measured if record["row"] == row]
         schedules = "; or ".join(dict.fromkeys(shortened(record["training"], table) for record in seeds))
         numbers = [cell(column, table, row, seeds) for column in columns]
         cells.append([row, schedules, ", ".join(f"{record['seed']}" for record in seeds), *numbers])
         lines = [record["training"]["command"] for record in seeds]
         lines += [value["command"] for record in seeds for value in record["values"].values()]
         commands += [f"- {row}: " + ", ".join(f"`{line}`" for line in dict.fromkeys(lines))]
-    heads = [f"{column} ({images})" if (images := images_of(column, found)) else column for column in columns]
+    heads = [f"{column} ({images})" if (images := images_of(column, measured)) else column for column in columns]
     title = f"### {name}: {table.title} ({'; '.join(table.printed)})"
     return "\n\n".join([title, grid(["row", "schedule", "seeds", *heads], cells), "\n".join(commands)])
 
@@ -105,9 +115,9 @@ def value_of(record: Record, column: str, table: Table) -> float | None:
     return min(attacks) if attacks else None
 
 
-def images_of(column: str, found: Iterable[Record]) -> str:
+def images_of(column: str, measured: Iterable[Record]) -> str:
     """On how many test images a column is."""
-    counts = {record["values"][column]["images"] for record in found if column in record["values"]}
+    counts = {record["values"][column]["images"] for record in measured if column in record["values"]}
     return " or ".join(f"{count:,}" for count in sorted(counts)) + " images" if counts else ""
 
 

@@ -93,7 +93,7 @@ def passes_of(attack: str) -> float:
     """About how many passes an attack of that name takes per image."""
     if attack == "standard":
         return 3000.0  # up to 4,400 where nothing falls to the first attacks
-    found = re.match(r"(?P<family>trained:|l2l_cw|[a-z_]+?)(?P<n>\d+)?(?:[@+]|$)", attack)
-    count = float((found and found["n"]) or 10)
-    family = found["family"] if found else ""
+    match = re.match(r"(?P<family>trained:|l2l_cw|[a-z_]+?)(?P<n>\d+)?(?:[@+]|$)", attack)
+    count = float((match and match["n"]) or 10)
+    family = match["family"] if match else ""
     return count * {"random": 0.5, "bls": 3.0, "l2l_cw": 8.0, "fgsm": 0.1}.get(family, 1.0)

@@ -117,8 +117,8 @@ def white(
 ) -> Part:  # fmt: skip
     """The part that judges `victim` on those columns, after `before` ran."""
     job = judged(victim, list(columns.values()), images, variant=variant)
-    told = {**({"Natural": "clean"} if natural else {}), **columns}
-    return Part(table, row, (victim, *before, job), told, int(str(victim.about["seed"])), victim)
+    named = {**({"Natural": "clean"} if natural else {}), **columns}
+    return Part(table, row, (victim, *before, job), named, int(str(victim.about["seed"])), victim)
 
 
 def black(

@@ -68,13 +68,13 @@ def listed(only: str = "") -> str:
         ])  # fmt: skip
     header = ["table", "row", "state", "parts", "seeds", "passes", "CPU h", "GPU h", "printed in"]
     left = sum((job.effort for job in missing.values()), Effort())
-    told = (
+    totals = (
         f"Planned and missing: {left.passes:.2g} passes, {left.hours('cpu'):.1f} hours on two CPU cores, "
         f"{left.hours('gpu'):.2g} on a data-center GPU. Estimates from counted multiplications (papers/effort.py); "
         "rows of a table share models, which count in each."
     )
     shown = f"Networks, not results: {', '.join(ARCHITECTURES)}."
-    return "\n\n".join([grid(header, cells), told, *([] if only else [shown])])
+    return "\n\n".join([grid(header, cells), totals, *([] if only else [shown])])
 
 
 def state(parts: Iterable[Part]) -> str:
@@ -98,7 +98,7 @@ def papers(table: Table, row: str) -> Effort:
 
 
 def _as_attack(column: str) -> str:
-    """An attack's name from which the number of passes can be told."""
+    """An attack's name that gives the number of its passes."""
     return column.lower().replace("-", "").replace("pgm", "pgd").replace("&", "")
 
 

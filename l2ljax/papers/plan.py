@@ -2,7 +2,7 @@
 
     for part in PARTS: ...          # in the order of what a minute brings
 
-Where a schedule is shorter than the paper's, the result says so: it is told from the run's own settings (see
+Where a schedule is shorter than the paper's, the result says so: it is read from the run's own settings (see
 `compare.shortened`).
 """
 

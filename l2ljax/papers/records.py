@@ -50,13 +50,13 @@ def keep(part: Part) -> None:
     if not part.columns or part.victim is None:
         return
     last = part.jobs[-1]
-    found = read(Path(last.made))
+    content = read(Path(last.made))
     command = shlex.join(["python", *last.command()])
     values = {}
     for column, name in part.columns.items():
-        if name not in found:
+        if name not in content:
             raise L2LError(f"{last.made} has no {name}: delete it, then run the same command again")
-        values[column] = {**found[name], "command": command}
+        values[column] = {**content[name], "command": command}
     path = path_of(part)
     new: dict[str, Any] = {"table": part.table, "row": part.row, "seed": part.seed, "values": {}}
     record = read_json(path) if path.exists() else new
@@ -79,33 +79,33 @@ def training(victim: Job) -> dict[str, Any]:
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """Name -> {"value", "images"} of what a job made: a judgement, or a figure's data."""
-    found = read_json(path)
-    return READERS.get(path.name, _judgement)(found)
+    content = read_json(path)
+    return READERS.get(path.name, _judgement)(content)
 
 
-def _judgement(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    known = found["provenance"]
+def _judgement(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    known = content["provenance"]
     about = {"images": known["images"], "date": known["date"], "machine": known["machine"]}
     black = {f"{name} on {who}": value for who, row in known["black_box"].items() for name, value in row.items()}
-    accuracies = {"clean": float(found["clean_acc"]) / 100, **known["attacks"], **black}
+    accuracies = {"clean": float(content["clean_acc"]) / 100, **known["attacks"], **black}
     return {name: {"value": value, **about} for name, value in accuracies.items()}
 
 
-def _landscape(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    [loss] = found["data"]["loss"].values()
+def _landscape(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    [loss] = content["data"]["loss"].values()
     return {"largest loss": {"value": max(map(max, loss)), "images": 100}}
 
 
-def _report(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    attacks = {name: row["robust_acc"] for name, row in found["attacks"].items()}
-    return {name: {"value": value, "images": found["eval_size"]} for name, value in attacks.items()}
+def _report(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    attacks = {name: row["robust_acc"] for name, row in content["attacks"].items()}
+    return {name: {"value": value, "images": content["eval_size"]} for name, value in attacks.items()}
 
 
-def _sweep(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _sweep(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The victim's curves: panel -> [[radius or steps, accuracy], ...]."""
     curves = {
         panel: [list(point) for point in zip(shown["values"], next(iter(shown["accuracy"].values())), strict=True)]
-        for panel, shown in found["data"].items()
+        for panel, shown in content["data"].items()
     }
     return {"sweep": {"value": None, "images": 500, "curves": curves}}
 
@@ -113,6 +113,6 @@ def _sweep(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 READERS = {
     "report.json": _report,
     "landscape.json": _landscape,
-    "perturbations.json": lambda found: {"perturbations": {"value": None, "images": 500}},
+    "perturbations.json": lambda content: {"perturbations": {"value": None, "images": 500}},
     "sweep.json": _sweep,
 }

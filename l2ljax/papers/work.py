@@ -43,11 +43,11 @@ def data_dirs(folder: Path | None, jobs: Iterable[Job]) -> dict[str, str]:
     """
     if folder is None:
         return {}
-    found = {job.dataset: folder / job.dataset for job in jobs if job.dataset and job.dataset != "digits"}
-    for name, path in found.items():
+    folders = {job.dataset: folder / job.dataset for job in jobs if job.dataset and job.dataset != "digits"}
+    for name, path in folders.items():
         if not path.exists():
             raise L2LError(f"--data-dir={folder} has no {name}: put or link that data set there as {path}")
-    return {name: str(path) for name, path in found.items()}
+    return {name: str(path) for name, path in folders.items()}
 
 
 def complete(job: Job) -> bool:
@@ -60,10 +60,10 @@ def complete(job: Job) -> bool:
     if not made.exists():
         return False
     if job.about:
-        found = read_json(made)
+        saved = read_json(made)
         for name, value in job.about.items():
-            if found.get(name) != value:
-                raise L2LError(f"{made} is of a run with {name}={found.get(name)}, not {value}: move it away")
+            if saved.get(name) != value:
+                raise L2LError(f"{made} is of a run with {name}={saved.get(name)}, not {value}: move it away")
     return True
 
 

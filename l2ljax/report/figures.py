@@ -149,8 +149,8 @@ def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
         else:
             line[0].set_axis_off()
         line[1].set_ylabel(textwrap.fill(attack, 18), fontsize=8)
-        for k, found in enumerate(models.values()):
-            x_adv, predicted = np.asarray(found[attack]["x_adv"])[i], found[attack]["predictions"][i]
+        for k, shown in enumerate(models.values()):
+            x_adv, predicted = np.asarray(shown[attack]["x_adv"])[i], shown[attack]["predictions"][i]
             first, *others = line[1 + k * group : 1 + (k + 1) * group]
             _show(first, x_adv)
             wrong = {"color": RED, "fontweight": "bold"} if predicted != labels[i] else {}
@@ -237,24 +237,25 @@ def accuracy_against(path: Path, panels: Mapping[str, Mapping[str, Any]]) -> Non
     _save(path, figure)
 
 
-def loss_landscape(path: Path, found: Mapping[str, Any]) -> None:
+def loss_landscape(path: Path, surfaces: Mapping[str, Any]) -> None:
     """Draw the loss as a surface over the steepest and a random direction (RNN-Adv, Figure 3), as PNG.
 
     Args:
       path: the file to write.
-      found: "units" [P] along both axes, their titles "axes", and "loss": model -> [P, P], a row per unit of the first.
+      surfaces: "units" [P] along both axes, their titles "axes", and "loss": model -> [P, P], a row per unit of
+        the first.
     """
     from matplotlib.figure import Figure
 
-    loss = {name: np.asarray(values) for name, values in found["loss"].items()}
+    loss = {name: np.asarray(values) for name, values in surfaces["loss"].items()}
     low, high = min(v.min() for v in loss.values()), max(v.max() for v in loss.values())
     figure = Figure(figsize=(5 * len(loss) + 0.8, 4.6), layout="constrained")
     grid: Any = figure.subplots(1, len(loss), squeeze=False, subplot_kw={"projection": "3d"})[0]
-    a, b = np.meshgrid(found["units"], found["units"], indexing="ij")
+    a, b = np.meshgrid(surfaces["units"], surfaces["units"], indexing="ij")
     ticks = np.linspace(a.min(), a.max(), 5)
     for axes, (name, values) in zip(grid, loss.items(), strict=True):
         surface = axes.plot_surface(a, b, values, cmap="viridis", vmin=low, vmax=high, rstride=1, cstride=1)
-        axes.set(zlim=(low, high), xticks=ticks, yticks=ticks, xlabel=found["axes"][0], ylabel=found["axes"][1])
+        axes.set(zlim=(low, high), xticks=ticks, yticks=ticks, xlabel=surfaces["axes"][0], ylabel=surfaces["axes"][1])
         axes.set_title(f"{name}\n{values.min():.3g} to {values.max():.3g}", y=0.95)
         axes.tick_params(labelsize=9, pad=1)
         axes.set_box_aspect((1, 1, 0.75), zoom=0.95)

@@ -95,8 +95,8 @@ def judgement(result: Mapping[str, Any], checks: Sequence[Any], drawn: Sequence[
         cells = [[who, *(percent(row[name]) for name in names)] for who, row in known["black_box"].items()]
         parts += ["## Black box: accuracy % under attacks on other models", grid(["surrogate", *names], cells)]
     if checks:
-        told = [[c.name, c.verdict, c.figure] for c in checks]
-        parts += ["## Masked gradients?", grid(["a sound model", "verdict", "measured"], told)]
+        rows = [[c.name, c.verdict, c.figure] for c in checks]
+        parts += ["## Masked gradients?", grid(["a sound model", "verdict", "measured"], rows)]
         parts += ["## Checklist (Learning to Defend by Learning to Attack, appendix E)", _checklist(checks, known)]
     parts += [f"![{path.stem}]({quote(path.name)})" for path in drawn]
     parts.append(f"```\n{known['command']}\n```")

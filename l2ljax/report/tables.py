@@ -1,6 +1,6 @@
 """What BENCHMARKS.md says of each kept result, experiments/results/*.json (see experiments/reproduce.py).
 
-`tell(found)` finds the table by what the result holds.
+`tell(record)` finds the table by what the result holds.
 """
 
 import statistics
@@ -16,19 +16,19 @@ __all__ = [
 ]  # fmt: skip
 
 
-def tell(found: Mapping[str, Any]) -> str:
+def tell(record: Mapping[str, Any]) -> str:
     """Markdown of any kept result."""
-    return next(say for key, say in TABLES.items() if key in found)(found)
+    return next(say for key, say in TABLES.items() if key in record)(record)
 
 
-def throughput(found: Mapping[str, Any]) -> str:
+def throughput(record: Mapping[str, Any]) -> str:
     """Markdown of a benchmark's JSON (see experiments/throughput.py): a table per group.
 
     The last column compares with the first row within each round, so what slows the machine for a while cancels:
     the median of these ratios, and their range.
     """
-    parts = [f"{found['machine']}, {found['date']}; `{found['command']}`; batch of {found['batch_size']}."]
-    for group, rows in found["results"].items():
+    parts = [f"{_where(record)}; batch of {record['batch_size']}."]
+    for group, rows in record["results"].items():
         reference, first = next((name, row["seconds"]) for name, row in rows.items())
         cells = []
         for name, row in rows.items():
@@ -45,21 +45,21 @@ def throughput(found: Mapping[str, Any]) -> str:
                 ]
             )
         parts.append(grid([group, "median s", "range", "runs", "images/s", f"time / {reference}"], cells))
-    parts.append(", ".join(f"{name} {version}" for name, version in found["versions"].items()) + ".")
+    parts.append(", ".join(f"{name} {version}" for name, version in record["versions"].items()) + ".")
     return "\n\n".join(parts)
 
 
-def speed(found: Mapping[str, Any]) -> str:
+def speed(record: Mapping[str, Any]) -> str:
     """Markdown of experiments/throughput.py: a table per attack or training step, model, dtype and batch size.
 
     The fifth column compares with the first row as in `throughput`. TFLOP/s counts what the attack or step needs, two
     operations a multiplication, in the same way for all programs.
     """
-    ceiling = ", ".join(f"{dtype} {flops / 1e12:.3g}" for dtype, flops in found["ceiling"].items())
-    told = f"{found['machine']}, {found['date']}; `{found['command']}`; linf eps {found['eps']}, {found['devices']} "
-    parts = [f"{told}device(s). Matrix products reach, in TFLOP/s: {ceiling or 'not measured'}."]
+    ceiling = ", ".join(f"{dtype} {flops / 1e12:.3g}" for dtype, flops in record["ceiling"].items())
+    about = f"{_where(record)}; linf eps {record['eps']}, {record['devices']} "
+    parts = [f"{about}device(s). Matrix products reach, in TFLOP/s: {ceiling or 'not measured'}."]
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
-    for row in found["speed"]:
+    for row in record["speed"]:
         groups.setdefault((row["what"], row["model"], row["dtype"], row["batch_size"]), []).append(row)
     for (what, model, dtype, size), rows in groups.items():
         first, cells = rows[0]["seconds"], []
@@ -74,7 +74,7 @@ def speed(found: Mapping[str, Any]) -> str:
                     f"{row['images_per_second']:,.0f}",
                     f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
                     f"{flops / seconds / 1e12:.3g}",
-                    f"{100 * flops / seconds / (found['devices'] * found['ceiling'][dtype]):.1f}",
+                    f"{100 * flops / seconds / (record['devices'] * record['ceiling'][dtype]):.1f}",
                     "-" if row["passes"] is None else f"{row['passes']:.1f}",
                     f"{row['build_seconds'] + row['first_seconds']:.1f}",
                     *(_megabytes((row["memory"] or {}).get(name)) for name in ("temp", "argument", "output")),
@@ -93,19 +93,23 @@ def speed(found: Mapping[str, Any]) -> str:
         ]
         header += ["passes", "compiling and first call, s", "MB temporary", "MB in", "MB out", "MB peak of the device"]
         parts.append(grid(header, cells))
-    if found["not_run"]:
-        parts.append(f"Not run for lack of time: {'; '.join(found['not_run'])}.")
-    parts.append(", ".join(f"{name} {version}" for name, version in found["versions"].items()) + ".")
+    if record["not_run"]:
+        parts.append(f"Not run for lack of time: {'; '.join(record['not_run'])}.")
+    parts.append(", ".join(f"{name} {version}" for name, version in record["versions"].items()) + ".")
     return "\n\n".join(parts)
+
+
+def _where(record: Mapping[str, Any]) -> str:
+    return f"{record['machine']}, {record['date']}; `{record['command']}`"
 
 
 def _megabytes(nbytes: int | None) -> str:
     return "-" if nbytes is None else f"{nbytes / 1e6:,.1f}"
 
 
-def training_costs(found: Mapping[str, Any]) -> str:
+def training_costs(record: Mapping[str, Any]) -> str:
     """Markdown of experiments/throughput.py --train: a step's time, beside the papers' ratio and the least possible."""
-    rows, first = found["costs"], next(iter(found["costs"].values()))["seconds"]
+    rows, first = record["costs"], next(iter(record["costs"].values()))["seconds"]
     cells = []
     for name, row in rows.items():
         ratios = [s / r for s, r in zip(row["seconds"], first, strict=False)]
@@ -120,9 +124,7 @@ def training_costs(found: Mapping[str, Any]) -> str:
                 f"{row['attacker_parameters']:,}",
             ]
         )
-    told = (
-        f"{found['arch']}, batch of {found['batch_size']}; {found['machine']}, {found['date']}; `{found['command']}`."
-    )
+    about = f"{record['arch']}, batch of {record['batch_size']}; {_where(record)}."
     base = next(iter(rows))
     header = [
         "method",
@@ -134,20 +136,20 @@ def training_costs(found: Mapping[str, Any]) -> str:
         "RNN-Adv's paper, s an epoch",
         "attacker's parameters",
     ]
-    return f"{told}\n\n{grid(header, cells)}"
+    return f"{about}\n\n{grid(header, cells)}"
 
 
-def runs(found: Mapping[str, Any]) -> str:
+def runs(record: Mapping[str, Any]) -> str:
     """Markdown of collected reports (see experiments/reproduce.py): their table, and the command of each."""
-    commands = "\n".join(f"- `{r['command']}`" for r in found["reports"])
-    return f"{table(found['reports'])}\n\n{commands}"
+    commands = "\n".join(f"- `{r['command']}`" for r in record["reports"])
+    return f"{table(record['reports'])}\n\n{commands}"
 
 
-def judgements(found: Mapping[str, Any]) -> str:
+def judgements(record: Mapping[str, Any]) -> str:
     """Markdown of collected results of experiments/evaluate.py: accuracies in percent, and the checks that rang."""
     rows: list[dict[str, float]] = []
     notes = []
-    for judged in found["judgements"]:
+    for judged in record["judgements"]:
         known = judged["provenance"]
         black = {f"{a} on {who}": acc for who, row in known["black_box"].items() for a, acc in row.items()}
         rows.append({**known["attacks"], **black, "worst case": known["worst_case_acc"]})
@@ -160,41 +162,41 @@ def judgements(found: Mapping[str, Any]) -> str:
     names.append("worst case")
     cells = [
         [judged["name"], judged["clean_acc"], *(percent(row.get(name)) for name in names)]
-        for judged, row in zip(found["judgements"], rows, strict=True)
+        for judged, row in zip(record["judgements"], rows, strict=True)
     ]
     return f"{grid(['model', 'clean', *names], cells)}\n\n" + "\n".join(notes)
 
 
-def strength(found: Mapping[str, Any]) -> str:
+def strength(record: Mapping[str, Any]) -> str:
     """Markdown of experiments/strength.py: the largest loss over draws, mean over images, and the draws' deviation."""
     rows = [
         [victim, attack, f"{curve['largest'][0]:.3f}", f"{curve['largest'][-1]:.3f}", f"{curve['spread'][-1]:.3f}"]
-        for victim, curves in found["panels"].items()
+        for victim, curves in record["panels"].items()
         for attack, curve in curves.items()
     ]
-    told = f"{found['eval_size']:,} test images; `{found['command']}`."
+    about = f"{record['eval_size']:,} test images; `{record['command']}`."
     header = ["classifier", "attack", "clean loss", "largest loss at the end", "deviation among draws"]
-    return f"{told}\n\n{grid(header, rows)}"
+    return f"{about}\n\n{grid(header, rows)}"
 
 
-def autoattack(found: Mapping[str, Any]) -> str:
+def autoattack(record: Mapping[str, Any]) -> str:
     """Markdown of experiments/autoattack.py: a row per seed with both verdicts, their difference, and the times."""
-    theirs = next(name for name in found["autoattack"][0]["robust"] if name != "ours")
+    theirs = next(name for name in record["autoattack"][0]["robust"] if name != "ours")
     header = ["seed", "robust, ours", "theirs", "verdicts that differ"]
     rows = [
         [f"{seed}", f"{row['robust']['ours']}", f"{row['robust'][theirs]}", f"{row['differing']}"]
-        for seed, row in enumerate(found["autoattack"])
+        for seed, row in enumerate(record["autoattack"])
     ]
-    if "seconds" in found["autoattack"][0]:
+    if "seconds" in record["autoattack"][0]:
         header += ["seconds, ours", "theirs", "theirs / ours", "compiling, apart"]
-        for cells, row in zip(rows, found["autoattack"], strict=True):
+        for cells, row in zip(rows, record["autoattack"], strict=True):
             ours, other = row["seconds"]["ours"], row["seconds"][theirs]
             cells += [f"{ours:.1f}", f"{other:.1f}", f"{other / ours:.2f}", f"{row['compile_seconds']:.1f}"]
-    told = f"{found['about']}; {found['images']:,} images; {found['machine']}, {found['date']}; `{found['command']}`; "
-    return f"{told}theirs is {theirs}.\n\n{grid(header, rows)}"
+    about = f"{record['about']}; {record['images']:,} images; {_where(record)}; "
+    return f"{about}theirs is {theirs}.\n\n{grid(header, rows)}"
 
 
-def scaling(found: Mapping[str, Any]) -> str:
+def scaling(record: Mapping[str, Any]) -> str:
     """Markdown of experiments/scaling.py: per number of devices what is reduced, how long, and what hides it."""
     rows = [
         [
@@ -206,19 +208,19 @@ def scaling(found: Mapping[str, Any]) -> str:
             f"{row['hiding_batch'] * row['devices']:,}",
             f"{100 * row['share']:.1f}",
         ]
-        for row in found["scaling"]
+        for row in record["scaling"]
     ]
-    told = (
-        f"On paper, not measured: {found['arch']}, a step of PGD-{found['steps']} adversarial training; "
-        f"{found['bytes'] / 1e6:.0f} MB of gradients and statistics reduced per step, "
-        f"{found['step_flops'] / 1e9:.0f} GFLOP per image, of which {found['backward_flops'] / 1e9:.1f} in the "
+    about = (
+        f"On paper, not measured: {record['arch']}, a step of PGD-{record['steps']} adversarial training; "
+        f"{record['bytes'] / 1e6:.0f} MB of gradients and statistics reduced per step, "
+        f"{record['step_flops'] / 1e9:.0f} GFLOP per image, of which {record['backward_flops'] / 1e9:.1f} in the "
         "backward pass that makes the gradients, behind which the all-reduce can hide. Assumed: a device reaches "
-        f"{found['flops'] / 1e12:.0f} TFLOP/s, a message waits {1e6 * found['latency']:g} us, one ring. "
-        f"`{found['command']}`."
+        f"{record['flops'] / 1e12:.0f} TFLOP/s, a message waits {1e6 * record['latency']:g} us, one ring. "
+        f"`{record['command']}`."
     )
     header = ["devices", "GB/s per device", "MB sent by each", "ms", "batch per device that hides it", "global batch"]
-    header.append(f"% of a step of {found['batch']} images a device, unhidden")
-    return f"{told}\n\n{grid(header, rows)}"
+    header.append(f"% of a step of {record['batch']} images a device, unhidden")
+    return f"{about}\n\n{grid(header, rows)}"
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -233,20 +235,20 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     values["worst case"] = [run["worst_case_acc"] for run in runs]
     return {
         name: {
-            "mean": statistics.fmean(found),
-            "lowest": min(found),
-            "deviation": statistics.stdev(found) if len(found) > 1 else 0.0,
+            "mean": statistics.fmean(numbers),
+            "lowest": min(numbers),
+            "deviation": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
         }
-        for name, found in values.items()
+        for name, numbers in values.items()
     }
 
 
-def over_seeds(found: Mapping[str, Any]) -> str:
+def over_seeds(record: Mapping[str, Any]) -> str:
     """Markdown of runs over seeds (--seeds, experiments/ablation.py): mean ± standard deviation (lowest).
 
     The accuracies are those of the last parameters, in percent.
     """
-    known = {title: summary(runs) for title, runs in found["rows"].items()}
+    known = {title: summary(runs) for title, runs in record["rows"].items()}
     names = [name for name in dict.fromkeys(name for row in known.values() for name in row) if name != "worst case"]
 
     def cell(row: Mapping[str, float] | None) -> str:
@@ -255,20 +257,20 @@ def over_seeds(found: Mapping[str, Any]) -> str:
         return f"{percent(row['mean'])} ± {percent(row['deviation'])} ({percent(row['lowest'])})"
 
     rows = [
-        [title, f"{len(found['rows'][title])}", *(cell(row.get(name)) for name in [*names, "worst case"])]
+        [title, f"{len(record['rows'][title])}", *(cell(row.get(name)) for name in [*names, "worst case"])]
         for title, row in known.items()
     ]
-    run = next(iter(found["rows"].values()))[0]
-    told = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']} epochs, "
-    told += f"{run['eval_size']} test images: mean ± standard deviation over seeds (lowest); `{found['command']}`."
-    return f"{told}\n\n{grid(['setting', 'seeds', *names, 'worst case'], rows)}"
+    run = next(iter(record["rows"].values()))[0]
+    about = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']} epochs, "
+    about += f"{run['eval_size']} test images: mean ± standard deviation over seeds (lowest); `{record['command']}`."
+    return f"{about}\n\n{grid(['setting', 'seeds', *names, 'worst case'], rows)}"
 
 
-def cycle(found: Mapping[str, Any]) -> str:
+def cycle(record: Mapping[str, Any]) -> str:
     """Markdown of experiments/cycle.py: how far the players end from the equilibrium, where they started at 1."""
-    rows = [[name, f"{distance:.4f}"] for name, distance in found["distances"].items()]
-    told = f"min over x, max over y of x y from (1, 0): {found['steps']:,} steps of {found['step']:g}; "
-    return f"{told}`{found['command']}`.\n\n{grid(['players', 'distance from the equilibrium'], rows)}"
+    rows = [[name, f"{distance:.4f}"] for name, distance in record["distances"].items()]
+    about = f"min over x, max over y of x y from (1, 0): {record['steps']:,} steps of {record['step']:g}; "
+    return f"{about}`{record['command']}`.\n\n{grid(['players', 'distance from the equilibrium'], rows)}"
 
 
 TABLES = {
@@ -285,4 +287,4 @@ TABLES = {
     "arms": gail_report.markdown,
     "gail_speed": gail_report.speed,
 }
-"""What a result holds -> how it is told."""
+"""A key of a result -> its table."""

@@ -1,6 +1,6 @@
 """What figures of a judged model show, as numbers: how its accuracy and loss change with the attack.
 
-    found = sweep(plan, dataset.test, key)
+    curves = sweep(plan, dataset.test, key)
 
 All functions take a `Plan`, a split and one key; what they return is a mapping that JSON takes, arrays included.
 """
@@ -180,15 +180,15 @@ def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: 
         return jax.lax.map(lambda at: loss(x + ball.eps * (at[0] * u + at[1] * v)), grid)
 
     few = Split(*(a[:images] for a in split))
-    found = {}
+    surfaces = {}
     for name, model in plan.models.items():
         parts = [
             around(as_tree(model), b.start, b.x, b.y)[:, : b.valid]
             for b in batches(few, min(plan.batch_size, len(few.labels)))
         ]
-        found[name] = np.concatenate(parts, axis=1).mean(axis=1).reshape(points, points)
+        surfaces[name] = np.concatenate(parts, axis=1).mean(axis=1).reshape(points, points)
     steepest = "sign of the gradient" if ball.name == "linf" else "gradient"
-    return {"units": units, "axes": [f"{steepest} (eps)", "random signs (eps)"], "loss": found}
+    return {"units": units, "axes": [f"{steepest} (eps)", "random signs (eps)"], "loss": surfaces}
 
 
 def perturbations(plan: Plan, split: Split, key: Key, *, images: int = 3) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from l2ljax.run.setup import EVAL_BATCH, prepare
 from l2ljax.run.workdir import Workdir, read_json
 from l2ljax.types import L2LError
 
-__all__ = ["Flags", "main", "run"]
+__all__ = ["Flags", "learners", "main", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Flags:
     victim: str
     """The workdir of a run of ours, whose last classifier is attacked."""
     attacker: str = "l2l_da"
-    """advgan, gap, gap_universal, or a method with a learned attacker, like l2l_da, rnn_adv or grad_l2l."""
+    """Of the names above, like advgan, l2l_da or rnn_adv."""
     attacker_from: str | None = None
     """Start from the trained attacker of this workdir (for fine-tuning)."""
     attacker_width: int | None = None
@@ -63,7 +63,8 @@ class Flags:
 def main() -> None:
     """The command line of experiments/attack.py."""
     arguments = imports.load()
-    flags = tyro.cli(Flags, args=arguments, description=f"{__doc__}\n{names.table()}\n\n{imports.HELP}")
+    tables = f"Attackers: {learners()}.\n\nOther attacks of the report:\n\n{names.table()}\n\n{imports.HELP}"
+    flags = tyro.cli(Flags, args=arguments, description=f"{__doc__}\n{tables}")
     with script():
         run(flags)
 
@@ -81,8 +82,7 @@ def run(flags: Flags) -> dict[str, Any]:
     spec = _specify(flags)
     setup, start = prepare(spec)
     if not jax.tree.leaves(start.params.attacker):
-        learned = [name for name, method in defenses.METHODS.items() if method.learns]
-        raise L2LError(f"{flags.attacker} learns nothing: choose of {', '.join([*defenses.ATTACKERS, *learned])}")
+        raise L2LError(f"{flags.attacker} learns nothing: choose of {learners()}")
     workdir = Workdir(spec.workdir, {**spec.saved(), **setup.hardware()})
     untrained = jax.tree.map(np.asarray, (start.params.attacker, start.stats.attacker))  # training donates them
     state, _, seconds = train(setup, start, workdir)
@@ -92,17 +92,17 @@ def run(flags: Flags) -> dict[str, Any]:
     named = {name: attacks.create(name, setup.ball) for name in spec.attack_names}
     named |= {"random signs": attacks.random_signs(setup.ball), "untrained": own(*untrained)}
     named |= {f"draw {i}": own(state.params.attacker, state.stats.attacker) for i in range(flags.draws)}
-    found = {}
+    scored = {}
     for i, (name, attack) in enumerate(named.items()):
         key = jax.random.fold_in(setup.eval_key, i)
         scores = evaluate(logits_fn, setup.eval_split, {name: attack}, key=key, batch_size=EVAL_BATCH)
-        found[name] = scores.attacks[name]
+        scored[name] = scores.attacks[name]
     rows = {
         name: {"robust_acc": row.robust_acc, "seconds": row.seconds, "passes": row.passes}
-        for name, row in found.items()
+        for name, row in scored.items()
         if not name.startswith("draw ")
     }
-    drawn = [row for name, row in found.items() if name.startswith("draw ")]
+    drawn = [row for name, row in scored.items() if name.startswith("draw ")]
     accuracies = [row.robust_acc for row in drawn]
     for which, accuracy in {
         "all draws": float(np.logical_and.reduce([row.correct for row in drawn]).mean()),
@@ -123,6 +123,11 @@ def run(flags: Flags) -> dict[str, Any]:
     markdown.write(spec.workdir, result, [])
     print(markdown.table([result]))
     return result
+
+
+def learners() -> str:
+    """The attackers and methods that learn, separated by commas."""
+    return ", ".join(name for name, record in {**defenses.ATTACKERS, **defenses.METHODS}.items() if record.learns)
 
 
 def _specify(flags: Flags) -> Run:

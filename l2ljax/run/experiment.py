@@ -50,8 +50,8 @@ def main(dataset: str) -> None:
         specs = {method: seeds.plan(dataset, method, config) for method in methods(config.method)}
         if config.seeds > 1:
             rows = {method: [run_once(spec) for spec in of] for method, of in specs.items()}
-            folder, told = hosts.on_first(seeds.write, dataset, config, rows)
-            print(f"\n{told}\nreport over seeds: {folder}")
+            folder, summary = hosts.on_first(seeds.write, dataset, config, rows)
+            print(f"\n{summary}\nreport over seeds: {folder}")
             return
         results = [run(spec) for of in specs.values() for spec in of]
         if len(results) > 1:
@@ -60,8 +60,8 @@ def main(dataset: str) -> None:
 
 def run_once(spec: Run) -> dict[str, Any]:
     """What `run` returns, or returned when it was run before."""
-    found: dict[str, Any] | None = hosts.on_first(lambda: seeds.finished(spec))
-    return run(spec) if found is None else found
+    report: dict[str, Any] | None = hosts.on_first(lambda: seeds.finished(spec))
+    return run(spec) if report is None else report
 
 
 def run(spec: Run) -> dict[str, Any]:

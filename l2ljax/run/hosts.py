@@ -2,7 +2,7 @@
 
     with joined(config.coordinator, config.num_processes, config.process_id):   # before anything touches a device
         state = from_first(state)                         # process 0's arrays, everywhere
-        found = on_first(evaluate_and_write, state)       # what process 0 returned, everywhere
+        report = on_first(evaluate_and_write, state)      # what process 0 returned, everywhere
 
 Training itself needs nothing of this file: `train.make_step` reduces over the devices of all processes, and
 `data.stream(part=...)` gives each process its part of the same batches. In one process all of these do nothing.
@@ -127,11 +127,11 @@ def from_first(tree: Tree) -> Tree:
     """The arrays that process 0 has, in a tree of the same structure and shapes. PRNG keys may be among them."""
     if jax.process_count() == 1:
         return tree
-    found = multihost_utils.broadcast_one_to_all(
+    received = multihost_utils.broadcast_one_to_all(
         jax.tree.map(lambda leaf: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree)
     )
     return jax.tree.map(
-        lambda leaf, here: jax.random.wrap_key_data(leaf) if is_key(here) else jnp.asarray(leaf), found, tree
+        lambda leaf, here: jax.random.wrap_key_data(leaf) if is_key(here) else jnp.asarray(leaf), received, tree
     )
 
 

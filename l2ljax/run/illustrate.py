@@ -92,8 +92,8 @@ def draw(plan: Plan, split: Split, folder: Path, *, key: Key) -> list[Path]:
     paths = []
     for name in plan.figures:
         print(f"figure {name}", flush=True)
-        found = FIGURES[name].data(plan, split, key)
-        text = json.dumps({"figure": name, "data": found}, default=lambda a: np.asarray(a, float).round(5).tolist())
+        shown = FIGURES[name].data(plan, split, key)
+        text = json.dumps({"figure": name, "data": shown}, default=lambda a: np.asarray(a, float).round(5).tolist())
         write_files({folder / f"{name}.json": text.encode() + b"\n"})
         paths.append(redraw(folder / f"{name}.json"))
     return paths
@@ -105,10 +105,10 @@ def redraw(path: Path) -> Path:
     Raises:
       L2LError: not such a file, or a folder that cannot be written.
     """
-    found = read_json(path)
-    if found.get("figure") not in FIGURES:
+    record = read_json(path)
+    if record.get("figure") not in FIGURES:
         raise L2LError(f"{path} holds no figure: give a file that --figures wrote, like sweep.json")
-    FIGURES[found["figure"]].draw(path.with_suffix(".png"), found["data"])
+    FIGURES[record["figure"]].draw(path.with_suffix(".png"), record["data"])
     return path.with_suffix(".png")
 
 

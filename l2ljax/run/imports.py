@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from l2ljax.run.monitor import told_in_one_line
+from l2ljax.run.monitor import one_line_errors
 from l2ljax.types import L2LError
 
 __all__ = ["HELP", "import_module", "load"]
@@ -36,7 +36,7 @@ def load(arguments: Sequence[str] | None = None) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--import", dest="modules", default="")
     chosen, others = parser.parse_known_args(arguments)
-    with told_in_one_line():
+    with one_line_errors():
         for name in filter(None, chosen.modules.split(",")):
             try:
                 import_module(name)

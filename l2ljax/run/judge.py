@@ -114,7 +114,7 @@ def run(flags: Flags) -> dict[str, Any]:
         for surrogate in filter(None, flags.surrogates.split(","))
         for name in flags.black_box.split(",")
     }
-    found: dict[str, np.ndarray] = {}
+    robust: dict[str, np.ndarray] = {}
     x = np.asarray(split.images, np.float32) / 255
     for title, job in {**jobs, **{f"{name} on {who}": job for (who, name), job in crossings.items()}}.items():
         for seed in range(flags.seed, flags.seed + flags.attack_seeds):
@@ -122,8 +122,8 @@ def run(flags: Flags) -> dict[str, Any]:
                 x, split.labels, key=jax.random.key(seed), batch_size=batch_size, progress=print,
                 state_path=folder / "states" / f"{re.sub(r'[^0-9A-Za-z+]+', '_', title)}_{seed}.npz",
             )  # fmt: skip
-            found[title] = found.get(title, scores.robust) & scores.robust
-        print(f"{title}: {found[title].mean():.2%}", flush=True)
+            robust[title] = robust.get(title, scores.robust) & scores.robust
+        print(f"{title}: {robust[title].mean():.2%}", flush=True)
     clean = evaluate(logits_fn, split, {}, key=jax.random.key(flags.seed), batch_size=batch_size).clean_acc
     checks = []
     if flags.masking:
@@ -142,7 +142,7 @@ def run(flags: Flags) -> dict[str, Any]:
         "eps": about["eps"],
         "clean_acc": f"{100 * clean:.2f}",
         "reported": None,
-        "autoattack_acc": f"{100 * found['standard'].mean():.2f}" if "standard" in found else None,
+        "autoattack_acc": f"{100 * robust['standard'].mean():.2f}" if "standard" in robust else None,
         "unreliable": any(not check.passed for check in checks) if checks else None,
         "provenance": {
             **provenance(),
@@ -150,21 +150,21 @@ def run(flags: Flags) -> dict[str, Any]:
             "eps_value": ball.eps,
             "images": len(split.labels),
             "seeds": list(range(flags.seed, flags.seed + flags.attack_seeds)),
-            "attacks": {name: float(found[name].mean()) for name in jobs},
+            "attacks": {name: float(robust[name].mean()) for name in jobs},
             "parameters": {name: attacks.parameters(name, ball) for name in jobs if not learned(name)},
             "black_box": {
-                who: {name: float(found[f"{name} on {who}"].mean()) for w, name in crossings if w == who}
+                who: {name: float(robust[f"{name} on {who}"].mean()) for w, name in crossings if w == who}
                 for who, _ in crossings
             },
-            "worst_case_acc": float(np.logical_and.reduce(list(found.values())).mean()) if found else None,
+            "worst_case_acc": float(np.logical_and.reduce(list(robust.values())).mean()) if robust else None,
             "model_sha256": _checksum(victim),
             "checks": [{"name": c.name, "passed": c.passed, "figure": c.figure} for c in checks],
         },
     }
-    told = markdown.judgement(result, checks, drawn)
-    texts = {"robustbench.json": json.dumps(result, indent=2) + "\n", "evaluation.md": told}
+    page = markdown.judgement(result, checks, drawn)
+    texts = {"robustbench.json": json.dumps(result, indent=2) + "\n", "evaluation.md": page}
     write_files({folder / name: text.encode() for name, text in texts.items()})
-    print(told)
+    print(page)
     return result
 
 

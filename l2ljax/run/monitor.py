@@ -21,7 +21,7 @@ from l2ljax.run import compilation
 from l2ljax.train import Interrupted, Step, TrainState
 from l2ljax.types import Array, Batch, L2LError, LogitsFn
 
-__all__ = ["duration", "pass_seconds", "recorder", "script", "step_seconds", "stopping_on_signals", "told_in_one_line"]
+__all__ = ["duration", "one_line_errors", "pass_seconds", "recorder", "script", "step_seconds", "stopping_on_signals"]
 
 
 @contextlib.contextmanager
@@ -45,19 +45,19 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
 def script(most_devices: int | None = None) -> Iterator[None]:
     """Run a script: a device per core of a CPU, compiled programs kept for the next time, errors told in one line.
 
-    Scripts that time compilation take `told_in_one_line` alone.
+    Scripts that time compilation take `one_line_errors` alone.
 
     Args:
       most_devices: see `devices.one_per_core`.
     """
     devices.one_per_core(most_devices)
     compilation.keep_programs()
-    with told_in_one_line():
+    with one_line_errors():
         yield
 
 
 @contextlib.contextmanager
-def told_in_one_line() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Within it, an error of ours ends the process with one line on stderr and status 2, a stop with status 130."""
     try:
         yield

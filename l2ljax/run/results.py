@@ -116,8 +116,8 @@ def draw(setup: Setup, state: TrainState, workdir: Workdir) -> list[Path]:
 def versions() -> dict[str, str]:
     """What a result depends on."""
     packages = ("l2ljax", "jax", "jaxlib", "flax", "optax", "numpy")
-    found: dict[str, str] = {name: importlib.metadata.version(name) for name in packages}
-    return {**found, "python": platform.python_version(), "device": jax.devices()[0].device_kind}
+    installed: dict[str, str] = {name: importlib.metadata.version(name) for name in packages}
+    return {**installed, "python": platform.python_version(), "device": jax.devices()[0].device_kind}
 
 
 def provenance() -> dict[str, Any]:

@@ -60,8 +60,8 @@ def write(dataset: str, config: Config, rows: Mapping[str, Sequence[Mapping[str,
     last = config.seed + config.seeds - 1
     folder = Path(config.workdir or f"runs/{dataset}_{config.method}_s{config.seed}-{last}").expanduser()
     summary = {method: tables.summary(runs) for method, runs in rows.items()}
-    found = {**provenance(), "seeds": list(range(config.seed, last + 1)), "summary": summary, "rows": rows}
-    told = tables.over_seeds(found)
-    texts = {"report.json": json.dumps(found, indent=2) + "\n", "report.md": told + "\n"}
+    report = {**provenance(), "seeds": list(range(config.seed, last + 1)), "summary": summary, "rows": rows}
+    page = tables.over_seeds(report)
+    texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.md": page + "\n"}
     write_files({folder / name: text.encode() for name, text in texts.items()})
-    return folder, told
+    return folder, page
