@@ -21,8 +21,8 @@ reads, 170 MB unpacked; only the training needs it.
 import tyro
 
 from l2ljax.bench import gpu
-from l2ljax.run.monitor import told_in_one_line
+from l2ljax.run.monitor import one_line_errors
 
 if __name__ == "__main__":
-    with told_in_one_line():
+    with one_line_errors():
         gpu.run(tyro.cli(gpu.Flags, description=__doc__))
