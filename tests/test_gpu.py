@@ -162,6 +162,7 @@ def test_the_whole_list_stopped_and_gone_on_with(tmp_path):
     _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     found = json.loads(out.read_text())
+    assert list(found["jobs"]) == list(states)  # those of the first command stay
     assert {row["state"] for row in found["jobs"].values()} == {"done"}
     assert found["summary"]["unequal"] == {"highest": ["pgd2"], "default": ["pgd2"]}
     training = found["jobs"]["training"]["found"]

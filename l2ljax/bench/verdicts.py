@@ -29,24 +29,24 @@ from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Players, Tree
 
 BALL = threat.linf(8 / 255)
 FIRST_STEPS, FIRST_OPTIMIZER = 60, optax.adam(3e-3)
-"""Of PGD training before all programs, so that some of the attacks fail."""
+"""PGD training before all programs, so that some of the attacks fail."""
 STEPS, OPTIMIZER = 3, optax.sgd(1e-3, momentum=0.9)
-"""Of a program's training: short, as signs of gradients make more of rounding from step to step."""
+"""A program's own training: short, as signs of gradients make more of rounding from step to step."""
 
 
 class Outcome(NamedTuple):
-    """What a program computes."""
+    """The results of a program."""
 
     losses: np.ndarray
     """[STEPS] of a method, [0] of an attack."""
     gradient_norms: np.ndarray
-    """Of both players, [STEPS, 2] or [0, 2]."""
+    """Both players', [STEPS, 2] or [0, 2]."""
     logits: np.ndarray
     """[B, K] at the attacked images."""
 
 
 class Reference(NamedTuple):
-    """What all programs start from, and what they compute on a CPU."""
+    """Weights and images that all programs start from, and their results on a CPU."""
 
     arch: str
     variables: Tree
@@ -145,13 +145,13 @@ def compare(reference: Reference, name: str) -> dict[str, Any]:
 
 @functools.cache
 def _classifier(arch: str, how: str = "") -> Classifier:
-    """One per network, so that programs with the same attack compile once."""
+    """Build one per network, so that programs with the same attack compile once."""
     return models.create(arch, dtype="bfloat16" if how == "bfloat16" else "float32", remat=how == "remat")
 
 
 @functools.cache
 def _attacked(name: str) -> Callable[..., Array]:
-    """(logits_fn, key, x, y) -> the logits [B, K] at the attacked images; jitted."""
+    """Return (logits_fn, key, x, y) -> the logits [B, K] at the attacked images; jitted."""
     attack = attacks.autoattack(BALL) if name == "autoattack" else attacks.create(name, BALL)
 
     @jax.jit
@@ -170,7 +170,7 @@ def _trained(
     optimizer: optax.GradientTransformation,
     variables: Tree = None,
 ) -> tuple[TrainState, np.ndarray, np.ndarray]:
-    """The state after joint steps on one batch, from the given weights or new ones, and an `Outcome`'s first fields."""
+    """Return the state after joint steps on one batch, from the given weights or new ones, and an `Outcome`'s start."""
     classifier, optimizers = _classifier(arch, how), Players(optimizer, optimizer)
     defense = defenses.create(method, classifier, BALL, axis_name=AXIS)
     step = make_step(defense, optimizers, devices=jax.local_devices()[:1])
@@ -190,7 +190,7 @@ def _trained(
 
 
 def _images(shape: tuple[int, ...], n: int) -> Batch:
-    """A smooth pattern per class, from faint to strong: attacks fool the first of them and not the last."""
+    """Draw a smooth pattern per class, from faint to strong: attacks fool the first of them and not the last."""
     k_patterns, k_noise = jax.random.split(jax.random.key(3))
     patterns = jax.image.resize(jax.random.normal(k_patterns, (10, 4, 4, shape[-1])), (10, *shape), "linear")
     y = jnp.arange(n) % 10
