@@ -6,7 +6,7 @@ CIFAR-10; AutoAttack on what was trained; the other dtype's throughput, and torc
 it ends, by SIGTERM or Ctrl-C too, and another command does what is left: --only=autoattack --minutes=4.
 
 Make what can be made without the GPU beforehand: the CPU's verdicts with `--only=reference`, in runs/gpu_reference.npz,
-and, where a machine has python3.12, jax, numpy, scipy and torch and reaches no package registry, 52 MB of wheels:
+and, where a machine has python3.12, jax, numpy, scipy and torch and reaches no package registry, 54 MB of wheels:
 
     pip wheel --no-deps -w wheels . && pip download --no-deps --only-binary=:all: --python-version=3.12 -d wheels \
         absl-py chex contourpy cycler docstring-parser etils flax fonttools humanize kiwisolver markdown-it-py \

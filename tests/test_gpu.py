@@ -19,10 +19,10 @@ from l2ljax.types import L2LError
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parent.parent
 SMALL = {
-    "smoke_arch": "digits_cnn", "smoke_images": 20, "programs": "pgd2,plain", "tf32": "pgd2",
+    "smoke_arch": "digits_cnn", "smoke_images": 20, "programs": "pgd2", "tf32": "pgd2",
     "models": "digits_cnn", "dtypes": "float32", "batch_size": 4, "rivals": "", "slow_rivals": "", "repeats": 1,
     "dataset": "digits", "arch": "digits_cnn", "dtype": "float32", "methods": "fgsm_adv", "most_epochs": 1,
-    "train_batch": 100, "attacks": "pgd2", "eval_size": 8, "minutes": 4,
+    "train_batch": 100, "attacks": "pgd2", "eval_size": 8, "minutes": 20,
 }  # fmt: skip
 
 
@@ -75,7 +75,8 @@ def change(file, to, **arrays):
     with np.load(file) as saved:
         held = dict(saved)
     for name, function in arrays.items():
-        held[name.replace("_", " ")] = function(held[name.replace("_", " ")])
+        key = name.replace("_", " ", 1)
+        held[key] = function(held[key])
     np.savez(to, **held)
 
 
@@ -91,7 +92,7 @@ def test_verdicts_are_those_of_the_reference(reference):
     for row in rows.values():
         assert row["equal"] and row["flips"] == 0 and row["images"] == 20
         assert 0 < row["right"] < 20  # a verdict of either kind could flip
-        assert row["logits_difference"] == 0 and not any(row["loss_differences"])
+        assert row["logits_difference"] == 0 and not any(row["loss_differences"] + row["gradient_differences"])
     assert len(rows["plain"]["loss_differences"]) == verdicts.STEPS and rows["pgd2"]["loss_differences"] == []
     exact, short = (found.outcomes[name].logits for name in ("pgd2", "pgd2:bfloat16"))
     assert 0 < np.abs(exact - short).max() < 0.2 * np.abs(exact).max()
@@ -105,12 +106,14 @@ def misled(logits):
 
 def test_a_wrong_verdict_a_lost_weight_and_nan_are_told(reference, tmp_path):
     row = verdicts.compare(changed(reference, tmp_path, pgd2_logits=misled), "pgd2")
-    assert not row["equal"] and row["flips"] == 1 and row["flipped_margin"] >= 3
-    assert row["logits_difference"] >= 3
+    assert not row["equal"] and row["flips"] == 1 and row["flipped_margin"] > 2.9
+    assert row["logits_difference"] > 2.9
     row = verdicts.compare(
         changed(reference, tmp_path, plain_losses=lambda found: found + np.array([0, 0, 2])), "plain"
     )
     assert row["equal"] and row["loss_differences"] == pytest.approx([0, 0, 2])
+    found = changed(reference, tmp_path, plain_gradient_norms=lambda norms: 2 * norms)
+    assert verdicts.compare(found, "plain")["gradient_differences"] == pytest.approx([0.5, 0])
     for function in (np.zeros_like, lambda weights: weights * np.nan):
         row = verdicts.compare(changed(reference, tmp_path, weights_1=function), "pgd2")
         assert not row["equal"]
@@ -131,7 +134,7 @@ def script(tmp_path, **changes):
 
 
 def test_the_whole_list_stopped_and_gone_on_with(tmp_path):
-    out, deadline = tmp_path / "all.json", time.monotonic() + 200
+    out, deadline = tmp_path / "all.json", time.monotonic() + 400
     process = script(tmp_path)
     while time.monotonic() < deadline and process.poll() is None:
         if out.exists() and "plan" in json.loads(out.read_text())["jobs"]["training"].get("found", {}):
@@ -148,7 +151,7 @@ def test_the_whole_list_stopped_and_gone_on_with(tmp_path):
     }  # fmt: skip
     assert found["summary"]["unequal"] == {"highest": [], "default": []}
     rows = found["jobs"]["verdicts"]["found"]
-    assert list(rows["highest"]) == ["pgd2", "plain"] and list(rows["default"]) == ["pgd2"]
+    assert list(rows["highest"]) == ["pgd2"] and list(rows["default"]) == ["pgd2"]
     assert rows["about"]["versions"]["device"] == "cpu"
     shares = found["summary"]["share_of_ceiling"]
     assert list(shares) == ["training step of pgd_adv, digits_cnn, float32", "pgd10, digits_cnn, float32"]
@@ -156,9 +159,10 @@ def test_the_whole_list_stopped_and_gone_on_with(tmp_path):
 
     change(tmp_path / "ref.npz", tmp_path / "ref.npz", pgd2_logits=misled)
     process = script(tmp_path, only="verdicts,training,autoattack")
-    _, err = process.communicate(timeout=200)
+    _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     found = json.loads(out.read_text())
+    assert list(found["jobs"]) == list(states)  # those of the first command stay
     assert {row["state"] for row in found["jobs"].values()} == {"done"}
     assert found["summary"]["unequal"] == {"highest": ["pgd2"], "default": ["pgd2"]}
     training = found["jobs"]["training"]["found"]

@@ -27,7 +27,7 @@ LOG_LINES = 30
 
 
 class Job(NamedTuple):
-    """One process."""
+    """A piece of work for one process."""
 
     name: str
     function: Callable[..., None]
@@ -35,7 +35,7 @@ class Job(NamedTuple):
     likes; it is asked to end (SIGTERM) after `seconds`, and killed `GRACE` seconds later."""
     args: tuple[Any, ...]
     share: float
-    """Of the time, in parts of the sum of all shares; what a job leaves is for those after it, which may have 0."""
+    """Part of the time, in units of the sum of all shares; what a job leaves is for those after it."""
 
 
 def run(
@@ -50,7 +50,8 @@ def run(
 
     Args:
       jobs: the most important first.
-      out: the JSON, written whole before and after each job and whenever one has written.
+      out: the JSON, written whole before and after each job and whenever one has written; other jobs that are in it
+        stay there.
       folder: of the jobs' own files and logs.
       seconds: for all.
       summarize: from job -> what it wrote, to the entry "summary".
@@ -60,7 +61,8 @@ def run(
       begun, "seconds", "found": what it wrote, "log": its last lines where it is not done}.
     """
     began = time.monotonic()
-    rows: dict[str, dict[str, Any]] = {job.name: {"state": "not begun"} for job in jobs}
+    rows: dict[str, dict[str, Any]] = json.loads(out.read_text())["jobs"] if out.exists() else {}
+    rows |= {job.name: {"state": "not begun"} for job in jobs}
     ends = [part / sum(job.share for job in jobs) * seconds for part in accumulate(job.share for job in jobs)]
 
     def keep() -> dict[str, Any]:
@@ -122,7 +124,7 @@ def _work(
 
 
 def _begin(job: Job, path: Path, log: Path, seconds: float) -> None:
-    """What the process does."""
+    """Run the job in its process."""
     os.setsid()  # so that all processes which it starts can be ended with it
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)

@@ -31,10 +31,10 @@ STEP_OF = "pgd_adv"
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What to run, and within which time."""
+    """Sizes, names and the time."""
 
     minutes: float = 9.0
-    """After which it ends, at most ten seconds later."""
+    """Time for all; it ends at most ten seconds later."""
     data_dir: str | None = None
     """The training's data, as for the other scripts."""
     only: str = ""
@@ -42,17 +42,17 @@ class Flags:
     speed-MODEL-DTYPE of the first dtype, training, autoattack, speed of the other dtypes and beside slow rivals."""
     out: Path = Path("runs/gpu.json")
     folder: Path = Path("runs/gpu")
-    """Of the jobs' own files, logs and runs."""
+    """For the jobs' own files, logs and runs."""
 
     reference: Path = Path("runs/gpu_reference.npz")
-    """What a CPU computed, with its network and its programs; where it is missing, a CPU computes it first."""
+    """A CPU's results, with their network, images and programs; where there are none, a CPU computes them first."""
     smoke_arch: str = "resnet20"
     smoke_shape: tuple[int, int, int] = (16, 16, 3)
     smoke_images: int = 20
     programs: str = (
         "pgd10,pgd_adv,rnn_adv,autoattack,pgd10:bfloat16,pgd_adv:bfloat16,pgd_adv:remat,grad_l2l,l2l_da,plain"
     )
-    """Of the reference: attacks, autoattack and methods (see `verdicts`)."""
+    """For the reference: attacks, autoattack and methods (see `verdicts`)."""
     tf32: str = "pgd10,pgd_adv,rnn_adv,grad_l2l,autoattack"
     """Those that are compared a second time in the device's default precision, on NVIDIA's TF32."""
 
@@ -73,7 +73,7 @@ class Flags:
     most_epochs: int = 30
     train_batch: int = 128
     lr: float = 0.05
-    """Of all methods; falls to 0 as a cosine. The rest is as in their recipes, but for the radius, 8/255."""
+    """Every method's; it falls to 0 as a cosine. The rest is as in their recipes, but for the radius, 8/255."""
     attacks: str = "pgd100"
     eval_size: int = 1000
 
@@ -90,7 +90,7 @@ def run(flags: Flags) -> dict[str, Any]:
 
 
 def jobs(flags: Flags) -> list[Job]:
-    """The jobs that the flags ask for, in order of worth."""
+    """List the jobs that the flags ask for, in order of worth."""
     models, (first, *others) = flags.models.split(","), flags.dtypes.split(",")
     known = [
         Job("verdicts", check, (flags,), 4),
@@ -100,7 +100,7 @@ def jobs(flags: Flags) -> list[Job]:
         *(Job(_cell(m, d), speed, (flags, m, d, flags.rivals, STEP_OF), 1) for d in others for m in models),
     ]
     for rival in filter(None, flags.slow_rivals.split(",")):
-        known += [Job(f"{_cell(m, first)}-{rival}", speed, (flags, m, first, rival, ""), 0) for m in models]
+        known += [Job(f"{_cell(m, first)}-{rival}", speed, (flags, m, first, rival, ""), 0.5) for m in models]
     if not flags.reference.exists():
         known.insert(0, Job("reference", refer, (flags,), 4))
     chosen = flags.only.split(",") if flags.only else [job.name for job in known]
@@ -164,7 +164,7 @@ def train(flags: Flags, *, path: Path, seconds: float) -> None:
 
 
 def _plan(flags: Flags, seconds: float) -> dict[str, Any]:
-    """{"epochs", "train_size"} of each method.
+    """Find {"epochs", "train_size"} of each method.
 
     A step of pgd_adv is measured; the others' follow by their multiplications. Each method is allowed 1.5 times what
     that step takes to compile, for its own and for its report; a fifth of the rest is left for what is not measured.
@@ -203,7 +203,7 @@ def attack(flags: Flags, *, path: Path, seconds: float) -> None:
 
 
 def _attempt(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the function returns, or {"error": in a line}, so that one failure leaves the others."""
+    """Return what the function does, or {"error": a line}, so that one failure leaves the others."""
     try:
         return function()
     except Interrupted:
@@ -213,7 +213,7 @@ def _attempt(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:
-    """What to look at first.
+    """Pick the numbers to look at first.
 
     Args:
       found: job -> what it wrote.
@@ -236,11 +236,11 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
                 told["share_of_ceiling"][cell] = row["flops"] / seconds / ceiling
             else:
                 told["times_rival"].setdefault(cell, {})[row["program"]] = seconds / ours[cell]
-    judged = found.get("autoattack", {}).get("runs", {})
     for method, row in found.get("training", {}).get("runs", {}).items():
         if "clean_acc" in row:
             attacked = {name: a["robust_acc"] for name, a in row["attacks"].items()}
             told["accuracy"][method] = {"clean": row["clean_acc"], **attacked}
-            if "provenance" in judged.get(method, {}):
-                told["accuracy"][method]["autoattack"] = judged[method]["provenance"]["attacks"]["standard"]
+    for method, row in found.get("autoattack", {}).get("runs", {}).items():
+        if "provenance" in row:
+            told["accuracy"].setdefault(method, {})["autoattack"] = row["provenance"]["attacks"]["standard"]
     return told

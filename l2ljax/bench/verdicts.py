@@ -24,26 +24,29 @@ import optax
 from l2ljax import attacks, defenses, losses, models, threat
 from l2ljax.files import write_files
 from l2ljax.run.results import provenance
-from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
-from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Players, Tree
+from l2ljax.train import AXIS, TrainState, init_state, make_step
+from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Players, Tree
 
 BALL = threat.linf(8 / 255)
-OPTIMIZERS = Players(optax.sgd(0.01, momentum=0.9), optax.adam(1e-3))
-STEPS, FIRST_STEPS = 3, 60
-"""Training steps of a program, and of PGD training before all of them: some of the attacks fail."""
+FIRST_STEPS, FIRST_OPTIMIZER = 60, optax.adam(3e-3)
+"""PGD training before all programs, so that some of the attacks fail."""
+STEPS, OPTIMIZER = 3, optax.sgd(1e-3, momentum=0.9)
+"""A program's own training: short, as signs of gradients make more of rounding from step to step."""
 
 
 class Outcome(NamedTuple):
-    """What a program computes."""
+    """The results of a program."""
 
     losses: np.ndarray
     """[STEPS] of a method, [0] of an attack."""
+    gradient_norms: np.ndarray
+    """Both players', [STEPS, 2] or [0, 2]."""
     logits: np.ndarray
     """[B, K] at the attacked images."""
 
 
 class Reference(NamedTuple):
-    """What all programs start from, and what they compute on a CPU."""
+    """Weights and images that all programs start from, and their results on a CPU."""
 
     arch: str
     variables: Tree
@@ -67,8 +70,9 @@ def make_reference(file: Path, arch: str, programs: Sequence[str], *, shape: tup
     Raises:
       L2LError: an unknown name, or an architecture that does not take such images.
     """
-    batch = _images(shape, images)
-    state, _ = _trained(arch, "", "pgd_adv", batch, FIRST_STEPS)
+    first = _images(shape, 2 * images)
+    batch = Batch(*(jnp.concatenate([a[: images // 2], a[-images // 2 :]]) for a in first))
+    state, *_ = _trained(arch, "", "pgd_adv", first, FIRST_STEPS, FIRST_OPTIMIZER)
     variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
     arrays: dict[str, Any] = {f"weights {i}": a for i, a in enumerate(jax.tree.leaves(variables))}
     for name in programs:
@@ -102,12 +106,13 @@ def run(name: str, arch: str, variables: Tree, batch: Batch) -> Outcome:
     what, _, how = name.partition(":")
     if how not in ("", "bfloat16", "remat"):
         raise L2LError(f"unknown program {name}: after the colon stands bfloat16 or remat")
-    classifier, found, attack = _classifier(arch, how), np.zeros(0), what
+    classifier, attack = _classifier(arch, how), what
+    found, norms = np.zeros(0), np.zeros((0, 2))
     if what in defenses.METHODS:
-        state, found = _trained(arch, how, what, batch, STEPS, variables)
+        state, found, norms = _trained(arch, how, what, batch, STEPS, OPTIMIZER, variables)
         variables, attack = {"params": state.params.classifier, "batch_stats": state.stats.classifier}, "pgd10"
     logits = _attacked(attack)(jax.tree_util.Partial(classifier.logits, variables), jax.random.key(1), *batch)
-    return Outcome(found, np.asarray(logits))
+    return Outcome(found, norms, np.asarray(logits))
 
 
 def compare(reference: Reference, name: str) -> dict[str, Any]:
@@ -116,14 +121,16 @@ def compare(reference: Reference, name: str) -> dict[str, Any]:
     Returns:
       "equal", whether all numbers are finite and no verdict differs; "flips", how many differ, of "images", of which
       "right" are classified right in the reference; "flipped_margin", the largest distance from the decision that a
-      flipped image has in the reference, in logits; "logits_difference" and "loss_differences", absolute, the largest
-      and per step, None where one is not finite.
+      flipped image has in the reference, in logits; "logits_difference", the largest; "loss_differences", per step, and
+      "gradient_differences", of the first gradients' norms, relative. These three are None where one is not finite.
     """
     ours, theirs = run(name, reference.arch, reference.variables, reference.batch), reference.outcomes[name]
     margins = [-np.asarray(losses.margin(jnp.asarray(o.logits), reference.batch.y)) for o in (ours, theirs)]
     right, expected = (margin > 0 for margin in margins)
     flipped = right != expected
     finite = all(np.isfinite(array).all() for array in ours)
+    here, there = (o.gradient_norms[:1] for o in (ours, theirs))
+    gradients = np.abs(here - there) / np.maximum(there, 1e-30)
     return {
         "equal": bool(finite and not flipped.any()),
         "flips": int(flipped.sum()),
@@ -132,18 +139,19 @@ def compare(reference: Reference, name: str) -> dict[str, Any]:
         "flipped_margin": float(np.abs(margins[1][flipped]).max(initial=0.0)),
         "logits_difference": float(np.abs(ours.logits - theirs.logits).max()) if finite else None,
         "loss_differences": np.abs(ours.losses - theirs.losses).tolist() if finite else None,
+        "gradient_differences": gradients.ravel().tolist() if finite else None,
     }
 
 
 @functools.cache
 def _classifier(arch: str, how: str = "") -> Classifier:
-    """One per network, so that programs with the same attack compile once."""
+    """Build one per network, so that programs with the same attack compile once."""
     return models.create(arch, dtype="bfloat16" if how == "bfloat16" else "float32", remat=how == "remat")
 
 
 @functools.cache
 def _attacked(name: str) -> Callable[..., Array]:
-    """(logits_fn, key, x, y) -> the logits [B, K] at the attacked images; jitted."""
+    """Return (logits_fn, key, x, y) -> the logits [B, K] at the attacked images; jitted."""
     attack = attacks.autoattack(BALL) if name == "autoattack" else attacks.create(name, BALL)
 
     @jax.jit
@@ -153,36 +161,39 @@ def _attacked(name: str) -> Callable[..., Array]:
     return logits
 
 
-@functools.cache
-def _training(arch: str, how: str, method: str) -> tuple[Defense, Step]:
-    defense = defenses.create(method, _classifier(arch, how), BALL, axis_name=AXIS)
-    return defense, make_step(defense, OPTIMIZERS, devices=jax.local_devices()[:1])
-
-
 def _trained(
-    arch: str, how: str, method: str, batch: Batch, steps: int, variables: Tree = None
-) -> tuple[TrainState, np.ndarray]:
-    """(the state after that many joint steps on one batch, from the given weights or new ones, the losses [steps])."""
-    defense, step = _training(arch, how, method)
-    state = init_state(jax.random.key(2), _classifier(arch, how), defense, OPTIMIZERS, batch.x)
+    arch: str,
+    how: str,
+    method: str,
+    batch: Batch,
+    steps: int,
+    optimizer: optax.GradientTransformation,
+    variables: Tree = None,
+) -> tuple[TrainState, np.ndarray, np.ndarray]:
+    """Return the state after joint steps on one batch, from the given weights or new ones, and an `Outcome`'s start."""
+    classifier, optimizers = _classifier(arch, how), Players(optimizer, optimizer)
+    defense = defenses.create(method, classifier, BALL, axis_name=AXIS)
+    step = make_step(defense, optimizers, devices=jax.local_devices()[:1])
+    state = init_state(jax.random.key(2), classifier, defense, optimizers, batch.x)
     if variables is not None:
         given = jax.tree.map(jnp.copy, variables)  # the state is donated
         state = state._replace(
             params=state.params._replace(classifier=given["params"]),
             stats=state.stats._replace(classifier=given["batch_stats"]),
         )
-    found = []
+    rows = []
     for _ in range(steps):
         state, metrics = step(state, batch)
-        found.append(float(metrics["loss"]))
-    return state, np.array(found)
+        rows.append([float(metrics[name]) for name in ("loss", "classifier_gradient_norm", "attacker_gradient_norm")])
+    found = np.array(rows)
+    return state, found[:, 0], found[:, 1:]
 
 
 def _images(shape: tuple[int, ...], n: int) -> Batch:
-    """A smooth pattern per class, from faint to strong, so that attacks fool some of the images and not others."""
+    """Draw a smooth pattern per class, from faint to strong: attacks fool the first of them and not the last."""
     k_patterns, k_noise = jax.random.split(jax.random.key(3))
     patterns = jax.image.resize(jax.random.normal(k_patterns, (10, 4, 4, shape[-1])), (10, *shape), "linear")
     y = jnp.arange(n) % 10
-    contrast = jnp.linspace(0.01, 0.2, n)[:, None, None, None]
+    contrast = jnp.linspace(0.01, 0.25, n)[:, None, None, None]
     noise = 0.01 * jax.random.normal(k_noise, (n, *shape))
     return Batch(jnp.clip(0.5 + contrast * patterns[y] + noise, 0, 1), y)
