@@ -23,34 +23,22 @@ from l2ljax.run.workdir import write_atomically
 class Flags(throughput.Flags):
     """What to measure."""
 
-    train: str = ""
-    """Measure instead a training step of these methods, separated by commas, the first being what the others are
-    compared with; of --model=wrn_34_10 the papers have plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l."""
     variants: bool = False
     """Measure instead PGD and training steps in several programs each: convolutions, scans and unrolled loops, on one
     device."""
     stock_scan: bool = False
     """With --variants: also the stock convolution inside a scan; minutes on a CPU."""
-    attacker_width: int = 16
-    """With --variants: of grad_l2l's wide attacker (the paper's is 64)."""
 
 
 def main(flags: Flags) -> None:
     """Measure, write, print."""
-    size = int(flags.batch_sizes.split(",")[0])
-    if flags.variants:
+    if flags.variants:  # on one device
+        size = int(flags.batch_sizes.split(",")[0])
         keep(flags, {"batch_size": size, "results": variants(flags, size)})
         return
-    if not (flags.train or flags.steps_of or flags.devices == 1):  # steps reduce over devices: not over a CPU's
+    if flags.devices != 1:
         devices.one_per_core()
-    if flags.train:
-        local = devices.first(flags.devices)
-        rows = benchmark.training_costs(
-            flags.model, flags.train.split(","), batch_size=size, repeats=flags.repeats, devices=local
-        )
-        keep(flags, {"batch_size": size, "devices": len(local), "arch": flags.model, "costs": rows})
-    else:
-        throughput.run(flags)
+    throughput.run(flags)
 
 
 def keep(flags: Flags, content: dict) -> None:
@@ -68,14 +56,10 @@ def variants(flags: Flags, n: int, steps: int = 10) -> dict[str, dict]:
     results = {f"PGD-{steps}, resnet20": benchmark.alternate(programs, images=n, repeats=flags.repeats)}
     for name, defense in {
         "training step of pgd_adv": lambda unroll: benchmark.pgd_adv(clf, steps, unroll),
-        "training step of grad_l2l": lambda unroll: benchmark.grad_l2l(clf, flags.attacker_width, unroll),
+        "training step of grad_l2l": lambda unroll: benchmark.grad_l2l(clf, flags.attacker_width or 16, unroll),
     }.items():
         programs = benchmark.training_programs(clf, batch, defense, flags.stock_scan)
         results[f"{name}, resnet20"] = benchmark.alternate(programs, images=n, repeats=flags.repeats)
-    for arch in ("resnet20", "digits_cnn"):
-        clf, _, batch = benchmark.random_batch(arch, n)
-        programs = benchmark.method_programs(clf, batch, steps)
-        results[f"joint step, {arch}"] = benchmark.alternate(programs, images=n, repeats=flags.repeats)
     return results
 
 

@@ -45,7 +45,7 @@ def test_ratios_compare_within_a_round(monkeypatch):
     assert "time / ours" in text
     row = next(line for line in text.splitlines() if "theirs" in line)
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        "theirs", "11.000", "2.000-20.000", "2", "1", "2.00 (2.00-2.00)",
+        "theirs", "11 (2-20)", "2", "1", "2.00 (2.00-2.00)",
     ]  # fmt: skip
 
 
@@ -58,17 +58,3 @@ def test_the_compile_clock_counts_what_compiles_and_nothing_else():
     for _ in range(3):
         double(2.0)
     assert compiled() == after
-
-
-def test_training_costs_are_counted_beside_the_time():
-    """A step of PGD costs about two thirds of a training pass, which has a gradient for the weights too."""
-    rows = benchmark.training_costs("digits_cnn", ["plain", "pgd_adv", "rnn_adv"], batch_size=4, repeats=1)
-    assert rows["plain"]["multiplications"] == 1
-    counted = rows["pgd_adv"]["multiplications"]
-    assert 1 + 10 * 0.6 < counted < 1 + 10 * 0.75
-    assert counted < rows["rnn_adv"]["multiplications"] < 1.5 * counted  # the attacker's own products
-    assert [row["attacker_parameters"] for row in rows.values()] == [0, 0, 120]
-    text = tables.training_costs(
-        {"arch": "A", "batch_size": 4, "machine": "M", "date": "D", "command": "C", "costs": rows}
-    )
-    assert [line.split("|")[6].strip() for line in text.splitlines()[4:]] == ["1.00", "12.30", "-"]

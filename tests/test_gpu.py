@@ -178,7 +178,7 @@ def test_training_takes_the_images_that_fit(monkeypatch):
     flags = gpu.Flags(**{**SMALL, "methods": "pgd_adv,pgd_adv", "most_epochs": 3})
     row = {"first_seconds": 10.0, "images_per_second": 100.0}
     monkeypatch.setattr(gpu.benchmark, "alternate", lambda programs, **_: dict.fromkeys(programs, row))
-    monkeypatch.setattr(gpu.benchmark, "step_multiplications", lambda *_: (7.0, 0))
+    monkeypatch.setattr(gpu.training, "known", lambda task: {"flops": 7.0})
     monkeypatch.setattr(gpu.time, "monotonic", lambda: 0.0)
     total = 1400
     for seconds, expected in {

@@ -2,7 +2,7 @@
 
     rows = alternate({"scan": lambda: attack(x), "unrolled": lambda: other(x)}, images=128)
 
-`attacks` and `training` build the programs of `experiments/throughput.py`.
+`training` and `rivals` build more programs.
 """
 
 import contextlib
@@ -16,18 +16,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2ljax import cost, defenses, models, threat
+from l2ljax import models, threat
 from l2ljax.attacks import gradient, learned
 from l2ljax.attacks.ascent import clean
 from l2ljax.defenses import saddle
-from l2ljax.defenses.l2l import rnn_adv
 from l2ljax.models import attackers
 from l2ljax.models.layers import stock_convolution
-from l2ljax.train import AXIS, TrainState, init_state, make_step
-from l2ljax.types import Array, Attack, Batch, Classifier, Defense, Players, Tree, example_keys
+from l2ljax.train import AXIS, init_state, make_step
+from l2ljax.types import Attack, Batch, Classifier, Defense, Players, Tree
 
 Program = Callable[[], Any]
 """Runs once and waits for the result."""
+OPTIMIZERS = Players(optax.sgd(0.01, momentum=0.9), optax.adam(1e-3))
+"""Of the training steps that are timed."""
 BALL = threat.linf(8 / 255)
 STEP = 2 / 255
 
@@ -150,87 +151,18 @@ def grad_l2l(classifier: Classifier, width: int, unroll: bool) -> Defense:
     )
 
 
-def method_programs(classifier: Classifier, batch: Batch, steps: int) -> dict[str, Program]:
-    """The joint steps of pgd_adv and rnn_adv, equally many steps."""
-    return {
-        "pgd_adv": step_program(classifier, batch, pgd_adv(classifier, steps, False)),
-        "rnn_adv": step_program(classifier, batch, rnn_adv(classifier, BALL, steps=steps, axis_name=AXIS)),
-    }
-
-
-PAPERS = {
-    "plain": 1.0, "pgd_adv": 12.3, "naive_l2l": 2.76, "grad_l2l": 5.80, "two_step_l2l": 7.56,
-}  # fmt: skip
-"""Seconds a step over those of plain, in Learning to Defend by Learning to Attack, Table 3 (WRN-34-10, 10-step PGM)."""
-PAPER_SECONDS = {"rnn_adv": 268.50, "rnn_trades": 443.52, "l2l_da": 1972.41}
-"""Seconds an epoch in Improved Adversarial Training via Learned Optimizer, Table 2 (its net and data are not told)."""
-
-
-def training_costs(
-    arch: str,
-    methods: Sequence[str],
-    *,
-    batch_size: int,
-    repeats: int,
-    patience: float = 60.0,
-    devices: Sequence[jax.Device] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """One joint step of each method with the defaults of its papers, timed in turn, and what bounds it.
-
-    Args:
-      arch: the classifier.
-      methods: names; the first is what the others are compared with.
-      batch_size: images a step.
-      repeats: see `alternate`.
-      patience: see `alternate`.
-      devices: which share the batch; by default one.
-
-    Returns:
-      The rows of `alternate`, each also with "multiplications" of the step, the attacker's included, in units of the
-      first method's (no program can take less time at the same speed of multiplication), "attacker_parameters",
-      "paper", the ratio that it printed, and "paper_seconds", an epoch's, or None.
-    """
-    classifier, _, batch = random_batch(arch, batch_size)
-    chosen = {name: defenses.create(name, classifier, BALL, axis_name=AXIS) for name in methods}
-    rows = alternate(
-        {name: step_program(classifier, batch, defense, devices=devices) for name, defense in chosen.items()},
-        images=batch_size, repeats=repeats, patience=patience,
-    )  # fmt: skip
-    counted = {
-        name: step_multiplications(classifier, batch, defenses.create(name, classifier, BALL)) for name in methods
-    }
-    for name, (number, parameters) in counted.items():
-        rows[name] |= {
-            "multiplications": number / counted[methods[0]][0], "attacker_parameters": parameters,
-            "paper": PAPERS.get(name), "paper_seconds": PAPER_SECONDS.get(name),
-        }  # fmt: skip
-    return rows
-
-
-def step_multiplications(classifier: Classifier, batch: Batch, defense: Defense) -> tuple[float, int]:
-    """(of convolutions and matrix products in the gradient of the objective, parameters of the attacker)."""
-
-    def gradient(state: TrainState, batch: Batch) -> Tree:
-        def objective(params: Players) -> Array:
-            keys = example_keys(state.key, len(batch.x))
-            return defense.objective(params, state.stats, keys, batch, "joint")[0]
-
-        return jax.grad(objective)(state.params)
-
-    state = init_state(jax.random.key(0), classifier, defense, Players(optax.identity(), optax.identity()), batch.x)
-    parameters = sum(p.size for p in jax.tree.leaves(state.params.attacker))
-    return cost.multiplications(cost.mark(gradient), state, batch), parameters
-
-
 def random_batch(arch: str, size: int, *, dtype: str = "float32") -> tuple[Classifier, Tree, Batch]:
     """A classifier with its initial variables, and uniform images of the shape that it takes."""
-    classifier = models.create(arch, dtype=jnp.dtype(dtype))
+    classifier, batch = models.create(arch, dtype=jnp.dtype(dtype)), random_images(arch, size)
+    return classifier, classifier.init(jax.random.key(1), batch.x), batch
+
+
+def random_images(arch: str, size: int) -> Batch:
+    """Uniform images of the shape that a classifier takes."""
     grey, large = (28, 28, 1), (224, 224, 3)
     shapes = {"digits_cnn": (8, 8, 1), "small_cnn": grey, "lenet5": grey, "resnet18_imagenet": large}
-    shape = shapes.get(arch, (32, 32, 3))
-    x = jax.random.uniform(jax.random.key(0), (size, *shape))
-    batch = Batch(x, jnp.arange(size) % 10)
-    return classifier, classifier.init(jax.random.key(1), x), batch
+    x = jax.random.uniform(jax.random.key(0), (size, *shapes.get(arch, (32, 32, 3))))
+    return Batch(x, jnp.arange(size) % 10)
 
 
 def step_program(
@@ -238,13 +170,13 @@ def step_program(
     batch: Batch,
     defense: Defense,
     *,
+    schedule: str = "joint",
     convolution: str = "own",
     devices: Sequence[jax.Device] | None = None,
 ) -> Program:
-    """A joint training step on some devices, by default one."""
-    optimizers = Players(optax.sgd(0.01, momentum=0.9), optax.adam(1e-3))
-    state = init_state(jax.random.key(0), classifier, defense, optimizers, batch.x)
-    step = make_step(defense, optimizers, devices=devices or jax.local_devices()[:1])
+    """A training step on some devices, by default one (see `make_step`)."""
+    state = init_state(jax.random.key(0), classifier, defense, OPTIMIZERS, batch.x)
+    step = make_step(defense, OPTIMIZERS, schedule=schedule, devices=devices or jax.local_devices()[:1])
 
     def program() -> None:
         nonlocal state

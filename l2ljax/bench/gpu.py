@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from l2ljax import data, defenses
-from l2ljax.bench import agenda, benchmark, throughput, verdicts
+from l2ljax.bench import agenda, benchmark, throughput, training, verdicts
 from l2ljax.bench.agenda import Job, write
 from l2ljax.bench.benchmark import BALL
 from l2ljax.run import experiment, judge
@@ -136,11 +136,11 @@ def check(flags: Flags, *, path: Path, seconds: float) -> None:
                 write(path, found)
 
 
-def speed(flags: Flags, model: str, dtype: str, rivals: str, steps_of: str, *, path: Path, seconds: float) -> None:
+def speed(flags: Flags, model: str, dtype: str, rivals: str, methods: str, *, path: Path, seconds: float) -> None:
     """Time PGD-10 beside rivals, and a training step."""
     throughput.run(
         throughput.Flags(
-            model=model, dtypes=dtype, attacks="pgd10", steps_of=steps_of, batch_sizes=str(flags.batch_size),
+            model=model, dtypes=dtype, attacks="pgd10", train=methods, batch_sizes=str(flags.batch_size),
             rivals=rivals, repeats=flags.repeats, out=path,
         )
     )  # fmt: skip
@@ -175,11 +175,11 @@ def _plan(flags: Flags, seconds: float) -> dict[str, Any]:
     step = benchmark.step_program(classifier, batch, defenses.create(STEP_OF, classifier, BALL, axis_name=AXIS))
     measured = benchmark.alternate({STEP_OF: step}, images=flags.train_batch, repeats=3)[STEP_OF]
 
-    def multiplications(method: str) -> float:
-        return benchmark.step_multiplications(classifier, batch, defenses.create(method, classifier, BALL))[0]
+    def flops(method: str) -> float:
+        return training.known(training.Task(flags.arch, flags.dtype, flags.train_batch, method, BALL.eps))["flops"]
 
     methods = flags.methods.split(",")
-    steps = sum(multiplications(method) for method in methods) / multiplications(STEP_OF)
+    steps = sum(flops(method) for method in methods) / flops(STEP_OF)
     left = seconds - (time.monotonic() - began) - 1.5 * len(methods) * measured["first_seconds"]
     images = int(max(0.8 * left, 0) * measured["images_per_second"] / steps)
     if images < total:
@@ -229,7 +229,8 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
     for name, job in found.items():
         ours: dict[str, float] = {}
         for row in job["speed"] if name.startswith("speed") else []:
-            cell, seconds = f"{row['what']}, {row['model']}, {row['dtype']}", statistics.median(row["seconds"])
+            what = f"{row['what']} of {row['method']}" if "method" in row else row["what"]
+            cell, seconds = f"{what}, {row['model']}, {row['dtype']}", statistics.median(row["seconds"])
             if row["program"] == "l2ljax":
                 ours[cell] = seconds
                 ceiling = job["ceiling"][row["dtype"]] * job["devices"]

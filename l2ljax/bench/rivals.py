@@ -1,11 +1,14 @@
 """Other libraries' attacks on the same network with the same weights, for benchmarks (extra `bench`).
 
+`torch_training` has the rivals of training steps.
+
     programs = rivals.programs("torchattacks,torch_compile", task)     # name with versions -> program
 
 All run in torch: on its GPU where it has one, else on the CPU. Every program returns once its work is done.
 """
 
 import functools
+import importlib
 import importlib.metadata
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +17,6 @@ import jax
 import numpy as np
 
 from l2ljax import devices, models
-from l2ljax.bench.torch_resnets import build, package
 from l2ljax.types import Array, Batch, L2LError, Tree
 
 
@@ -22,7 +24,7 @@ class Task(NamedTuple):
     """What every rival runs: an attack in linf on one batch."""
 
     arch: str
-    """A residual network of `models`."""
+    """A network that `torch_networks` has."""
     variables: Tree
     batch: Batch
     family: str
@@ -50,12 +52,12 @@ def torchattacks_attack(task: Task) -> Programs:
         attack = torchattacks.PGD(net, eps=task.eps, alpha=task.step_size, steps=task.steps)
     else:
         attack = torchattacks.APGD(net, eps=task.eps, steps=task.steps)
-    return {_named("torchattacks", "torch"): lambda: attack(x, y)}
+    return {named("torchattacks", "torch"): lambda: attack(x, y)}
 
 
 def torch_loop(task: Task) -> Programs:
     """What a torch user writes by hand, in channels_last with frozen weights."""
-    return {f"a loop, {_named('torch')}, channels_last": _loop(task, lambda net: net)}
+    return {f"a loop, {named('torch')}, channels_last": _loop(task, lambda net: net)}
 
 
 def torch_compiled_loop(task: Task) -> Programs:
@@ -65,7 +67,7 @@ def torch_compiled_loop(task: Task) -> Programs:
         compiled()
     except Exception as error:
         raise Unavailable(f"torch.compile fails here: {str(error).splitlines()[0]}") from error
-    return {f"a loop, {_named('torch')}, channels_last, compiled": compiled}
+    return {f"a loop, {named('torch')}, channels_last, compiled": compiled}
 
 
 def _loop(task: Task, transform: Callable[[Any], Any]) -> Callable[[], Any]:
@@ -105,8 +107,8 @@ def foolbox_attack(task: Task) -> Programs:
         return jax.block_until_ready(attack(on_jax, x_jax, y_jax, epsilons=task.eps)[1].raw)
 
     return {
-        _named("foolbox", "torch"): lambda: attack(on_torch, x, y, epsilons=task.eps),
-        f"{_named('foolbox')}, JAX, jitted network": program_jax,
+        named("foolbox", "torch"): lambda: attack(on_torch, x, y, epsilons=task.eps),
+        f"{named('foolbox')}, JAX, jitted network": program_jax,
     }
 
 
@@ -126,7 +128,7 @@ def art_attack(task: Task) -> Programs:
         estimator, eps=task.eps, eps_step=task.step_size, max_iter=task.steps, num_random_init=1, batch_size=len(y),
         verbose=False,
     )  # fmt: skip
-    name = f"ART {importlib.metadata.version('adversarial-robustness-toolbox')}, {_named('torch')}"
+    name = f"ART {importlib.metadata.version('adversarial-robustness-toolbox')}, {named('torch')}"
     images, labels = x.cpu().numpy(), y.cpu().numpy()
     return {name: lambda: attack.generate(images, labels)}
 
@@ -136,7 +138,7 @@ def pyautoattack_apgd(task: Task) -> Programs:
     net, x, y = same_network(task)
     evaluation = package("pyautoattack").AutoAttack(net, eps=task.eps, seed=0, device=x.device)
     evaluation.apgd.n_iter, evaluation.apgd.loss, evaluation.apgd.seed = task.steps, "ce", 0
-    return {_named("pyautoattack", "torch"): lambda: evaluation.apgd.perturb(x, y)}
+    return {named("pyautoattack", "torch"): lambda: evaluation.apgd.perturb(x, y)}
 
 
 RIVALS: dict[str, dict[str, Callable[[Task], Programs]]] = {
@@ -154,16 +156,21 @@ Raises:
 """
 
 
+def split(names: str) -> list[str]:
+    """Names separated by commas; one that `RIVALS` lacks is an L2LError."""
+    chosen = [name for name in names.split(",") if name]
+    if unknown := set(chosen) - set(RIVALS):
+        raise L2LError(f"unknown rival {', '.join(sorted(unknown))}: choose of {', '.join(RIVALS)}")
+    return chosen
+
+
 def programs(names: str, task: Task) -> Programs:
     """The programs of the rivals of these names, separated by commas, that have the task's attack.
 
     Raises:
       L2LError: an unknown name, and what `RIVALS` raise.
     """
-    chosen = [name for name in names.split(",") if name]
-    if unknown := set(chosen) - set(RIVALS):
-        raise L2LError(f"unknown rival {', '.join(sorted(unknown))}: choose of {', '.join(RIVALS)}")
-    makers = [RIVALS[name][task.family] for name in chosen if task.family in RIVALS[name]]
+    makers = [RIVALS[name][task.family] for name in split(names) if task.family in RIVALS[name]]
     return {name: _finished(program) for make in makers for name, program in make(task).items()}
 
 
@@ -201,7 +208,7 @@ def pyautoattack_standard(
         with torch.no_grad():
             return (net(x_adv).argmax(1) == y).cpu().numpy()
 
-    return _named("pyautoattack", "torch"), program
+    return named("pyautoattack", "torch"), program
 
 
 def same_network(task: Task) -> tuple[Any, Any, Any]:
@@ -215,6 +222,7 @@ def same_network(task: Task) -> tuple[Any, Any, Any]:
     torch = package("torch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
+    build = package("l2ljax.bench.torch_networks").build
     net = build(task.arch, task.variables).requires_grad_(False).to(device)
     x = torch.from_numpy(np.asarray(task.batch.x, np.float32).transpose(0, 3, 1, 2).copy()).to(device)
     y = torch.from_numpy(np.asarray(task.batch.y).astype(np.int64)).to(device)
@@ -255,5 +263,15 @@ def _finished(program: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
-def _named(*packages: str) -> str:
+def named(*packages: str) -> str:
+    """Packages with their versions."""
     return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+
+
+@functools.cache
+def package(name: str) -> Any:
+    """The module of that name; an L2LError says how to install what it needs."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise L2LError(f"{error.name} is not installed: pip install '.[bench]'") from error

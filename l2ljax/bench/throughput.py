@@ -2,10 +2,12 @@
 
     python experiments/throughput.py --attacks=pgd10,apgd100 --batch-sizes=32,128 --rivals=torchattacks,pyautoattack
     python experiments/throughput.py --model=my.module:make_logits_fn --image-shape 32 32 3
+    python experiments/throughput.py --train=plain,pgd_adv,rnn_adv,grad_l2l:alternating --rivals=torch --memory
     python experiments/throughput.py --preset=gpu --minutes=9
 
-A cell is an attack, or a training step, on one model with one batch size and dtype: its programs, ours and the rivals',
-are timed in turn. The results are written after every round, so one that is stopped leaves complete JSON.
+A cell is an attack, or the training steps of some methods, on one model with one batch size and dtype: its programs,
+ours and the rivals', are timed in turn. The results are written after every round, so one that is stopped leaves
+complete JSON.
 """
 
 import dataclasses
@@ -23,9 +25,9 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
-from l2ljax import attacks, cost, defenses, devices, threat
+from l2ljax import attacks, cost, devices, threat
 from l2ljax.attacks.names import parameters
-from l2ljax.bench import benchmark, rivals
+from l2ljax.bench import benchmark, rivals, training
 from l2ljax.bench.benchmark import Program
 from l2ljax.evaluate.accuracy import as_tree
 from l2ljax.models import CLASSIFIERS
@@ -33,7 +35,6 @@ from l2ljax.report import figures, tables
 from l2ljax.run.results import provenance
 from l2ljax.run.setup import load_function
 from l2ljax.run.workdir import write_atomically
-from l2ljax.train import AXIS
 from l2ljax.types import Batch, L2LError, example_keys
 
 
@@ -46,20 +47,27 @@ class Flags:
     returns images -> logits."""
     image_shape: tuple[int, int, int] | None = None
     """Of the images that a module:function takes."""
-    attacks: str = "pgd10"
-    """Names as in --attacks of the other scripts, separated by commas."""
-    steps_of: str = ""
-    """Also a training step of these methods, separated by commas."""
+    attacks: str | None = None
+    """Names as in --attacks of the other scripts, separated by commas; by default pgd10, or none with --train."""
+    train: str = ""
+    """Also a training step of these methods, separated by commas, each METHOD (joint) or METHOD:alternating. The others
+    are compared with the first; of --model=wrn_34_10 the papers have plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l."""
+    steps: str = ""
+    """With --train: numbers of attack steps, separated by commas, for methods that have them; by default their own."""
+    attacker_width: int | None = None
+    """Of the convolutional attackers of --train and --variants; by default the papers', 64."""
+    memory: bool = False
+    """With --train, on a CPU: also the peak memory of each step, in a process of its own."""
     batch_sizes: str = "128"
     dtypes: str = "float32"
     """Of our classifiers: float32, bfloat16."""
     devices: int | None = None
-    """Over which each batch is split; by default all local ones. A CPU has one per core, but where training steps are
-    measured, and with --devices=1, one for all cores."""
+    """Over which each batch is split; by default all local ones. A CPU has one per core, and with --devices=1 one for
+    all cores."""
     eps: str = "8/255"
     rivals: str = ""
     """Some of torchattacks, torch (a loop by hand), torch_compile, foolbox, art (pgdN), pyautoattack (apgdN), separated
-    by commas: the same attack on the same weights, on residual networks."""
+    by commas: the same attack on the same weights, on residual networks and small_cnn. torch has training steps too."""
     repeats: int = 7
     minutes: float | None = None
     """When to end, with what is measured by then."""
@@ -71,8 +79,9 @@ def presets() -> dict[str, dict[str, Any]]:
     """Name -> the flags that differ from the defaults. gpu has rivals where torchattacks is installed."""
     rivals = "torchattacks,torch_compile" if importlib.util.find_spec("torchattacks") else ""
     gpu = {
-        "model": "wrn_34_10,resnet18", "steps_of": "pgd_adv", "batch_sizes": "256", "dtypes": "bfloat16,float32",
-        "rivals": rivals, "repeats": 5, "minutes": 9.0, "out": Path("experiments/results/speed_gpu.json"),
+        "model": "wrn_34_10,resnet18", "attacks": "pgd10", "train": "pgd_adv", "batch_sizes": "256",
+        "dtypes": "bfloat16,float32", "rivals": rivals, "repeats": 5, "minutes": 9.0,
+        "out": Path("experiments/results/speed_gpu.json"),
     }  # fmt: skip
     return {"": {}, "gpu": gpu}
 
@@ -82,16 +91,19 @@ class Cell(NamedTuple):
 
     model: str
     what: str
-    """An attack's name, or STEP with a method's."""
+    """An attack's name, or `TRAINING`."""
     dtype: str
     batch_size: int
+    steps: int | None = None
+    """Of the attacks in training, where not the methods' own."""
 
     def title(self) -> str:
         """In words."""
-        return f"{self.what}, {self.model}, {self.dtype}, batch of {self.batch_size}"
+        steps = "" if self.steps is None else f", {self.steps} attack steps"
+        return f"{self.what}, {self.model}, {self.dtype}, batch of {self.batch_size}{steps}"
 
 
-STEP = "training step of "
+TRAINING = "training step"
 
 
 def run(flags: Flags) -> dict[str, Any]:
@@ -108,8 +120,11 @@ def run(flags: Flags) -> dict[str, Any]:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch wants some of a GPU's memory too
     limit = float("inf") if flags.minutes is None else 60 * flags.minutes
     grid = itertools.product(_split(flags.model), _split(flags.dtypes), _split(flags.batch_sizes))
-    whats = [*(STEP + name for name in _split(flags.steps_of)), *_split(flags.attacks)]
-    cells = [Cell(model, what, dtype, int(size)) for model, dtype, size in grid for what in whats]
+    named = flags.attacks if flags.attacks is not None else "" if flags.train else "pgd10"
+    lengths = map(int, _split(flags.steps)) if flags.steps else [None]
+    trained = [(TRAINING, steps) for steps in lengths if flags.train]
+    whats = [*trained, *((name, None) for name in _split(named))]
+    cells = [Cell(model, what, dtype, int(size), steps) for model, dtype, size in grid for what, steps in whats]
     about = {**provenance(), "eps": flags.eps, "devices": len(devices.first(flags.devices))}
     ceiling: dict[str, float] = {}
     measured: dict[Cell, dict[str, dict[str, Any]]] = {}
@@ -165,27 +180,34 @@ def run(flags: Flags) -> dict[str, Any]:
 
 def _measure(cell: Cell, flags: Flags, after_round: Callable[[dict[str, dict[str, Any]]], None]) -> None:
     """Time the cell's programs in turn; their rows, with what is known of each, go to `after_round`."""
-    builders, known = (_step if cell.what.startswith(STEP) else _attack)(cell, flags)
     programs: dict[str, Program] = {}
     about: dict[str, dict[str, Any]] = {}
-    for build in builders:
+    for build, known in (_training if cell.what == TRAINING else _attack)(cell, flags):
         began = time.perf_counter()
         for name, (program, memory) in build().items():
-            programs[name] = program
-            about[name] = {**known, "memory": memory, "build_seconds": time.perf_counter() - began}
+            row = {"program": name, **known, "memory": memory, "build_seconds": time.perf_counter() - began}
+            name = f"{row['method']}, {name}" if "method" in row else name
+            programs[name], about[name] = program, row
 
     def complete(rows: dict[str, dict[str, Any]]) -> None:
-        after_round({name: {**row, **about[name], "device_peak_bytes": _peak()} for name, row in rows.items()})
+        first: dict[str | None, dict[str, Any]] = {}
+        for name, row in rows.items():
+            row |= {**about[name], "device_peak_bytes": _peak()}
+            ours = first.setdefault(row.get("method"), row)
+            row["time_over_ours"] = tables.quotient(row["seconds"], ours["seconds"])
+        after_round(rows)
 
     benchmark.alternate(programs, images=cell.batch_size, repeats=flags.repeats, after_round=complete)
 
 
 Built = dict[str, tuple[Program, dict[str, int] | None]]
 """Name -> (program, see `benchmark.memory_of`; None where that is not known)."""
+Build = tuple[Callable[[], Built], dict[str, Any]]
+"""(what builds programs, what is known of them)."""
 
 
-def _attack(cell: Cell, flags: Flags) -> tuple[list[Callable[[], Built]], dict[str, Any]]:
-    """(what builds the programs of an attack, what is known of it)."""
+def _attack(cell: Cell, flags: Flags) -> list[Build]:
+    """The programs of an attack, ours first."""
     logits_fn, x = _victim(cell, flags)
     y = jax.jit(lambda f, x: f(x).argmax(axis=1))(logits_fn, x)  # so that no example is fooled from the start
     ball, key = threat.linf(threat.parse_eps(flags.eps)), jax.random.key(0)
@@ -210,8 +232,8 @@ def _attack(cell: Cell, flags: Flags) -> tuple[list[Callable[[], Built]], dict[s
         steps, step_size = told.get("steps", 0), told.get("step_size")
         weights = logits_fn.args[0] if flags.rivals else None
         task = rivals.Task(cell.model, weights, Batch(x, y), told["attack"], ball.eps, steps, step_size, cell.dtype)
-        builders += [functools.partial(_rival, name, task) for name in _split(flags.rivals)]
-    return builders, known
+        builders += [functools.partial(_rival, name, task) for name in rivals.split(flags.rivals)]
+    return [(build, known) for build in builders]
 
 
 def _rival(name: str, task: rivals.Task) -> Built:
@@ -222,19 +244,22 @@ def _rival(name: str, task: rivals.Task) -> Built:
         return {}
 
 
-def _step(cell: Cell, flags: Flags) -> tuple[list[Callable[[], Built]], dict[str, Any]]:
-    """The same of a training step."""
-    method = cell.what.removeprefix(STEP)
-    classifier, _, batch = benchmark.random_batch(cell.model, cell.batch_size, dtype=cell.dtype)
-    ball = threat.linf(threat.parse_eps(flags.eps))
+def _training(cell: Cell, flags: Flags) -> list[Build]:
+    """The training steps of all methods, of each ours first."""
+    found: list[Build] = []
+    eps = threat.parse_eps(flags.eps)
+    for method in _split(flags.train):
+        task = training.Task(cell.model, cell.dtype, cell.batch_size, method, eps, cell.steps, flags.attacker_width)
+        known = {"method": method, **training.known(task)}
+        builders = training.builders(task, rival="torch" in rivals.split(flags.rivals), count=flags.devices)
+        for name, build in builders.items():
+            peak = training.peak_bytes(build) if flags.memory else None
+            found.append((functools.partial(_built, name, build), {**known, "step_peak_bytes": peak}))
+    return found
 
-    def ours() -> Built:
-        defense = defenses.create(method, classifier, ball, axis_name=AXIS)
-        local = devices.first(flags.devices)
-        return {"l2ljax": (benchmark.step_program(classifier, batch, defense, devices=local), None)}
 
-    counted, _ = benchmark.step_multiplications(classifier, batch, defenses.create(method, classifier, ball))
-    return [ours], {"passes": None, "flops": 2 * counted}
+def _built(name: str, build: Callable[[], Program]) -> Built:
+    return {name: (build(), None)}
 
 
 def _victim(cell: Cell, flags: Flags) -> tuple[Any, Any]:

@@ -11,8 +11,8 @@ from l2ljax.gail import report as gail_report
 from l2ljax.report.markdown import grid, percent, table
 
 __all__ = [
-    "TABLES", "autoattack", "cycle", "judgements", "over_seeds", "runs", "scaling", "speed", "strength", "summary",
-    "tell", "throughput", "training_costs",
+    "TABLES", "autoattack", "cycle", "judgements", "over_seeds", "quotient", "runs", "scaling", "speed", "strength",
+    "summary", "tell", "throughput",
 ]  # fmt: skip
 
 
@@ -22,121 +22,129 @@ def tell(record: Mapping[str, Any]) -> str:
 
 
 def throughput(record: Mapping[str, Any]) -> str:
-    """Markdown of a benchmark's JSON (see experiments/throughput.py): a table per group.
+    """Markdown of experiments/throughput.py --variants: a table per group.
 
-    The last column compares with the first row within each round, so what slows the machine for a while cancels:
-    the median of these ratios, and their range.
+    The last column compares with the first row, see `quotient`.
     """
-    parts = [f"{_where(record)}; batch of {record['batch_size']}."]
+    parts = [f"{record['machine']}, {record['date']}; `{record['command']}`; batch of {record['batch_size']}."]
     for group, rows in record["results"].items():
         reference, first = next((name, row["seconds"]) for name, row in rows.items())
-        cells = []
-        for name, row in rows.items():
-            seconds = row["seconds"]
-            ratios = [s / r for s, r in zip(seconds, first, strict=False)]  # a slow program has fewer rounds
-            cells.append(
-                [
-                    name,
-                    f"{statistics.median(seconds):.3f}",
-                    f"{min(seconds):.3f}-{max(seconds):.3f}",
-                    f"{len(seconds)}",
-                    f"{row['images_per_second']:,.0f}",
-                    f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
-                ]
-            )
-        parts.append(grid([group, "median s", "range", "runs", "images/s", f"time / {reference}"], cells))
-    parts.append(", ".join(f"{name} {version}" for name, version in record["versions"].items()) + ".")
-    return "\n\n".join(parts)
+        cells = [[name, *_times(row), _quotient(row["seconds"], first)] for name, row in rows.items()]
+        parts.append(grid([group, *_TIMES, f"time / {reference}"], cells))
+    return "\n\n".join([*parts, _versions(record)])
+
+
+def quotient(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
+    """The time of one program over that of another within each round: "median", "least" and "most".
+
+    So what slows the machine for a while cancels. A slow program has fewer rounds.
+    """
+    ratios = [s / r for s, r in zip(seconds, reference, strict=False)]
+    return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+
+
+def _quotient(seconds: Sequence[float], reference: Sequence[float]) -> str:
+    return "{median:.2f} ({least:.2f}-{most:.2f})".format(**quotient(seconds, reference))
+
+
+_TIMES = ("median s (range)", "runs", "images/s")
+
+
+def _times(row: Mapping[str, Any]) -> list[str]:
+    seconds = row["seconds"]
+    return [
+        f"{statistics.median(seconds):.4g} ({min(seconds):.4g}-{max(seconds):.4g})",
+        f"{len(seconds)}",
+        f"{row['images_per_second']:,.0f}",
+    ]
+
+
+def _versions(record: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in record["versions"].items()) + "."
 
 
 def speed(record: Mapping[str, Any]) -> str:
-    """Markdown of experiments/throughput.py: a table per attack or training step, model, dtype and batch size.
+    """Markdown of experiments/throughput.py: a table per attack or training steps, model, dtype and batch size.
 
-    The fifth column compares with the first row as in `throughput`. TFLOP/s counts what the attack or step needs, two
-    operations a multiplication, in the same way for all programs.
+    TFLOP/s counts what the attack or step needs, two operations a multiplication, in the same way for all programs.
     """
     ceiling = ", ".join(f"{dtype} {flops / 1e12:.3g}" for dtype, flops in record["ceiling"].items())
-    about = f"{_where(record)}; linf eps {record['eps']}, {record['devices']} "
+    about = (
+        f"{record['machine']}, {record['date']}; `{record['command']}`; linf eps {record['eps']}, {record['devices']} "
+    )
     parts = [f"{about}device(s). Matrix products reach, in TFLOP/s: {ceiling or 'not measured'}."]
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for row in record["speed"]:
-        groups.setdefault((row["what"], row["model"], row["dtype"], row["batch_size"]), []).append(row)
-    for (what, model, dtype, size), rows in groups.items():
-        first, cells = rows[0]["seconds"], []
-        for row in rows:
-            seconds, flops = statistics.median(row["seconds"]), row["flops"]
-            ratios = [s / r for s, r in zip(row["seconds"], first, strict=False)]
-            cells.append(
-                [
-                    row["program"],
-                    f"{seconds:.4g} ({min(row['seconds']):.4g}-{max(row['seconds']):.4g})",
-                    f"{len(row['seconds'])}",
-                    f"{row['images_per_second']:,.0f}",
-                    f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
-                    f"{flops / seconds / 1e12:.3g}",
-                    f"{100 * flops / seconds / (record['devices'] * record['ceiling'][dtype]):.1f}",
-                    "-" if row["passes"] is None else f"{row['passes']:.1f}",
-                    f"{row['build_seconds'] + row['first_seconds']:.1f}",
-                    *(_megabytes((row["memory"] or {}).get(name)) for name in ("temp", "argument", "output")),
-                    _megabytes(row["device_peak_bytes"]),
-                ]
-            )
-        title = f"{what}, {model}, {dtype}, batch of {size}"
-        header = [
-            title,
-            "median s (range)",
-            "runs",
-            "images/s",
-            f"time / {rows[0]['program']}",
-            "TFLOP/s",
-            "% of these",
-        ]
-        header += ["passes", "compiling and first call, s", "MB temporary", "MB in", "MB out", "MB peak of the device"]
-        parts.append(grid(header, cells))
+        key = (row["what"], row["model"], row["dtype"], row["batch_size"], row.get("steps"))
+        groups.setdefault(key, []).append(row)
+    for (what, model, dtype, size, steps), rows in groups.items():
+        title = f"{what}, {model}, {dtype}, batch of {size}" + (f", {steps} attack steps" if steps else "")
+        most = record["devices"] * record["ceiling"][dtype] if dtype in record["ceiling"] else None
+        parts.append((_training if "method" in rows[0] else _attack)(title, rows, most))
     if record["not_run"]:
         parts.append(f"Not run for lack of time: {'; '.join(record['not_run'])}.")
-    parts.append(", ".join(f"{name} {version}" for name, version in record["versions"].items()) + ".")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, _versions(record)])
 
 
-def _where(record: Mapping[str, Any]) -> str:
-    return f"{record['machine']}, {record['date']}; `{record['command']}`"
+def _attack(title: str, rows: Sequence[Mapping[str, Any]], most: float | None) -> str:
+    """The fifth column compares with the first row."""
+    header = [title, *_TIMES, f"time / {rows[0]['program']}", *_RATES, "passes", "compiling and first call, s"]
+    header += ["MB temporary", "MB in", "MB out", "MB peak of the device"]
+    cells = [
+        [
+            row["program"],
+            *_times(row),
+            _quotient(row["seconds"], rows[0]["seconds"]),
+            *_rates(row, most),
+            "-" if row["passes"] is None else f"{row['passes']:.1f}",
+            f"{row['build_seconds'] + row['first_seconds']:.1f}",
+            *(_megabytes((row["memory"] or {}).get(name)) for name in ("temp", "argument", "output")),
+            _megabytes(row["device_peak_bytes"]),
+        ]
+        for row in rows
+    ]
+    return grid(header, cells)
+
+
+def _training(title: str, rows: Sequence[Mapping[str, Any]], most: float | None) -> str:
+    """Each is compared with ours of the same method, and with the first; so are its multiplications, and the papers'.
+
+    No program can take less than its multiplications say at the same speed of multiplication.
+    """
+    base, ours = rows[0], {row["method"]: row for row in reversed(rows)}
+    header = [title, "program", *_TIMES, f"time / {base['program']}", f"time / {base['method']}"]
+    header += [f"multiplications / {base['method']}", "paper", "RNN-Adv's paper, s an epoch", *_RATES]
+    header += ["compiling and first call, s", "attacker's parameters", "MB peak of a step", "MB peak of the device"]
+    cells = [
+        [
+            row["method"],
+            row["program"],
+            *_times(row),
+            _quotient(row["seconds"], ours[row["method"]]["seconds"]),
+            _quotient(row["seconds"], base["seconds"]),
+            f"{row['flops'] / base['flops']:.2f}",
+            *("-" if row[key] is None else f"{row[key]:,.2f}" for key in ("paper", "paper_seconds")),
+            *_rates(row, most),
+            f"{row['build_seconds'] + row['first_seconds']:.1f}",
+            f"{row['attacker_parameters']:,}",
+            _megabytes(row["step_peak_bytes"]),
+            _megabytes(row["device_peak_bytes"]),
+        ]
+        for row in rows
+    ]
+    return grid(header, cells)
+
+
+_RATES = ("TFLOP/s", "% of these")
+
+
+def _rates(row: Mapping[str, Any], most: float | None) -> list[str]:
+    reached = row["flops"] / statistics.median(row["seconds"])
+    return [f"{reached / 1e12:.3g}", f"{100 * reached / most:.1f}" if most else "-"]
 
 
 def _megabytes(nbytes: int | None) -> str:
     return "-" if nbytes is None else f"{nbytes / 1e6:,.1f}"
-
-
-def training_costs(record: Mapping[str, Any]) -> str:
-    """Markdown of experiments/throughput.py --train: a step's time, beside the papers' ratio and the least possible."""
-    rows, first = record["costs"], next(iter(record["costs"].values()))["seconds"]
-    cells = []
-    for name, row in rows.items():
-        ratios = [s / r for s, r in zip(row["seconds"], first, strict=False)]
-        cells.append(
-            [
-                name,
-                f"{statistics.median(row['seconds']):.3g}",
-                f"{len(row['seconds'])}",
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
-                f"{row['multiplications']:.2f}",
-                *("-" if row.get(key) is None else f"{row[key]:,.2f}" for key in ("paper", "paper_seconds")),
-                f"{row['attacker_parameters']:,}",
-            ]
-        )
-    about = f"{record['arch']}, batch of {record['batch_size']}; {_where(record)}."
-    base = next(iter(rows))
-    header = [
-        "method",
-        "median s",
-        "runs",
-        f"time / {base}",
-        f"multiplications / {base}",
-        "paper",
-        "RNN-Adv's paper, s an epoch",
-        "attacker's parameters",
-    ]
-    return f"{about}\n\n{grid(header, cells)}"
 
 
 def runs(record: Mapping[str, Any]) -> str:
@@ -192,8 +200,8 @@ def autoattack(record: Mapping[str, Any]) -> str:
         for cells, row in zip(rows, record["autoattack"], strict=True):
             ours, other = row["seconds"]["ours"], row["seconds"][theirs]
             cells += [f"{ours:.1f}", f"{other:.1f}", f"{other / ours:.2f}", f"{row['compile_seconds']:.1f}"]
-    about = f"{record['about']}; {record['images']:,} images; {_where(record)}; "
-    return f"{about}theirs is {theirs}.\n\n{grid(header, rows)}"
+    about = f"{record['about']}; {record['images']:,} images; {record['machine']}, {record['date']}"
+    return f"{about}; `{record['command']}`; theirs is {theirs}.\n\n{grid(header, rows)}"
 
 
 def scaling(record: Mapping[str, Any]) -> str:
@@ -235,11 +243,11 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     values["worst case"] = [run["worst_case_acc"] for run in runs]
     return {
         name: {
-            "mean": statistics.fmean(numbers),
-            "lowest": min(numbers),
-            "deviation": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
+            "mean": statistics.fmean(record),
+            "lowest": min(record),
+            "deviation": statistics.stdev(record) if len(record) > 1 else 0.0,
         }
-        for name, numbers in values.items()
+        for name, record in values.items()
     }
 
 
@@ -279,7 +287,6 @@ TABLES = {
     "rows": over_seeds,
     "panels": strength,
     "autoattack": autoattack,
-    "costs": training_costs,
     "scaling": scaling,
     "distances": cycle,
     "speed": speed,
@@ -287,4 +294,4 @@ TABLES = {
     "arms": gail_report.markdown,
     "gail_speed": gail_report.speed,
 }
-"""A key of a result -> its table."""
+"""What a result holds -> how it is about."""

@@ -1,0 +1,216 @@
+"""Training steps in torch, as a good torch user would write them: the rivals of ours (extra `bench`).
+
+    loss = RIVALS["rnn_adv"]["linear losses"](game, start)
+
+Weights are frozen while the images move, and nothing keeps a graph that it does not need. `torch_training` builds the
+game and compares the steps with ours.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div
+
+from l2ljax.defenses.saddle import step_weights
+
+
+class Game(NamedTuple):
+    """Both players, their optimizers, and the batch, in torch."""
+
+    net: nn.Module
+    attacker: nn.Module
+    """Without parameters where the attack learns nothing."""
+    descent: torch.optim.Optimizer
+    ascent: torch.optim.Optimizer | None
+    x: Tensor
+    """[B, C, H, W]."""
+    y: Tensor
+    eps: float
+    low: Tensor
+    """The ball in linf, cut with [0, 1]."""
+    high: Tensor
+    options: Mapping[str, Any]
+    """Of the method, see `defenses.options`."""
+
+    def project(self, x: Tensor) -> Tensor:
+        """Cut x to the ball."""
+        return torch.clamp(x, self.low, self.high)
+
+    def descend(self, loss: Tensor) -> Tensor:
+        """Step the classifier."""
+        self.descent.zero_grad(set_to_none=True)
+        loss.backward()
+        self.descent.step()
+        return loss.detach()
+
+
+Step = Callable[[Game, Tensor], Tensor]
+"""(game, the first iterate of the attack) -> the classifier's loss; all moves in place."""
+
+
+@contextlib.contextmanager
+def frozen(net: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """No gradients for the weights, in evaluation mode or, where asked, training mode; after it both as in training."""
+    net.train(training).requires_grad_(False)
+    yield
+    net.train().requires_grad_(True)
+
+
+def plain(game: Game, start: Tensor) -> Tensor:
+    """Cross-entropy at the clean images."""
+    return game.descend(cross_entropy(game.net(game.x), game.y))
+
+
+def pgd_adv(game: Game, start: Tensor) -> Tensor:
+    """PGD, then cross-entropy at what it reached."""
+    with frozen(game.net):
+        x = pgd(game, start, lambda logits: cross_entropy(logits, game.y, reduction="sum"))
+    return game.descend(cross_entropy(game.net(x), game.y))
+
+
+def trades(game: Game, start: Tensor) -> Tensor:
+    """PGD on the KL divergence, whose clean side is computed once; both sides train."""
+
+    def divergence(log_p: Tensor, logits: Tensor, reduction: str) -> Tensor:
+        return kl_div(logits.log_softmax(1), log_p, log_target=True, reduction=reduction)
+
+    with frozen(game.net):
+        log_p = game.net(game.x).log_softmax(1)
+        x = pgd(game, start, lambda logits: divergence(log_p, logits, "sum"))
+    clean = game.net(game.x)
+    far = divergence(clean.log_softmax(1), game.net(x), "batchmean")
+    return game.descend(cross_entropy(clean, game.y) + game.options["beta"] * far)
+
+
+def pgd(game: Game, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Steepest ascent in linf of a loss of the logits."""
+    size = game.options["step_size"] or game.eps / 4
+    for _ in range(game.options["steps"]):
+        x = x.detach().requires_grad_()
+        (g,) = torch.autograd.grad(loss(game.net(x)), x)
+        x = game.project(x.detach() + size * g.sign())
+    return x
+
+
+def rnn_adv_unrolled(game: Game, start: Tensor) -> Tensor:
+    """RNN-Adv as the paper describes it: one backward pass through all steps, the classifier in each included.
+
+    The gradient that the optimizer reads at x_t is a constant; the loss there, weighed, is part of what phi ascends, so
+    its graph is kept and serves twice.
+    """
+    x, h, value = start, _no_memory(game), torch.zeros((), device=start.device)
+    with frozen(game.net):
+        for t, weight in enumerate((0.0, *_weights(game)[:-1])):
+            here = x if t else x.detach().requires_grad_()
+            loss = cross_entropy(game.net(here), game.y, reduction="sum")
+            (g,) = torch.autograd.grad(loss, here, retain_graph=t > 0)
+            if t:
+                value = value + weight / len(x) * loss
+            x, h = _move(game, x, g, h)
+    for module in game.net.modules():  # the graph keeps the statistics themselves, which the training pass overwrites
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean, module.running_var = module.running_mean.clone(), module.running_var.clone()
+    return _both(game, x, value)
+
+
+def rnn_adv_linear(game: Game, start: Tensor) -> Tensor:
+    """RNN-Adv with our losses: L(c) + <grad L(c), x_t - c>, c = x_t detached, have the same value and derivative."""
+    x, h, value = start, _no_memory(game), torch.zeros((), device=start.device)
+    with frozen(game.net):
+        for t, weight in enumerate((0.0, *_weights(game)[:-1])):
+            here = x.detach().requires_grad_()
+            loss = cross_entropy(game.net(here), game.y, reduction="sum")
+            (g,) = torch.autograd.grad(loss, here)
+            if t:
+                value = value + weight / len(x) * (loss.detach() + (g * (x - here.detach())).sum())
+            x, h = _move(game, x, g, h)
+    return _both(game, x, value)
+
+
+def _weights(game: Game) -> list[float]:
+    return step_weights(game.options["weights"], game.options["steps"])
+
+
+def _no_memory(game: Game) -> Tensor:
+    return game.x.new_zeros(game.options["hidden"], game.x.numel())
+
+
+def _move(game: Game, x: Tensor, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of the recurrent optimizer, which sees the gradient over its largest entry in each example."""
+    largest = g.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
+    delta, h = game.attacker(g / largest, h)
+    return game.project(x + game.options["scale"] * game.eps * delta), h
+
+
+def _both(game: Game, x: Tensor, value: Tensor) -> Tensor:
+    """Step both on one backward pass: theta feels the loss at x_T, phi the sum of `value` and w_T times that."""
+    last = _weights(game)[-1]
+    x.register_hook(lambda g: last * g)
+    loss = cross_entropy(game.net(x), game.y)
+    return _update_both(game, loss, loss + value)
+
+
+def _update_both(game: Game, loss: Tensor, value: Tensor) -> Tensor:
+    game.descent.zero_grad(set_to_none=True)
+    game.ascent.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+    value.backward()
+    game.descent.step()
+    game.ascent.step()  # type: ignore[union-attr]
+    return loss.detach()
+
+
+def l2l_joint(game: Game, start: Tensor) -> Tensor:
+    """L2L's convolutional attacker and the classifier step on one perturbation."""
+    with frozen(game.net):
+        x = _perturb(game)
+    loss = cross_entropy(game.net(x), game.y)
+    return _update_both(game, loss, loss)
+
+
+def l2l_alternating(game: Game, start: Tensor) -> Tensor:
+    """The classifier steps, then the attacker on a new perturbation, with the BatchNorm modes of the released code."""
+    with frozen(game.attacker), frozen(game.net, training=True):
+        x = _perturb(game)
+    found = game.descend(cross_entropy(game.net(x), game.y))
+    with frozen(game.net):
+        loss = cross_entropy(game.net(_perturb(game)), game.y)
+        game.ascent.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        loss.backward()
+        game.ascent.step()  # type: ignore[union-attr]
+    return found
+
+
+def _perturb(game: Game) -> Tensor:
+    """The attacker's steps from the clean image; it sees the image and the gradient over its largest entry."""
+    x, delta = game.x, torch.zeros_like(game.x)
+    for _ in range(game.options["steps"]):
+        here = x.detach().requires_grad_()
+        (g,) = torch.autograd.grad(cross_entropy(game.net(here), game.y, reduction="sum"), here)
+        g = g / g.abs().max().clamp_min(torch.finfo(g.dtype).tiny)
+        delta = (delta + game.eps * game.attacker(torch.cat([x, g], 1))).clamp(-game.eps, game.eps)
+        x = game.project(game.x + delta)
+    return x
+
+
+def first_iterate(game: Game) -> Tensor:
+    """Draw a start of the method's attack."""
+    name = game.options.get("start", "clean")
+    if name == "uniform":
+        return game.project(game.x + torch.empty_like(game.x).uniform_(-game.eps, game.eps))
+    return game.project(game.x + 0.001 * torch.randn_like(game.x)) if name == "gaussian" else game.x
+
+
+RIVALS: dict[str, dict[str, Step]] = {
+    "plain": {"": plain},
+    "pgd_adv": {"": pgd_adv},
+    "trades": {"": trades},
+    "rnn_adv": {"unrolled through the classifier": rnn_adv_unrolled, "linear losses": rnn_adv_linear},
+    "grad_l2l": {"": l2l_joint},
+    "grad_l2l:alternating": {"": l2l_alternating},
+    "two_step_l2l": {"": l2l_joint},
+    "two_step_l2l:alternating": {"": l2l_alternating},
+}
+"""Method -> what distinguishes each step in torch -> that step."""

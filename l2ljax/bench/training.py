@@ -1,0 +1,164 @@
+"""One training step as benchmarks have it: ours or a rival's in torch, what it multiplies, its peak memory.
+
+task = training.Task("resnet20", "float32", 128, "grad_l2l:alternating", eps=8 / 255, attacker_width=16)
+programs = training.builders(task, rival=True)          # name -> what builds the program
+nbytes = training.peak_bytes(programs["l2ljax"])
+"""
+
+import ctypes
+import functools
+import gc
+import multiprocessing
+import re
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from l2ljax import cost, defenses, devices, models, threat
+from l2ljax.bench import benchmark, rivals
+from l2ljax.bench.benchmark import Program
+from l2ljax.train import AXIS, SCHEDULES, TrainState, init_state
+from l2ljax.types import Array, Batch, Classifier, Defense, L2LError, Tree, example_keys
+
+PAPERS = {
+    "plain": 1.0, "pgd_adv": 12.3, "naive_l2l": 2.76, "grad_l2l": 5.80, "two_step_l2l": 7.56,
+}  # fmt: skip
+"""Seconds a step over those of plain, in Learning to Defend by Learning to Attack, Table 3 (WRN-34-10, 10-step PGM)."""
+PAPER_SECONDS = {"rnn_adv": 268.50, "rnn_trades": 443.52, "l2l_da": 1972.41}
+"""Seconds an epoch in Improved Adversarial Training via Learned Optimizer, Table 2 (its net and data are not told)."""
+
+
+class Task(NamedTuple):
+    """A training step of one method."""
+
+    arch: str
+    dtype: str
+    batch_size: int
+    method: str
+    """METHOD, which is joint, or METHOD:SCHEDULE."""
+    eps: float
+    steps: int | None = None
+    """Of the attack, by default the method's; methods without them ignore it."""
+    attacker_width: int | None = None
+    """Of a convolutional attacker, by default the papers'."""
+
+    @property
+    def name(self) -> str:
+        """The method alone."""
+        return self.method.partition(":")[0]
+
+    @property
+    def schedule(self) -> str:
+        """Of `train.SCHEDULES`; another is an L2LError."""
+        chosen = self.method.partition(":")[2] or "joint"
+        if chosen not in SCHEDULES:
+            raise L2LError(f"unknown schedule in {self.method}: choose METHOD:{', METHOD:'.join(SCHEDULES)}")
+        return chosen
+
+
+def options(task: Task) -> dict[str, Any]:
+    """The method's options: its defaults, and what the task says."""
+    known = defenses.options(task.name)
+    chosen = {"steps": task.steps, "attacker_width": task.attacker_width}
+    return known | {name: value for name, value in chosen.items() if name in known and value is not None}
+
+
+def network(task: Task) -> tuple[Classifier, Batch]:
+    """The classifier, and images to train it on."""
+    return models.create(task.arch, dtype=jnp.dtype(task.dtype)), benchmark.random_images(task.arch, task.batch_size)
+
+
+def defense(task: Task, classifier: Classifier, axis_name: str | None = AXIS) -> Defense:
+    """The task's method."""
+    return defenses.create(task.name, classifier, threat.linf(task.eps), axis_name=axis_name, **options(task))
+
+
+def ours(task: Task, count: int | None = None) -> Program:
+    """Our step on the first `count` local devices; on all by default."""
+    classifier, batch = network(task)
+    return benchmark.step_program(
+        classifier, batch, defense(task, classifier), schedule=task.schedule, devices=devices.first(count)
+    )
+
+
+def known(task: Task) -> dict[str, Any]:
+    """Count what a step takes, without running it.
+
+    Returns:
+      "flops", two for each multiplication of convolutions and matrix products, the attacker's included,
+      "attacker_parameters", and from the papers or None: "paper", the time in units of plain's, and "paper_seconds", an
+      epoch's.
+    """
+    classifier, batch = network(task)
+    alone = defense(task, classifier, axis_name=None)
+    modes = ("classifier", "attacker") if task.schedule == "alternating" else (task.schedule,)
+    state = jax.eval_shape(
+        lambda key: init_state(key, classifier, alone, benchmark.OPTIMIZERS, batch.x), jax.random.key(0)
+    )
+
+    def gradient(state: TrainState, mode: str) -> Tree:
+        def objective(moved: dict[str, Tree]) -> Array:
+            keys = example_keys(state.key, len(batch.x))
+            return alone.objective(state.params._replace(**moved), state.stats, keys, batch, mode)[0]
+
+        return jax.grad(objective)({name: getattr(state.params, name) for name in moving(mode)})
+
+    def moving(mode: str) -> list[str]:
+        return [name for name, moves in SCHEDULES[mode]._asdict().items() if moves]
+
+    counted = [cost.multiplications(cost.mark(functools.partial(gradient, mode=mode)), state) for mode in modes]
+    return {
+        "flops": 2 * sum(counted), "attacker_parameters": sum(p.size for p in jax.tree.leaves(state.params.attacker)),
+        "paper": PAPERS.get(task.name), "paper_seconds": PAPER_SECONDS.get(task.name),
+    }  # fmt: skip
+
+
+def builders(task: Task, *, rival: bool, count: int | None = None) -> dict[str, Callable[[], Program]]:
+    """Name -> what builds our step, and torch's where asked, which are compared with it first.
+
+    Raises:
+      L2LError: see `torch_training.check`.
+    """
+    found: dict[str, Callable[[], Program]] = {"l2ljax": functools.partial(ours, task, count)}
+    if rival:
+        torch_training = rivals.package("l2ljax.bench.torch_training")
+        for which in torch_training.check(task):
+            name = ", ".join(filter(None, [rivals.named("torch"), which]))
+            found[name] = functools.partial(torch_training.program, task, which)
+    return found
+
+
+def peak_bytes(build: Callable[[], Program]) -> int | None:
+    """The most memory that a step needs beside what stays between steps, in a process of its own on a CPU.
+
+    After a first step, which compiles, all that is free goes back to the system; then the resident memory's peak over
+    three more steps counts, less what was resident before them. None where the system keeps no such peak, or the steps
+    run on another device than the CPU.
+    """
+    if jax.default_backend() != "cpu" or not Path("/proc/self/clear_refs").exists():
+        return None
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
+        return pool.submit(_peak, build, jax.config.jax_num_cpu_devices).result()  # type: ignore[attr-defined]
+
+
+def _peak(build: Callable[[], Program], cpu_devices: int) -> int:
+    jax.config.update("jax_num_cpu_devices", cpu_devices)
+    program = build()
+    program()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
+    for _ in range(3):
+        program()
+    return _resident("VmHWM") - before
+
+
+def _resident(what: str) -> int:
+    found = re.search(rf"^{what}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
