@@ -25,7 +25,7 @@ from l2ljax import losses
 from l2ljax.models.convolution import stock_convolution
 from l2ljax.types import Array, Attack, LogitsFn, Tree
 
-__all__ = ["all_reduce_seconds", "hiding_batch", "mark", "multiplications", "passes"]
+__all__ = ["all_reduce_seconds", "hiding_batch", "inner_jaxprs", "mark", "multiplications", "passes"]
 
 SCOPE = "counted_classifier"
 

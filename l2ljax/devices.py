@@ -23,6 +23,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from l2ljax.types import Array, L2LError, Tree
 
+__all__ = [
+    "AXIS", "MOST", "copied", "cores", "first", "on_each", "one_per_core", "own_core", "placed", "round_up",
+    "spread",
+]  # fmt: skip
+
 AXIS = "examples"
 MOST = 8
 """How many devices `one_per_core` makes at most: the parts of a batch must not become too small."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from l2ljax.types import Array, Key, L2LError, Tree, example_keys
 
-__all__ = ["BALLS", "Ball", "clip", "l2", "linf", "parse_eps", "spread"]
+__all__ = ["BALLS", "Ball", "choose", "clip", "l2", "linf", "parse_eps", "spread"]
 
 
 class Ball(NamedTuple):

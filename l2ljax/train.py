@@ -18,6 +18,19 @@ import optax
 
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Players, Tree
 
+__all__ = [
+    "AXIS",
+    "IN_FLIGHT",
+    "SCHEDULES",
+    "Interrupted",
+    "NonFiniteLoss",
+    "Step",
+    "TrainState",
+    "fit",
+    "init_state",
+    "make_step",
+]  # fmt: skip
+
 AXIS = "devices"
 """The pmapped axis: build defenses that `make_step` trains with `axis_name=AXIS`."""
 

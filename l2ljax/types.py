@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 __all__ = [
     "Array", "Attack", "Batch", "Classifier", "Defense", "Key", "L2LError", "LogitsFn", "Players", "Tree",
-    "example_keys", "fold_in",
+    "example_keys", "fold_in", "is_key",
 ]  # fmt: skip
 
 Array = jax.Array

@@ -18,6 +18,11 @@ from jax.lax import stop_gradient
 from l2ljax import threat
 from l2ljax.types import Array, Key, L2LError, Tree, example_keys
 
+__all__ = [
+    "Ascent", "Best", "LossFn", "Start", "ascend", "clean", "gaussian", "keep_best", "larger", "stop_at_success",
+    "uniform",
+]  # fmt: skip
+
 LossFn = Callable[[Array], tuple[Array, Any]]
 """x [B, H, W, C] -> (losses [B], aux)."""
 Start = Callable[[threat.Ball, Key, Array], Array]

@@ -19,6 +19,22 @@ from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger, likeliest_wro
 from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 
+__all__ = [
+    "TARGETED",
+    "VERSIONS",
+    "Stage",
+    "Version",
+    "autoattack",
+    "best_of",
+    "cascade",
+    "misclassified",
+    "restarts",
+    "stages",
+    "targeted",
+    "transfer",
+    "version_named",
+]  # fmt: skip
+
 
 def best_of(attacks: Sequence[Attack]) -> Attack:
     """Per example the result of largest margin loss: misclassified if any of the attacks makes it so."""

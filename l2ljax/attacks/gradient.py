@@ -19,6 +19,11 @@ from l2ljax.attacks.ascent import LossFn, Start, ascend, clean, keep_best, large
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, Tree, example_keys, fold_in
 
+__all__ = [
+    "PerExampleLoss", "Stopping", "backtracking", "fgsm", "gradient_attack", "iterate", "keep_stronger",
+    "likeliest_wrong", "line_search", "momentum", "pgd", "random_noise", "random_signs", "steepest_ascent",
+]  # fmt: skip
+
 PerExampleLoss = Callable[[Array, Array], Array]
 """(logits [B, K], y [B]) -> losses [B] to ascend."""
 

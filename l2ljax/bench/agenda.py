@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 from l2ljax.files import write_files
 from l2ljax.run.monitor import script, stopping_on_signals
 
+__all__ = ["GRACE", "LEAST", "LOG_LINES", "Job", "run", "write"]
+
 GRACE = 10.0
 """Seconds that a job has to end once it is asked to."""
 LEAST = 10.0

@@ -25,6 +25,24 @@ from l2ljax.models.layers import stock_convolution
 from l2ljax.train import AXIS, init_state, make_step
 from l2ljax.types import Attack, Batch, Classifier, Defense, Players, Tree
 
+__all__ = [
+    "BALL",
+    "OPTIMIZERS",
+    "STEP",
+    "Program",
+    "alternate",
+    "attack_programs",
+    "compile_clock",
+    "grad_l2l",
+    "matrix_ceiling",
+    "memory_of",
+    "pgd_adv",
+    "random_batch",
+    "random_images",
+    "step_program",
+    "training_programs",
+]  # fmt: skip
+
 Program = Callable[[], Any]
 """Runs once and waits for the result."""
 OPTIMIZERS = Players(optax.sgd(0.01, momentum=0.9), optax.adam(1e-3))

@@ -23,6 +23,21 @@ from l2ljax.run.results import provenance
 from l2ljax.train import AXIS, Interrupted
 from l2ljax.types import L2LError
 
+__all__ = [
+    "DEFAULT",
+    "EXACT",
+    "STEP_OF",
+    "Flags",
+    "attack",
+    "check",
+    "jobs",
+    "refer",
+    "run",
+    "speed",
+    "summary",
+    "train",
+]  # fmt: skip
+
 EXACT, DEFAULT = "highest", "default"
 """Precisions of products in float32: all of it, and what the device prefers, on NVIDIA's TF32."""
 STEP_OF = "pgd_adv"

@@ -37,6 +37,8 @@ from l2ljax.run.setup import load_function
 from l2ljax.run.workdir import write_atomically
 from l2ljax.types import Batch, L2LError, example_keys
 
+__all__ = ["TRAINING", "Build", "Built", "Cell", "Flags", "presets", "run"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Flags:

@@ -18,6 +18,11 @@ from torch.nn import functional
 from l2ljax.models import CLASSIFIERS, attackers, cnn, resnet
 from l2ljax.types import L2LError, Tree
 
+__all__ = [
+    "BasicBlock", "GeneratorBlock", "PreActBlock", "RecurrentOptimizer", "ResNet", "SmallCNN", "WideAttacker",
+    "build", "load",
+]  # fmt: skip
+
 
 def build(arch: str, variables: Tree) -> nn.Module:
     """Build the network of that name, in evaluation mode.

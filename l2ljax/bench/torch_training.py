@@ -23,6 +23,8 @@ from l2ljax.models import attackers
 from l2ljax.train import TrainState, init_state, make_step
 from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Tree, example_keys, fold_in
 
+__all__ = ["FEW", "TOLERANCE", "check", "program", "start_game"]
+
 TOLERANCE = 1e-9
 """Of the losses' relative difference, in float64."""
 FEW = 4

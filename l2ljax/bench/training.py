@@ -24,6 +24,10 @@ from l2ljax.bench.benchmark import Program
 from l2ljax.train import AXIS, SCHEDULES, TrainState, init_state
 from l2ljax.types import Array, Batch, Classifier, Defense, L2LError, Tree, example_keys
 
+__all__ = [
+    "PAPERS", "PAPER_SECONDS", "Task", "builders", "defense", "known", "network", "options", "ours", "peak_bytes",
+]  # fmt: skip
+
 PAPERS = {
     "plain": 1.0, "pgd_adv": 12.3, "naive_l2l": 2.76, "grad_l2l": 5.80, "two_step_l2l": 7.56,
 }  # fmt: skip

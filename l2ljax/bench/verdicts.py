@@ -27,6 +27,20 @@ from l2ljax.run.results import provenance
 from l2ljax.train import AXIS, TrainState, init_state, make_step
 from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Players, Tree
 
+__all__ = [
+    "BALL",
+    "FIRST_OPTIMIZER",
+    "FIRST_STEPS",
+    "OPTIMIZER",
+    "STEPS",
+    "Outcome",
+    "Reference",
+    "compare",
+    "load_reference",
+    "make_reference",
+    "run",
+]  # fmt: skip
+
 BALL = threat.linf(8 / 255)
 FIRST_STEPS, FIRST_OPTIMIZER = 60, optax.adam(3e-3)
 """PGD training before all programs, so that some of the attacks fail."""

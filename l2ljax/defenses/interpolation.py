@@ -27,6 +27,8 @@ from l2ljax.types import (
     fold_in,
 )
 
+__all__ = ["ait", "ait_l2l", "interpolated"]
+
 
 def ait(classifier: Classifier, ball: Ball, *, label_eps: float = 0.5, axis_name: str | None = None) -> Defense:
     """One step as long as eps towards the partner's features. L2L (2021), Algorithm 2; see `interpolated`.

@@ -33,6 +33,8 @@ from l2ljax.types import (
     fold_in,
 )
 
+__all__ = ["Climb", "Criterion", "Forward", "adversarial", "mixture", "step_weights", "trades", "trained", "unrolled"]
+
 Forward = Callable[[Tree, Array], tuple[Array, Tree]]
 """(batch_stats, x) -> (logits, batch_stats), in the mode of the player who moves."""
 Climb = Callable[[LossFn, optax.GradientTransformation, Key, Array, int], Ascent]

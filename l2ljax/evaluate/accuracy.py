@@ -19,6 +19,8 @@ from l2ljax.data import Split, batches
 from l2ljax.evaluate.rounds import UNCHANGED, in_rounds
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn
 
+__all__ = ["AttackRow", "Evaluation", "as_tree", "check_batch", "check_logits", "evaluate", "losses_of_draws"]
+
 
 class AttackRow(NamedTuple):
     """What one attack did to a split of N examples."""

@@ -25,6 +25,17 @@ from l2ljax.evaluate.accuracy import as_tree, evaluate
 from l2ljax.threat import BALLS, Ball
 from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
 
+__all__ = [
+    "LARGEST_ZERO_FRACTION",
+    "WIDE",
+    "Check",
+    "StochasticLogitsFn",
+    "data_dependent_operations",
+    "masking_checks",
+    "randomized",
+    "zero_gradients",
+]  # fmt: skip
+
 StochasticLogitsFn = Callable[[Array, Key], Array]
 """(images [B, H, W, C], key) -> logits [B, K]."""
 LARGEST_ZERO_FRACTION = 0.1

@@ -17,6 +17,8 @@ import numpy as np
 from l2ljax.attacks.gradient import Stopping
 from l2ljax.types import Array, Key, LogitsFn, Tree
 
+__all__ = ["ROUND", "UNCHANGED", "Done", "in_rounds"]
+
 ROUND = 10
 """Steps after which fooled examples are dropped."""
 

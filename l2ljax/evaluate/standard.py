@@ -28,6 +28,8 @@ from l2ljax.files import write_files
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn
 
+__all__ = ["SAVE_SECONDS", "InTurn", "default_batch_size", "run_in_turn", "run_standard_evaluation"]
+
 SAVE_SECONDS = 20.0
 
 

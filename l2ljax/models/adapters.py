@@ -25,6 +25,8 @@ from flax import nnx
 
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, is_key
 
+__all__ = ["MODES", "from_functions", "from_linen", "from_nnx"]
+
 MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 """The arguments by which a linen network's `__call__` learns its mode -> their values in training."""
 

@@ -14,6 +14,11 @@ from jax.nn.initializers import variance_scaling
 from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose, PReLU
 from l2ljax.types import Array, L2LError
 
+__all__ = [
+    "ATTACKERS", "GeneratorBlock", "RecurrentOptimizer", "SlimAttacker", "WideAttacker", "create", "xavier",
+    "xavier_sqrt2",
+]  # fmt: skip
+
 xavier = variance_scaling(1.0, "fan_avg", "uniform")
 xavier_sqrt2 = variance_scaling(2.0, "fan_avg", "uniform")
 """Xavier uniform with gain sqrt(2)."""

@@ -14,6 +14,8 @@ from jax.nn import initializers
 from l2ljax.models import layers
 from l2ljax.types import Array, Key
 
+__all__ = ["VGG16", "DigitsCNN", "LeNet5", "SmallCNN"]
+
 
 class DigitsCNN(nn.Module):
     """Three 3x3 convolutions, 32, 64 (stride 2) and 64 channels, then linear: 65,994 parameters."""

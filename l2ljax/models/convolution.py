@@ -28,6 +28,8 @@ from jax import lax
 from l2ljax.models.correlation import DIMENSIONS, Pair, correlate, kernel_gradient
 from l2ljax.types import Array
 
+__all__ = ["conv2d", "conv_transpose2d", "stock_convolution"]
+
 _force_stock = False
 
 

@@ -9,6 +9,8 @@ from jax import lax
 from l2ljax import devices
 from l2ljax.types import Array
 
+__all__ = ["DIMENSIONS", "FEW", "PART", "Padding", "Pair", "compiled", "correlate", "kernel_gradient"]
+
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")

@@ -14,6 +14,8 @@ from l2ljax.models.attackers import xavier
 from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose
 from l2ljax.types import Array, L2LError
 
+__all__ = ["ConditionalBatchNorm", "Discriminator", "EncoderDecoder", "UNet"]
+
 
 class ConditionalBatchNorm(nn.Module):
     """BatchNorm whose scale and shift depend on the class: gamma = gamma_y + gamma_shared, and beta likewise.

@@ -16,6 +16,19 @@ from jax.nn.initializers import Initializer
 from l2ljax.models import layers
 from l2ljax.types import Array, Key
 
+__all__ = [
+    "RESNETS",
+    "BasicBlock",
+    "PreActBlock",
+    "ResNet",
+    "preact_resnet18",
+    "resnet18",
+    "resnet18_imagenet",
+    "resnet20",
+    "wrn_28_10",
+    "wrn_34_10",
+]  # fmt: skip
+
 
 class BasicBlock(nn.Module):
     """relu(BN(conv(relu(BN(conv(x))))) + shortcut(x)) (He et al., 2015).

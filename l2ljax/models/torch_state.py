@@ -29,6 +29,8 @@ import numpy as np
 from l2ljax.models.resnet import RESNETS
 from l2ljax.types import L2LError, Tree
 
+__all__ = ["CONVENTIONS", "Convention", "from_torch_state"]
+
 
 class Convention(NamedTuple):
     """The names that differ from one convention to the next."""

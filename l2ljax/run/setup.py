@@ -18,8 +18,8 @@ from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
 from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players, Tree
 
 __all__ = [
-    "EVAL_BATCH", "Setup", "load_attacker", "load_classifier", "load_function", "named_attacks", "prepare",
-    "trained_attack",
+    "EVAL_BATCH", "Setup", "load_attacker", "load_classifier", "load_function", "named_attack", "named_attacks",
+    "prepare", "trained_attack",
 ]  # fmt: skip
 
 EVAL_BATCH = 250
