@@ -114,17 +114,17 @@ def kernel_gradient(x: Array, y: Array, kernel: Pair, padding: Padding) -> Array
     """Return the gradient of a kernel, sum over images b and positions p of x[b, p + i - padding, c] y[b, p, o].
 
     Each row of the kernel is a matrix product of y with the columns of pixels beside each other, summed over parts of
-    `PART` images, which stay in the cache. GFLOP/s at batch 128, AVX-512 with a device on each of two cores / AVX2 with
-    one device on both:
+    `PART` images, which stay in the cache. GFLOP/s at batch 128 on a processor with AVX-512, with a device on each of
+    two cores / one device on both:
 
                               16 ch. 32x32   32 ch. 16x16   64 ch. 8x8   128 ch. 16x16
-      these products             83 / 84       160 / 148     169 / 143      187 / 201
+      these products             67 / 88        90 / 154     170 / 143      192 / 216
       the same, not in parts     16 / -         75 / -       157 / -        108 / -
       a convolution, batch
-      and channels swapped       82 / 59       107 / 58      196 / 94       141 / 129
+      and channels swapped       95 / 56        65 / 64      196 / 94       156 / 124
 
-    On another AVX2 processor that convolution reached 6 to 43. The narrower side makes the columns: with 64 channels
-    and 3 the products take 6 to 9 ms, the other way round 60.
+    On one with AVX2 that convolution reached 15, 30 and 43. The narrower side makes the columns: with 64 channels and
+    3 the products take 12 ms, the other way round 65.
 
     Args:
       x: images [B, H, W, C].

@@ -103,7 +103,7 @@ def _attack(title: str, rows: Sequence[Mapping[str, Any]], most: float | None) -
         ]
         for row in rows
     ]
-    return grid(header, cells)
+    return _known_columns(header, cells)
 
 
 def _training(title: str, rows: Sequence[Mapping[str, Any]], most: float | None) -> str:
@@ -132,7 +132,14 @@ def _training(title: str, rows: Sequence[Mapping[str, Any]], most: float | None)
         ]
         for row in rows
     ]
-    return grid(header, cells)
+    return _known_columns(header, cells)
+
+
+def _known_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table without the columns that no row has."""
+    columns = [column for column in zip(header, *rows, strict=True) if set(column[1:]) != {"-"}]
+    header, *rows = zip(*columns, strict=True)
+    return grid(header, rows)
 
 
 _RATES = ("TFLOP/s", "% of these")
