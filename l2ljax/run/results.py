@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -125,9 +126,18 @@ def provenance() -> dict[str, Any]:
     return {
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {jax.devices()[0].device_kind}",
+        "machine": f"{os.cpu_count()} CPU cores{_processor()}, {jax.devices()[0].device_kind}",
         "versions": versions(),
     }
+
+
+def _processor() -> str:
+    """Return the CPU's name and its widest vectors, where the system gives them: both decide what is fast."""
+    file = Path("/proc/cpuinfo")
+    text = file.read_text() if file.exists() else ""
+    name = re.search(r"model name\s*: (.*)", text)
+    vectors = [label for flag, label in {"avx512f": "AVX-512", "avx2": "AVX2"}.items() if f" {flag} " in text]
+    return f" ({', '.join([name[1], *vectors[:1]])})" if name else ""
 
 
 def _size(tree: Mapping[str, Any]) -> int:
