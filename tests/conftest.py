@@ -15,3 +15,10 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Free the programs that a module compiled: each maps memory, of which Linux allows a process 65,530 pieces."""
+    yield
+    jax.clear_caches()
