@@ -128,7 +128,7 @@ def test_our_scripts_take_the_plans_commands():
             continue
         kind = flags.setdefault(name, script(name).Flags if name not in flags else None)
         found = tyro.cli(kind, args=list(job.flags))
-        for attack in filter(None, getattr(found, "attacks", "").split(",")):
+        for attack in filter(None, (getattr(found, "attacks", None) or "").split(",")):
             known = learned(attack) or attack in attacks.ensemble.VERSIONS
             assert known or attacks.create(attack, threat.linf(0.3))
 
