@@ -104,7 +104,7 @@ def _count_equation(equation: core.JaxprEqn, marked: bool) -> float:
         return max(inner)
     if inner:
         return sum(inner) * equation.params.get("length", 1)
-    if not marked:
+    if not marked or not equation.outvars:
         return 0.0
     out: Any = equation.outvars[0].aval
     operands: list[Any] = [variable.aval for variable in equation.invars]

@@ -179,6 +179,18 @@ def test_unroll_does_not_change_results(unroll):
     chex.assert_trees_all_close(run(kept, unroll=unroll), run(kept), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_steps_may_be_taken_in_several_calls(steps):
+    rule, ball, x = optax.chain(optax.trace(0.5), optax.scale(0.1)), threat.linf(EPS), jnp.asarray(X0)
+    whole = run(rule)
+    carry = ascent.init(rule, ball, jax.random.key(7), x)
+    first = ascent.advance(loss_fn, rule, ball, x, carry, steps)
+    second = ascent.advance(loss_fn, rule, ball, x, (first.x, first.state), STEPS - steps)
+    chex.assert_trees_all_close(jnp.concatenate([first.path, second.path]), whole.path, rtol=0, atol=1e-14)
+    chex.assert_trees_all_close(jnp.concatenate([first.losses, second.losses]), whole.losses, rtol=1e-12)
+    chex.assert_trees_all_close((second.x, second.state), (whole.x, whole.state), rtol=0, atol=1e-14)
+
+
 # Starts
 
 

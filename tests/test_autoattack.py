@@ -1,5 +1,7 @@
 """AutoAttack whole: its parts in order, exact on linear models, survivors only, resumed to the same bits."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from l2ljax import attacks, data, threat
 from l2ljax.attacks import ensemble
-from l2ljax.evaluate import evaluate, run_in_turn, run_standard_evaluation, standard
+from l2ljax.evaluate import evaluate, loop, run_in_turn, run_standard_evaluation, standard
 from l2ljax.types import L2LError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -46,10 +48,10 @@ def short(monkeypatch):
 
 
 def test_the_standard_version_has_its_attacks_in_order():
-    found = [stage.name for stage in ensemble.stages(threat.linf(0.1), "standard", num_classes=10)]
+    found = [name for name, _ in ensemble.stages(threat.linf(0.1), "standard", num_classes=10)]
     assert found == ["apgd-ce", *["apgd-t"] * 9, *["fab-t"] * 9, "square"]
     assert len(ensemble.stages(threat.linf(0.1), "standard", num_classes=5)) == 1 + 4 + 4 + 1
-    plus = [stage.name for stage in ensemble.stages(threat.linf(0.1), "plus", num_classes=4)]
+    plus = [name for name, _ in ensemble.stages(threat.linf(0.1), "plus", num_classes=4)]
     assert list(dict.fromkeys(plus)) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
     with pytest.raises(L2LError, match="unknown version 'extra'"):
         ensemble.stages(threat.linf(0.1), "extra", num_classes=10)
@@ -94,7 +96,7 @@ def test_only_survivors_are_attacked_and_batches_have_few_sizes(monkeypatch):
 
         return jax.tree_util.Partial(attack)
 
-    todo = [ensemble.Stage("first", fools([0, 1, 2, 5])), ensemble.Stage("second", fools([0, 7]))]
+    todo = [("first", fools([0, 1, 2, 5])), ("second", fools([0, 7]))]
     monkeypatch.setattr(standard, "stages", lambda *args, **kwargs: todo)
     found = run_standard_evaluation(LOGITS_FN, X, Y, ball=threat.linf(1.0), key=KEY, batch_size=16)
     assert {len(batch) for batch in seen} <= set(range(2, 17, 2))
@@ -111,7 +113,7 @@ def test_only_survivors_are_attacked_and_batches_have_few_sizes(monkeypatch):
 def test_a_killed_evaluation_goes_on_to_the_same_bits(short, monkeypatch, tmp_path, calls):
     ball = threat.linf(float(np.median(distances(1))))
     whole = run_standard_evaluation(LOGITS_FN, X, Y, ball=ball, key=KEY, batch_size=8)
-    attack, count = standard._attack, [0]
+    attack, count = loop._attack, [0]
 
     def dies(*args, **how):
         count[0] += 1
@@ -120,7 +122,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_bits(short, monkeypatch, tmp_pa
         return attack(*args, **how)
 
     monkeypatch.setattr(standard, "SAVE_SECONDS", -1.0)
-    monkeypatch.setattr(standard, "_attack", dies)
+    monkeypatch.setattr(loop, "_attack", dies)
     file = tmp_path / "state.npz"
     with pytest.raises(KeyboardInterrupt):
         run_standard_evaluation(LOGITS_FN, X, Y, ball=ball, key=KEY, batch_size=8, state_path=file)
@@ -129,9 +131,36 @@ def test_a_killed_evaluation_goes_on_to_the_same_bits(short, monkeypatch, tmp_pa
     np.testing.assert_array_equal(resumed.x_adv, whole.x_adv)
     np.testing.assert_array_equal(resumed.robust, whole.robust)
     assert resumed.after == whole.after
-    monkeypatch.setattr(standard, "_attack", None)  # nothing is left to do, and nothing is done again
+    monkeypatch.setattr(loop, "_attack", None)  # nothing is left to do, and nothing is done again
     again = run_standard_evaluation(LOGITS_FN, X, Y, ball=ball, key=KEY, batch_size=8, state_path=file)
     np.testing.assert_array_equal(again.x_adv, whole.x_adv)
+
+
+def test_runs_of_a_stopping_attack_go_on_to_the_same_bits(monkeypatch, tmp_path):
+    """Killed at each batch in turn, within the first run and in later ones."""
+    ball = threat.linf(float(np.median(distances(1))))
+    named = {name: attacks.create(name, ball) for name in ("margin12+first+restarts3", "pgd5")}
+    how = {"key": KEY, "batch_size": 8, "state_path": tmp_path / "state.npz"}
+    whole = run_in_turn(LOGITS_FN, X, Y, named, key=KEY, batch_size=8)
+    attack, asked = loop._attack, []
+
+    def dies_after_one(*args):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(args)
+        return attack(*args)
+
+    monkeypatch.setattr(standard, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "_attack", dies_after_one)
+    resumed, kills = None, -1
+    while resumed is None:
+        asked.clear()
+        kills += 1
+        with contextlib.suppress(KeyboardInterrupt):
+            resumed = run_in_turn(LOGITS_FN, X, Y, named, **how)
+    assert kills > 6
+    np.testing.assert_array_equal(resumed.x_adv, whole.x_adv)
+    assert resumed.after == whole.after and list(whole.after) == list(named)
 
 
 def test_a_state_of_another_evaluation_is_refused(short, tmp_path):
@@ -238,11 +267,11 @@ def test_nothing_compiles_again_after_the_first_batch_of_a_size(short):
     """Nor for other weights, nor in another call with the same ball."""
     ball, weights = threat.linf(float(np.median(distances(1)))), WEIGHTS
     run_standard_evaluation(LOGITS_FN, X, Y, ball=ball, key=KEY, batch_size=20, only=["apgd-ce", "apgd-t"])
-    before = standard._attack._cache_size()
+    before = loop._compiled.cache_info().misses
     for scale in (1.0, 1.01):
         model = jax.tree_util.Partial(linear, scale * weights)
         run_standard_evaluation(model, X, Y, ball=ball, key=KEY, batch_size=20, only=["apgd-ce", "apgd-t"])
-    assert standard._attack._cache_size() == before > 0
+    assert loop._compiled.cache_info().misses == before > 0
 
 
 def test_batches_of_large_images_are_smaller_on_a_cpu():

@@ -33,6 +33,7 @@ JUDGE = """
     found = [
         evaluate(logits_fn, data.Split(images, y), dict(pgd5=attacks.create("pgd5", ball)), key=key, batch_size=5),
         run_in_turn(logits_fn, x, y, dict(pgd5=attacks.create("pgd5", ball)), key=key, batch_size=5),
+        run_in_turn(logits_fn, x, y, dict(pieces=attacks.create("pgd25+first+restarts2", ball)), key=key, batch_size=8),
         run_standard_evaluation(logits_fn, x, y, **short),
     ]
     print(json.dumps([

@@ -1,5 +1,7 @@
 """Evaluation counts right, does not depend on the batch size, and refuses what it cannot judge."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from l2ljax import attacks, losses, threat
 from l2ljax.data import Split
-from l2ljax.evaluate import check_batch, check_logits, evaluate, losses_of_draws
+from l2ljax.evaluate import check_batch, check_logits, evaluate, loop, losses_of_draws, run_in_turn
 from l2ljax.types import L2LError
 
 BALL = threat.linf(0.1)
@@ -64,6 +66,21 @@ def test_other_weights_do_not_compile_again():
     traced.clear()
     evaluate(jax.tree_util.Partial(counting, 2 * WEIGHTS), SPLIT, table, key=jax.random.key(0), batch_size=37)
     assert 0 < len(traced) < compiled_with  # counting passes traces, compiling does not
+
+
+def test_compiling_is_not_timed(monkeypatch):
+    compiled = loop._compiled
+
+    def slowly(*args):
+        time.sleep(0.5)
+        return compiled(*args)
+
+    monkeypatch.setattr(loop, "_compiled", slowly)
+    table = {"pgd12+first": attacks.create("pgd12+first", BALL)}
+    x = np.float32(SPLIT.images) / 255
+    evaluated = evaluate(LOGITS_FN, SPLIT, table, key=jax.random.key(0)).attacks
+    in_turn = run_in_turn(LOGITS_FN, x, SPLIT.labels, table, key=jax.random.key(0), batch_size=37)
+    assert 0 < evaluated["pgd12+first"].seconds < 0.5 and 0 < in_turn.seconds["pgd12+first"] < 0.5
 
 
 def test_attacks_that_leave_the_range_or_return_nan_are_refused():

@@ -4,6 +4,8 @@ rule = optax.sign_sgd(2 / 255)
 loss_fn = lambda x: (losses.cross_entropy(logits_fn(x), y), ())
 x_adv = ascend(loss_fn, rule, threat.linf(8 / 255), key, x, steps=10).x
 
+`init` and `advance` are its pieces, between which a host may stop (see `solver`).
+
 `keep_best` and `stop_at_success` are rules around a rule, for attacks that do not end with the last iterate.
 """
 
@@ -19,8 +21,8 @@ from l2ljax import threat
 from l2ljax.types import Array, Key, L2LError, Tree, example_keys
 
 __all__ = [
-    "Ascent", "Best", "LossFn", "Start", "ascend", "clean", "gaussian", "keep_best", "larger", "stop_at_success",
-    "uniform",
+    "Ascent", "Best", "LossFn", "Start", "advance", "ascend", "clean", "gaussian", "init", "keep_best", "larger",
+    "stop_at_success", "uniform",
 ]  # fmt: skip
 
 LossFn = Callable[[Array], tuple[Array, Any]]
@@ -53,8 +55,7 @@ def ascend(
     *,
     steps: int,
     start: Start | None = None,
-    second_order: bool = False,
-    unroll: int | bool = 1,
+    **how: Any,
 ) -> Ascent:
     """x_{t+1} = project(x_t + rule(g_t)), g_t = grad loss_fn(x_t), for `steps` steps from `start` in the ball.
 
@@ -77,16 +78,31 @@ def ascend(
       x: clean images [B, H, W, C] in [0, 1], the ball's center.
       steps: T >= 1.
       start: the first iterate, `uniform` by default.
-      second_order: differentiate through g_t also (T more passes through the classifier, and its memory).
-      unroll: as in `lax.scan`.
+      **how: second_order, to differentiate through g_t also (T more passes through the classifier, and its memory);
+        unroll, as in `lax.scan`.
 
     Raises:
       L2LError: images that are not floats [B, H, W, C].
     """
+    return advance(loss_fn, rule, ball, x, init(rule, ball, key, x, start), steps, **how)
+
+
+def init(
+    rule: optax.GradientTransformation, ball: threat.Ball, key: Key, x: Array, start: Start | None = None
+) -> tuple[Array, Tree]:
+    """Return (x_0, the rule's state), from which `advance` goes on."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise L2LError(f"images are {x.dtype}: give floats in [0, 1], like images.astype('float32') / 255")
     if x.ndim < 2:
         raise L2LError(f"images have the shape {list(x.shape)}: give [B, H, W, C]")
+    return (start or uniform)(ball, example_keys(key, len(x)), x), rule.init(x)
+
+
+def advance(
+    loss_fn: LossFn, rule: optax.GradientTransformation, ball: threat.Ball, x: Array, carry: tuple[Array, Tree], n: int,
+    *, second_order: bool = False, unroll: int | bool = 1,
+) -> Ascent:  # fmt: skip
+    """Take n steps of `ascend` from `carry`, (x_t, the rule's state). In several calls they are the same as in one."""
     constant = (lambda a: a) if second_order else stop_gradient
     rule = optax.with_extra_args_support(rule)
 
@@ -104,8 +120,7 @@ def ascend(
         x_next = ball.project(x_t + updates, x)
         return (x_next, state), (x_next, value, aux)
 
-    x_0 = (start or uniform)(ball, example_keys(key, len(x)), x)
-    (x_last, state), (path, values, aux) = jax.lax.scan(step, (x_0, rule.init(x)), length=steps, unroll=unroll)
+    (x_last, state), (path, values, aux) = jax.lax.scan(step, carry, length=n, unroll=unroll)
     return Ascent(x_last, path, values, aux, state)
 
 
@@ -137,15 +152,22 @@ def keep_best(rule: optax.GradientTransformation) -> optax.GradientTransformatio
 def stop_at_success(rule: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Rule: moves as `rule` does until an example is misclassified, and then no more.
 
-    It reads `aux`, which has to be whether x_t is misclassified, bool [B].
+    It reads `aux`, which has to be whether x_t is misclassified, bool [B]. Its state is an example's own: a number that
+    `rule` has for all examples together, like Adam's count of steps, is kept for each [B], so that some may be dropped.
     """
     rule = optax.with_extra_args_support(rule)
 
+    def init(x: Array) -> Tree:
+        return jax.tree.map(lambda a: a if jnp.ndim(a) else jnp.broadcast_to(a, (len(x),)), rule.init(x))
+
     def update(grads: Array, state: Tree, x: Array, *, aux: Array, **extra: Any) -> tuple[Array, Tree]:
+        like = jax.eval_shape(rule.init, x)
+        state = jax.tree.map(lambda a, one: a if one.ndim else a[0], state, like)
         updates, state = rule.update(grads, state, x, aux=aux, **extra)
+        state = jax.tree.map(lambda a: a if a.ndim else jnp.broadcast_to(a, (len(x),)), state)
         return jnp.where(threat.spread(aux, x), 0, updates), state
 
-    return optax.GradientTransformationExtraArgs(rule.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def larger(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:

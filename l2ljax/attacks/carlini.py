@@ -19,7 +19,7 @@ import optax
 
 from l2ljax import losses
 from l2ljax.attacks.ascent import LossFn, clean
-from l2ljax.attacks.gradient import PerExampleLoss, iterate
+from l2ljax.attacks.gradient import PerExampleLoss, ascent_attack
 from l2ljax.threat import Ball, choose, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, Tree
 
@@ -54,17 +54,17 @@ def l2l_da_cw(
       learning_rate: Adam's.
       tau: the largest change that costs nothing.
       loss: the margin, positive where the attack has succeeded.
-      keep: the iterate that is returned, see `gradient.iterate`.
+      keep: the iterate that is returned, see `gradient.ascent_attack`.
     """
 
-    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        def loss_fn(moved: Array) -> tuple[Array, Array]:
-            margin = loss(logits_fn(moved), y)
-            return margin_within(margin, moved, x, tau), margin > 0
+    def objective(logits_fn: LogitsFn, x0: Array, y: Array) -> LossFn:
+        def loss_fn(x: Array) -> tuple[Array, Array]:
+            margin = loss(logits_fn(x), y)
+            return margin_within(margin, x, x0, tau), margin > 0
 
-        return iterate(loss_fn, optax.adam(learning_rate), ball, key, x, steps=steps, start=clean, keep=keep)
+        return loss_fn
 
-    return attack
+    return ascent_attack(objective, optax.adam(learning_rate), ball, steps=steps, start=clean, keep=keep)
 
 
 CONSTANTS = 10.0 ** np.arange(-5, 2)

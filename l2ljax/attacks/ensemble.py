@@ -16,23 +16,13 @@ from l2ljax.attacks import auto_pgd as apgd
 from l2ljax.attacks import boundary as fab
 from l2ljax.attacks import square_search as square
 from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger, likeliest_wrong
+from l2ljax.attacks.solver import one_by_one
 from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 
 __all__ = [
-    "TARGETED",
-    "VERSIONS",
-    "Stage",
-    "Version",
-    "autoattack",
-    "best_of",
-    "cascade",
-    "misclassified",
-    "restarts",
-    "stages",
-    "targeted",
-    "transfer",
-    "version_named",
+    "TARGETED", "VERSIONS", "Version", "autoattack", "best_of", "cascade", "misclassified", "restarts", "stages",
+    "targeted", "transfer", "version_named",
 ]  # fmt: skip
 
 
@@ -41,18 +31,19 @@ def best_of(attacks: Sequence[Attack]) -> Attack:
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         keys = example_keys(key, len(x))
-        best, best_margin = x, losses.margin(logits_fn(x), y)
+        best = x, losses.margin(logits_fn(x), y)
         for i, member in enumerate(attacks):
-            best, best_margin = keep_stronger(
-                logits_fn, y, (best, best_margin), member(logits_fn, fold_in(keys, i), x, y)
-            )
-        return best
+            best = keep_stronger(logits_fn, y, best, member(logits_fn, fold_in(keys, i), x, y))
+        return best[0]
 
-    return attack
+    return one_by_one(attack, attacks)
 
 
 def restarts(attack: Attack, n: int) -> Attack:
-    """`attack` n times with different keys, per example the result of largest margin loss."""
+    """`attack` n times with different keys, per example the result of largest margin loss.
+
+    On the host (see `solver`) one that stops at success leaves out, from run to run, the examples that it has fooled.
+    """
 
     def restarted(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         keys = example_keys(key, len(x))
@@ -63,7 +54,7 @@ def restarts(attack: Attack, n: int) -> Attack:
         first = (x, losses.margin(logits_fn(x), y))
         return jax.lax.scan(again, first, jnp.arange(n))[0][0]
 
-    return restarted
+    return one_by_one(restarted, [attack] * n)
 
 
 def targeted(
@@ -171,13 +162,6 @@ VERSIONS = {
 TARGETED = (apgd.apgd_targeted, fab.fab_targeted)
 
 
-class Stage(NamedTuple):
-    """A part of AutoAttack after which fooled examples can be dropped."""
-
-    name: str
-    attack: Attack
-
-
 def autoattack(ball: Ball, version: str = "standard") -> Attack:
     """AutoAttack as one pure `Attack`: an adversarial image where one is found, else the clean one.
 
@@ -195,8 +179,8 @@ def autoattack(ball: Ball, version: str = "standard") -> Attack:
 
 
 @functools.lru_cache(maxsize=8)
-def stages(ball: Ball, version: str, *, num_classes: int) -> tuple[Stage, ...]:
-    """AutoAttack in parts: one per attack, and one per target class of a targeted attack.
+def stages(ball: Ball, version: str, *, num_classes: int) -> tuple[tuple[str, Attack], ...]:
+    """AutoAttack in parts, named: one per attack, and one per target class of a targeted attack.
 
     The parts of one attack are one compiled program, of which the target's rank is an argument; asked for again with
     the same ball, they are the same parts, and nothing compiles again.
@@ -206,9 +190,9 @@ def stages(ball: Ball, version: str, *, num_classes: int) -> tuple[Stage, ...]:
         if make in TARGETED:
             towards = functools.partial(_towards, functools.partial(make, ball, **how))
             ranks = range(min(9, num_classes - 1))
-            found += [Stage(name, jax.tree_util.Partial(towards, jnp.int32(rank))) for rank in ranks]
+            found += [(name, jax.tree_util.Partial(towards, jnp.int32(rank))) for rank in ranks]
         else:
-            found.append(Stage(name, jax.tree_util.Partial(make(ball, **how))))
+            found.append((name, jax.tree_util.Partial(make(ball, **how))))
     return tuple(found)
 
 

@@ -6,21 +6,23 @@
 A new first-order attack is a rule of about ten lines (an optax optimizer) and a call of `gradient_attack`.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import Partial
 
 from l2ljax import losses
-from l2ljax.attacks.ascent import LossFn, Start, ascend, clean, keep_best, larger, stop_at_success, uniform
+from l2ljax.attacks import ascent
+from l2ljax.attacks.ascent import LossFn, Start, clean, keep_best, larger, stop_at_success, uniform
+from l2ljax.attacks.solver import Carry, Solver
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, Tree, example_keys, fold_in
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 
 __all__ = [
-    "PerExampleLoss", "Stopping", "backtracking", "fgsm", "gradient_attack", "iterate", "keep_stronger",
+    "PerExampleLoss", "ascent_attack", "backtracking", "fgsm", "gradient_attack", "keep_stronger",
     "likeliest_wrong", "line_search", "momentum", "pgd", "random_noise", "random_signs", "steepest_ascent",
 ]  # fmt: skip
 
@@ -46,89 +48,56 @@ def gradient_attack(
       steps: how many.
       loss: what to ascend.
       start: the first iterate.
-      keep: the iterate that is returned, see `iterate`.
+      keep: the iterate that is returned, per example: "last", as in the papers' tables; "best", that of largest loss
+        (best so far; one more forward pass); "first", the first that is misclassified, at which an example stops, else
+        the last.
       unroll: as in `lax.scan`.
+
+    Raises:
+      L2LError: another `keep`.
     """
 
-    def ascended(logits_fn: LogitsFn, y: Array) -> LossFn:
+    def objective(logits_fn: LogitsFn, x0: Array, y: Array) -> LossFn:
         def loss_fn(x: Array) -> tuple[Array, Array]:
             logits = logits_fn(x)
             return loss(logits, y), losses.accuracy(logits, y) == 0
 
         return loss_fn
 
+    return ascent_attack(objective, rule, ball, steps=steps, start=start, keep=keep, unroll=unroll)
+
+
+def ascent_attack(
+    objective: Callable[[LogitsFn, Array, Array], LossFn], rule: optax.GradientTransformation, ball: Ball, *,
+    steps: int, start: Start = uniform, keep: str = "last", unroll: int | bool = 1,
+) -> Attack:  # fmt: skip
+    """`gradient_attack` on an objective that knows the clean image: (logits_fn, x0, y) -> loss_fn of `ascend`.
+
+    The loss function's aux is whether x is misclassified, bool [B].
+    """
+    wrappers = {"last": lambda rule: rule, "best": keep_best, "first": stop_at_success}
+    if keep not in wrappers:
+        raise L2LError(f"keep={keep!r}: choose of {', '.join(wrappers)}")
+    rule = wrappers[keep](rule)
+
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        how: dict[str, Any] = {"steps": steps, "start": start, "keep": keep, "unroll": unroll}
-        return iterate(ascended(logits_fn, y), rule, ball, key, x, **how)
+        loss_fn = objective(logits_fn, x, y)
+        climb = ascent.ascend(loss_fn, rule, ball, key, x, steps=steps, start=start, unroll=unroll)
+        if keep != "best":
+            return climb.x
+        return larger((climb.state.x, climb.state.loss), (climb.x, loss_fn(climb.x)[0]))[0]
 
-    def begin(key: Key, x: Array) -> tuple[Array, Tree]:
-        return start(ball, example_keys(key, len(x)), x), rule.init(x)
+    def init(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Carry:
+        x_0, state = ascent.init(rule, ball, key, x, start)
+        return Carry(x_0, jnp.zeros(len(x), bool), state)
 
-    def go_on(logits_fn: LogitsFn, x: Array, y: Array, reached: tuple[Array, Tree], n: int) -> Any:
-        x_t, state = reached
-        same = optax.GradientTransformationExtraArgs(lambda _: state, optax.with_extra_args_support(rule).update)
-        climb = ascend(
-            ascended(logits_fn, y), stop_at_success(same), ball, jax.random.key(0), x, steps=n,
-            start=lambda *_: x_t, unroll=unroll,
-        )  # fmt: skip
-        return (climb.x, climb.state), climb.aux[-1]
+    def advance(logits_fn: LogitsFn, key: Key, x: Array, y: Array, carry: Carry, n: int) -> Carry:
+        climb = ascent.advance(objective(logits_fn, x, y), rule, ball, x, (carry.x, carry.state), n, unroll=unroll)
+        return Carry(climb.x, climb.aux[-1], climb.state)  # misclassified at x_{t+n-1}, and so at x_{t+n}, which it is
 
-    return Stopping(attack, begin, go_on, steps) if keep == "first" else attack
-
-
-@dataclasses.dataclass(frozen=True)  # no NamedTuple, to which `jax.jit` could not hold a weak reference
-class Stopping:
-    """An attack that is done with an example once that is misclassified, in pieces: a host may drop it in between.
-
-    Itself it is the `Attack`, all steps at once.
-    """
-
-    attack: Attack
-    begin: Callable[[Key, Array], tuple[Array, Tree]]
-    """(key, x [B, H, W, C]) -> (x_0, the rule's state)."""
-    go_on: Callable[..., tuple[tuple[Array, Tree], Array]]
-    """(logits_fn, x, y, (x_t, the rule's state), n) -> (the same after n steps, whether x_{t+n-1} is misclassified [B],
-    and so x_{t+n}, which is that iterate then)."""
-    steps: int
-
-    def __call__(self, logits_fn: LogitsFn, key: Key, x: Array, y: Array, /) -> Array:
-        """Attack one batch."""
-        return self.attack(logits_fn, key, x, y)
-
-
-def iterate(
-    loss_fn: LossFn,
-    rule: optax.GradientTransformation,
-    ball: Ball,
-    key: Key,
-    x: Array,
-    *,
-    keep: str = "last",
-    **how: Any,
-) -> Array:
-    """One of the iterates of `ascend`, per example.
-
-    Args:
-      loss_fn: x -> (losses [B], misclassified [B]).
-      rule: the optimizer of the input.
-      ball: where the iterates stay.
-      key: one key, or one per example [B].
-      x: clean images [B, H, W, C].
-      keep: "last", as in the papers' tables; "best", the iterate of largest loss (best so far; one more forward pass);
-        "first", the first that is misclassified, at which an example stops, else the last.
-      **how: the other arguments of `ascend`.
-
-    Raises:
-      L2LError: another `keep`.
-    """
-    if keep == "last":
-        return ascend(loss_fn, rule, ball, key, x, **how).x
     if keep == "first":
-        return ascend(loss_fn, stop_at_success(rule), ball, key, x, **how).x
-    if keep != "best":
-        raise L2LError(f"keep={keep!r}: choose of last, best, first")
-    climb = ascend(loss_fn, keep_best(rule), ball, key, x, **how)
-    return larger((climb.state.x, climb.state.loss), (climb.x, loss_fn(climb.x)[0]))[0]
+        attack.solvers = (Solver(Partial(init), Partial(advance), steps),)  # type: ignore[attr-defined]
+    return attack
 
 
 def steepest_ascent(ball: Ball, step_size: float) -> optax.GradientTransformation:

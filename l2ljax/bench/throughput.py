@@ -27,9 +27,9 @@ from tqdm import tqdm
 
 from l2ljax import attacks, cost, devices, threat
 from l2ljax.attacks.names import parameters
+from l2ljax.attacks.solver import as_tree
 from l2ljax.bench import benchmark, rivals, training
 from l2ljax.bench.benchmark import Program
-from l2ljax.evaluate.accuracy import as_tree
 from l2ljax.models import CLASSIFIERS
 from l2ljax.report import figures, tables
 from l2ljax.run.results import provenance

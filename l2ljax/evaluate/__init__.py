@@ -4,7 +4,8 @@ result = evaluate(logits_fn, dataset.test, {"pgd20": attacks.create("pgd20", bal
 result = run_standard_evaluation(logits_fn, x, y, ball=ball, key=key)
 """
 
-from l2ljax.evaluate.accuracy import AttackRow, Evaluation, check_batch, check_logits, evaluate, losses_of_draws
+from l2ljax.evaluate.accuracy import AttackRow, Evaluation, evaluate, losses_of_draws
+from l2ljax.evaluate.checks import check_batch, check_logits
 from l2ljax.evaluate.standard import InTurn, run_in_turn, run_standard_evaluation
 
 __all__ = [

@@ -20,8 +20,9 @@ from jax.extend import core
 from l2ljax import losses
 from l2ljax.attacks import best_of, pgd, random_noise, square
 from l2ljax.cost import inner_jaxprs
-from l2ljax.data import Split, batches
-from l2ljax.evaluate.accuracy import as_tree, evaluate
+from l2ljax.data import Split
+from l2ljax.evaluate.accuracy import evaluate
+from l2ljax.evaluate.loop import job_of, over
 from l2ljax.threat import BALLS, Ball
 from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
 
@@ -144,22 +145,15 @@ def zero_gradients(
 ) -> np.ndarray:
     """The fraction [steps] of examples whose input gradient of the cross-entropy is 0 everywhere, along PGD's path."""
 
-    @jax.jit
-    def count(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+    def count(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
         def step(x_t: Array, _: None) -> tuple[Array, Array]:
             g = jax.grad(lambda x: losses.cross_entropy(logits_fn(x), y).sum())(x_t)
             zero = (g == 0).all(axis=range(1, x.ndim))
             return ball.project(x_t + ball.eps / 4 * ball.steepest(g), x), zero
 
-        return jax.lax.scan(step, ball.sample(key, x), length=steps)[1]
+        return jax.lax.scan(step, ball.sample(keys, x), length=steps)[1].T
 
-    logits_fn = as_tree(logits_fn)
-    size = min(batch_size, len(split.labels))
-    found = [
-        np.asarray(count(logits_fn, jax.random.fold_in(key, b.start), b.x, b.y))[:, : b.valid]
-        for b in batches(split, size)
-    ]
-    return np.concatenate(found, axis=1).mean(axis=1)
+    return over(job_of(logits_fn, *split, batch_size=batch_size), count, key).mean(axis=0)
 
 
 def randomized(stochastic: StochasticLogitsFn, key: Key) -> LogitsFn:

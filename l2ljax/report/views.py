@@ -18,7 +18,7 @@ from l2ljax.attacks import ascend
 from l2ljax.attacks.gradient import steepest_ascent
 from l2ljax.data import Split, batches
 from l2ljax.evaluate import evaluate, losses_of_draws
-from l2ljax.evaluate.accuracy import as_tree
+from l2ljax.evaluate.loop import job_of, over
 from l2ljax.threat import BALLS, Ball
 from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys
 
@@ -169,24 +169,17 @@ def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: 
     units = np.linspace(-1, 1, points).round(6)
     grid = jnp.asarray([(a, b) for a in units for b in units], jnp.float32)
 
-    @jax.jit
-    def around(logits_fn: LogitsFn, start: Array, x: Array, y: Array) -> Array:
+    def around(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
         def loss(x: Array) -> Array:
             return losses.cross_entropy(logits_fn(x), y)
 
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(len(x)))
         signs = jax.vmap(lambda k: jax.random.rademacher(k, x.shape[1:], x.dtype))(keys)
         u, v = ball.steepest(jax.grad(lambda x: loss(x).sum())(x)), ball.steepest(signs)
-        return jax.lax.map(lambda at: loss(x + ball.eps * (at[0] * u + at[1] * v)), grid)
+        return jax.lax.map(lambda at: loss(x + ball.eps * (at[0] * u + at[1] * v)), grid).T
 
-    few = Split(*(a[:images] for a in split))
-    surfaces = {}
-    for name, model in plan.models.items():
-        parts = [
-            around(as_tree(model), b.start, b.x, b.y)[:, : b.valid]
-            for b in batches(few, min(plan.batch_size, len(few.labels)))
-        ]
-        surfaces[name] = np.concatenate(parts, axis=1).mean(axis=1).reshape(points, points)
+    few = [a[:images] for a in split]
+    jobs = {name: job_of(model, *few, batch_size=plan.batch_size) for name, model in plan.models.items()}
+    surfaces = {name: over(job, around, key).mean(axis=0).reshape(points, points) for name, job in jobs.items()}
     steepest = "sign of the gradient" if ball.name == "linf" else "gradient"
     return {"units": units, "axes": [f"{steepest} (eps)", "random signs (eps)"], "loss": surfaces}
 

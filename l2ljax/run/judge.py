@@ -6,7 +6,6 @@ python experiments/evaluate.py --victim=my.module:make_logits_fn --dataset=cifar
 
 import dataclasses
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from l2ljax.attacks import names
 from l2ljax.attacks.ensemble import VERSIONS
 from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks, randomized
-from l2ljax.evaluate.standard import default_batch_size
+from l2ljax.evaluate.standard import checksum, default_batch_size
 from l2ljax.files import write_files
 from l2ljax.report import markdown
 from l2ljax.run import illustrate, imports
@@ -157,7 +156,7 @@ def run(flags: Flags) -> dict[str, Any]:
                 for who, _ in crossings
             },
             "worst_case_acc": float(np.logical_and.reduce(list(robust.values())).mean()) if robust else None,
-            "model_sha256": _checksum(victim),
+            "model_sha256": checksum(victim),
             "checks": [{"name": c.name, "passed": c.passed, "figure": c.figure} for c in checks],
         },
     }
@@ -198,11 +197,3 @@ def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
         **({"dataset": flags.dataset} if flags.dataset else {}),
     }
     return load_classifier(flags.victim), about, flags.out or Path(flags.victim).expanduser() / "evaluation"
-
-
-def _checksum(logits_fn: LogitsFn) -> str:
-    """Of the weights that a `jax.tree_util.Partial` carries."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(logits_fn):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()

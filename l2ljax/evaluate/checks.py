@@ -1,0 +1,57 @@
+"""The entrance of every evaluation: what it cannot use is refused, on the host, before anything runs."""
+
+import numpy as np
+
+from l2ljax.types import Array, L2LError
+
+__all__ = ["check_batch", "check_logits", "check_pixels"]
+
+
+def check_pixels(images: np.ndarray) -> None:
+    """Check that the images of a split are uint8; others are an L2LError."""
+    if images.dtype != np.uint8:
+        raise L2LError(f"the split's images are {images.dtype}: give uint8, like (255 * x).round().astype('uint8')")
+
+
+def check_batch(x: Array | np.ndarray, y: Array | np.ndarray, num_classes: int | None = None) -> None:
+    """Check that images and labels are what attacks take. Runs on the host: not under jit.
+
+    Raises:
+      L2LError: x is not float [B, H, W, C] in [0, 1], or y not integers [B] in 0..K-1.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise L2LError(f"images are {x.dtype}: give floats in [0, 1], like images.astype('float32') / 255")
+    if x.ndim != 4:
+        raise L2LError(f"images have the shape {list(x.shape)}: give [B, H, W, C]")
+    if np.isnan(x).any():
+        raise L2LError("images hold NaN: clean the data first")
+    if x.size and not (x.min() >= 0 and x.max() <= 1):
+        raise L2LError(
+            f"images reach from {x.min():.3g} to {x.max():.3g}: scale them to [0, 1] and put normalization in the model"
+        )
+    if y.ndim != 1:
+        raise L2LError(f"labels have the shape {list(y.shape)}: give integers [B], for one-hot ones y.argmax(axis=1)")
+    if not np.issubdtype(y.dtype, np.integer):
+        raise L2LError(f"labels are {y.dtype}: give integers")
+    if len(y) != len(x):
+        raise L2LError(f"{len(x)} images and {len(y)} labels: give one label per image")
+    if y.size and (y.min() < 0 or (num_classes is not None and y.max() >= num_classes)):
+        raise L2LError(f"labels reach from {y.min()} to {y.max()}: the classes are 0..{(num_classes or 0) - 1}")
+
+
+def check_logits(logits: Array | np.ndarray, y: Array | np.ndarray) -> None:
+    """Check that a model returned logits [B, K] for labels y.
+
+    Raises:
+      L2LError: another shape, labels >= K, NaN, or rows that are probabilities.
+    """
+    logits, y = np.asarray(logits), np.asarray(y)
+    if logits.ndim != 2 or len(logits) != len(y):
+        raise L2LError(f"the model returned {list(logits.shape)} for {len(y)} images: logits are [B, K]")
+    if np.isnan(logits).any():
+        raise L2LError("the model returned NaN logits: its training diverged, or its input is wrong")
+    if y.min() < 0 or y.max() >= logits.shape[1]:
+        raise L2LError(f"labels reach from {y.min()} to {y.max()}, the model has the classes 0..{logits.shape[1] - 1}")
+    if (logits >= -1e-6).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-4):
+        raise L2LError("the model returns probabilities: give its logits (before the softmax), or attacks fail")

@@ -1,0 +1,146 @@
+"""Attacks in pieces, on those that stand: the same images, and about half of the passes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from l2ljax import attacks, threat
+from l2ljax.attacks.solver import solvers
+from l2ljax.data import Split
+from l2ljax.evaluate import evaluate, run_in_turn
+from l2ljax.types import example_keys
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+N, SHAPE, CLASSES = 64, (4, 4, 1), 3
+RNG = np.random.RandomState(0)
+IMAGES = RNG.randint(60, 190, (N, *SHAPE)).astype(np.uint8)  # the box does not bind
+X = jnp.asarray(IMAGES, jnp.float32) / 255
+WEIGHTS = jnp.asarray(RNG.randn(16, 8), jnp.float32), jnp.asarray(RNG.randn(8, CLASSES), jnp.float32)
+
+
+def network(weights, x):
+    hidden = jnp.tanh((x - 0.5).reshape(len(x), -1) @ weights[0])
+    return hidden @ weights[1]
+
+
+LOGITS_FN = jax.tree_util.Partial(network, WEIGHTS)
+Y = np.asarray(LOGITS_FN(X)).argmax(1)
+KEY = jax.random.key(0)
+
+
+@functools.cache
+def half_robust():
+    """A radius at which about half of the images are fooled."""
+
+    @jax.jit
+    def robust(eps):
+        x_adv = attacks.pgd(threat.linf(eps), step_size=eps / 10, steps=50)(LOGITS_FN, KEY, X, Y)
+        return (LOGITS_FN(x_adv).argmax(1) == Y).mean()
+
+    radii = np.linspace(0.005, 0.2, 40)
+    return threat.linf(float(radii[np.abs(np.array([robust(eps) for eps in radii]) - 0.5).argmin()]))
+
+
+def at_once(attack):
+    """The same attack for a host that may not look in between."""
+    return lambda logits_fn, key, x, y: attack(logits_fn, key, x, y)
+
+
+def evaluated(attack, logits_fn=LOGITS_FN, batch_size=32):
+    return evaluate(logits_fn, Split(IMAGES, Y), {"it": attack}, key=KEY, batch_size=batch_size).attacks["it"]
+
+
+NAMES = ("pgd100+first", "pgd25+first", "margin7+first", "momentum20+first", "bls12+first", "cw60+first")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pieces_of_any_length_are_the_attack_at_once(name):
+    attack = attacks.create(name, threat.linf(2 * half_robust().eps) if name.startswith("cw") else half_robust())
+    whole = np.asarray(jax.jit(attack)(LOGITS_FN, KEY, X, Y))
+    fooled = np.asarray(LOGITS_FN(whole)).argmax(1) != Y
+    assert 0.2 < fooled.mean() < 0.9
+    (solver,) = solvers(attack)
+    advance = jax.jit(solver.advance, static_argnames="n")
+    for n in (1, 7, solver.steps):
+        carry = jax.jit(solver.init)(LOGITS_FN, example_keys(KEY, N), X, Y)
+        for begun in range(0, solver.steps, n):
+            carry = advance(LOGITS_FN, KEY, X, Y, carry, n=min(n, solver.steps - begun))
+        np.testing.assert_array_equal(carry.x, whole)
+        np.testing.assert_array_equal(carry.done & fooled, carry.done)
+
+
+@pytest.mark.parametrize("name", ["pgd25+first", "bls12+first", "cw60+first"])
+def test_examples_that_leave_do_not_change_the_others(name):
+    attack, split = attacks.create(name, half_robust()), Split(IMAGES, Y)
+    here, there = (run_in_turn(LOGITS_FN, X, Y, {"it": a}, key=KEY, batch_size=24) for a in (attack, at_once(attack)))
+    np.testing.assert_array_equal(here.x_adv, there.x_adv)
+    np.testing.assert_array_equal(here.robust, there.robust)
+    both = evaluate(LOGITS_FN, split, {"pieces": attack, "whole": at_once(attack)}, key=KEY, batch_size=24).attacks
+    np.testing.assert_array_equal(both["pieces"].correct, both["whole"].correct)
+    assert both["pieces"].passes < 0.9 * both["whole"].passes
+
+
+def test_a_rule_with_a_count_of_steps_for_all_examples_can_be_stopped():
+    attack = attacks.gradient_attack(half_robust(), optax.adam(0.01), steps=35, keep="first")
+    whole = jax.jit(attack)(LOGITS_FN, KEY, X, Y)
+    found = run_in_turn(LOGITS_FN, X, Y, {"adam": at_once(attack)}, key=KEY)
+    np.testing.assert_array_equal(run_in_turn(LOGITS_FN, X, Y, {"adam": attack}, key=KEY).x_adv, found.x_adv)
+    assert 0.2 < (np.asarray(LOGITS_FN(whole)).argmax(1) == Y).mean() < 0.9
+
+
+def test_half_of_the_examples_cost_little_more_than_half_of_the_passes():
+    row = evaluated(attacks.create("pgd100+first", half_robust()))
+    assert 0.4 < row.robust_acc < 0.6
+    assert 50 < row.passes < 70
+    assert evaluated(at_once(attacks.create("pgd100+first", half_robust()))).passes == pytest.approx(100)
+
+
+def counting(seen):
+    def model(x):
+        jax.debug.callback(lambda x: seen.append(len(x)), x)
+        return network(WEIGHTS, x)
+
+    return jax.tree_util.Partial(model)
+
+
+def test_only_those_that_stand_are_asked_and_batches_have_few_sizes():
+    seen = []
+    row = evaluated(attacks.create("pgd30+first", half_robust()), counting(seen), batch_size=N)
+    jax.effects_barrier()
+    clean, *steps, end = seen
+    assert clean == end == N and len(steps) == 30 and set(steps) <= set(range(8, N + 1, 8))
+    assert steps == sorted(steps, reverse=True) and steps[0] == N > steps[-1]
+    assert sum(steps) / N == pytest.approx(row.passes)
+
+
+def test_nothing_is_done_once_all_are_fooled():
+    row = evaluated(attacks.create("pgd100+first", threat.linf(1.0)))
+    assert row.passes <= 20 and row.robust_acc == 0
+
+
+@pytest.mark.parametrize("form", ["restarts", "best_of"])
+def test_runs_one_after_another_leave_out_those_that_earlier_ones_fooled(form):
+    pgd = attacks.create("pgd20+first", half_robust())
+    attack = attacks.restarts(pgd, 4) if form == "restarts" else attacks.best_of([pgd] * 4)
+    seen = []
+    row = evaluated(attack, counting(seen), batch_size=N)
+    other = evaluated(at_once(attack), batch_size=N)
+    np.testing.assert_array_equal(row.correct, other.correct)
+    first = evaluated(pgd)
+    assert row.robust_acc < first.robust_acc  # a later run fools some more, with its own draws
+    jax.effects_barrier()
+    assert seen.count(N) < 20 + 1 + 4 + 1  # the first run, clean images, after each run
+    assert row.passes < 0.7 * other.passes
+    found = run_in_turn(LOGITS_FN, X, Y, {"it": attack}, key=KEY, batch_size=24)
+    np.testing.assert_array_equal(found.robust, run_in_turn(LOGITS_FN, X, Y, {"it": at_once(attack)}, key=KEY).robust)
+
+
+def test_other_attacks_are_one_piece():
+    for name in ("pgd5", "pgd5+best", "pgd5+restarts2", "pgd5+first+targeted", "random3"):
+        (solver,) = solvers(attacks.create(name, half_robust()))
+        carry = solver.init(LOGITS_FN, example_keys(KEY, N), X, Y)
+        assert solver.steps == 0 and carry.done.all()
