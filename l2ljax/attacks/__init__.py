@@ -4,8 +4,8 @@
     x_adv = attack(jax.tree_util.Partial(clf.logits, variables), key, x, y)   # other weights do not recompile
 
 `ascent` is the loop; `gradient`, `carlini`, `auto_pgd`, `boundary` and `square_search` hold attacks without parameters,
-`learned` those with; `ensemble` has the combinators and AutoAttack. `create(name, ball)` knows the `names` that reports
-and `--attacks` use.
+`learned` those with; `ensemble` has the combinators and AutoAttack, `solver` the pieces at which a host may stop an
+attack. `create(name, ball)` knows the `names` that reports and `--attacks` use.
 """
 
 from l2ljax.attacks.ascent import Ascent, ascend, clean, gaussian, uniform

@@ -101,8 +101,8 @@ def create(name: str, ball: Ball) -> Attack:
     A name is one of `FAMILIES`, its number, @ and a paper if it has such step sizes, and options, like
     pgd100@l2l+best+restarts5. +best returns the iterate of largest loss and +first the first that is misclassified,
     instead of the last; +targeted runs towards each of the nine likeliest wrong classes; +restartsN runs it N times.
-    Of several runs the image of largest margin loss is returned, per example. Attacks without +best and +first choose
-    their iterate by themselves.
+    Of several runs the image of largest margin loss is returned, per example (`evaluate.run_in_turn` of +first: the
+    first that fools). Attacks without +best and +first choose their iterate by themselves.
 
     Raises:
       L2LError: an unknown name, or an option that the attack does not have; the message lists what there is.
