@@ -193,7 +193,7 @@ def test_gail_holds_the_pole(cart_pole):
 def test_gail_drives_the_car_as_far_as_the_expert_does(mountain_car):
     env, expert = mountain_car
     returns = imitated(env, expert, iterations=150)
-    assert abs(returns[-20:].mean() - expert.returns.mean()) < 5
+    assert returns[-20:].mean() > expert.returns.mean() - 5  # this controller is beaten by 2 to 7, by seed and machine
 
 
 def test_with_the_other_sign_the_pole_falls_at_once(cart_pole, quick_compilation):
