@@ -1,6 +1,7 @@
 """The convolution against the stock rules and plain loops; the layers against torch's definitions."""
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from jax import lax
 
 from l2ljax.models import layers
+from l2ljax.models.normalization import normalize
 from l2ljax.types import example_keys
 
 # height, width, in and out channels, kernel, stride, padding
@@ -203,3 +205,38 @@ def test_dropout_depends_on_the_examples_key_alone():
     np.testing.assert_allclose(whole[kept], x[kept] / 0.75, rtol=1e-6)
     assert kept.mean() == pytest.approx(0.75, abs=0.03)
     assert (kept[0] != kept[1]).any()
+
+
+def flax_batch_norm(x, scale, bias):
+    norm = nn.BatchNorm(use_running_average=False, epsilon=1e-5)
+    stats = {"mean": jnp.zeros(x.shape[-1]), "var": jnp.ones(x.shape[-1])}
+    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
+    return norm.apply(variables, x, mutable=["batch_stats"])[0]
+
+
+def test_batch_norms_derivatives_are_those_of_its_operations():
+    """First and second ones, of a loss that the mean and the size of y do not decide alone."""
+    with jax.enable_x64(True):
+        x, target = (jnp.asarray(np.random.default_rng(seed).normal(2, 3, (4, 3, 5, 6))) for seed in (0, 1))
+        scale, bias = jnp.linspace(-1.0, 2, 6), jnp.linspace(0.3, -1, 6)
+        ours = lambda *args: normalize(*args, 1e-5, None)[0]
+        loss = lambda f: lambda *args: jnp.sum((f(*args) - target) ** 3)
+        twice = lambda f: lambda *args: sum(jnp.sum(jnp.sin(g)) for g in jax.grad(loss(f), argnums=(0, 1, 2))(*args))
+        for order in (loss, twice):
+            got, expected = (jax.grad(order(f), argnums=(0, 1, 2))(x, scale, bias) for f in (ours, flax_batch_norm))
+            chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_batch_norm_over_devices_is_that_of_the_whole_batch():
+    """Each shard's gradient is the whole loss's; scale and bias get the shares, whose sum is the gradient."""
+    x, target = normal(0, 4, 3, 5, 6), normal(1, 4, 3, 5, 6)
+    scale, bias = jnp.linspace(-1.0, 2, 6), jnp.linspace(0.3, -1, 6)
+
+    def gradients(axis_name):
+        loss = lambda x, scale, bias, target: jnp.sum((normalize(x, scale, bias, 1e-5, axis_name)[0] - target) ** 3)
+        return jax.grad(loss, argnums=(0, 1, 2))
+
+    whole = gradients(None)(x, scale, bias, target)
+    shards = [a.reshape(2, 2, *a.shape[1:]) for a in (x, target)]
+    dx, dscale, dbias = jax.vmap(gradients("b"), (0, None, None, 0), axis_name="b")(shards[0], scale, bias, shards[1])
+    chex.assert_trees_all_close((dx.reshape(x.shape), dscale.sum(0), dbias.sum(0)), whole, rtol=2e-5, atol=2e-4)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer, variance_scaling
 
 from l2ljax.models.convolution import conv2d, conv_transpose2d, stock_convolution
+from l2ljax.models.normalization import normalize
 from l2ljax.types import Array, Key
 
 __all__ = [
@@ -32,12 +33,40 @@ kaiming_fan_in = variance_scaling(2.0, "fan_in", "normal")
 kaiming_fan_out = variance_scaling(2.0, "fan_out", "normal")
 """N(0, 2 / fan_out): the Wide ResNets' choice."""
 
-BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
-"""`nn.BatchNorm` with torch's defaults (torch writes momentum 0.9 as 0.1).
 
-`use_running_average` and, in training, `axis_name` are given where it is built. The running variance
-gathers the biased batch variance, where torch's is the unbiased one: n / (n - 1) times it.
-"""
+class BatchNorm(nn.Module):
+    """Normalize each channel, with torch's defaults (torch writes momentum 0.9 as 0.1).
+
+    y = scale (x - mean) / sqrt(var + epsilon) + bias, with the statistics of the batch (of all devices along
+    `axis_name`), or with the running ones. The running variance gathers the biased batch variance, where torch's is the
+    unbiased one: n / (n - 1) times it. In training mode the derivative is `normalize`'s.
+    """
+
+    use_running_average: bool
+    axis_name: str | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, ..., C] -> the same shape."""
+        channels = x.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        var = self.variable("batch_stats", "var", jnp.ones, channels)
+        scale = self.param("scale", nn.initializers.ones, (channels,)) if self.use_scale else jnp.ones(channels)
+        bias = self.param("bias", nn.initializers.zeros, (channels,)) if self.use_bias else jnp.zeros(channels)
+        if self.use_running_average:
+            y = (x - mean.value) * (jax.lax.rsqrt(var.value + self.epsilon) * scale) + bias
+        elif self.is_initializing():  # outside pmap, where no axis has that name
+            y = x
+        else:
+            y, *seen = normalize(x, scale, bias, self.epsilon, self.axis_name)
+            for running, value in zip((mean, var), seen, strict=True):
+                running.value = self.momentum * running.value + (1 - self.momentum) * value
+        return y.astype(self.dtype or jnp.result_type(x, scale))
 
 
 Dense = functools.partial(nn.Dense, kernel_init=torch_uniform)
