@@ -66,7 +66,7 @@ class GeneratorBlock(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Array, norm: Callable[..., nn.BatchNorm]) -> Array:
+    def __call__(self, x: Array, norm: Callable[..., BatchNorm]) -> Array:
         """[B, H, W, C] -> [B, H, W, features]."""
         plain_norm = functools.partial(norm, use_bias=False, use_scale=False)
         conv = functools.partial(Conv, self.features, dtype=x.dtype)
