@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from l2ljax.report import tables
+from l2ljax.report import markdown
 from l2ljax.run import experiment, results, workdir
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.monitor import script
@@ -82,7 +82,7 @@ def main(flags: Flags) -> None:
     record = {**results.provenance(), "rows": rows}
     flags.out.mkdir(parents=True, exist_ok=True)
     (flags.out / f"digits_{flags.table}.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(tables.over_seeds(record))
+    print(markdown.over_seeds(record))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import tyro
 
-from l2ljax.papers import claims, compare, listing, work
-from l2ljax.report import tables
 from l2ljax.run import workdir
 from l2ljax.run.monitor import one_line_errors
+from papers import claims, compare, listing, tables, work
 
 HEAD = "# Benchmarks\n"
 MADE = "Made by `python experiments/reproduce.py --tables` from experiments/results; no number is typed by hand.\n"

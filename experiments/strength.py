@@ -9,6 +9,7 @@ is the mean over images of the largest loss, and below it the band of one standa
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import tyro
@@ -41,7 +42,7 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Attack, write, draw."""
-    panels = {}
+    panels: dict[str, dict[str, Any]] = {}
     for victim in flags.victims.split(","):
         saved = read_json(Path(victim).expanduser() / "config.json")
         ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))

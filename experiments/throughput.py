@@ -10,13 +10,13 @@ import json
 
 import tyro
 
+from bench import benchmark, throughput
 from l2ljax import devices
-from l2ljax.bench import benchmark, throughput
-from l2ljax.report import tables
 from l2ljax.run import imports
 from l2ljax.run.monitor import one_line_errors
 from l2ljax.run.results import provenance
 from l2ljax.run.workdir import write_atomically
+from papers import tables
 
 
 @dataclasses.dataclass(frozen=True)

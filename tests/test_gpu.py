@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2ljax.bench import agenda, gpu, verdicts
-from l2ljax.bench.agenda import Job
+from bench import agenda, gpu, verdicts
+from bench.agenda import Job
 from l2ljax.types import L2LError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -2,10 +2,9 @@
 on, shorter schedules say so, and claims are answered by the numbers."""
 
 import fcntl
-import importlib.util
+import importlib
 import json
 import os
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -17,12 +16,12 @@ import tyro
 
 from l2ljax import attacks, cost, models, threat
 from l2ljax.gail.setup import Config as GailConfig
-from l2ljax.papers import claims, compare, effort, listing, plan, records, work
-from l2ljax.papers.jobs import Job, Part
-from l2ljax.papers.targets import ARCHITECTURES, TABLES
 from l2ljax.run import adversary, judge
 from l2ljax.run.config import Config, learned, resolve
 from l2ljax.types import L2LError
+from papers import claims, compare, effort, listing, plan, records, work
+from papers.jobs import Job, Part
+from papers.targets import ARCHITECTURES, TABLES
 
 ROOT = Path(__file__).parent.parent
 PRINTED = {
@@ -101,16 +100,6 @@ def test_the_plan_is_of_rows_and_columns_that_there_are():
             assert made.setdefault(job.made, job) == job, "two commands write the same file"
 
 
-def script(name):
-    sys.path.insert(0, str(ROOT / "experiments"))
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "experiments" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    sys.path.pop(0)
-    return module
-
-
 def test_our_scripts_take_the_plans_commands():
     jobs = {job.made: job for part in plan.PARTS for job in part.jobs}.values()
     flags = {"evaluate": judge.Flags, "attack": adversary.Flags, "gail": GailConfig}
@@ -126,7 +115,7 @@ def test_our_scripts_take_the_plans_commands():
             }  # fmt: skip
             assert str(run.workdir / "report.json") == job.made
             continue
-        kind = flags.setdefault(name, script(name).Flags if name not in flags else None)
+        kind = flags.setdefault(name, importlib.import_module(name).Flags if name not in flags else None)
         found = tyro.cli(kind, args=list(job.flags))
         for attack in filter(None, (getattr(found, "attacks", None) or "").split(",")):
             known = learned(attack) or attack in attacks.ensemble.VERSIONS

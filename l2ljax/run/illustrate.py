@@ -71,7 +71,8 @@ def make_plan(
         return workdir
 
     others = [fits(baseline, attacks=False)] if baseline else []
-    models = dict(zip(_short([victim, *others]), [logits_fn, *map(load_classifier, others)], strict=True))
+    loaded: list[LogitsFn] = [logits_fn, *map(load_classifier, others)]
+    models = dict(zip(_short([victim, *others]), loaded, strict=True))
     trained = [learned(name, victim) for name in attackers if chosen]
     workdirs = list(dict.fromkeys(fits(each.workdir, attacks=True) for each in trained if each))
     for workdir in workdirs:

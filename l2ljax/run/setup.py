@@ -136,8 +136,8 @@ def load_function(name: str) -> Callable[..., Array]:
         raise L2LError(f"{name}: {error}: name an importable module and a function in it") from error
 
 
-def load_classifier(workdir: str) -> LogitsFn:
-    """The classifier that a run ended with, in evaluation mode.
+def load_classifier(workdir: str) -> jax.tree_util.Partial:
+    """Return the classifier that a run ended with, in evaluation mode: images -> logits, its weights as a pytree.
 
     Raises:
       L2LError: no run there.

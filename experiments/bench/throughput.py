@@ -25,17 +25,18 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
+from bench import benchmark, rivals, training
+from bench.benchmark import Program
 from l2ljax import attacks, cost, devices, threat
 from l2ljax.attacks.names import parameters
 from l2ljax.attacks.solver import as_tree
-from l2ljax.bench import benchmark, rivals, training
-from l2ljax.bench.benchmark import Program
 from l2ljax.models import CLASSIFIERS
-from l2ljax.report import figures, tables
+from l2ljax.report import figures
 from l2ljax.run.results import provenance
 from l2ljax.run.setup import load_function
 from l2ljax.run.workdir import write_atomically
 from l2ljax.types import Batch, L2LError, example_keys
+from papers import tables
 
 __all__ = ["TRAINING", "Build", "Built", "Cell", "Flags", "presets", "run"]
 

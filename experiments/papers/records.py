@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from l2ljax.files import write_files
-from l2ljax.papers.jobs import Job, Part
 from l2ljax.run.workdir import read_json
 from l2ljax.types import L2LError
+from papers.jobs import Job, Part
 
 __all__ = ["FOLDER", "SETTINGS", "is_kept", "keep", "path_of", "read", "training"]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import jax
 
+from bench import agenda, benchmark, throughput, training, verdicts
+from bench.agenda import Job, write
+from bench.benchmark import BALL
 from l2ljax import data, defenses
-from l2ljax.bench import agenda, benchmark, throughput, training, verdicts
-from l2ljax.bench.agenda import Job, write
-from l2ljax.bench.benchmark import BALL
 from l2ljax.run import experiment, judge
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.results import provenance
