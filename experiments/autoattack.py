@@ -5,7 +5,6 @@ compiles in the first round; that time is kept apart. For the times run it alone
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 
@@ -17,10 +16,11 @@ import tyro
 from bench import benchmark, rivals
 from l2ljax import data, devices, threat
 from l2ljax.evaluate import run_standard_evaluation
-from l2ljax.run.monitor import one_line_errors
-from l2ljax.run.results import provenance
+from l2ljax.files import write_json
 from l2ljax.run.setup import load_classifier
-from l2ljax.run.workdir import read_json
+from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.provenance import provenance
+from l2ljax.runtime.workdir import read_json
 from l2ljax.types import Batch
 
 
@@ -78,7 +78,7 @@ def main(flags: Flags) -> None:
         "about": f"{saved['dataset']}, {saved['arch']} trained with {saved['method']}, linf eps {flags.eps}",
         "autoattack": rounds,
     }
-    flags.out.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(flags.out, record)
 
 
 if __name__ == "__main__":

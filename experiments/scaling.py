@@ -6,7 +6,6 @@ Not counted: the small reductions of synchronized BatchNorm, the optimizer, and 
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
@@ -15,7 +14,8 @@ import tyro
 
 from bench.scaling import all_reduce_seconds, hiding_batch
 from l2ljax import cost, models
-from l2ljax.run.results import provenance
+from l2ljax.files import write_json
+from l2ljax.runtime.provenance import provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def main(flags: Flags) -> None:
         "backward_flops": backward,
         "scaling": rows,
     }
-    flags.out.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(flags.out, record)
 
 
 if __name__ == "__main__":

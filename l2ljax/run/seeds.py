@@ -17,8 +17,8 @@ from typing import Any
 from l2ljax.files import write_files
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, Run, resolve
-from l2ljax.run.results import provenance
-from l2ljax.run.workdir import ABOUT_REPORTING, read_json
+from l2ljax.runtime.provenance import provenance
+from l2ljax.runtime.workdir import ABOUT_REPORTING, read_json
 from l2ljax.types import L2LError
 
 __all__ = ["finished", "plan", "write"]

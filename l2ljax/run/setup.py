@@ -12,8 +12,8 @@ from l2ljax import attacks, checkpoint, data, defenses, models, threat
 from l2ljax.devices import own_core
 from l2ljax.run import recipes
 from l2ljax.run.config import Run, learned
-from l2ljax.run.imports import import_module
-from l2ljax.run.workdir import read_json
+from l2ljax.runtime.imports import import_module
+from l2ljax.runtime.workdir import read_json
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
 from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players, Tree
 
