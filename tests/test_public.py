@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -106,5 +105,4 @@ def test_a_users_type_checker_sees_the_main_types(tmp_path):
     lines = enumerate(SNIPPET.splitlines(), start=1)
     assert dict(seen) == {str(i): line.partition("  # ")[2] for i, line in lines if "reveal" in line}, done.stdout
     assert done.returncode == 0, done.stdout
-    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert (ROOT / "l2ljax" / "py.typed").exists() and package_data["l2ljax"] == ["py.typed"]
+    assert (ROOT / "l2ljax" / "py.typed").exists()
