@@ -70,7 +70,7 @@ def listed(only: str = "") -> str:
     left = sum((job.effort for job in missing.values()), Effort())
     totals = (
         f"Planned and missing: {left.passes:.2g} passes, {left.hours('cpu'):.1f} hours on two CPU cores, "
-        f"{left.hours('gpu'):.2g} on a data-center GPU. Estimates from counted multiplications (papers/effort.py); "
+        f"{left.hours('gpu'):.2g} on a data-center GPU. Estimates from counted multiplications; "
         "rows of a table share models, which count in each."
     )
     shown = f"Networks, not results: {', '.join(ARCHITECTURES)}."
