@@ -18,10 +18,10 @@ import tyro
 from jax.lax import stop_gradient
 
 from l2ljax.files import write_json
-from l2ljax.report.figures import paths_in_the_plane
 from l2ljax.runtime.provenance import provenance
 from l2ljax.train import TrainState, make_step
 from l2ljax.types import Array, Batch, Defense, Players
+from papers.figures import paths_in_the_plane
 
 
 @dataclasses.dataclass(frozen=True)

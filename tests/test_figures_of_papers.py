@@ -5,6 +5,7 @@ from PIL import Image
 
 import cycle
 from l2ljax.report import figures
+from papers.figures import paths_in_the_plane
 
 
 def test_gradient_steps_circle_the_equilibrium_and_drift_outwards():
@@ -29,8 +30,8 @@ def pixels(path):
 
 
 def test_the_figures_have_a_panel_each(tmp_path):
-    figures.paths_in_the_plane(tmp_path / "one.png", {"a": np.ones((3, 2))})
-    figures.paths_in_the_plane(tmp_path / "two.png", {"a": np.ones((3, 2)), "b": np.zeros((3, 2))})
+    paths_in_the_plane(tmp_path / "one.png", {"a": np.ones((3, 2))})
+    paths_in_the_plane(tmp_path / "two.png", {"a": np.ones((3, 2)), "b": np.zeros((3, 2))})
     one, two = (pixels(tmp_path / name) for name in ("one.png", "two.png"))
     assert two.shape[1] > 1.8 * one.shape[1]
     curve = {"largest": np.linspace(0, 2, 11), "spread": np.full(11, 0.3)}

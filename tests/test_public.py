@@ -14,7 +14,8 @@ import pytest
 from l2ljax import attacks, defenses
 
 ROOT = Path(__file__).parent.parent
-MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / "l2ljax").rglob("*.py")}
+PACKAGES = [ROOT / "l2ljax", ROOT / "experiments" / "bench", ROOT / "experiments" / "papers"]
+MODULES = {".".join(p.relative_to(top.parent).with_suffix("").parts): p for top in PACKAGES for p in top.rglob("*.py")}
 TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in sorted(MODULES.items())}
 
 
