@@ -3,16 +3,18 @@
 Writes JSON to experiments/results/digits_TABLE.json. A run that is there already in --runs is not trained again."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from l2ljax.report import tables
-from l2ljax.run import experiment, results, workdir
+from l2ljax.files import write_json
+from l2ljax.report import markdown
+from l2ljax.run import experiment
 from l2ljax.run.config import Config, resolve
-from l2ljax.run.monitor import script
+from l2ljax.runtime.monitor import script
+from l2ljax.runtime.provenance import provenance
+from l2ljax.runtime.workdir import read_json
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "methods": {
@@ -75,14 +77,12 @@ def main(flags: Flags) -> None:
                 workdir=str(folder),
             )
             done = folder / "report.json"
-            result = (
-                workdir.read_json(done) if done.exists() else experiment.run(resolve("digits", config.method, config))
-            )
+            spec = resolve("digits", config.method, config)
+            result = read_json(done) if done.exists() else experiment.run(spec)
             rows.setdefault(name, []).append(result)
-    record = {**results.provenance(), "rows": rows}
-    flags.out.mkdir(parents=True, exist_ok=True)
-    (flags.out / f"digits_{flags.table}.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(tables.over_seeds(record))
+    record = {**provenance(), "rows": rows}
+    write_json(flags.out / f"digits_{flags.table}.json", record)
+    print(markdown.over_seeds(record))
 
 
 if __name__ == "__main__":

@@ -5,21 +5,22 @@ compiles in the first round; that time is kept apart. For the times run it alone
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from bench import benchmark, rivals
 from l2ljax import data, devices, threat
-from l2ljax.bench import benchmark, rivals
 from l2ljax.evaluate import run_standard_evaluation
-from l2ljax.run.monitor import one_line_errors
-from l2ljax.run.results import provenance
+from l2ljax.files import write_json
 from l2ljax.run.setup import load_classifier
-from l2ljax.run.workdir import read_json
+from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.provenance import provenance
+from l2ljax.runtime.workdir import read_json
 from l2ljax.types import Batch
 
 
@@ -47,20 +48,18 @@ def main(flags: Flags) -> None:
     saved = read_json(Path(flags.victim) / "config.json")
     dataset = data.load(saved["dataset"], flags.data_dir or saved["data_dir"])
     images, y = (np.concatenate(both)[: flags.images] for both in zip(dataset.test, dataset.train, strict=True))
-    logits_fn, ball, x = (
-        load_classifier(flags.victim),
-        threat.linf(threat.parse_eps(flags.eps)),
-        np.float32(images) / 255,
-    )
+    logits_fn, ball = load_classifier(flags.victim), threat.linf(threat.parse_eps(flags.eps))
+    x = images.astype(np.float32) / 255
     names = tuple(flags.attacks.split(","))
-    own_batch = {} if flags.batch_size is None else {"batch_size": flags.batch_size}
     compiled, rounds = benchmark.compile_clock(), []
     for seed in range(flags.seeds):
         key, before, began = jax.random.key(seed), compiled(), time.perf_counter()
-        ours = run_standard_evaluation(logits_fn, x, y, ball=ball, only=names, key=key, progress=print, **own_batch)
+        ours = run_standard_evaluation(
+            logits_fn, x, y, ball=ball, only=names, key=key, progress=print, batch_size=flags.batch_size
+        )
         seconds, compiling = time.perf_counter() - began, compiled() - before
         name, program = rivals.pyautoattack_standard(
-            saved["arch"], logits_fn.args[0], Batch(x, y), eps=ball.eps, attacks=names,
+            saved["arch"], logits_fn.args[0], Batch(jnp.asarray(x), jnp.asarray(y)), eps=ball.eps, attacks=names,
             batch_size=flags.their_batch_size, seed=seed,
         )  # fmt: skip
         began = time.perf_counter()
@@ -79,7 +78,7 @@ def main(flags: Flags) -> None:
         "about": f"{saved['dataset']}, {saved['arch']} trained with {saved['method']}, linf eps {flags.eps}",
         "autoattack": rounds,
     }
-    flags.out.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(flags.out, record)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ step. Both games are run by the library's own training step.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ import optax
 import tyro
 from jax.lax import stop_gradient
 
-from l2ljax.files import write_files
-from l2ljax.report.figures import paths_in_the_plane
-from l2ljax.run.results import provenance
+from l2ljax.files import write_json
+from l2ljax.runtime.provenance import provenance
 from l2ljax.train import TrainState, make_step
 from l2ljax.types import Array, Batch, Defense, Players
+from papers.figures import paths_in_the_plane
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +76,7 @@ def main(flags: Flags) -> None:
     for name, distance in distances.items():
         print(f"{name}: after {steps} steps at distance {distance:.4f} from the equilibrium")
     record = {**provenance(), "step": flags.step, "steps": steps, "distances": distances}
-    write_files({flags.out: (json.dumps(record, indent=2) + "\n").encode()})
+    write_json(flags.out, record)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import tyro
 
-from l2ljax.gail import experiment, report
+from l2ljax.files import write_json
+from l2ljax.gail import experiment
 from l2ljax.gail.setup import Config
-from l2ljax.run.monitor import one_line_errors
-from l2ljax.run.results import provenance
+from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.provenance import provenance
 from l2ljax.types import L2LError
+from papers import tables
 
 RIVAL = Path(__file__).parent / "imitation_gail.py"
 
@@ -58,8 +60,8 @@ def main(flags: Flags) -> None:
                 rounds.setdefault(row.pop("name"), []).append(row)
     record = {**provenance(), "environment": flags.env, "gail_speed": rounds}
     record["command"] = record["command"].replace(str(flags.imitation), "PYTHON")
-    flags.out.write_text(json.dumps(record, indent=2) + "\n")
-    print(report.speed(record))
+    write_json(flags.out, record)
+    print(tables.gail_speed(record))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ reads, 170 MB unpacked; only the training needs it.
 
 import tyro
 
-from l2ljax.bench import gpu
-from l2ljax.run.monitor import one_line_errors
+from bench import gpu
+from l2ljax.runtime.monitor import one_line_errors
 
 if __name__ == "__main__":
     with one_line_errors():

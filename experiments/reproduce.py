@@ -8,16 +8,15 @@
 """
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
 import tyro
 
-from l2ljax.papers import claims, compare, listing, work
-from l2ljax.report import tables
-from l2ljax.run import workdir
-from l2ljax.run.monitor import one_line_errors
+from l2ljax.files import write_files, write_json
+from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.workdir import read_json
+from papers import claims, compare, listing, tables, work
 
 HEAD = "# Benchmarks\n"
 MADE = "Made by `python experiments/reproduce.py --tables` from experiments/results; no number is typed by hand.\n"
@@ -50,12 +49,12 @@ class Flags:
 def main(flags: Flags) -> None:
     """Collect, run, then write the tables."""
     if flags.collect:
-        reports = [workdir.read_json(Path(folder) / "report.json") for folder in flags.collect.split(",")]
+        reports = [read_json(Path(folder) / "report.json") for folder in flags.collect.split(",")]
         for report in reports:
             report["command"] = without_places(report["command"])
         keep(flags, "runs", {"reports": reports})
     if flags.judged:
-        judged = [workdir.read_json(Path(folder) / "robustbench.json") for folder in flags.judged.split(",")]
+        judged = [read_json(Path(folder) / "robustbench.json") for folder in flags.judged.split(",")]
         for judgement in judged:
             judgement["provenance"]["command"] = without_places(judgement["provenance"]["command"])
         keep(flags, "judged", {"judgements": judged})
@@ -67,15 +66,14 @@ def main(flags: Flags) -> None:
         rows = compare.read_records(flags.results / "papers")
         parts = [HEAD, MADE, claims.as_markdown(claims.answers(rows, flags.results)), "", compare.as_markdown(rows), ""]
         for path in sorted(flags.results.glob("*.json")):
-            record = workdir.read_json(path)
+            record = read_json(path)
             parts += [f"## {record.get('title', path.stem.replace('_', ' '))}\n", tables.tell(record), ""]
-        workdir.write_atomically(Path("BENCHMARKS.md"), "\n".join(parts).rstrip() + "\n")
+        write_files({Path("BENCHMARKS.md"): ("\n".join(parts).rstrip() + "\n").encode()})
 
 
 def keep(flags: Flags, kind: str, content: dict) -> None:
     """Write KIND_NAME.json."""
-    text = json.dumps({"title": flags.title, **content}, indent=2) + "\n"
-    workdir.write_atomically(flags.results / f"{kind}_{flags.name}.json", text)
+    write_json(flags.results / f"{kind}_{flags.name}.json", {"title": flags.title, **content})
 
 
 def without_places(command: str) -> str:

@@ -1,20 +1,21 @@
 """On paper: when training on many devices waits for communication. `python experiments/scaling.py`.
 
-Counts a step of PGD adversarial training and sets it against a ring all-reduce of its gradients (`l2ljax.cost`), for
+Counts a step of PGD adversarial training and sets it against a ring all-reduce of its gradients (`bench.scaling`), for
 devices and networks as the flags say. Gradients exist in the backward pass alone, so the attack hides nothing.
 Not counted: the small reductions of synchronized BatchNorm, the optimizer, and rings over several links at once.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import tyro
 
+from bench.scaling import all_reduce_seconds, hiding_batch
 from l2ljax import cost, models
-from l2ljax.run.results import provenance
+from l2ljax.files import write_json
+from l2ljax.runtime.provenance import provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +56,13 @@ def main(flags: Flags) -> None:
     for bandwidth in flags.bandwidth:
         for n in flags.devices:
             link = {"bandwidth": bandwidth, "latency": flags.latency}
-            seconds = cost.all_reduce_seconds(nbytes, n, **link)
+            seconds = all_reduce_seconds(nbytes, n, **link)
             rows.append({
                 "devices": n,
                 "bandwidth": bandwidth,
                 "bytes_sent": 2 * (n - 1) / n * nbytes,
                 "seconds": seconds,
-                "hiding_batch": cost.hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
+                "hiding_batch": hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
                 "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
             })  # fmt: skip
     record = {
@@ -72,7 +73,7 @@ def main(flags: Flags) -> None:
         "backward_flops": backward,
         "scaling": rows,
     }
-    flags.out.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(flags.out, record)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,21 @@ is the mean over images of the largest loss, and below it the band of one standa
 """
 
 import dataclasses
-import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import tyro
 
 from l2ljax import data, threat
+from l2ljax.files import write_json
 from l2ljax.report.figures import loss_along_attacks
 from l2ljax.report.views import losses_along, pgd_path
-from l2ljax.run import imports
-from l2ljax.run.monitor import script
-from l2ljax.run.results import provenance
 from l2ljax.run.setup import load_attacker, load_classifier
-from l2ljax.run.workdir import read_json
+from l2ljax.runtime import imports
+from l2ljax.runtime.monitor import script
+from l2ljax.runtime.provenance import provenance
+from l2ljax.runtime.workdir import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Attack, write, draw."""
-    panels = {}
+    panels: dict[str, dict[str, Any]] = {}
     for victim in flags.victims.split(","):
         saved = read_json(Path(victim).expanduser() / "config.json")
         ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
@@ -58,7 +59,7 @@ def main(flags: Flags) -> None:
             print(f"{Path(victim).name}, {name}: {curve['largest'][-1]:.3f} after {flags.steps} steps", flush=True)
     loss_along_attacks(flags.out.with_suffix(".png"), panels)
     record = {**provenance(), "eval_size": flags.eval_size, "panels": panels}
-    flags.out.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(flags.out, record)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,16 @@ libraries; `--preset=gpu` takes nine minutes. Writes JSON and a bar chart, print
 
 import argparse
 import dataclasses
-import json
 
 import tyro
 
+from bench import benchmark, throughput
 from l2ljax import devices
-from l2ljax.bench import benchmark, throughput
-from l2ljax.report import tables
-from l2ljax.run import imports
-from l2ljax.run.monitor import one_line_errors
-from l2ljax.run.results import provenance
-from l2ljax.run.workdir import write_atomically
+from l2ljax.files import write_json
+from l2ljax.runtime import imports
+from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.provenance import provenance
+from papers import tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +43,7 @@ def main(flags: Flags) -> None:
 def keep(flags: Flags, content: dict) -> None:
     """Write and print."""
     record = {**provenance(), **content}
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(flags.out, json.dumps(record, indent=2) + "\n")
+    write_json(flags.out, record)
     print(tables.tell(record))
 
 

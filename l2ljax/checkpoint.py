@@ -23,7 +23,7 @@ __all__ = ["Checkpoints"]
 class Checkpoints:
     """The checkpoints in one folder, of which the newest two are kept.
 
-    Of many processes (see `hosts`) each that makes one has it alone: one saves, the others need not.
+    Of many processes (see `runtime.hosts`) each that makes one has it alone: one saves, the others need not.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:

@@ -1,7 +1,6 @@
 """Counting work without running it: passes through a classifier, from the program that JAX builds.
 
     passes = cost.passes(attack, logits_fn, x, y)
-    batch = cost.hiding_batch(nbytes, devices, overlapped=flops_per_image, flops=..., bandwidth=...)
 
 A pass is one forward and one input gradient over the batch, as a PGD step takes. What is counted are the
 multiplications of convolutions and matrix products inside `logits_fn` (marked by a name scope), after JAX has removed
@@ -25,7 +24,7 @@ from l2ljax import losses
 from l2ljax.models.convolution import stock_convolution
 from l2ljax.types import Array, Attack, LogitsFn, Tree
 
-__all__ = ["all_reduce_seconds", "hiding_batch", "inner_jaxprs", "mark", "multiplications", "passes"]
+__all__ = ["inner_jaxprs", "mark", "multiplications", "passes"]
 
 SCOPE = "counted_classifier"
 
@@ -61,36 +60,6 @@ def multiplications(function: Callable[..., Tree], *args: Any) -> float:
         closed = jax.make_jaxpr(function)(*args)
     jaxpr, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     return _count(jaxpr, marked=False)
-
-
-def all_reduce_seconds(nbytes: float, devices: int, *, bandwidth: float, latency: float = 0.0) -> float:
-    """Seconds of a ring all-reduce: 2 (n - 1) messages one after another, each of nbytes / n.
-
-    So 2 (n - 1) / n of the bytes leave each of the n devices.
-
-    Args:
-      nbytes: what each device has to reduce.
-      devices: n.
-      bandwidth: bytes per second out of each device, along the ring.
-      latency: seconds of an empty message.
-    """
-    return 2 * (devices - 1) * (nbytes / devices / bandwidth + latency)
-
-
-def hiding_batch(
-    nbytes: float, devices: int, *, overlapped: float, flops: float, bandwidth: float, latency: float = 0.0
-) -> int:
-    """The smallest batch per device whose computing takes as long as the all-reduce, which may then hide behind it.
-
-    Args:
-      nbytes: as for `all_reduce_seconds`, like devices, bandwidth and latency.
-      devices: n.
-      overlapped: floating-point operations per image of what runs while gradients are reduced: the backward pass.
-      flops: floating-point operations per second that a device reaches.
-      bandwidth: in bytes per second.
-      latency: in seconds.
-    """
-    return math.ceil(all_reduce_seconds(nbytes, devices, bandwidth=bandwidth, latency=latency) * flops / overlapped)
 
 
 def _count(jaxpr: core.Jaxpr, marked: bool) -> float:

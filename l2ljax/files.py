@@ -1,13 +1,15 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from l2ljax.types import L2LError
 
-__all__ = ["write_files"]
+__all__ = ["write_files", "write_json"]
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -31,3 +33,8 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         for draft in drafts.values():
             with contextlib.suppress(OSError):  # moved, or never made
                 draft.unlink()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, or leave what was there."""
+    write_files({path: (json.dumps(content, indent=2) + "\n").encode()})

@@ -1,7 +1,7 @@
 import jax
 
-from l2ljax.bench import benchmark
-from l2ljax.report import tables
+from bench import benchmark
+from papers import tables
 
 
 def clocked(monkeypatch, durations):

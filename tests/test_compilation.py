@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from l2ljax.run import compilation
+from l2ljax.runtime import compilation
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
@@ -18,7 +18,7 @@ PROGRAM = """
     import jax.numpy as jnp
     import numpy as np
     from l2ljax import defenses, models, threat
-    from l2ljax.run import monitor
+    from l2ljax.runtime import monitor
     from l2ljax.train import AXIS, init_state, make_step
     from l2ljax.types import Batch, Players
 

@@ -17,7 +17,7 @@ import pytest
 
 from l2ljax.data import pipeline
 from l2ljax.data.readers import Split
-from l2ljax.run import hosts
+from l2ljax.runtime import hosts
 from l2ljax.types import L2LError
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +28,7 @@ STEPS = """
     jax.config.update("jax_enable_x64", True)
     import jax.numpy as jnp, numpy as np, optax
     from l2ljax import data, defenses, threat
-    from l2ljax.run import hosts, monitor
+    from l2ljax.runtime import hosts, monitor
     from l2ljax.data.readers import Split
     from l2ljax.train import AXIS, Interrupted, init_state, make_step
     from l2ljax.types import L2LError, Players

@@ -11,8 +11,8 @@ from l2ljax.gail import experiment, experts, report, setup
 from l2ljax.gail.experts import Trajectories
 from l2ljax.gail.imitate import Demonstrations
 from l2ljax.gail.setup import Config
-from l2ljax.run import monitor
-from l2ljax.run.workdir import Workdir
+from l2ljax.runtime import monitor
+from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2ljax.bench import agenda, gpu, verdicts
-from l2ljax.bench.agenda import Job
+from bench import agenda, gpu, verdicts
+from bench.agenda import Job
+from l2ljax.files import write_json
 from l2ljax.types import L2LError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -27,18 +28,18 @@ SMALL = {
 
 
 def writes(content, *, path, seconds):
-    agenda.write(path, content)
+    write_json(path, content)
 
 
 def crashes(*, path, seconds):
-    agenda.write(path, {"before": 1})
+    write_json(path, {"before": 1})
     print("out of memory", flush=True)
     os._exit(3)
 
 
 def hangs(*, path, seconds):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    agenda.write(path, {"seconds": seconds})
+    write_json(path, {"seconds": seconds})
     time.sleep(600)
 
 

@@ -2,27 +2,24 @@
 on, shorter schedules say so, and claims are answered by the numbers."""
 
 import fcntl
-import importlib.util
+import importlib
 import json
 import os
-import sys
 import textwrap
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import pytest
 import tyro
 
-from l2ljax import attacks, cost, models, threat
+from l2ljax import attacks, threat
 from l2ljax.gail.setup import Config as GailConfig
-from l2ljax.papers import claims, compare, effort, listing, plan, records, work
-from l2ljax.papers.jobs import Job, Part
-from l2ljax.papers.targets import ARCHITECTURES, TABLES
 from l2ljax.run import adversary, judge
 from l2ljax.run.config import Config, learned, resolve
 from l2ljax.types import L2LError
+from papers import claims, compare, effort, listing, plan, records, work
+from papers.jobs import Job, Part
+from papers.targets import ARCHITECTURES, TABLES
 
 ROOT = Path(__file__).parent.parent
 PRINTED = {
@@ -101,16 +98,6 @@ def test_the_plan_is_of_rows_and_columns_that_there_are():
             assert made.setdefault(job.made, job) == job, "two commands write the same file"
 
 
-def script(name):
-    sys.path.insert(0, str(ROOT / "experiments"))
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "experiments" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    sys.path.pop(0)
-    return module
-
-
 def test_our_scripts_take_the_plans_commands():
     jobs = {job.made: job for part in plan.PARTS for job in part.jobs}.values()
     flags = {"evaluate": judge.Flags, "attack": adversary.Flags, "gail": GailConfig}
@@ -126,24 +113,21 @@ def test_our_scripts_take_the_plans_commands():
             }  # fmt: skip
             assert str(run.workdir / "report.json") == job.made
             continue
-        kind = flags.setdefault(name, script(name).Flags if name not in flags else None)
+        kind = flags.setdefault(name, importlib.import_module(name).Flags if name not in flags else None)
         found = tyro.cli(kind, args=list(job.flags))
         for attack in filter(None, (getattr(found, "attacks", None) or "").split(",")):
             known = learned(attack) or attack in attacks.ensemble.VERSIONS
             assert known or attacks.create(attack, threat.linf(0.3))
 
 
-def test_multiplications_are_counted_ones():
-    for arch, size in {
-        "digits_cnn": (8, 8, 1),
-        "lenet5": (28, 28, 1),
-        "small_cnn": (28, 28, 1),
-        "resnet20": (32, 32, 3),
-    }.items():
-        classifier, x = models.create(arch), jnp.zeros((1, *size))
-        variables = jax.eval_shape(classifier.init, jax.random.key(0), x)
-        counted = cost.multiplications(cost.mark(classifier.logits), variables, x)
-        assert effort.MULTIPLICATIONS[arch] == pytest.approx(counted, rel=0.01), arch
+def test_efforts_count_multiplications():
+    forward = 32 * 22**2 + 64 * 32 * 11**2 + 64 * 64 * 10**2 + 1024 * 10  # of digits_cnn, see test_cost.py
+    plain = effort.training("digits", "digits_cnn", "plain", epochs=2, images=100)
+    assert plain.multiplications == 2 * 100 * 3 * forward
+    attacked = effort.judging("digits_cnn", ["pgd20", "pgd100"], images=5)
+    assert (plain + attacked).multiplications == 2 * 100 * 3 * forward + 5 * 120 * 2 * forward
+    learned = effort.training("cifar10", "digits_cnn", "naive_l2l", epochs=1, images=1, width=32)
+    assert learned.multiplications == 3 * forward + 3 * effort.GENERATORS["naive_l2l"] / 4
 
 
 # The list ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,8 @@ import pytest
 from l2ljax import attacks, defenses
 
 ROOT = Path(__file__).parent.parent
-MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / "l2ljax").rglob("*.py")}
+PACKAGES = [ROOT / "l2ljax", ROOT / "experiments" / "bench", ROOT / "experiments" / "papers"]
+MODULES = {".".join(p.relative_to(top.parent).with_suffix("").parts): p for top in PACKAGES for p in top.rglob("*.py")}
 TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in sorted(MODULES.items())}
 
 
@@ -106,5 +106,4 @@ def test_a_users_type_checker_sees_the_main_types(tmp_path):
     lines = enumerate(SNIPPET.splitlines(), start=1)
     assert dict(seen) == {str(i): line.partition("  # ")[2] for i, line in lines if "reveal" in line}, done.stdout
     assert done.returncode == 0, done.stdout
-    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert (ROOT / "l2ljax" / "py.typed").exists() and package_data["l2ljax"] == ["py.typed"]
+    assert (ROOT / "l2ljax" / "py.typed").exists()

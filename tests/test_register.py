@@ -15,8 +15,9 @@ import pytest
 
 from l2ljax import attacks, defenses, losses, models
 from l2ljax.attacks import names
-from l2ljax.run import adversary, experiment, imports, recipes
+from l2ljax.run import adversary, experiment, recipes
 from l2ljax.run.config import Config, resolve
+from l2ljax.runtime import imports
 from l2ljax.types import L2LError
 from tests.test_attacks import KEY, LINF, LOGITS, X, Y
 

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from l2ljax import files
-from l2ljax.report import figures, markdown, tables
+from l2ljax.report import figures, markdown
 from l2ljax.types import L2LError
+from papers import tables
 
 
 def attack(robust_acc, seconds=1.0, passes=10):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from l2ljax import checkpoint
-from l2ljax.report import tables
+from l2ljax.report import markdown
 from l2ljax.run import experiment, seeds
 from l2ljax.run.config import Config, resolve
 from l2ljax.types import L2LError
+from papers import tables
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHORT = {"epochs": 1, "train_size": 300, "val_size": 0, "eval_size": 40, "attacks": "fgsm", "steps": 2}
@@ -71,15 +72,15 @@ def test_the_table_has_mean_spread_and_lowest():
         return {**about, "clean_acc": acc, "attacks": rows, "worst_case_acc": acc / 2}
 
     rows = {"one": [run(0.9), run(0.6), run(0.6)], "two": [run(0.5, own=0.25)]}
-    summary = tables.summary(rows["one"])
+    summary = markdown.summary(rows["one"])
     assert summary["clean"] == {
         "mean": pytest.approx(0.7),
         "lowest": 0.6,
         "deviation": statistics.stdev([0.9, 0.6, 0.6]),
     }
     assert list(summary) == ["clean", "pgd20", "worst case"]
-    assert tables.summary(rows["two"])["own"] == {"mean": 0.25, "lowest": 0.25, "deviation": 0.0}
-    table = tables.over_seeds({"rows": rows, "command": "C"}).splitlines()
+    assert markdown.summary(rows["two"])["own"] == {"mean": 0.25, "lowest": 0.25, "deviation": 0.0}
+    table = markdown.over_seeds({"rows": rows, "command": "C"}).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
     assert cells[0] == ["setting", "seeds", "clean", "pgd20", "own", "worst case"]
     assert cells[2] == ["one", "3", "70.00 ± 17.32 (60.00)", "35.00 ± 8.66 (30.00)", "-", "35.00 ± 8.66 (30.00)"]

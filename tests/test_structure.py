@@ -12,42 +12,58 @@ from l2ljax import defenses
 from l2ljax.attacks.names import listing
 
 ROOT = Path(__file__).parent.parent
+LIBRARY = list((ROOT / "l2ljax").rglob("*.py"))
 FLOORS = [
     {"types"},
-    {"threat", "losses", "files", "data", "devices"},
-    {"models"},
+    {"threat", "losses", "files", "devices"},
+    {"data", "models"},
     {"attacks"},
     {"defenses"},
-    {"train", "checkpoint", "evaluate", "cost"},
-    {"report", "run", "bench", "gail", "papers"},
+    {"train", "checkpoint", "cost"},
+    {"evaluate"},
+    {"runtime"},
+    {"report"},
+    {"gail"},
+    {"run"},
 ]
 HEAVY = ("tensorflow_datasets", "orbax", "matplotlib", "sklearn", "gymnasium", "pooch", "tyro", "PIL", "scipy.stats")
 
 
 def imported(path):
-    """The l2ljax modules that a file imports anywhere, as dotted names below l2ljax."""
+    """The dotted names of all that a file imports anywhere."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "l2ljax":
-            names = node.module.split(".")[1:]
-            yield from [".".join([*names, alias.name]) for alias in node.names]
+        if isinstance(node, ast.Import):
+            yield from [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            yield from [f"{node.module}.{alias.name}" for alias in node.names]
+
+
+def of_the_library(path):
+    """The dotted names below l2ljax that a file imports."""
+    return [name.partition(".")[2] for name in imported(path) if name.split(".")[0] == "l2ljax"]
 
 
 def floor(name):
-    return next(i for i, names in enumerate(FLOORS) if name in names)
+    return next(i for i, names in enumerate(FLOORS) if name.split(".")[0] in names)
 
 
-def test_files_import_lower_floors_or_their_own():
-    for path in (ROOT / "l2ljax").rglob("*.py"):
+def test_files_import_lower_floors_or_their_own_package():
+    for path in LIBRARY:
         own = path.relative_to(ROOT / "l2ljax").parts[0].removesuffix(".py")
-        if own == "__init__":
-            continue
-        for name in imported(path):
-            first = name.split(".")[0]
-            assert first == own or floor(first) <= floor(own), f"{path} imports {name}"
+        for name in of_the_library(path) if own != "__init__" else []:
+            assert name.split(".")[0] == own or floor(name) < floor(own), f"{path} imports {name}"
+
+
+def test_the_library_does_not_import_the_laboratory():
+    laboratory = {path.stem for path in (ROOT / "experiments").iterdir() if path.suffix in ("", ".py")}
+    assert {"bench", "papers", "digits"} <= laboratory
+    for path in LIBRARY:
+        assert not {name.split(".")[0] for name in imported(path)} & {"experiments", "tests", *laboratory}, path
 
 
 def test_no_import_is_circular():
-    files = {path.relative_to(ROOT / "l2ljax").with_suffix("").parts: path for path in (ROOT / "l2ljax").rglob("*.py")}
+    files = {path.relative_to(ROOT / "l2ljax").with_suffix("").parts: path for path in LIBRARY}
     seen: dict[tuple, int] = {}
 
     def named(name):
@@ -58,7 +74,7 @@ def test_no_import_is_circular():
         assert seen.get(file) != 1, f"{'.'.join(file)} imports itself by way of others"
         if file not in seen:
             seen[file] = 1
-            for other in {named(name) for name in imported(files[file])} - {None}:
+            for other in {named(name) for name in of_the_library(files[file])} - {None}:
                 visit(other)
             seen[file] = 2
 

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 
+from bench import benchmark, rivals, throughput
 from l2ljax import threat
 from l2ljax.attacks import gradient
-from l2ljax.bench import benchmark, rivals, throughput
-from l2ljax.report import tables
 from l2ljax.types import L2LError
+from papers import tables
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parent.parent
@@ -155,7 +155,7 @@ def test_networks_in_torch_have_our_logits(arch, monkeypatch):
     task = rivals.Task(arch, jax.tree.unflatten(tree, moved), batch, "pgd", 0.1, 1, 0.1)
     net, *_ = rivals.same_network(task)
     assert sum(p.numel() for p in net.parameters()) == sum(a.size for a in jax.tree.leaves(variables["params"]))
-    networks = rivals.package("l2ljax.bench.torch_networks")
+    networks = rivals.package("bench.torch_networks")
     build = networks.build
     monkeypatch.setattr(networks, "build", lambda *_: build(arch, variables))
     with pytest.raises(L2LError, match="torch's logits differ"):

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from l2ljax.bench import benchmark, rivals, throughput, training
-from l2ljax.report import tables
+from bench import benchmark, rivals, throughput, training
 from l2ljax.types import L2LError
+from papers import tables
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @pytest.fixture
 def torch_training():
     pytest.importorskip("torch")
-    return rivals.package("l2ljax.bench.torch_training")
+    return rivals.package("bench.torch_training")
 
 
 def task(method, arch="resnet20", dtype="float32", steps=2):

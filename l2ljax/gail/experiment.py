@@ -24,9 +24,9 @@ from l2ljax.gail.policy import Agent
 from l2ljax.gail.rollout import Iterations
 from l2ljax.gail.setup import PAIRS_KEY, Arm, Config, Task, arms, controls, find_expert, prepare
 from l2ljax.gail.updaters import Updater
-from l2ljax.run import imports, monitor
-from l2ljax.run.results import provenance
-from l2ljax.run.workdir import Workdir
+from l2ljax.runtime import imports, monitor
+from l2ljax.runtime.provenance import provenance
+from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from l2ljax.files import write_files
 
-__all__ = ["WINDOW", "about", "draw", "goal", "markdown", "speed", "summarize", "table", "write"]
+__all__ = ["WINDOW", "about", "draw", "goal", "markdown", "summarize", "table", "write"]
 
 WINDOW = 20
 """Iterations that a return is averaged over, where its deepest fall and its end are looked for."""
@@ -117,25 +117,6 @@ def about(result: Mapping[str, Any]) -> str:
 def markdown(result: Mapping[str, Any]) -> str:
     """The text of one result, for BENCHMARKS.md."""
     return f"{about(result)}\n\n{table(result)}"
-
-
-def speed(record: Mapping[str, Any]) -> str:
-    """Markdown of experiments/gail_speed.py: steps of the environment per second and the seconds of compiling."""
-    slowest = min(statistics.median(row["steps_per_second"] for row in rows) for rows in record["gail_speed"].values())
-    lines = ["| GAIL | rounds | steps/s | range | times the slowest | compiling, s |", "| --- |" + " ---: |" * 5]
-    for name, rows in record["gail_speed"].items():
-        steps = [row["steps_per_second"] for row in rows]
-        compiling = [row["compile_seconds"] for row in rows if "compile_seconds" in row]
-        cells = [
-            name, f"{len(rows)}", f"{statistics.median(steps):,.0f}", f"{min(steps):,.0f}-{max(steps):,.0f}",
-            f"{statistics.median(steps) / slowest:.1f}", f"{statistics.median(compiling):.1f}" if compiling else "-",
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    caption = (
-        f"{record['environment']}, 5,000 steps an iteration of ours, one seed, learning included; {record['machine']}, "
-    )
-    caption += f"{record['date']}; `{record['command']}`."
-    return "\n".join([caption, "", *lines])
 
 
 def write(workdir: Path, result: Mapping[str, Any], curves: Mapping[str, np.ndarray], out: Path | None = None) -> None:

@@ -1,3 +1,1 @@
-"""What a run shows: pages and tables in `markdown`, BENCHMARKS.md's in `tables`, `figures`, and in `views` the numbers
-that figures of one model take.
-"""
+"""Reports of runs: tables and pages in `markdown`, `figures`, and in `views` the numbers that figures show."""

@@ -1,4 +1,4 @@
-"""Figures of runs and of papers, as PNG files (matplotlib is imported only here).
+"""Figures of runs and of models, as PNG files (matplotlib is imported only where one is drawn).
 
     training_curves(workdir / "curves.png", steps, validations)
     perturbation_grid(workdir / "examples.png", x, x_adv, labels, predictions, class_names)
@@ -21,8 +21,9 @@ from numpy.typing import ArrayLike
 from l2ljax.files import write_files
 
 __all__ = [
-    "BLUE", "FACTORS", "LIGHT_BLUE", "RED", "VERMILLION", "accuracy_against", "amplified", "amplified_perturbations",
-    "bars", "loss_along_attacks", "loss_landscape", "paths_in_the_plane", "perturbation_grid", "training_curves",
+    "BLUE", "FACTORS", "GRAY", "LIGHT_BLUE", "RED", "VERMILLION", "accuracy_against", "amplified",
+    "amplified_perturbations", "loss_along_attacks", "loss_landscape", "perturbation_grid", "save", "tidy",
+    "training_curves",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -70,10 +71,10 @@ def training_curves(path: Path, steps: Sequence[Mapping[str, Any]], validations:
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-        _tidy(axes)
+        tidy(axes)
         if axes.lines:
             axes.legend()
-    _save(path, figure)
+    save(path, figure)
 
 
 def perturbation_grid(
@@ -118,7 +119,7 @@ def perturbation_grid(
         axes.set_title(f"{names[int(label)]}\n→ {names[int(prediction)]}", fontsize=size)
         if label != prediction:
             axes.title.set(color=RED, fontweight="bold")
-    _save(path, figure)
+    save(path, figure)
 
 
 def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
@@ -162,7 +163,7 @@ def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
     for axes, model in zip(grid[0, 1::group], models, strict=True):
         name = axes.annotate(f"on {model}", (0, 1), (0, 18), xycoords="axes fraction", textcoords="offset points")
         name.set_in_layout(False)  # long ones reach over the next columns
-    _save(path, figure)
+    save(path, figure)
 
 
 def amplified(x: ArrayLike, x_adv: ArrayLike, factor: float) -> np.ndarray:
@@ -192,10 +193,10 @@ def loss_along_attacks(path: Path, panels: Mapping[str, Mapping[str, Mapping[str
             axes.fill_between(range(len(largest)), largest - spread, largest, color=color, alpha=0.2, linewidth=0)
         axes.set(title=title, xlabel="step of the attack (0: clean images)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _tidy(axes)
+        tidy(axes)
     figure.legend(handles=grid[0].lines, loc="outside lower center", ncols=2)
     grid[0].set_ylabel(f"cross-entropy (nats){', largest of the draws' if any(spreads) else ''}\nmean over images")
-    _save(path, figure)
+    save(path, figure)
 
 
 def accuracy_against(path: Path, panels: Mapping[str, Mapping[str, Any]]) -> None:
@@ -228,13 +229,13 @@ def accuracy_against(path: Path, panels: Mapping[str, Mapping[str, Any]]) -> Non
             column[1].plot(values, gain, "o-", color=VERMILLION, markersize=5)
             column[1].fill_between(values, gain - error, gain + error, color=VERMILLION, alpha=0.2, linewidth=0)
         for axes in column:
-            _tidy(axes)
+            tidy(axes)
     grid[0, 0].set_ylabel("robust accuracy (%)")
     grid[0, 0].legend()
     if rows == 2:
         grid[1, 0].set_ylabel("difference (points)\n± standard error")
         grid[1, 0].set_title(" minus ".join(panel["accuracy"]), fontsize=10)
-    _save(path, figure)
+    save(path, figure)
 
 
 def loss_landscape(path: Path, surfaces: Mapping[str, Any]) -> None:
@@ -261,54 +262,7 @@ def loss_landscape(path: Path, surfaces: Mapping[str, Any]) -> None:
         axes.set_box_aspect((1, 1, 0.75), zoom=0.95)
         axes.view_init(elev=25, azim=-125)
     figure.colorbar(surface, ax=list(grid), shrink=0.7, pad=0.06, label="cross-entropy (nats), mean over images")
-    _save(path, figure)
-
-
-def paths_in_the_plane(path: Path, paths: Mapping[str, ArrayLike]) -> None:
-    """Draw how players of a game on the plane move (L2L, Figure 8), as PNG.
-
-    Args:
-      path: the file to write.
-      paths: title -> points [T, 2], x and y of the players; a panel each.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4 * len(paths), 4), layout="tight")
-    for axes, (title, points) in zip(figure.subplots(1, len(paths), squeeze=False)[0], paths.items(), strict=True):
-        x, y = np.asarray(points).T
-        axes.plot(x, y, color=BLUE, linewidth=1.5)
-        axes.plot(x[0], y[0], "o", color=BLUE, label="start")
-        axes.plot(0, 0, "x", color=VERMILLION, label="equilibrium")
-        axes.set(title=title, xlabel="x (descends)", ylabel="y (ascends)", aspect="equal")
-        axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    _save(path, figure)
-
-
-def bars(path: Path, groups: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str) -> None:
-    """Draw a horizontal bar with its range per value, a panel per group, as PNG.
-
-    Args:
-      path: the file to write.
-      groups: title -> name -> (value, lowest, highest).
-      label: of the values.
-    """
-    from matplotlib.figure import Figure
-
-    heights = [len(group) + 1.5 for group in groups.values()]
-    figure = Figure(figsize=(9, 0.35 * sum(heights) + 0.5), layout="constrained")
-    column = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, (title, group) in zip(column, groups.items(), strict=True):
-        middle, low, high = np.array(list(group.values())).T
-        colors = [BLUE if i == 0 else LIGHT_BLUE for i in range(len(group))]
-        axes.barh(list(group), middle, color=colors, xerr=(middle - low, high - middle), ecolor=GRAY)
-        axes.bar_label(axes.containers[-1], fmt="%.4g", label_type="center", fontsize=9)
-        axes.invert_yaxis()
-        axes.set_title(title, fontsize=10, loc="left")
-        _tidy(axes)
-    column[-1].set_xlabel(label)
-    _save(path, figure)
+    save(path, figure)
 
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -328,12 +282,14 @@ def _show(axes: Any, image: np.ndarray) -> None:
     axes.set(xticks=[], yticks=[])
 
 
-def _tidy(axes: Any) -> None:
+def tidy(axes: Any) -> None:
+    """Give a panel a faint grid and no frame."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(path: Path, figure: "Figure") -> None:
+def save(path: Path, figure: "Figure") -> None:
+    """Write a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     write_files({Path(path): buffer.getvalue()})

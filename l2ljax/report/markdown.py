@@ -13,6 +13,7 @@ What cannot be written raises an `L2LError` and leaves the earlier file as it wa
 import json
 import math
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from urllib.parse import quote
 from l2ljax.files import write_files
 from l2ljax.threat import parse_eps
 
-__all__ = ["grid", "judgement", "page", "percent", "table", "write"]
+__all__ = ["grid", "judgement", "over_seeds", "page", "percent", "summary", "table", "write"]
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -118,6 +119,49 @@ def _checklist(checks: Sequence[Any], known: Mapping[str, Any]) -> str:
     lines = [f"- {point}: {by_name[name].verdict} ({by_name[name].figure})" for point, name in points.items()]
     lines.append(f"- a diverse set of attacks, clean accuracy reported: {', '.join(known['attacks'])} above")
     return "\n".join(lines)
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Over the reports of several seeds: clean, each attack, worst case -> mean, lowest and standard deviation.
+
+    The accuracies are those of the last parameters; the deviation is that of a sample, 0 of a single run.
+    """
+    values: dict[str, list[float]] = {"clean": [run["clean_acc"] for run in runs]}
+    for run in runs:
+        for name, row in run["attacks"].items():
+            values.setdefault(name, []).append(row["robust_acc"])
+    values["worst case"] = [run["worst_case_acc"] for run in runs]
+    return {
+        name: {
+            "mean": statistics.fmean(record),
+            "lowest": min(record),
+            "deviation": statistics.stdev(record) if len(record) > 1 else 0.0,
+        }
+        for name, record in values.items()
+    }
+
+
+def over_seeds(record: Mapping[str, Any]) -> str:
+    """Markdown of runs over seeds (--seeds, experiments/ablation.py): mean ± standard deviation (lowest).
+
+    The accuracies are those of the last parameters, in percent.
+    """
+    known = {title: summary(runs) for title, runs in record["rows"].items()}
+    names = [name for name in dict.fromkeys(name for row in known.values() for name in row) if name != "worst case"]
+
+    def cell(row: Mapping[str, float] | None) -> str:
+        if row is None:
+            return "-"
+        return f"{percent(row['mean'])} ± {percent(row['deviation'])} ({percent(row['lowest'])})"
+
+    rows = [
+        [title, f"{len(record['rows'][title])}", *(cell(row.get(name)) for name in [*names, "worst case"])]
+        for title, row in known.items()
+    ]
+    run = next(iter(record["rows"].values()))[0]
+    about = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']} epochs, "
+    about += f"{run['eval_size']} test images: mean ± standard deviation over seeds (lowest); `{record['command']}`."
+    return f"{about}\n\n{grid(['setting', 'seeds', *names, 'worst case'], rows)}"
 
 
 def percent(accuracy: float | None) -> str:

@@ -18,13 +18,13 @@ from l2ljax import attacks, defenses
 from l2ljax.attacks import names
 from l2ljax.evaluate import evaluate
 from l2ljax.report import markdown
-from l2ljax.run import imports
 from l2ljax.run.config import Config, Run, resolve
 from l2ljax.run.experiment import train
-from l2ljax.run.monitor import script
 from l2ljax.run.results import describe
 from l2ljax.run.setup import EVAL_BATCH, prepare
-from l2ljax.run.workdir import Workdir, read_json
+from l2ljax.runtime import imports
+from l2ljax.runtime.monitor import script
+from l2ljax.runtime.workdir import Workdir, read_json
 from l2ljax.types import L2LError
 
 __all__ = ["Flags", "learners", "main", "run"]

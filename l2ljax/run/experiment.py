@@ -18,11 +18,12 @@ from l2ljax import attacks, checkpoint, cost, data
 from l2ljax.attacks import names
 from l2ljax.evaluate import evaluate
 from l2ljax.report import markdown
-from l2ljax.run import hosts, imports, monitor, recipes, seeds
+from l2ljax.run import recipes, seeds
 from l2ljax.run.config import Config, Run, methods
 from l2ljax.run.results import Best, draw, summarize
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks, prepare
-from l2ljax.run.workdir import Workdir
+from l2ljax.runtime import hosts, imports, monitor
+from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import Interrupted, NonFiniteLoss, TrainState, fit
 from l2ljax.types import Batch, L2LError
 

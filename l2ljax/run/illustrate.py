@@ -23,7 +23,7 @@ from l2ljax.report import figures, views
 from l2ljax.report.views import Plan
 from l2ljax.run.config import learned
 from l2ljax.run.setup import load_attacker, load_classifier
-from l2ljax.run.workdir import read_json
+from l2ljax.runtime.workdir import read_json
 from l2ljax.threat import Ball, parse_eps
 from l2ljax.types import Key, L2LError, LogitsFn
 
@@ -71,7 +71,8 @@ def make_plan(
         return workdir
 
     others = [fits(baseline, attacks=False)] if baseline else []
-    models = dict(zip(_short([victim, *others]), [logits_fn, *map(load_classifier, others)], strict=True))
+    loaded: list[LogitsFn] = [logits_fn, *map(load_classifier, others)]
+    models = dict(zip(_short([victim, *others]), loaded, strict=True))
     trained = [learned(name, victim) for name in attackers if chosen]
     workdirs = list(dict.fromkeys(fits(each.workdir, attacks=True) for each in trained if each))
     for workdir in workdirs:

@@ -24,12 +24,13 @@ from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import checksum, default_batch_size
 from l2ljax.files import write_files
 from l2ljax.report import markdown
-from l2ljax.run import illustrate, imports
+from l2ljax.run import illustrate
 from l2ljax.run.config import learned
-from l2ljax.run.monitor import script
-from l2ljax.run.results import provenance
 from l2ljax.run.setup import load_attacker, load_classifier, load_function, named_attack
-from l2ljax.run.workdir import read_json
+from l2ljax.runtime import imports
+from l2ljax.runtime.monitor import script
+from l2ljax.runtime.provenance import provenance
+from l2ljax.runtime.workdir import read_json
 from l2ljax.types import Array, Key, L2LError, LogitsFn, example_keys
 
 __all__ = ["PAPER", "Flags", "main", "run"]

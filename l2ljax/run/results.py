@@ -1,10 +1,5 @@
 """What a run leaves behind: the content of report.json, and figures."""
 
-import datetime
-import importlib.metadata
-import os
-import platform
-import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -20,11 +15,12 @@ from l2ljax import attacks
 from l2ljax.evaluate import Evaluation, evaluate
 from l2ljax.report import figures
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks
-from l2ljax.run.workdir import Workdir
+from l2ljax.runtime.provenance import versions
+from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import TrainState
 from l2ljax.types import Array, Players
 
-__all__ = ["Best", "describe", "draw", "provenance", "summarize", "versions"]
+__all__ = ["Best", "describe", "draw", "summarize"]
 
 
 class Best(NamedTuple):
@@ -112,32 +108,6 @@ def draw(setup: Setup, state: TrainState, workdir: Workdir) -> list[Path]:
     predictions = np.asarray(jax.jit(lambda f, x: f(x))(logits_fn, x_adv)).argmax(axis=1)
     figures.perturbation_grid(grid, x, x_adv, y, predictions, setup.dataset.class_names)
     return [curves, grid]
-
-
-def versions() -> dict[str, str]:
-    """What a result depends on."""
-    packages = ("l2ljax", "jax", "jaxlib", "flax", "optax", "numpy")
-    installed: dict[str, str] = {name: importlib.metadata.version(name) for name in packages}
-    return {**installed, "python": platform.python_version(), "device": jax.devices()[0].device_kind}
-
-
-def provenance() -> dict[str, Any]:
-    """Where a number comes from: the command, the date, the machine, the versions."""
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores{_processor()}, {jax.devices()[0].device_kind}",
-        "versions": versions(),
-    }
-
-
-def _processor() -> str:
-    """Return the CPU's name and its widest vectors, where the system gives them: both decide what is fast."""
-    file = Path("/proc/cpuinfo")
-    text = file.read_text() if file.exists() else ""
-    name = re.search(r"model name\s*: (.*)", text)
-    vectors = [label for flag, label in {"avx512f": "AVX-512", "avx2": "AVX2"}.items() if f" {flag} " in text]
-    return f" ({', '.join([name[1], *vectors[:1]])})" if name else ""
 
 
 def _size(tree: Mapping[str, Any]) -> int:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from l2ljax.files import write_files
-from l2ljax.report import tables
+from l2ljax.report import markdown
 from l2ljax.run.config import Config, Run, resolve
-from l2ljax.run.results import provenance
-from l2ljax.run.workdir import ABOUT_REPORTING, read_json
+from l2ljax.runtime.provenance import provenance
+from l2ljax.runtime.workdir import ABOUT_REPORTING, read_json
 from l2ljax.types import L2LError
 
 __all__ = ["finished", "plan", "write"]
@@ -59,9 +59,9 @@ def write(dataset: str, config: Config, rows: Mapping[str, Sequence[Mapping[str,
     """
     last = config.seed + config.seeds - 1
     folder = Path(config.workdir or f"runs/{dataset}_{config.method}_s{config.seed}-{last}").expanduser()
-    summary = {method: tables.summary(runs) for method, runs in rows.items()}
+    summary = {method: markdown.summary(runs) for method, runs in rows.items()}
     report = {**provenance(), "seeds": list(range(config.seed, last + 1)), "summary": summary, "rows": rows}
-    page = tables.over_seeds(report)
+    page = markdown.over_seeds(report)
     texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.md": page + "\n"}
     write_files({folder / name: text.encode() for name, text in texts.items()})
     return folder, page

@@ -12,8 +12,8 @@ from l2ljax import attacks, checkpoint, data, defenses, models, threat
 from l2ljax.devices import own_core
 from l2ljax.run import recipes
 from l2ljax.run.config import Run, learned
-from l2ljax.run.imports import import_module
-from l2ljax.run.workdir import read_json
+from l2ljax.runtime.imports import import_module
+from l2ljax.runtime.workdir import read_json
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
 from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players, Tree
 
@@ -136,8 +136,8 @@ def load_function(name: str) -> Callable[..., Array]:
         raise L2LError(f"{name}: {error}: name an importable module and a function in it") from error
 
 
-def load_classifier(workdir: str) -> LogitsFn:
-    """The classifier that a run ended with, in evaluation mode.
+def load_classifier(workdir: str) -> jax.tree_util.Partial:
+    """Return the classifier that a run ended with, in evaluation mode: images -> logits, its weights as a pytree.
 
     Raises:
       L2LError: no run there.

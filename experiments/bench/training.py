@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bench import benchmark, rivals
+from bench.benchmark import Program
 from l2ljax import cost, defenses, devices, models, threat
-from l2ljax.bench import benchmark, rivals
-from l2ljax.bench.benchmark import Program
 from l2ljax.train import AXIS, SCHEDULES, TrainState, init_state
 from l2ljax.types import Array, Batch, Classifier, Defense, L2LError, Tree, example_keys
 
@@ -129,7 +129,7 @@ def builders(task: Task, *, rival: bool, count: int | None = None) -> dict[str, 
     """
     found: dict[str, Callable[[], Program]] = {"l2ljax": functools.partial(ours, task, count)}
     if rival:
-        torch_training = rivals.package("l2ljax.bench.torch_training")
+        torch_training = rivals.package("bench.torch_training")
         for which in torch_training.check(task):
             name = ", ".join(filter(None, [rivals.named("torch"), which]))
             found[name] = functools.partial(torch_training.program, task, which)

@@ -7,4 +7,5 @@
 A part of the plan is one evaluation for one row of a table: the jobs it needs (training runs, then judgements), each a
 command of our scripts, and where the row's columns are found. What a job leaves in runs/ says whether it is complete,
 so a list that was stopped goes on where it was. A finished part is kept as JSON in experiments/results/papers/.
+`compare` and `claims` set all of them beside the papers, `tables` has the other results of BENCHMARKS.md.
 """

@@ -8,8 +8,8 @@ part.jobs[0].command({"mnist": "/data/mnist"})
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from l2ljax.papers import effort
-from l2ljax.papers.effort import Effort
+from papers import effort
+from papers.effort import Effort
 
 __all__ = [
     "AUTOATTACK", "BESIDE", "NEUTRAL", "RESULTS", "Job", "Part", "attacker", "black", "judged", "kept", "trained",

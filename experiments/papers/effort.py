@@ -1,31 +1,24 @@
-"""What a job will take, from counted multiplications and two assumed speeds: an estimate, before anything ran.
+"""Estimates of the time that jobs will take: multiplications that `cost` counts, at two assumed speeds.
 
     effort.training("mnist", "small_cnn", "rnn_adv", epochs=6).hours("cpu")
 
-A pass is a forward and a backward one of the classifier over one image. `tests/test_papers.py` holds the numbers
-against `cost.multiplications`.
+A pass is a forward and a backward one of the classifier over one image.
 """
 
+import functools
 import re
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+from l2ljax import cost, models
+
 __all__ = [
-    "GENERATORS", "LAUNCH", "MULTIPLICATIONS", "PASSES", "PIXELS", "SPEEDS", "TRAIN_IMAGES", "Effort", "judging",
+    "GENERATORS", "LAUNCH", "PASSES", "PIXELS", "SPEEDS", "TRAIN_IMAGES", "Effort", "judging", "multiplications",
     "passes_of", "training",
 ]  # fmt: skip
 
-MULTIPLICATIONS = {
-    "digits_cnn": 0.683e6,
-    "lenet5": 0.407e6,
-    "small_cnn": 9.95e6,
-    "resnet20": 37.0e6,
-    "resnet18": 482e6,
-    "vgg16": 247e6,
-    "wrn_28_10": 4.76e9,
-    "wrn_34_10": 6.04e9,
-}
-"""Of a forward pass over one image, by classifier, as `cost.multiplications` counts them; a forward and a backward pass
-take twice as many, thrice with the gradient of the weights."""
 PASSES = {
     "plain": 1, "fgsm_adv": 2, "pgd_adv": 11, "pgd_bls_adv": 31, "cw_adv": 101, "trades": 12, "stability": 2,
     "naive_l2l": 1, "grad_l2l": 2, "two_step_l2l": 3, "grad_only_l2l": 2, "two_step_grad_only_l2l": 3, "ait": 3,
@@ -50,24 +43,42 @@ LAUNCH = {"cpu": 0.0, "gpu": 5e-6}
 
 
 class Effort(NamedTuple):
-    """How much work."""
+    """An amount of work. Nothing is counted before somebody asks for its multiplications."""
 
     passes: float = 0.0
-    multiplications: float = 0.0
+    forwards: tuple[tuple[str, float], ...] = ()
+    """Classifiers, and the number of forward passes that would multiply as often."""
+    attackers: float = 0.0
+    """Multiplications of learned attackers."""
 
     def __add__(self, other: "Effort") -> "Effort":  # type: ignore[override]
-        """Of both."""
-        return Effort(self.passes + other.passes, self.multiplications + other.multiplications)
+        """Return the sum of both."""
+        return Effort(self.passes + other.passes, self.forwards + other.forwards, self.attackers + other.attackers)
+
+    @property
+    def multiplications(self) -> float:
+        """All multiplications."""
+        return sum(count * multiplications(arch) for arch, count in self.forwards) + self.attackers
 
     def hours(self, machine: str) -> float:
         """On two CPU cores (`cpu`) or one data-center GPU (`gpu`)."""
         return max(self.multiplications / SPEEDS[machine], self.passes * LAUNCH[machine]) / 3600
 
 
+@functools.cache
+def multiplications(arch: str) -> float:
+    """Return the multiplications of a classifier's forward pass over one image, counted on shapes alone."""
+    known = models.CLASSIFIERS[arch](num_classes=10).image_shape
+    x = jax.ShapeDtypeStruct((1, *(n or usual for n, usual in zip(known, (32, 32, 3), strict=True))), jnp.float32)
+    classifier = models.create(arch)
+    variables = jax.eval_shape(classifier.init, jax.random.key(0), x)
+    return cost.multiplications(cost.mark(classifier.logits), variables, x)
+
+
 def training(
     dataset: str, arch: str, method: str, *, epochs: float, images: int | None = None, width: int = 64
 ) -> Effort:
-    """Of a training run.
+    """Return the effort of a training run: a gradient in x costs as much as a forward pass, one in the weights too.
 
     Args:
       dataset: its name.
@@ -80,13 +91,13 @@ def training(
     seen = epochs * (images or TRAIN_IMAGES[dataset])
     attacker = GENERATORS.get(method, 0.0) * (width / 64) ** 2 * PIXELS.get(dataset, 1024) / 1024
     passes = PASSES[method]
-    return Effort(seen * passes, seen * ((2 * passes + 1) * MULTIPLICATIONS[arch] + 3 * attacker))
+    return Effort(seen * passes, ((arch, seen * (2 * passes + 1)),), 3 * seen * attacker)
 
 
 def judging(arch: str, attacks: list[str], images: int) -> Effort:
-    """Of attacks on that many test images."""
+    """Return the effort of attacks on that many test images."""
     passes = images * sum(map(passes_of, attacks))
-    return Effort(passes, 2 * passes * MULTIPLICATIONS[arch])
+    return Effort(passes, ((arch, 2 * passes),))
 
 
 def passes_of(attack: str) -> float:

@@ -4,14 +4,14 @@ config.json  metrics.jsonl  checkpoints/  report.json  report.md  figures/
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from l2ljax.files import write_files, write_json
 from l2ljax.types import L2LError
 
-__all__ = ["ABOUT_REPORTING", "Workdir", "read_json", "write_atomically"]
+__all__ = ["ABOUT_REPORTING", "Workdir", "read_json"]
 
 ABOUT_REPORTING = (
     "workdir",
@@ -50,9 +50,9 @@ class Workdir:
             _compare(path, read_json(file), config)
         try:
             self.figures.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, json.dumps(config, indent=2) + "\n")
         except OSError as error:
             raise L2LError(f"cannot write to {path} ({error.strerror}): choose another --workdir") from error
+        write_json(file, config)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of metrics.jsonl; of a row whose writing was cut off, nothing."""
@@ -69,7 +69,7 @@ class Workdir:
     def forget_after(self, step: int) -> None:
         """Drop the rows of later steps, which a run that goes on from `step` writes again."""
         kept = [row for row in self.rows() if row["step"] <= step]
-        write_atomically(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        write_files({self._metrics: "".join(json.dumps(row) + "\n" for row in kept).encode()})
 
     def record(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows to metrics.jsonl."""
@@ -92,16 +92,6 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise L2LError(f"cannot read {path} ({error}): give the workdir of a run") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

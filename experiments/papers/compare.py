@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2ljax.papers import records
-from l2ljax.papers.effort import GENERATORS, TRAIN_IMAGES
-from l2ljax.papers.plan import PARTS
-from l2ljax.papers.targets import TABLES, Table
 from l2ljax.report.markdown import grid
 from l2ljax.run import recipes
+from papers import records
+from papers.effort import GENERATORS, TRAIN_IMAGES
+from papers.plan import PARTS
+from papers.targets import TABLES, Table
 
 __all__ = [
     "Record",

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from l2ljax.papers import effort, plan, records
-from l2ljax.papers.effort import Effort
-from l2ljax.papers.jobs import Job, Part
-from l2ljax.papers.targets import ARCHITECTURES, TABLES, Table
-from l2ljax.papers.work import complete
 from l2ljax.report.markdown import grid
 from l2ljax.types import L2LError
+from papers import effort, plan, records
+from papers.effort import Effort
+from papers.jobs import Job, Part
+from papers.targets import ARCHITECTURES, TABLES, Table
+from papers.work import complete
 
 __all__ = ["METHODS", "chosen", "listed", "papers", "state", "wanted"]
 
@@ -70,7 +70,7 @@ def listed(only: str = "") -> str:
     left = sum((job.effort for job in missing.values()), Effort())
     totals = (
         f"Planned and missing: {left.passes:.2g} passes, {left.hours('cpu'):.1f} hours on two CPU cores, "
-        f"{left.hours('gpu'):.2g} on a data-center GPU. Estimates from counted multiplications (papers/effort.py); "
+        f"{left.hours('gpu'):.2g} on a data-center GPU. Estimates from counted multiplications; "
         "rows of a table share models, which count in each."
     )
     shown = f"Networks, not results: {', '.join(ARCHITECTURES)}."

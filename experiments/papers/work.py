@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from l2ljax.papers import records
-from l2ljax.papers.jobs import Job, Part
-from l2ljax.run.monitor import duration, stopping_on_signals
-from l2ljax.run.workdir import read_json
+from l2ljax.runtime.monitor import duration, stopping_on_signals
+from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
+from papers import records
+from papers.jobs import Job, Part
 
 __all__ = ["GRACE", "at_work_on", "complete", "data_dirs", "log_of", "run", "tell", "work"]
 

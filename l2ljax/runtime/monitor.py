@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from l2ljax import devices, losses
-from l2ljax.run import compilation
+from l2ljax.runtime import compilation
 from l2ljax.train import Interrupted, Step, TrainState
 from l2ljax.types import Array, Batch, L2LError, LogitsFn
 

@@ -23,7 +23,7 @@ import optax
 
 from l2ljax import attacks, defenses, losses, models, threat
 from l2ljax.files import write_files
-from l2ljax.run.results import provenance
+from l2ljax.runtime.provenance import provenance
 from l2ljax.train import AXIS, TrainState, init_state, make_step
 from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Players, Tree
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from l2ljax.run.monitor import one_line_errors
+from l2ljax.runtime.monitor import one_line_errors
 from l2ljax.types import L2LError
 
 __all__ = ["HELP", "import_module", "load"]

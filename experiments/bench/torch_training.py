@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench import training
+from bench.benchmark import OPTIMIZERS, Program
+from bench.torch_networks import RecurrentOptimizer, WideAttacker, build, load
+from bench.torch_steps import RIVALS, Game, first_iterate
 from l2ljax import threat
-from l2ljax.bench import training
-from l2ljax.bench.benchmark import OPTIMIZERS, Program
-from l2ljax.bench.torch_networks import RecurrentOptimizer, WideAttacker, build, load
-from l2ljax.bench.torch_steps import RIVALS, Game, first_iterate
 from l2ljax.defenses.classic import find_start
 from l2ljax.models import attackers
 from l2ljax.train import TrainState, init_state, make_step

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
-import json
 import os
 import threading
 import time
@@ -25,17 +24,17 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
+from bench import benchmark, rivals, training
+from bench.benchmark import Program
 from l2ljax import attacks, cost, devices, threat
 from l2ljax.attacks.names import parameters
 from l2ljax.attacks.solver import as_tree
-from l2ljax.bench import benchmark, rivals, training
-from l2ljax.bench.benchmark import Program
+from l2ljax.files import write_json
 from l2ljax.models import CLASSIFIERS
-from l2ljax.report import figures, tables
-from l2ljax.run.results import provenance
 from l2ljax.run.setup import load_function
-from l2ljax.run.workdir import write_atomically
+from l2ljax.runtime.provenance import provenance
 from l2ljax.types import Batch, L2LError, example_keys
+from papers import figures, tables
 
 __all__ = ["TRAINING", "Build", "Built", "Cell", "Flags", "presets", "run"]
 
@@ -139,8 +138,7 @@ def run(flags: Flags) -> dict[str, Any]:
             "speed": [{**cell._asdict(), "program": name, **row} for cell, name, row in rows],
             "not_run": [cell.title() for cell in cells if cell not in measured],
         }
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(flags.out, json.dumps(found, indent=2) + "\n")
+        write_json(flags.out, found)
         return found
 
     def finish() -> dict[str, Any]:

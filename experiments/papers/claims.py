@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from l2ljax.papers.compare import Record
-from l2ljax.papers.jobs import BESIDE
 from l2ljax.report.markdown import grid
+from papers.compare import Record
+from papers.jobs import BESIDE
 
 __all__ = [
     "ATTACKS",
@@ -92,9 +92,9 @@ def as_markdown(given: Sequence[Answer]) -> str:
     """The section of BENCHMARKS.md."""
     rows = [[a.claim, a.where, a.answer + ", one seed" * (a.seeds == 1), a.shown] for a in given]
     about = (
-        "Answered by rules from the kept results (l2ljax/papers/claims.py), for the schedules that were run, not the "
-        "papers'. Noise is the larger of the seeds' range and two standard errors of the images; a difference within "
-        f"it is no where both sides have {NEEDED} seeds and their range hides it, and open otherwise."
+        "Answered by rules from the kept results (experiments/papers/claims.py), for the schedules that were run, not "
+        "the papers'. Noise is the larger of the seeds' range and two standard errors of the images; a difference "
+        f"within it is no where both sides have {NEEDED} seeds and their range hides it, and open otherwise."
     )
     return "\n\n".join(["## What reproduces", about, grid(["claim", "where", "answer", "numbers"], rows)])
 

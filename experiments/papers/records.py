@@ -5,17 +5,16 @@
 Values are fractions for accuracies. A row's parts share the file; each adds its columns.
 """
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from l2ljax.files import write_files
-from l2ljax.papers.jobs import Job, Part
-from l2ljax.run.workdir import read_json
+from l2ljax.files import write_json
+from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
+from papers.jobs import Job, Part
 
 __all__ = ["FOLDER", "SETTINGS", "is_kept", "keep", "path_of", "read", "training"]
 
@@ -62,7 +61,7 @@ def keep(part: Part) -> None:
     record = read_json(path) if path.exists() else new
     record["values"] = {**record["values"], **values}
     record["training"] = training(part.victim)
-    write_files({path: (json.dumps(record, indent=2) + "\n").encode()})
+    write_json(path, record)
 
 
 def training(victim: Job) -> dict[str, Any]:

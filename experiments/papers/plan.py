@@ -8,8 +8,8 @@ Where a schedule is shorter than the paper's, the result says so: it is read fro
 
 from collections.abc import Mapping
 
-from l2ljax.papers import effort, jobs
-from l2ljax.papers.jobs import AUTOATTACK, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
+from papers import effort, jobs
+from papers.jobs import AUTOATTACK, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
 
 __all__ = [
     "DA_MODELS", "L2L_ROWS", "PARTS", "RNN_ROWS", "SMALL_CNN", "cifar", "da_black", "da_tuned", "da_white",

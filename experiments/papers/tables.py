@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from l2ljax.gail import report as gail_report
-from l2ljax.report.markdown import grid, percent, table
+from l2ljax.gail import report
+from l2ljax.report.markdown import grid, over_seeds, percent, table
 
 __all__ = [
-    "TABLES", "autoattack", "cycle", "judgements", "over_seeds", "quotient", "runs", "scaling", "speed", "strength",
-    "summary", "tell", "throughput",
+    "TABLES", "autoattack", "cycle", "gail_speed", "judgements", "quotient", "runs", "scaling", "speed", "strength",
+    "tell", "throughput",
 ]  # fmt: skip
 
 
@@ -238,54 +238,30 @@ def scaling(record: Mapping[str, Any]) -> str:
     return f"{about}\n\n{grid(header, rows)}"
 
 
-def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Over the reports of several seeds: clean, each attack, worst case -> mean, lowest and standard deviation.
-
-    The accuracies are those of the last parameters; the deviation is that of a sample, 0 of a single run.
-    """
-    values: dict[str, list[float]] = {"clean": [run["clean_acc"] for run in runs]}
-    for run in runs:
-        for name, row in run["attacks"].items():
-            values.setdefault(name, []).append(row["robust_acc"])
-    values["worst case"] = [run["worst_case_acc"] for run in runs]
-    return {
-        name: {
-            "mean": statistics.fmean(record),
-            "lowest": min(record),
-            "deviation": statistics.stdev(record) if len(record) > 1 else 0.0,
-        }
-        for name, record in values.items()
-    }
-
-
-def over_seeds(record: Mapping[str, Any]) -> str:
-    """Markdown of runs over seeds (--seeds, experiments/ablation.py): mean ± standard deviation (lowest).
-
-    The accuracies are those of the last parameters, in percent.
-    """
-    known = {title: summary(runs) for title, runs in record["rows"].items()}
-    names = [name for name in dict.fromkeys(name for row in known.values() for name in row) if name != "worst case"]
-
-    def cell(row: Mapping[str, float] | None) -> str:
-        if row is None:
-            return "-"
-        return f"{percent(row['mean'])} ± {percent(row['deviation'])} ({percent(row['lowest'])})"
-
-    rows = [
-        [title, f"{len(record['rows'][title])}", *(cell(row.get(name)) for name in [*names, "worst case"])]
-        for title, row in known.items()
-    ]
-    run = next(iter(record["rows"].values()))[0]
-    about = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']} epochs, "
-    about += f"{run['eval_size']} test images: mean ± standard deviation over seeds (lowest); `{record['command']}`."
-    return f"{about}\n\n{grid(['setting', 'seeds', *names, 'worst case'], rows)}"
-
-
 def cycle(record: Mapping[str, Any]) -> str:
     """Markdown of experiments/cycle.py: how far the players end from the equilibrium, where they started at 1."""
     rows = [[name, f"{distance:.4f}"] for name, distance in record["distances"].items()]
     about = f"min over x, max over y of x y from (1, 0): {record['steps']:,} steps of {record['step']:g}; "
     return f"{about}`{record['command']}`.\n\n{grid(['players', 'distance from the equilibrium'], rows)}"
+
+
+def gail_speed(record: Mapping[str, Any]) -> str:
+    """Markdown of experiments/gail_speed.py: steps of the environment per second and the seconds of compiling."""
+    slowest = min(statistics.median(row["steps_per_second"] for row in rows) for rows in record["gail_speed"].values())
+    lines = ["| GAIL | rounds | steps/s | range | times the slowest | compiling, s |", "| --- |" + " ---: |" * 5]
+    for name, rows in record["gail_speed"].items():
+        steps = [row["steps_per_second"] for row in rows]
+        compiling = [row["compile_seconds"] for row in rows if "compile_seconds" in row]
+        cells = [
+            name, f"{len(rows)}", f"{statistics.median(steps):,.0f}", f"{min(steps):,.0f}-{max(steps):,.0f}",
+            f"{statistics.median(steps) / slowest:.1f}", f"{statistics.median(compiling):.1f}" if compiling else "-",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    caption = (
+        f"{record['environment']}, 5,000 steps an iteration of ours, one seed, learning included; {record['machine']}, "
+    )
+    caption += f"{record['date']}; `{record['command']}`."
+    return "\n".join([caption, "", *lines])
 
 
 TABLES = {
@@ -298,7 +274,7 @@ TABLES = {
     "distances": cycle,
     "speed": speed,
     "results": throughput,
-    "arms": gail_report.markdown,
-    "gail_speed": gail_report.speed,
+    "arms": report.markdown,
+    "gail_speed": gail_speed,
 }
 """What a result holds -> how it is about."""

@@ -16,10 +16,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from l2ljax.files import write_files
-from l2ljax.run.monitor import script, stopping_on_signals
+from l2ljax.files import write_json
+from l2ljax.runtime.monitor import script, stopping_on_signals
 
-__all__ = ["GRACE", "LEAST", "LOG_LINES", "Job", "run", "write"]
+__all__ = ["GRACE", "LEAST", "LOG_LINES", "Job", "run"]
 
 GRACE = 10.0
 """Seconds that a job has to end once it is asked to."""
@@ -33,7 +33,7 @@ class Job(NamedTuple):
 
     name: str
     function: Callable[..., None]
-    """(*args, path=, seconds=): a function of a module, which writes JSON to `path` with `write`, as often as it
+    """(*args, path=, seconds=): a function of a module, which writes `path` with `files.write_json`, as often as it
     likes; it is asked to end (SIGTERM) after `seconds`, and killed `GRACE` seconds later."""
     args: tuple[Any, ...]
     share: float
@@ -70,7 +70,7 @@ def run(
     def keep() -> dict[str, Any]:
         found = {name: row["found"] for name, row in rows.items() if row.get("found")}
         content = {"seconds": time.monotonic() - began, "summary": summarize(found), "jobs": rows}
-        write(out, content)
+        write_json(out, content)
         return content
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,11 +83,6 @@ def run(
             _work(job, rows[job.name], folder, began + end, stopping, keep)
             print(f"{job.name}: {rows[job.name]['state']}, {rows[job.name]['seconds']:.0f} s", flush=True)
     return keep()
-
-
-def write(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_files({path: (json.dumps(content, indent=2) + "\n").encode()})
 
 
 def _work(

@@ -241,7 +241,7 @@ def same_network(task: Task) -> tuple[Any, Any, Any]:
     torch = package("torch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
-    build = package("l2ljax.bench.torch_networks").build
+    build = package("bench.torch_networks").build
     net = build(task.arch, task.variables).requires_grad_(False).to(device)
     x = torch.from_numpy(np.asarray(task.batch.x, np.float32).transpose(0, 3, 1, 2).copy()).to(device)
     y = torch.from_numpy(np.asarray(task.batch.y).astype(np.int64)).to(device)

@@ -13,13 +13,14 @@ from typing import Any
 
 import jax
 
+from bench import agenda, benchmark, throughput, training, verdicts
+from bench.agenda import Job
+from bench.benchmark import BALL
 from l2ljax import data, defenses
-from l2ljax.bench import agenda, benchmark, throughput, training, verdicts
-from l2ljax.bench.agenda import Job, write
-from l2ljax.bench.benchmark import BALL
+from l2ljax.files import write_json
 from l2ljax.run import experiment, judge
 from l2ljax.run.config import Config, resolve
-from l2ljax.run.results import provenance
+from l2ljax.runtime.provenance import provenance
 from l2ljax.train import AXIS, Interrupted
 from l2ljax.types import L2LError
 
@@ -136,7 +137,7 @@ def refer(flags: Flags, *, path: Path, seconds: float) -> None:
     verdicts.make_reference(
         flags.reference, flags.smoke_arch, names, shape=flags.smoke_shape, images=flags.smoke_images
     )
-    write(path, {"about": provenance(), "programs": names})
+    write_json(path, {"about": provenance(), "programs": names})
 
 
 def check(flags: Flags, *, path: Path, seconds: float) -> None:
@@ -148,7 +149,7 @@ def check(flags: Flags, *, path: Path, seconds: float) -> None:
         with jax.default_matmul_precision(precision):
             for name in names:
                 found[precision][name] = _attempt(lambda name=name: verdicts.compare(reference, name))  # type: ignore[misc]
-                write(path, found)
+                write_json(path, found)
 
 
 def speed(flags: Flags, model: str, dtype: str, rivals: str, methods: str, *, path: Path, seconds: float) -> None:
@@ -165,7 +166,7 @@ def train(flags: Flags, *, path: Path, seconds: float) -> None:
     """Train the methods on equally many images, as many as fit, and attack the results."""
     plan = _plan(flags, seconds)
     found: dict[str, Any] = {"about": provenance(), "plan": plan, "runs": {}}
-    write(path, found)
+    write_json(path, found)
     for method in flags.methods.split(","):
         workdir = flags.folder / f"{method}-{plan['epochs']}x{plan['train_size']}"
         config = Config(
@@ -175,7 +176,7 @@ def train(flags: Flags, *, path: Path, seconds: float) -> None:
         )  # fmt: skip
         row = _attempt(lambda config=config: experiment.run(resolve(flags.dataset, config.method, config)))  # type: ignore[misc]
         found["runs"][method] = {**row, "workdir": str(workdir)}
-        write(path, found)
+        write_json(path, found)
 
 
 def _plan(flags: Flags, seconds: float) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def attack(flags: Flags, *, path: Path, seconds: float) -> None:
             data_dir=flags.data_dir, masking=False,
         )  # fmt: skip
         found["runs"][method] = _attempt(lambda chosen=chosen: judge.run(chosen))  # type: ignore[misc]
-        write(path, found)
+        write_json(path, found)
 
 
 def _attempt(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:

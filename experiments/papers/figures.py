@@ -1,0 +1,58 @@
+"""Figures that scripts draw beside their JSON: the limiting cycle, and bars of speed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from l2ljax.report.figures import BLUE, GRAY, LIGHT_BLUE, VERMILLION, save, tidy
+
+__all__ = ["bars", "paths_in_the_plane"]
+
+
+def paths_in_the_plane(path: Path, paths: Mapping[str, ArrayLike]) -> None:
+    """Draw how players of a game on the plane move (L2L, Figure 8), as PNG.
+
+    Args:
+      path: the file to write.
+      paths: title -> points [T, 2], x and y of the players; a panel each.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(paths), 4), layout="tight")
+    for axes, (title, points) in zip(figure.subplots(1, len(paths), squeeze=False)[0], paths.items(), strict=True):
+        x, y = np.asarray(points).T
+        axes.plot(x, y, color=BLUE, linewidth=1.5)
+        axes.plot(x[0], y[0], "o", color=BLUE, label="start")
+        axes.plot(0, 0, "x", color=VERMILLION, label="equilibrium")
+        axes.set(title=title, xlabel="x (descends)", ylabel="y (ascends)", aspect="equal")
+        axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    save(path, figure)
+
+
+def bars(path: Path, groups: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str) -> None:
+    """Draw a horizontal bar with its range per value, a panel per group, as PNG.
+
+    Args:
+      path: the file to write.
+      groups: title -> name -> (value, lowest, highest).
+      label: of the values.
+    """
+    from matplotlib.figure import Figure
+
+    heights = [len(group) + 1.5 for group in groups.values()]
+    figure = Figure(figsize=(9, 0.35 * sum(heights) + 0.5), layout="constrained")
+    column = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, group) in zip(column, groups.items(), strict=True):
+        middle, low, high = np.array(list(group.values())).T
+        colors = [BLUE if i == 0 else LIGHT_BLUE for i in range(len(group))]
+        axes.barh(list(group), middle, color=colors, xerr=(middle - low, high - middle), ecolor=GRAY)
+        axes.bar_label(axes.containers[-1], fmt="%.4g", label_type="center", fontsize=9)
+        axes.invert_yaxis()
+        axes.set_title(title, fontsize=10, loc="left")
+        tidy(axes)
+    column[-1].set_xlabel(label)
+    save(path, figure)
