@@ -11,8 +11,8 @@ from l2ljax.gail import report
 from l2ljax.report.markdown import grid, over_seeds, percent, table
 
 __all__ = [
-    "TABLES", "autoattack", "cycle", "gail_speed", "judgements", "quotient", "runs", "scaling", "speed", "strength",
-    "tell", "throughput",
+    "TABLES", "autoattack", "cycle", "gail_speed", "goals", "judgements", "quotient", "runs", "scaling", "speed",
+    "strength", "tell", "throughput",
 ]  # fmt: skip
 
 
@@ -211,6 +211,49 @@ def autoattack(record: Mapping[str, Any]) -> str:
     return f"{about}; `{record['command']}`; theirs is {theirs}.\n\n{grid(header, rows)}"
 
 
+def goals(record: Mapping[str, Any]) -> str:
+    """Markdown of experiments/goals.py: the ratios that we want and those that there are, then each measurement."""
+
+    def cells(row: Mapping[str, Any]) -> list[str]:
+        ratio = "{median:.2f} ({least:.2f}-{most:.2f})".format(**row["ratio"])
+        theirs = f"{statistics.median(row['theirs']):.4g} ({row['rival']})" if "rival" in row else "-"
+        wanted = f"{'at most' if row['most'] else 'at least'} {row['goal']:g}"
+        met = "yes" if row["met"] else "no"
+        return [row["title"], wanted, ratio, met, f"{statistics.median(row['ours']):.4g}", theirs]
+
+    header = ["torch's time / ours, or seconds", "goal", "median (range)", "met", "ours, s", "theirs, s"]
+    parts = [grid(header, [cells(row) for row in record["goals"]])]
+    grown = [row for name in ("growth", "growth_steps") for row in record["records"].get(name, {}).get("speed", [])]
+    if grown:
+        parts.append(_growth(grown))
+    for name, measured in record["records"].items():
+        if "growth" not in name and ("speed" in measured or "autoattack" in measured):
+            parts.append(f"<details><summary>{name.replace('_', ' ')}</summary>\n\n{tell(measured)}\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown of training steps with growing batches and numbers of attack steps."""
+    header = [
+        "training step",
+        "batch",
+        "attack steps",
+        "program",
+        "median s (range)",
+        "runs",
+        "images/s",
+        "time / ours",
+    ]
+    cells = [
+        [
+            *(row["method"], f"{row['batch_size']}", f"{row['steps'] or 10}", row["program"], *_times(row)),
+            "{median:.2f} ({least:.2f}-{most:.2f})".format(**row["time_over_ours"]),
+        ]
+        for row in sorted(rows, key=lambda row: (row["method"], row["batch_size"], row["steps"] or 10))
+    ]
+    return grid(header, cells)
+
+
 def scaling(record: Mapping[str, Any]) -> str:
     """Markdown of experiments/scaling.py: per number of devices what is reduced, how long, and what hides it."""
     rows = [
@@ -265,6 +308,7 @@ def gail_speed(record: Mapping[str, Any]) -> str:
 
 
 TABLES = {
+    "goals": goals,
     "reports": runs,
     "judgements": judgements,
     "rows": over_seeds,

@@ -1,0 +1,198 @@
+"""Training, attacks and starts beside torch's on a CPU, and the ratios that we want (`experiments/goals.py`).
+
+Each measurement is a command of its own, whose result is kept in a folder; a second call makes those that are missing.
+"""
+
+import functools
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from l2ljax.files import write_json
+from l2ljax.runtime.provenance import provenance
+from l2ljax.runtime.workdir import read_json
+from l2ljax.types import L2LError
+from papers.tables import quotient
+
+__all__ = ["COMMANDS", "GOALS", "Goal", "collect", "measure"]
+
+ROOT = Path(__file__).parent.parent.parent
+TRAINED = "plain,pgd_adv,rnn_adv,grad_l2l,grad_l2l:alternating"
+COMMANDS = {
+    "training": f"throughput.py --train={TRAINED} --attacker-width=16 --rivals=torch --repeats=5 --memory",
+    "training_small_cnn": "throughput.py --model=small_cnn --train=pgd_adv --rivals=torch --repeats=7",
+    "pgd10": "throughput.py --attacks=pgd10 --rivals=torchattacks,torch --repeats=7",
+    "pgd10_one_device": "throughput.py --attacks=pgd10 --rivals=torchattacks,torch --repeats=7 --devices=1",
+    "growth": "throughput.py --train=pgd_adv,rnn_adv --rivals=torch --batch-sizes=32,128,512 --repeats=3",
+    "growth_steps": "throughput.py --train=pgd_adv,rnn_adv --rivals=torch --steps=1,5,20 --repeats=3",
+    "autoattack": "autoattack.py --victim={victim} --images=256",
+}
+"""Measurement -> script in experiments/ and its flags."""
+
+
+class Goal(NamedTuple):
+    """A ratio, torch's time / ours, or a number of seconds."""
+
+    title: str
+    measurement: str
+    goal: float
+    method: str | None = None
+    """Of training steps."""
+    rival: str = ""
+    """A part of the rival's name; the fastest of those with it counts."""
+    over: str = ""
+    """Our time over that of this method of ours, at most `goal`."""
+    seconds: bool = False
+    """Seconds, at most `goal`."""
+
+
+GOALS = [
+    Goal("plain, resnet20", "training", 0.9, "plain"),
+    Goal("pgd_adv, resnet20", "training", 1.25, "pgd_adv"),
+    Goal("rnn_adv, resnet20, torch unrolled as its paper", "training", 1.5, "rnn_adv", "unrolled"),
+    Goal("rnn_adv, resnet20, torch with our linear losses", "training", 1.0, "rnn_adv", "linear"),
+    Goal("grad_l2l, attacker of width 16, joint", "training", 1.25, "grad_l2l"),
+    Goal("grad_l2l, attacker of width 16, alternating", "training", 1.25, "grad_l2l:alternating"),
+    Goal("pgd_adv, small_cnn on 28 x 28", "training_small_cnn", 1.5, "pgd_adv"),
+    Goal("PGD-10, a device per core", "pgd10", 1.3),
+    Goal("PGD-10, one device", "pgd10_one_device", 1.3),
+    Goal("AutoAttack, 256 images, pyautoattack", "autoattack", 1.5),
+    Goal("rnn_adv / pgd_adv, both ours", "training", 1.1, "rnn_adv", over="pgd_adv"),
+    Goal("first step of rnn_adv on digits, s", "first_step_digits", 15, seconds=True),
+    Goal("first step of rnn_adv, resnet20, s", "first_step_resnet20", 60, seconds=True),
+    Goal("import l2ljax, s", "import", 1.5, seconds=True),
+    Goal("the README's first command on a fresh clone, s", "readme", 90, seconds=True),
+]
+
+
+def measure(folder: Path, *, victim: Path | None, data_dir: Path | None, only: str = "") -> None:
+    """Run what the folder does not hold.
+
+    Args:
+      folder: gets a JSON for each measurement.
+      victim: the workdir of a run with a residual network, for AutoAttack; without it that is left out.
+      data_dir: CIFAR-10, for the first step of resnet20; without it that is left out.
+      only: measurements, separated by commas; all by default.
+
+    Raises:
+      L2LError: a command that fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs: dict[str, Callable[[Path], None]] = {
+        name: functools.partial(run, *command.format(victim=victim).split())
+        for name, command in COMMANDS.items()
+        if victim or "{victim}" not in command
+    }
+    jobs["import"] = lambda out: keep(out, [imported() for _ in range(7)])
+    jobs["first_step_digits"] = lambda out: keep(out, [first_step("digits.py") for _ in range(3)])
+    if data_dir:
+        flags = ("--arch=resnet20", f"--data-dir={data_dir}")
+        jobs["first_step_resnet20"] = lambda out: keep(out, [first_step("cifar10.py", *flags) for _ in range(3)])
+    jobs["readme"] = lambda out: keep(out, [fresh_clone()])
+    for name, job in jobs.items():
+        path = folder / f"{name}.json"
+        if not path.exists() and (not only or name in only.split(",")):
+            print(f"{name} ...", flush=True)
+            job(path)
+
+
+def run(script: str, *flags_and_out: str | Path) -> None:
+    """Run a script of experiments/ in a process of its own; the last argument is where it writes its results."""
+    *flags, out = flags_and_out
+    command = [sys.executable, str(ROOT / "experiments" / script), *map(str, flags), f"--out={out}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        message = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise L2LError(f"{' '.join(command[1:])}: {message}")
+
+
+def keep(out: Path, seconds: list[float]) -> None:
+    """Write the seconds of some starts."""
+    write_json(out, {**provenance(), "seconds": seconds})
+
+
+def imported() -> float:
+    """Seconds that Python takes to start and import the library."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import l2ljax"], check=True)
+    return time.perf_counter() - began
+
+
+def first_step(script: str, *flags: str) -> float:
+    """Seconds from the start of a script until its first training step is recorded, without compiled programs."""
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder) / "run"
+        command = [sys.executable, str(ROOT / "experiments" / script), "--method=rnn_adv", f"--workdir={workdir}"]
+        began = time.perf_counter()
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": ""}
+        process = subprocess.Popen([*command, *flags], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        rows = workdir / "metrics.jsonl"
+        while not (rows.exists() and rows.stat().st_size):
+            if process.poll() is not None:
+                raise L2LError(f"{script} ended before its first step: {process.communicate()[1].decode()[-200:]}")
+            time.sleep(0.05)
+        seconds = time.perf_counter() - began
+        process.kill()
+        process.communicate()
+        return seconds
+
+
+def fresh_clone() -> float:
+    """Seconds of the README's first command in a clone, its virtual environment and downloads included."""
+    command = re.search(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert command
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "clone", "-q", str(ROOT), folder], check=True)
+        began = time.perf_counter()
+        subprocess.run(["bash", "-c", command[0]], cwd=folder, check=True, capture_output=True)
+        return time.perf_counter() - began
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Return "goals", a row for each that was measured, and "records", what each measurement wrote."""
+    records = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    rows = [reached(goal, records[goal.measurement]) for goal in GOALS if goal.measurement in records]
+    return {"title": "Training, attacks and starts beside torch", "goals": rows, "records": records}
+
+
+def reached(goal: Goal, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of both sides, their ratio in each round, and whether its median is what we want."""
+    row: dict[str, Any] = {"title": goal.title, "goal": goal.goal}
+    if goal.seconds:
+        seconds = record["seconds"]
+        ratio = {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
+        return {**row, "most": True, "ratio": ratio, "ours": seconds, "met": ratio["median"] <= goal.goal}
+    if "autoattack" in record:
+        rounds = [r["seconds"] for r in record["autoattack"]]
+        theirs = next(name for name in rounds[0] if name != "ours")
+        ours, rivals = [r["ours"] for r in rounds], {theirs: [r[theirs] for r in rounds]}
+    else:
+        timed = {(r.get("method"), r["program"]): r["seconds"] for r in record["speed"]}
+        ours = timed[goal.method, "l2ljax"]
+        rivals = {
+            name: seconds
+            for (method, name), seconds in timed.items()
+            if method == goal.method and name != "l2ljax" and goal.rival in name
+        }
+        if goal.over:
+            ratio = quotient(ours, timed[goal.over, "l2ljax"])
+            return {**row, "most": True, "ratio": ratio, "ours": ours, "met": ratio["median"] <= goal.goal}
+    ratios = {name: quotient(seconds, ours) for name, seconds in rivals.items()}
+    best = min(ratios, key=lambda name: ratios[name]["median"])
+    met = ratios[best]["median"] >= goal.goal
+    return {
+        **row,
+        "most": False,
+        "ratio": ratios[best],
+        "rival": best,
+        "ours": ours,
+        "theirs": rivals[best],
+        "met": met,
+    }
