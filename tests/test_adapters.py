@@ -360,3 +360,18 @@ def test_an_nnx_model_is_evaluated():
     )
     assert function.clean_acc == model.clean_acc
     np.testing.assert_array_equal(function.attacks["pgd"].correct, model.attacks["pgd"].correct)
+
+
+@pytest.mark.parametrize("form", [evaluated, Tree], ids=["nnx", "tree"])
+def test_a_second_model_of_the_same_structure_does_not_compile_again(form):
+    split = data.Split((255 * np.asarray(X)).astype(np.uint8), np.arange(8))
+    named = {"pgd": attacks.pgd(BALL, step_size=0.05, steps=3)}
+    results, compiled = [], evaluate.loop._compiled.cache_info
+    for scale in (1.0, -1.0):
+        model, before = form(scale * jax.random.normal(KEY, (36, 10))), compiled()
+        results.append(evaluate.evaluate(model, split, named, key=KEY, batch_size=8))
+        evaluate.run_in_turn(model, X, np.arange(8), named, key=KEY, batch_size=8)
+    assert compiled().misses == before.misses and compiled().hits > before.hits
+    for scale, found in zip((1.0, -1.0), results, strict=True):
+        logits = scale * linear(jax.random.normal(KEY, (36, 10)), split.images / 255)
+        assert found.clean_acc == (logits.argmax(axis=1) == np.arange(8)).mean()
