@@ -196,7 +196,7 @@ def test_pairs_of_bytes_and_of_floats_are_evaluated_alike():
     for pair in (pairs[0], pairs[1]):
         assert masking.zero_gradients(model, pair, threat.linf(0.1), key=0, steps=1)[0] == 0
     with pytest.raises(L2LError, match="scale them"):
-        evaluate(model, (2 * IMAGES / 255, LABELS), {}, key=jax.random.key(0))
+        evaluate(model, (2 * (IMAGES / 255), LABELS), {}, key=jax.random.key(0))
 
 
 # Defaults, training and judging
@@ -220,7 +220,7 @@ def test_the_nearest_known_set_lends_its_recipe_and_augmentation(shape, known, m
     users = data.from_arrays(np.zeros((60, *shape), np.uint8), np.arange(60) % 3)
     assert users.augment == data.SOURCES[known].augment
     assert data.from_arrays(*users.train, augment="crop").augment == "crop"
-    monkeypatch.setattr("l2ljax.data.load.read", lambda name: users)
+    monkeypatch.setattr(sys.modules["l2ljax.data.load"], "read", lambda name: users)
     recipe, theirs = recipes.find(f"{known}{shape}.npz", "trades"), recipes.find(known, "trades")
     assert recipe == theirs._replace(source=f"{theirs.source}: as {known}")
     assert recipes.fitted(recipe, users) == recipe._replace(val_size=5, batch_size=45)

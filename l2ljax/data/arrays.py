@@ -95,8 +95,9 @@ def from_arrays(
     return _dataset(name, train, test, class_names, augment)
 
 
-def as_dataset(content: Any, name: str = "arrays") -> Dataset:
+def as_dataset(content: Any, name: str = "") -> Dataset:
     """Return the data set of a mapping, a tuple, or a `Dataset`, as the module's text says; others are an L2LError."""
+    name = name or getattr(content, "name", "arrays")
     if isinstance(content, Dataset):
         for split in (content.train, content.val, content.test):
             check_examples(*split, content.num_classes, where=f"{name}: ")
