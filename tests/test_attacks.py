@@ -357,26 +357,29 @@ def test_targeted_runs_go_to_the_likeliest_classes_and_the_strongest_counts():
 # Targeted
 
 
-REACH = {"fgsm": {}, "pgd20": {}, "margin20": {}, "momentum20": {}, "bls10": {}, "pgd20+first": {}, "pgd20+best": {},
-         "cw100": {}, "apgd20": {"image": True}, "fab20": {"image": True}, "square200": {"image": True},
-         "pgd5+restarts3": {}}  # fmt: skip
+# Of 30 pairs of image and class, how many are reached at least (without an aim each image reaches one class): one step
+# and few queries reach less, and C&W's steps add up to 0.1.
+REACH = {
+    "fgsm": 15, "pgd20": 25, "margin20": 25, "momentum20": 25, "bls10": 25, "pgd20+first": 25, "pgd20+best": 25,
+    "pgd5+restarts3": 25, "cw100": 20, "apgd20": 25, "fab20": 25, "square200": 15,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REACH)
 def test_targeted_attacks_reach_the_class(name):
-    """Each class from every image; those attacks that return the image itself where they fail do so."""
     ball = threat.linf(0.3)
+    run = jax.jit(lambda target: attacks.targeted(attacks.create(name, ball), target)(LOGITS, KEY, X, Y))
     reached = 0
     for target in range(5):
-        x_adv = jax.jit(attacks.targeted(attacks.create(name, ball), target))(LOGITS, KEY, X, Y)
+        x_adv = run(target)
         assert float(ball.norm(x_adv - X).max()) <= 0.3 + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1
         there = np.asarray(LOGITS(x_adv)).argmax(axis=1) == target
         assert there[target == Y].all() or name == "fgsm"
         reached += there.sum()
-        if REACH[name]:
+        if name in ("apgd20", "fab20", "square200"):  # which return the image itself where they fail
             still = (np.asarray(x_adv) == X).all(axis=(1, 2, 3))
             assert (there | still).all()
-    assert reached >= {"fgsm": 15, "square200": 15}.get(name, 25)  # of 30; without an aim each image reaches one class
+    assert reached >= REACH[name]
 
 
 def test_a_targeted_step_is_the_closed_form_on_a_linear_model():
@@ -407,7 +410,7 @@ def test_keys_of_all_forms_are_the_same_keys(name):
     expected = run(LOGITS, jax.random.key(7), X, Y)
     for key in (jax.random.PRNGKey(7), 7, np.int64(7)):
         np.testing.assert_array_equal(run(LOGITS, key, X, Y), expected)
-    each = jax.random.split(jax.random.key(7), 6)
+    each = jax.random.split(jax.random.key(8), 6)
     own = run(LOGITS, jax.random.key_data(each), X, Y)
     np.testing.assert_array_equal(own, run(LOGITS, each, X, Y))
     assert name.startswith("fgsm") or np.abs(own - expected).max() > 0.01

@@ -204,8 +204,8 @@ def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
     if ":" in flags.victim and not Path(flags.victim).exists():
         if flags.dataset is None or flags.eps is None:
             raise L2LError("--victim=module:function needs --dataset and --eps")
-        about = {"dataset": flags.dataset, "arch": flags.victim, "eps": flags.eps, "norm": flags.norm}
-        return load_function(flags.victim), about, flags.out or Path("evaluation")
+        known = {"dataset": flags.dataset, "arch": flags.victim, "eps": flags.eps, "norm": flags.norm}
+        return load_function(flags.victim), known, flags.out or Path("evaluation")
     saved = read_json(Path(flags.victim).expanduser() / "config.json")
     about = dict(saved)
     if flags.eps:
