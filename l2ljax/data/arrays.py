@@ -79,10 +79,7 @@ def from_arrays(
     train = _split(train_images, train_labels, where)
     if (test_images is None) != (test_labels is None):
         raise L2LError(f"{name}: give test images and test labels, or neither")
-    if test_images is None:
-        train, test = _hold_out(train)
-    else:
-        test = _split(test_images, test_labels, f"{name}, to test on: ")
+    test = train if test_images is None else _split(test_images, test_labels, f"{name}, to test on: ")
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = f"{list(train.images.shape[1:])} to train on and {list(test.images.shape[1:])} to test on"
         raise L2LError(f"{name}: images {shapes}: bring them to one size")
@@ -92,6 +89,8 @@ def from_arrays(
         if len(absent) or classes < 2:
             missing = absent[0] if len(absent) else 1
             raise L2LError(f"{where}no label is {missing}: number the classes from 0 without gaps, or give class_names")
+    if test_images is None:
+        train, test = _hold_out(train)
     return _dataset(name, train, test, class_names, augment)
 
 
