@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 __all__ = [
     "Array", "Attack", "Batch", "Classifier", "Defense", "Key", "L2LError", "LogitsFn", "Players", "Tree",
-    "example_keys", "fold_in", "is_key",
+    "as_key", "example_keys", "fold_in", "is_key",
 ]  # fmt: skip
 
 Array = jax.Array
@@ -45,7 +45,7 @@ LogitsFn = Callable[[Array], Array]
 class Attack(Protocol):
     """(logits_fn, key, x [B, H, W, C], y [B]) -> adversarial x, in the ball and in [0, 1]. Pure; jits.
 
-    `key` is one key, or B of them, one per example (see `example_keys`).
+    `key` is one key, or B of them, one per example (see `example_keys`); `as_key` says in which forms.
     """
 
     def __call__(self, logits_fn: LogitsFn, key: Key, x: Array, y: Array, /) -> Array:
@@ -85,11 +85,35 @@ def is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def as_key(key: Any) -> Key:
+    """Return the typed PRNG key, or the array of them, that is given in any of JAX's forms.
+
+    Args:
+      key: of `jax.random.key`; of `jax.random.PRNGKey`, uint32 [..., 2], with the same draws; or an integer seed.
+
+    Raises:
+      L2LError: anything else.
+    """
+    if is_key(key):
+        return key
+    if type(key) is int:
+        return jax.random.key(key)
+    if not hasattr(key, "dtype"):
+        raise L2LError(f"the key is a {type(key).__name__}: give jax.random.key(0), or an integer seed")
+    if key.dtype == jnp.uint32 and key.shape[-1:] == (2,):
+        return jax.random.wrap_key_data(jnp.asarray(key))
+    if key.shape or not jnp.issubdtype(key.dtype, jnp.integer):
+        raise L2LError(f"the key is {key.dtype} {list(key.shape)}: give jax.random.key(0), or an integer seed")
+    return jax.random.key(key)
+
+
 def example_keys(key: Key, n: int) -> Key:
     """One key per example [n]: `fold_in(key, i)` for the example at position i; [n] keys pass as they are.
 
-    So what an example draws depends neither on its neighbours nor on how the batch is split.
+    So what an example draws depends neither on its neighbours nor on how the batch is split. Keys in other forms are
+    taken as `as_key` has them, so that attacks take those too.
     """
+    key = as_key(key)
     if key.ndim == 1:
         return key
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
@@ -97,6 +121,7 @@ def example_keys(key: Key, n: int) -> Key:
 
 def fold_in(keys: Key, data: Array | int) -> Key:
     """`jax.random.fold_in` on one key or on each of an array of keys: a named stream of draws."""
+    keys = as_key(keys)
     if keys.ndim == 0:
         return jax.random.fold_in(keys, data)
     return jax.vmap(lambda k: jax.random.fold_in(k, data))(keys)

@@ -15,7 +15,7 @@ from flax import nnx
 from l2ljax import attacks, data, defenses, evaluate, losses, models, threat
 from l2ljax.models.cnn import DigitsCNN
 from l2ljax.train import AXIS, init_state, make_step
-from l2ljax.types import Batch, L2LError, Players
+from l2ljax.types import Batch, L2LError, Players, example_keys
 from tests.tiny import small
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -102,10 +102,52 @@ def test_a_linen_network_starts_as_its_own_init_has_it():
 def test_dropout_draws_from_the_key_in_training_alone(make):
     clf, v = make(rate=0.5), variables()
     keys = jax.random.split(KEY, 8)
-    one, again, other = (clf.train(v, X, key)[0] for key in (keys[0], keys, keys[1]))
+    one, again, other = (clf.train(v, X, key)[0] for key in (KEY, example_keys(KEY, 8), keys[::-1]))
     chex.assert_trees_all_equal(one, again)
     assert jnp.abs(one - other).max() > 1e-2
     chex.assert_trees_all_equal(clf.logits(v, X), MAKE["linen"]().logits(v, X))
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_an_examples_dropout_depends_on_its_key_alone(make):
+    clf, v, keys = make(rate=0.5), variables(), jax.random.split(KEY, 8)
+    x = X.at[:].set(X[0])  # so that batch statistics are the same for any part
+    whole = clf.train(v, x, keys)[0]
+    parts = jax.vmap(lambda x, keys: clf.train(v, x, keys, "axis")[0], axis_name="axis")
+    chex.assert_trees_all_close(
+        parts(x.reshape(2, 4, *x.shape[1:]), keys.reshape(2, 4)).reshape(8, 10), whole, atol=1e-5
+    )
+    assert len(np.unique(np.round(whole, 4), axis=0)) > 4  # of 2^4 masks
+    chex.assert_trees_all_close(clf.train(v, x, keys[::-1])[0], whole[::-1], atol=1e-5)
+    # The mask: dense @ features / (1 - rate) where kept.
+    features = make().train(v, x, KEY)[0]
+    many = jax.vmap(lambda k: clf.train(v, x, k)[0])(jax.random.split(KEY, 60))
+    np.testing.assert_allclose(many.mean(axis=(0, 1)), features[0], atol=5 * float(many.std()) / 480**0.5)
+
+
+def test_dropout_layers_of_one_network_draw_apart():
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = jnp.ones((len(x), 40))
+            one, two = (nn.Dropout(0.5)(x, deterministic=not train) for _ in range(2))
+            odd = nn.Dropout(0.5, name="other")(jnp.ones((3, 40)), deterministic=not train)  # not [B, ...]
+            return jnp.concatenate([one, two, jnp.tile(odd[:1], (len(x), 1))], axis=1)
+
+    class TwiceNnx(nnx.Module):
+        def __init__(self):
+            self.one, self.two = (nnx.Dropout(0.5, rngs=nnx.Rngs(0)) for _ in range(2))
+
+        def __call__(self, x):
+            x = jnp.ones((len(x), 40))
+            return jnp.concatenate(
+                [self.one(x), self.two(x), self.one(jnp.ones((3, 40)))[:1].repeat(len(x), 0)], axis=1
+            )
+
+    for clf in (models.from_linen(Twice()), models.from_nnx(TwiceNnx())):
+        one, two, odd = np.split(np.asarray(clf.train(clf.init(KEY, X), X, KEY)[0]), 3, axis=1)
+        assert {*one.flat} == {*two.flat} == {*odd.flat} == {0.0, 2.0}
+        assert (one != two).mean() > 0.3 and (one[0] != one[1]).mean() > 0.2
 
 
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
@@ -360,3 +402,18 @@ def test_an_nnx_model_is_evaluated():
     )
     assert function.clean_acc == model.clean_acc
     np.testing.assert_array_equal(function.attacks["pgd"].correct, model.attacks["pgd"].correct)
+
+
+@pytest.mark.parametrize("form", [evaluated, Tree], ids=["nnx", "tree"])
+def test_a_second_model_of_the_same_structure_does_not_compile_again(form):
+    split = data.Split((255 * np.asarray(X)).astype(np.uint8), np.arange(8))
+    named = {"pgd": attacks.pgd(BALL, step_size=0.05, steps=3)}
+    results, compiled = [], evaluate.loop._compiled.cache_info
+    for scale in (1.0, -1.0):
+        model, before = form(scale * jax.random.normal(KEY, (36, 10))), compiled()
+        results.append(evaluate.evaluate(model, split, named, key=KEY, batch_size=8))
+        evaluate.run_in_turn(model, X, np.arange(8), named, key=KEY, batch_size=8)
+    assert compiled().misses == before.misses and compiled().hits > before.hits
+    for scale, found in zip((1.0, -1.0), results, strict=True):
+        logits = scale * linear(jax.random.normal(KEY, (36, 10)), split.images / 255)
+        assert found.clean_acc == (logits.argmax(axis=1) == np.arange(8)).mean()

@@ -260,8 +260,8 @@ def test_damaged_file_is_one_error_that_names_it(form, file, damage, tmp_path, u
 @pytest.mark.parametrize(
     ("form", "change", "message"),
     [
-        ("mnist", {"train-labels-idx1-ubyte": idx_pair(TEST_28)[1]}, "40 images but labels of shape"),
-        ("cifar10 npm", {"test_lables.json": b"[1, 2, 10]"}, r"labels 1\.\.10 where 0\.\.9"),
+        ("mnist", {"train-labels-idx1-ubyte": idx_pair(TEST_28)[1]}, "40 images and 4 labels"),
+        ("cifar10 npm", {"test_lables.json": b"[1, 2, 10]"}, r"labels reach from 1 to 10: the classes are 0\.\.9"),
         (
             "mnist",
             {"t10k-images-idx3-ubyte": idx_pair(TEST_28._replace(images=TEST_28.images[:, 1:]))[0]},

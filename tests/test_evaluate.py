@@ -149,11 +149,6 @@ def test_attacks_tell_wrong_types_and_shapes_under_jit(x, y, message):
             jax.jit(attacks.create(name, BALL))(LOGITS_FN, jax.random.key(0), x, y)
 
 
-def test_splits_of_floats_are_refused():
-    with pytest.raises(L2LError, match="images are float64: give uint8"):
-        evaluate(LOGITS_FN, Split(SPLIT.images / 255, SPLIT.labels), {}, key=jax.random.key(0))
-
-
 def test_losses_of_draws_are_those_of_other_keys_at_the_same_examples():
     noise = attacks.random_signs(BALL)
     found = losses_of_draws(LOGITS_FN, SPLIT, noise, key=jax.random.key(2), draws=3, batch_size=10)
@@ -167,3 +162,19 @@ def test_losses_of_draws_are_those_of_other_keys_at_the_same_examples():
     x_adv = noise(LOGITS_FN, keys, x, SPLIT.labels)
     assert set(np.unique(np.round(np.abs(x_adv - x), 4)[(x > 0.1) & (x < 0.9)])) == {np.float32(0.1)}
     np.testing.assert_allclose(found[1, 0], losses.cross_entropy(LOGITS_FN(x_adv), SPLIT.labels), rtol=1e-4)
+
+
+def test_keys_of_all_forms_are_the_same_keys():
+    table = {"noise": attacks.random_signs(BALL)}
+    expected = evaluate(LOGITS_FN, SPLIT, table, key=jax.random.key(3)).attacks["noise"].correct
+    x = np.float32(SPLIT.images) / 255
+    in_turn = run_in_turn(LOGITS_FN, x, SPLIT.labels, table, key=jax.random.key(3))
+    draws = losses_of_draws(LOGITS_FN, SPLIT, table["noise"], key=jax.random.key(3), draws=2)
+    for key in (jax.random.PRNGKey(3), 3):
+        np.testing.assert_array_equal(evaluate(LOGITS_FN, SPLIT, table, key=key).attacks["noise"].correct, expected)
+        again = run_in_turn(LOGITS_FN, x, SPLIT.labels, table, key=key)
+        np.testing.assert_array_equal(again.x_adv, in_turn.x_adv)
+        drawn = losses_of_draws(LOGITS_FN, SPLIT, table["noise"], key=key, draws=2)
+        np.testing.assert_array_equal(drawn, draws)
+    with pytest.raises(L2LError, match="the key is a str: give jax.random.key"):
+        evaluate(LOGITS_FN, SPLIT, {}, key="3")

@@ -11,7 +11,7 @@ from mpl_toolkits.mplot3d import Axes3D
 
 from l2ljax import threat
 from l2ljax.attacks import learned
-from l2ljax.data import Split
+from l2ljax.data import Split, from_arrays
 from l2ljax.defenses.interpolation import interpolated
 from l2ljax.defenses.l2l import rnn_adv
 from l2ljax.report import figures, views
@@ -300,9 +300,12 @@ def runs(tmp_path, monkeypatch):
     return {folder: str(tmp_path / folder / "run") for folder in "abcd"}
 
 
+DIGITS = from_arrays(np.zeros((12, 8, 8, 1)), np.arange(12) % 10, name="digits")
+
+
 def test_a_plan_names_models_and_attackers_apart(runs):
     def plan(**named):
-        return illustrate.make_plan("all", runs["a"], "victim", BALL, "digits", **named)
+        return illustrate.make_plan("all", runs["a"], "victim", BALL, DIGITS, **named)
 
     alone = plan()
     assert (alone.figures, alone.models, alone.attackers) == (list(illustrate.FIGURES), {"run": "victim"}, {})
@@ -317,7 +320,7 @@ def test_a_plan_names_models_and_attackers_apart(runs):
     assert len(plan(baseline=runs["d"]).models) == 2  # whatever a baseline was trained for
     with pytest.raises(L2LError, match="attacks in linf, eps 0.2, not linf, 0.1: give one of the same threat"):
         plan(attackers=[f"trained:{runs['d']}"])
-    nothing = illustrate.make_plan("", runs["a"], "victim", BALL, "digits", attackers=[f"trained:{runs['d']}"])
+    nothing = illustrate.make_plan("", runs["a"], "victim", BALL, DIGITS, attackers=[f"trained:{runs['d']}"])
     assert nothing.figures == [] and nothing.attackers == {}
     with pytest.raises(L2LError, match=r"--figures=swep: choose of all, sweep"):
-        illustrate.make_plan("sweep,swep", runs["a"], "victim", BALL, "digits")
+        illustrate.make_plan("sweep,swep", runs["a"], "victim", BALL, DIGITS)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
         ("apgd_t3", lambda ball: attacks.apgd_targeted(ball, steps=3)),
         (
             "margin4+targeted",
-            lambda ball: attacks.targeted(
+            lambda ball: attacks.multi_targeted(
                 lambda loss: attacks.pgd(ball, step_size=0.625 * ball.eps, steps=4, loss=loss),
                 loss=functools.partial(losses.margin, kappa=50),
             ),

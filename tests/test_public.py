@@ -82,12 +82,13 @@ attack = attacks.pgd(ball, step_size=0.01, steps=10)
 reveal_type(ball)  # l2ljax.threat.Ball
 reveal_type(clf)  # l2ljax.types.Classifier
 reveal_type(clf.logits(variables, x))  # jax._src.basearray.Array
-reveal_type(dataset)  # l2ljax.data.load.Dataset
+reveal_type(dataset)  # l2ljax.data.arrays.Dataset
 reveal_type(attack)  # l2ljax.types.Attack
 reveal_type(attacks.apgd(ball))  # l2ljax.types.Attack
 reveal_type(attacks.fab(ball))  # l2ljax.types.Attack
 reveal_type(attacks.square(ball))  # l2ljax.types.Attack
 reveal_type(attacks.create("pgd20", ball))  # l2ljax.types.Attack
+reveal_type(attacks.targeted(attack, 3))  # l2ljax.types.Attack
 reveal_type(attacks.best_of([attack, attacks.autoattack(ball)]))  # l2ljax.types.Attack
 reveal_type(attack(jax.tree_util.Partial(clf.logits, variables), jax.random.key(1), x, y))  # jax._src.basearray.Array
 reveal_type(defenses.create("rnn_adv", clf, ball, steps=10))  # l2ljax.types.Defense

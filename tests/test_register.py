@@ -53,7 +53,7 @@ def test_a_registered_attack_has_numbers_and_the_options_of_its_keywords():
     attacks.register("corners", corners)
     check_same("corners", corners(LINF))
     check_same("corners2+best+restarts3", attacks.restarts(corners(LINF, steps=2, keep="best"), 3))
-    check_same("corners2+targeted", attacks.targeted(lambda loss: corners(LINF, steps=2, loss=loss)))
+    check_same("corners2+targeted", attacks.multi_targeted(lambda loss: corners(LINF, steps=2, loss=loss)))
     assert attacks.parameters("corners9+best", LINF) == {
         "attack": "corners", "norm": "linf", "eps": LINF.eps, "steps": 9, "size": 2.0, "keep": "best",
         "loss": "cross_entropy", "targeted": False, "restarts": 1,

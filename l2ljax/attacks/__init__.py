@@ -12,7 +12,7 @@ from l2ljax.attacks.ascent import Ascent, ascend, clean, gaussian, uniform
 from l2ljax.attacks.auto_pgd import apgd, apgd_targeted
 from l2ljax.attacks.boundary import fab, fab_targeted, minimal_perturbation
 from l2ljax.attacks.carlini import cw_l2, l2l_cw, l2l_da_cw
-from l2ljax.attacks.ensemble import autoattack, best_of, cascade, restarts, targeted, transfer
+from l2ljax.attacks.ensemble import autoattack, best_of, cascade, multi_targeted, restarts, targeted, transfer
 from l2ljax.attacks.gradient import (
     backtracking,
     fgsm,
@@ -30,6 +30,7 @@ from l2ljax.attacks.square_search import square
 __all__ = [
     "FAMILIES", "Ascent", "Family", "apgd", "apgd_targeted", "ascend", "autoattack", "backtracking", "best_of",
     "cascade", "clean", "create", "cw_l2", "fab", "fab_targeted", "fgsm", "gaussian", "gradient_attack", "l2l_cw",
-    "l2l_da_cw", "line_search", "minimal_perturbation", "momentum", "parameters", "pgd", "random_noise", "random_signs",
-    "register", "restarts", "square", "steepest_ascent", "targeted", "transfer", "uniform",
+    "l2l_da_cw", "line_search", "minimal_perturbation", "momentum", "multi_targeted", "parameters", "pgd",
+    "random_noise", "random_signs", "register", "restarts", "square", "steepest_ascent", "targeted", "transfer",
+    "uniform",
 ]  # fmt: skip

@@ -21,8 +21,8 @@ from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 
 __all__ = [
-    "TARGETED", "VERSIONS", "Version", "autoattack", "best_of", "cascade", "misclassified", "restarts", "stages",
-    "targeted", "transfer", "version_named",
+    "TARGETED", "VERSIONS", "Version", "autoattack", "best_of", "cascade", "misclassified", "multi_targeted",
+    "restarts", "stages", "targeted", "transfer", "version_named",
 ]  # fmt: skip
 
 
@@ -57,7 +57,46 @@ def restarts(attack: Attack, n: int) -> Attack:
     return one_by_one(restarted, [attack] * n)
 
 
-def targeted(
+def targeted(attack: Attack, target: int | Array | None = None) -> Attack:
+    """`attack` with another aim: that the model answers with the class `target`.
+
+        targeted(pgd(ball, step_size=2 / 255, steps=20), 3)
+        targeted(apgd(ball))(logits_fn, key, x, target)              # in place of the labels, a class for each image
+
+    An example is fooled where the target's logit is the largest, whatever its label: that is where +first and APGD
+    stop, and what `restarts` and `best_of` count, inside of `targeted` (FAB, Square and the like return the image
+    itself where they do not get there). The attack sees a model of the two classes "another" and "target",
+
+        z' = (0, z_t - max_{k != t} z_k),
+
+    which it is to lead from the first to the second. So the margin loss is z_t - max_{k != t} z_k, and the
+    cross-entropy, log(1 + exp(that)), has its gradient, scaled. It serves all attacks but those that need more classes
+    (DLR, APGD-T) and the learned ones that read labels.
+
+    Args:
+      attack: of one aim, like `pgd`, `apgd`, `fab`, `square`, or `restarts` of them.
+      target: the class to reach, or one for each example [B]; without it the attack's labels are the targets.
+
+    Raises:
+      L2LError: a target that the model does not have (when called).
+    """
+
+    def towards(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        goal = y if target is None else jnp.broadcast_to(jnp.asarray(target), y.shape)
+
+        def reaches(x: Array) -> Array:
+            logits = logits_fn(x)
+            if type(target) is int and not 0 <= target < logits.shape[1]:
+                raise L2LError(f"target={target}: the model has the classes 0..{logits.shape[1] - 1}")
+            gap = -losses.margin(logits, goal)
+            return jnp.stack([jnp.zeros_like(gap), gap], axis=1)
+
+        return attack(reaches, key, x, jnp.zeros_like(goal))
+
+    return towards
+
+
+def multi_targeted(
     make: Callable[[PerExampleLoss], Attack],
     *,
     loss: PerExampleLoss = losses.cross_entropy,
@@ -65,7 +104,7 @@ def targeted(
 ) -> Attack:
     """An attack towards each of the likeliest wrong classes in turn, per example the result of largest margin loss.
 
-        targeted(lambda loss: pgd(ball, step_size=2 / 255, steps=20, loss=loss))
+        multi_targeted(lambda loss: pgd(ball, step_size=2 / 255, steps=20, loss=loss))
 
     Towards a class t the loss to ascend is -L(logits, t), whatever the label. The classes are those of largest logit
     at the clean image, in that order, as in APGD-T.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from l2ljax import losses, threat
 from l2ljax.attacks import auto_pgd, boundary, carlini, gradient, square_search
-from l2ljax.attacks.ensemble import VERSIONS, restarts, targeted
+from l2ljax.attacks.ensemble import VERSIONS, multi_targeted, restarts
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.threat import Ball
 from l2ljax.types import Attack, L2LError
@@ -109,7 +109,7 @@ def create(name: str, ball: Ball) -> Attack:
     """
     chosen = _read(name, ball)
     make = functools.partial(chosen.make, ball, **chosen.keywords)
-    attack = targeted(lambda loss: make(loss=loss), loss=chosen.goal) if chosen.goal else make()
+    attack = multi_targeted(lambda loss: make(loss=loss), loss=chosen.goal) if chosen.goal else make()
     return restarts(attack, chosen.restarts) if chosen.restarts > 1 else attack
 
 

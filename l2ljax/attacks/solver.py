@@ -10,6 +10,7 @@ An attack that stops at success has them in its attribute `solvers`. Any other i
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
@@ -54,8 +55,31 @@ def one_by_one(attack: Attack, members: Sequence[Attack]) -> Attack:
 
 
 def as_tree(function: Callable[..., Any]) -> Partial:
-    """Return the function as a pytree that jit takes as an argument: a Partial over arrays keeps them traced."""
-    return function if isinstance(function, Partial) else Partial(function)
+    """Return the function as a pytree that jit takes as an argument.
+
+    The arrays are traced of a Partial, and of a function that is itself a pytree, like an NNX or an Equinox module:
+    another such of the same structure does not compile again. A plain function is static.
+    """
+    if isinstance(function, Partial):
+        return function
+    if jax.tree_util.all_leaves([function]):
+        return Partial(function)
+    leaves, structure = jax.tree.flatten(function)
+    static = tuple(None if isinstance(leaf, jax.Array | np.ndarray) else leaf for leaf in leaves)
+    arrays = [leaf if fixed is None else None for leaf, fixed in zip(leaves, static, strict=True)]
+    return Partial(_Structure(structure, static), arrays)
+
+
+class _Structure(NamedTuple):
+    """A function that is a pytree, without its arrays: equal where the structure is."""
+
+    tree: Any
+    static: tuple[Any, ...]
+    """Its leaves that are no arrays, None in the place of those that are."""
+
+    def __call__(self, arrays: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        leaves = [array if fixed is None else fixed for array, fixed in zip(arrays, self.static, strict=True)]
+        return jax.tree.unflatten(self.tree, leaves)(*args, **kwargs)
 
 
 def _at_once(attack: Attack, logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Carry:

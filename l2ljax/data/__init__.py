@@ -1,6 +1,7 @@
-"""Data sets as uint8 arrays, in memory or on the disk, and batches of them.
+"""Data sets as arrays, in memory or on the disk, and batches of them.
 
-    dataset = load("cifar10", val_size=1000)              # or load("cifar10", "~/data"), load("digits")
+    dataset = load("cifar10", val_size=1000)              # or load("cifar10", "~/data"), load("digits"), load("my.npz")
+    dataset = from_arrays(train_images, train_labels)     # of your own
     for step, batch in stream(dataset.train, key, batch_size=128, augment=dataset.augment):
         ...
 
@@ -12,11 +13,14 @@
 | remote.py | a data set prepared by tensorflow-datasets, or downloaded |
 | images.py | an array of images that stay on the disk |
 | imagenet.py | Restricted ImageNet, in folders or prepared |
+| arrays.py | a user's own arrays, in memory, in a file or from a function |
+| functions.py | functions of the user's by name |
 | load.py | `load`: the chain of these, and the splits |
 | pipeline.py | training and evaluation batches |
 """
 
-from l2ljax.data.load import NAMES, Dataset, load
+from l2ljax.data.arrays import Dataset, from_arrays, pixels
+from l2ljax.data.load import NAMES, load, source
 from l2ljax.data.pipeline import (
     AUGMENTS,
     EvalBatch,
@@ -27,7 +31,7 @@ from l2ljax.data.pipeline import (
     train_batch,
 )
 from l2ljax.data.readers import Split
-from l2ljax.data.sources import SOURCES
+from l2ljax.data.sources import SOURCES, nearest
 
 __all__ = [
     "AUGMENTS",
@@ -38,7 +42,11 @@ __all__ = [
     "Split",
     "batches",
     "epoch_order",
+    "from_arrays",
     "load",
+    "nearest",
+    "pixels",
+    "source",
     "steps_per_epoch",
     "stream",
     "train_batch",

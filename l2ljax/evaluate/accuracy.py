@@ -5,7 +5,7 @@ result.clean_acc, result.attacks["pgd20"].robust_acc, result.worst_case_acc
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,9 +13,9 @@ import numpy as np
 from l2ljax import cost, losses
 from l2ljax.attacks.solver import as_tree, solvers
 from l2ljax.data import Split
-from l2ljax.evaluate.checks import check_pixels
+from l2ljax.data.arrays import check_examples
 from l2ljax.evaluate.loop import STANDS, Job, Progress, Turn, attack_in_turn, clean_logits, job_of, over
-from l2ljax.types import Array, Attack, Key, LogitsFn
+from l2ljax.types import Array, Attack, Key, LogitsFn, as_key
 
 __all__ = ["AttackRow", "Evaluation", "as_tree", "evaluate", "losses_of_draws"]
 
@@ -47,7 +47,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     logits_fn: LogitsFn,
-    split: Split,
+    split: Split | tuple[Any, Any],
     attacks: Mapping[str, Attack],
     *,
     key: Key,
@@ -62,7 +62,7 @@ def evaluate(
     Args:
       logits_fn: images -> logits in evaluation mode. A `jax.tree_util.Partial` over the weights compiles an attack
         once for all weights.
-      split: images uint8 [N, H, W, C] and labels int32 [N].
+      split: images [N, H, W, C], uint8 or floats in [0, 1], and integer labels [N].
       attacks: name -> attack.
       key: one key.
       batch_size: examples at a time, in equal parts on all local devices; the last batch is filled up with copies.
@@ -72,9 +72,10 @@ def evaluate(
       L2LError: no examples, labels that the classifier does not have, probabilities instead of logits, an attack that
         leaves [0, 1] or returns NaN.
     """
-    check_pixels(split.images)
+    images, labels = split
+    check_examples(images, np.asarray(labels))
     progress("clean")
-    job = job_of(logits_fn, *split, batch_size=batch_size)
+    job = job_of(logits_fn, images, labels, batch_size=batch_size)
     predicted = clean_logits(job, key).argmax(axis=1)
     clean = predicted == job.labels
     rows = {}
@@ -106,7 +107,8 @@ def losses_of_draws(
       [draws, T, N], of an attack that returns its path x_1..x_T [T, B, H, W, C]; T is 1 for all others.
     """
     job = job_of(logits_fn, *split, batch_size=batch_size)
-    reached = [over(job, jax.tree_util.Partial(_reached, as_tree(attack)), k) for k in jax.random.split(key, draws)]
+    keys = jax.random.split(as_key(key), draws)
+    reached = [over(job, jax.tree_util.Partial(_reached, as_tree(attack)), k) for k in keys]
     return np.stack(reached).swapaxes(1, 2)
 
 

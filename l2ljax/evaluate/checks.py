@@ -2,15 +2,10 @@
 
 import numpy as np
 
+from l2ljax.data.arrays import check_examples
 from l2ljax.types import Array, L2LError
 
-__all__ = ["check_batch", "check_logits", "check_pixels"]
-
-
-def check_pixels(images: np.ndarray) -> None:
-    """Check that the images of a split are uint8; others are an L2LError."""
-    if images.dtype != np.uint8:
-        raise L2LError(f"the split's images are {images.dtype}: give uint8, like (255 * x).round().astype('uint8')")
+__all__ = ["check_batch", "check_logits"]
 
 
 def check_batch(x: Array | np.ndarray, y: Array | np.ndarray, num_classes: int | None = None) -> None:
@@ -22,22 +17,7 @@ def check_batch(x: Array | np.ndarray, y: Array | np.ndarray, num_classes: int |
     x, y = np.asarray(x), np.asarray(y)
     if not np.issubdtype(x.dtype, np.floating):
         raise L2LError(f"images are {x.dtype}: give floats in [0, 1], like images.astype('float32') / 255")
-    if x.ndim != 4:
-        raise L2LError(f"images have the shape {list(x.shape)}: give [B, H, W, C]")
-    if np.isnan(x).any():
-        raise L2LError("images hold NaN: clean the data first")
-    if x.size and not (x.min() >= 0 and x.max() <= 1):
-        raise L2LError(
-            f"images reach from {x.min():.3g} to {x.max():.3g}: scale them to [0, 1] and put normalization in the model"
-        )
-    if y.ndim != 1:
-        raise L2LError(f"labels have the shape {list(y.shape)}: give integers [B], for one-hot ones y.argmax(axis=1)")
-    if not np.issubdtype(y.dtype, np.integer):
-        raise L2LError(f"labels are {y.dtype}: give integers")
-    if len(y) != len(x):
-        raise L2LError(f"{len(x)} images and {len(y)} labels: give one label per image")
-    if y.size and (y.min() < 0 or (num_classes is not None and y.max() >= num_classes)):
-        raise L2LError(f"labels reach from {y.min()} to {y.max()}: the classes are 0..{(num_classes or 0) - 1}")
+    check_examples(x, y, num_classes)
 
 
 def check_logits(logits: Array | np.ndarray, y: Array | np.ndarray) -> None:

@@ -21,8 +21,9 @@ from jax.tree_util import Partial
 
 from l2ljax import devices
 from l2ljax.attacks.solver import Solver, as_tree
+from l2ljax.data import pixels
 from l2ljax.evaluate.checks import check_logits
-from l2ljax.types import Array, Key, L2LError, Tree
+from l2ljax.types import Array, Key, L2LError, Tree, as_key
 
 __all__ = ["ROUND", "STANDS", "Job", "Progress", "Turn", "attack_in_turn", "clean_logits", "job_of", "over"]
 
@@ -46,9 +47,9 @@ class Job(NamedTuple):
 
     def batch(self, key: Key, rows: np.ndarray) -> tuple[Key, Array, Array]:
         """Return the keys, each its own, the images and the labels of the examples of these numbers."""
-        x = np.asarray(self.images[rows])
-        x = x.astype(np.float32) / 255 if x.dtype == np.uint8 else x
-        return devices.spread((jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows)), x, self.labels[rows]))
+        x = pixels(self.images[rows])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(as_key(key), jnp.asarray(rows))
+        return devices.spread((keys, x, self.labels[rows]))
 
 
 class Turn(NamedTuple):

@@ -20,7 +20,7 @@ from jax.extend import core
 from l2ljax import losses
 from l2ljax.attacks import best_of, pgd, random_noise, square
 from l2ljax.cost import inner_jaxprs
-from l2ljax.data import Split
+from l2ljax.data import Split, pixels
 from l2ljax.evaluate.accuracy import evaluate
 from l2ljax.evaluate.loop import job_of, over
 from l2ljax.threat import BALLS, Ball
@@ -73,7 +73,7 @@ def masking_checks(
 
     Args:
       logits_fn: images -> logits; as a `jax.tree_util.Partial` over the weights it compiles once for all weights.
-      split: images uint8 [N, H, W, C] and labels [N]; a few hundred are enough.
+      split: images [N, H, W, C], uint8 or floats in [0, 1], and labels [N]; a few hundred are enough.
       ball: the threat.
       key: one key.
       stochastic: the model with its randomness, where it has any.
@@ -130,7 +130,7 @@ def masking_checks(
     ]
     if stochastic is not None:
         checks.append(_deterministic(stochastic, split, key))
-    x = jnp.asarray(split.images[:2], jnp.float32) / 255
+    x = jnp.asarray(pixels(split.images[:2]))
     dynamic = data_dependent_operations(logits_fn, x)
     classes = int(jax.eval_shape(logits_fn, x).shape[1])
     return [
@@ -171,7 +171,7 @@ def randomized(stochastic: StochasticLogitsFn, key: Key) -> LogitsFn:
 
 
 def _deterministic(stochastic: StochasticLogitsFn, split: Split, key: Key) -> Check:
-    x = jnp.asarray(split.images[:100], jnp.float32) / 255
+    x = jnp.asarray(pixels(split.images[:100]))
     one, two = (np.asarray(jax.jit(stochastic)(x, fold_in(key, i))) for i in (0, 1))
     gap = float(np.abs(one - two).max())
     told = f"logits differ by up to {gap:.2g} between two keys" + (": use the version rand" if gap else "")

@@ -19,11 +19,12 @@ import numpy as np
 
 from l2ljax.attacks.ensemble import stages, version_named
 from l2ljax.attacks.solver import solvers
+from l2ljax.data import pixels
 from l2ljax.evaluate.checks import check_batch
 from l2ljax.evaluate.loop import STANDS, Progress, Turn, attack_in_turn, clean_logits, job_of
 from l2ljax.files import write_files
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Attack, Key, L2LError
+from l2ljax.types import Array, Attack, Key, L2LError, as_key, is_key
 
 __all__ = ["SAVE_SECONDS", "InTurn", "checksum", "default_batch_size", "run_in_turn", "run_standard_evaluation"]
 
@@ -122,9 +123,9 @@ def run_in_turn(
       L2LError: images, labels or logits that are not what they should be, an attack that leaves [0, 1] or returns NaN,
         a state file of another evaluation.
     """
-    x, y = np.asarray(x), np.asarray(y)
+    x, y, key = np.asarray(x), np.asarray(y), as_key(key)
     check_batch(x, y)
-    x = x.astype(np.float32) if x.dtype == np.float16 else x
+    x = pixels(x)
     size = batch_size or default_batch_size(x.shape[1:])
     job = job_of(logits_fn, x, y, batch_size=size, sizes=8, stochastic=stochastic)
     logits = clean_logits(job, jax.random.fold_in(key, 0))
@@ -173,7 +174,8 @@ def default_batch_size(image_shape: tuple[int, ...]) -> int:
 def checksum(arrays: Any, *texts: str) -> str:
     """Return the SHA-256 of a tree's arrays, like the weights in a `jax.tree_util.Partial`, and of texts."""
     digest = hashlib.sha256()
-    for content in (*(np.ascontiguousarray(a).tobytes() for a in jax.tree.leaves(arrays)), *map(str.encode, texts)):
+    leaves = [jax.random.key_data(a) if is_key(a) else a for a in jax.tree.leaves(arrays)]
+    for content in (*(np.ascontiguousarray(a).tobytes() for a in leaves), *map(str.encode, texts)):
         digest.update(content)
     return digest.hexdigest()
 

@@ -10,11 +10,13 @@ with its weights as arguments of the compiled program: `jax.jit(attack)(model, k
 evaluation mode, `eqx.filter_jit(attack)` for a module of Equinox that maps batches. A plain function is static:
 `jax.jit(attack, static_argnums=0)`.
 
-Dropout draws one mask for the batch of a device, from the key of its first example: unlike in our own networks,
-what an example draws depends on how the batch is split.
+`nn.Dropout` and `nnx.Dropout` draw a mask for each example from its own key, so that it does not depend on the number
+of devices (but layers that `nn.scan` repeats share theirs). Other random layers draw for the batch of a device, from
+the key of its first example.
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from l2ljax.types import Array, Classifier, Key, L2LError, Tree, is_key
+from l2ljax.types import Array, Classifier, Key, L2LError, Tree, as_key, example_keys, fold_in, is_key
 
 __all__ = ["MODES", "from_functions", "from_linen", "from_nnx"]
 
@@ -124,12 +126,16 @@ def from_linen(
         return variables
 
     def train(variables: Tree, x: Array, key: Key, axis_name: str | None) -> tuple[Array, Tree]:
-        def synchronize(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        drop = _dropper(key, x)
+
+        def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
             if isinstance(context.module, nn.BatchNorm):
                 object.__setattr__(context.module, "axis_name", axis_name)  # modules are frozen
+            if isinstance(context.module, nn.Dropout) and context.method_name == "__call__" and args:
+                return drop(lambda x, **own_key: call(x, *args[1:2], **{**kwargs, **own_key}), args[0], "rng")
             return call(*args, **kwargs)
 
-        with nn.intercept_methods(synchronize):
+        with nn.intercept_methods(intercept):
             logits, updated = module.apply(variables, x, **training, rngs=streams(_one(key)), mutable=["batch_stats"])
         return logits, updated.get("batch_stats", {})
 
@@ -172,6 +178,16 @@ def from_nnx(model: nnx.Module, *, features: Callable[[Any, Array], Array] | Non
         drawn = [jax.random.split(k, a.shape) if is_key(a) else a for k, a in zip(keys, leaves, strict=True)]
         network = build(variables, jax.tree.unflatten(tree, drawn))
         network.train()
+        drop = _dropper(key, x)
+
+        class Dropout(nnx.Dropout):
+            def __call__(self, inputs: Array, **how: Any) -> Array:
+                call = super().__call__
+                return drop(lambda x, **own_key: call(x, **{**how, **own_key}), inputs, "rngs")
+
+        for _, module in nnx.iter_modules(network):
+            if type(module) is nnx.Dropout:
+                object.__setattr__(module, "__class__", Dropout)
         network.set_attributes(nnx.BatchNorm, axis_name=axis_name, raise_if_not_found=False)
         logits = network(x)
         return logits, split(network)[-1]["batch_stats"]
@@ -184,8 +200,25 @@ def from_nnx(model: nnx.Module, *, features: Callable[[Any, Array], Array] | Non
     )
 
 
+def _dropper(key: Key, x: Array) -> Callable[[Callable[..., Array], Array, str], Array]:
+    """Return what calls dropout layers one after the other, each example with a key of its own as the argument named.
+
+    Activations that are not [B, ...] are dropped by the layer's own key.
+    """
+    keys, number = example_keys(key, len(x)), itertools.count()
+
+    def drop(layer: Callable[..., Array], inputs: Array, name: str) -> Array:
+        own = fold_in(keys, next(number))
+        if len(inputs) != len(own):
+            return layer(inputs)
+        return jax.vmap(lambda row, key: layer(row[None], **{name: key})[0])(inputs, own)
+
+    return drop
+
+
 def _one(key: Key) -> Key:
     """One key for a batch: itself, or of keys [B] the first."""
+    key = as_key(key)
     return key if key.ndim == 0 else key[0]
 
 

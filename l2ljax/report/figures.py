@@ -135,7 +135,8 @@ def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    x, labels, names, models = np.asarray(shown["x"]), shown["labels"], shown["class_names"], shown["models"]
+    x, labels, models = np.asarray(shown["x"]), shown["labels"], shown["models"]
+    names = dict(enumerate(shown["class_names"]))
     tried, group = list(next(iter(models.values()))), 1 + len(FACTORS)
     shape = (len(x) * len(tried), 1 + group * len(models))
     width, height = 1.35 * shape[1] + 0.5, 1.5 * shape[0] + 0.6
@@ -146,7 +147,7 @@ def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
         i, attack = row // len(tried), tried[row % len(tried)]
         if attack == tried[0]:
             _show(line[0], x[i])
-            line[0].set_title(f"clean: {names[labels[i]]}", fontsize=9)
+            line[0].set_title(f"clean: {names.get(labels[i], labels[i])}", fontsize=9)
         else:
             line[0].set_axis_off()
         line[1].set_ylabel(textwrap.fill(attack, 18), fontsize=8)
@@ -155,7 +156,7 @@ def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
             first, *others = line[1 + k * group : 1 + (k + 1) * group]
             _show(first, x_adv)
             wrong = {"color": RED, "fontweight": "bold"} if predicted != labels[i] else {}
-            first.set_title(f"→ {names[predicted]}", fontsize=9, **wrong)
+            first.set_title(f"→ {names.get(predicted, predicted)}", fontsize=9, **wrong)
             for axes, factor in zip(others, FACTORS, strict=True):
                 _show(axes, amplified(x[i], x_adv, factor))
                 if row == 0:

@@ -12,7 +12,7 @@ from l2ljax import attacks, data, defenses, threat, train
 from l2ljax.run import recipes
 from l2ljax.types import L2LError
 
-__all__ = ["Config", "Learned", "Run", "learned", "methods", "resolve"]
+__all__ = ["Config", "Learned", "Run", "learned", "methods", "named", "resolve"]
 
 DEFAULT_ATTACKS = "fgsm,pgd20,pgd100,margin100,own"
 DTYPES = ("float32", "bfloat16")
@@ -22,6 +22,9 @@ DTYPES = ("float32", "bfloat16")
 class Config:
     """The flags. What is None comes from the method's recipe."""
 
+    dataset: str | None = None
+    """In place of the script's data, with its recipes: a .npz file or module:function with arrays of yours (see
+    l2ljax.data.arrays)."""
     method: str = "rnn_adv"
     """How to train; several, separated by commas, or `all`, train one after the other and share a table."""
     arch: str | None = None
@@ -48,6 +51,8 @@ class Config:
     """The classifier's: sgd (momentum 0.9) or adam."""
     lr: float | None = None
     """The classifier's learning rate."""
+    augment: str | None = None
+    """Of training images: none, flip, crop or crop_flip."""
     lr_schedule: str | None = None
     """steps (falls at the recipe's milestones, which stretch with --epochs), constant, or cosine."""
     attacker_optimizer: str | None = None
@@ -114,7 +119,11 @@ class Run:
         config = dataclasses.asdict(self.config)
         recipe = {k: v for k, v in self.recipe._asdict().items() if k != "options"}
         recipe["milestones"] = list(self.recipe.milestones)
-        return {**config, "dataset": self.dataset, "method": self.method, **recipe, "options": self.options}
+        about: dict[str, Any] = {"dataset": self.dataset, "method": self.method}
+        if self.dataset not in data.SOURCES:  # which may be gone when the run is judged
+            source = data.source(self.dataset)
+            about |= {"image_shape": list(source.image_shape), "num_classes": len(source.classes)}
+        return {**config, **about, **recipe, "options": self.options}
 
 
 def methods(text: str) -> list[str]:
@@ -123,12 +132,15 @@ def methods(text: str) -> list[str]:
 
 
 def resolve(dataset: str, method: str, config: Config) -> Run:
-    """One method's run: the flags over its recipe.
+    """One method's run: the flags over its recipe; that of `dataset`, also where the flags name other data.
 
     Raises:
       L2LError: a flag's value is not one that can be.
     """
     recipe = recipes.find(dataset, method)
+    dataset = config.dataset or dataset
+    if dataset not in data.SOURCES:
+        recipe = recipes.fitted(recipe, data.load(dataset))
     given = {
         name: getattr(config, name)
         for name in recipes.Recipe._fields
@@ -141,7 +153,7 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
         given.setdefault("warmup", recipe.warmup * stretch)
     options = _options(method, config, dict(recipe.options))
     if "num_classes" in defenses.options(method):
-        options["num_classes"] = len(data.SOURCES[dataset].classes)
+        options["num_classes"] = len(data.source(dataset).classes)
     recipe = recipe._replace(**given)
     for name in ("batch_size", "checkpoint_every", "devices", "train_size", "eval_size", "steps"):
         value = recipe.batch_size if name == "batch_size" else getattr(config, name)
@@ -153,6 +165,8 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
     _check_choice("attacker_optimizer", recipe.attacker_optimizer, tuple(recipes.OPTIMIZERS))
     if not 0 <= recipe.warmup <= recipe.epochs:
         raise L2LError(f"--warmup={recipe.warmup}: give 0 to {recipe.epochs}, the run's epochs")
+    if recipe.augment is not None:
+        _check_choice("augment", recipe.augment, data.AUGMENTS)
     _check_choice("lr_schedule", recipe.lr_schedule, tuple(recipes.LR_SCHEDULES))
     _check_choice("dtype", config.dtype, DTYPES)
     eps = threat.parse_eps(recipe.eps)
@@ -161,10 +175,15 @@ def resolve(dataset: str, method: str, config: Config) -> Run:
     for name in names:
         if learned(name) is None:
             attacks.create(name, ball)
-    folder = config.workdir or f"runs/{dataset}_{method}_{recipe.arch}_s{config.seed}"
+    folder = config.workdir or f"runs/{named(dataset)}_{method}_{recipe.arch}_s{config.seed}"
     several = config.workdir and len(methods(config.method)) > 1
     workdir = Path(folder).expanduser() / (method if several else "")
     return Run(dataset, method, recipe, eps, options, names, workdir, config)
+
+
+def named(dataset: str) -> str:
+    """The name of a data set in that of a folder: of a file its own, of module:function with a dot."""
+    return dataset.replace(":", ".") if dataset in data.SOURCES or ":" in dataset else Path(dataset).stem
 
 
 class Learned(NamedTuple):

@@ -191,7 +191,7 @@ def _estimate(setup: Setup, state: TrainState, batch: Batch) -> str:
     left = setup.steps - int(state.step)
     n_val, n_test = len(setup.dataset.val.labels), len(setup.eval_split.labels)
     size = min(EVAL_BATCH, n_test)
-    x, y = jnp.asarray(setup.eval_split.images[:size], jnp.float32) / 255, setup.eval_split.labels[:size]
+    x, y = jnp.asarray(data.pixels(setup.eval_split.images[:size])), setup.eval_split.labels[:size]
     one = monitor.pass_seconds(logits_fn, x, y) / size
     counted = sum(
         cost.passes(attack, logits_fn, x, y) for attack in named_attacks(setup, state.params, state.stats).values()
@@ -201,7 +201,8 @@ def _estimate(setup: Setup, state: TrainState, batch: Batch) -> str:
     reporting = one * (counts + validation * -(-left // setup.epoch_steps))
     spec, device = setup.spec, f"{len(setup.devices)} x {setup.devices[0].device_kind}"
     return (
-        f"{spec.method}, {spec.recipe.arch} on {spec.dataset}: {left} steps of {spec.recipe.batch_size} images at "
+        f"{spec.method}, {spec.recipe.arch} on {spec.dataset}, trained as in {spec.recipe.source}: {left} steps of "
+        f"{spec.recipe.batch_size} images at "
         f"{1000 * step:.0f} ms on {device}, then evaluation; "
         f"estimate {monitor.duration(left * step + reporting)}, compilation apart"
     )

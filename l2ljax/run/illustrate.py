@@ -1,6 +1,6 @@
 """Figures of a judged model, with a baseline beside it or alone (`--figures` of experiments/evaluate.py).
 
-    plan = make_plan("sweep,losses", "runs/a", logits_fn, ball, "cifar10", baseline="runs/b", attackers=["own"])
+    plan = make_plan("sweep,losses", "runs/a", logits_fn, ball, dataset, baseline="runs/b", attackers=["own"])
     draw(plan, dataset.test, folder, key=key)   # sweep.png, sweep.json, ...
     redraw(folder / "sweep.json")
 
@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from l2ljax import data
-from l2ljax.data import Split
+from l2ljax.data import Dataset, Split
 from l2ljax.files import write_files
 from l2ljax.report import figures, views
 from l2ljax.report.views import Plan
@@ -35,7 +34,7 @@ def make_plan(
     victim: str,
     logits_fn: LogitsFn,
     ball: Ball,
-    dataset: str,
+    dataset: Dataset,
     *,
     baseline: str | None = None,
     attackers: Sequence[str] = (),
@@ -48,7 +47,7 @@ def make_plan(
       victim: its workdir or name.
       logits_fn: the victim.
       ball: the threat.
-      dataset: the name of the victim's data.
+      dataset: the victim's data.
       baseline: the workdir of a run.
       attackers: names of attacks; drawn are the learned ones, own (the victim's) and trained:WORKDIR.
       batch_size: images at a time.
@@ -61,8 +60,8 @@ def make_plan(
 
     def fits(workdir: str, attacks: bool) -> str:
         saved = read_json(Path(workdir).expanduser() / "config.json")
-        if saved["dataset"] != dataset:
-            raise L2LError(f"{workdir} is a run on {saved['dataset']}, not {dataset}: give one on the victim's data")
+        if saved["dataset"] != dataset.name:
+            raise L2LError(f"{workdir} is a run on {saved['dataset']}, not {dataset.name}: give one on that")
         if attacks and (saved["norm"], parse_eps(saved["eps"])) != (ball.name, ball.eps):
             theirs = f"{saved['norm']}, eps {saved['eps']}"
             raise L2LError(
@@ -81,7 +80,7 @@ def make_plan(
         f"attacker of {short}": functools.partial(load_attacker, workdir)
         for short, workdir in zip(_short(workdirs), workdirs, strict=True)
     }
-    return Plan(chosen, models, made, ball, tuple(data.SOURCES[dataset].classes), batch_size)
+    return Plan(chosen, models, made, ball, dataset.class_names, batch_size)
 
 
 def draw(plan: Plan, split: Split, folder: Path, *, key: Key) -> list[Path]:

@@ -2,6 +2,7 @@
 
 python experiments/evaluate.py --victim=runs/digits_rnn_adv_digits_cnn_s0 --attacks=standard,paper
 python experiments/evaluate.py --victim=my.module:make_logits_fn --dataset=cifar10 --eps=8/255
+python experiments/evaluate.py --victim=my.module:make_logits_fn --dataset=mine.npz --eps=8/255    # images, labels
 """
 
 import dataclasses
@@ -55,7 +56,8 @@ class Flags:
     black_box: str = "fgsm,pgd10"
     """The attacks on the surrogates."""
     dataset: str | None = None
-    """Of a module:function; a run has its own, as for the next three."""
+    """Of a module:function; a run has its own, as for the next three. A name, or arrays of yours as a .npz file or
+    module:function (see l2ljax.data.arrays)."""
     data_dir: str | None = None
     eps: str | None = None
     norm: str = "linf"
@@ -95,17 +97,18 @@ def run(flags: Flags) -> dict[str, Any]:
     """
     victim, about, folder = _victim(flags)
     ball = threat.BALLS[about["norm"]](threat.parse_eps(about["eps"]))
-    split = data.load(about["dataset"], flags.data_dir or about.get("data_dir")).test
-    split = data.Split(*(a[: flags.eval_size] for a in split))
+    dataset = data.load(about["dataset"], flags.data_dir or about.get("data_dir"))
+    split = data.Split(*(a[: flags.eval_size] for a in dataset.test))
     batch_size = flags.batch_size or default_batch_size(split.images.shape[1:])
 
     def stochastic(x: Array, key: Key) -> Array:
         return victim(x, example_keys(key, len(x)))
 
+    _check_images(stochastic if flags.stochastic else victim, flags, dataset)
     logits_fn = randomized(stochastic, jax.random.key(flags.seed)) if flags.stochastic else victim
     wanted = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
     plan = illustrate.make_plan(
-        flags.figures, flags.victim, logits_fn, ball, about["dataset"],
+        flags.figures, flags.victim, logits_fn, ball, dataset,
         baseline=flags.baseline, attackers=wanted, batch_size=batch_size,
     )  # fmt: skip
     jobs = {name: _job(name, flags, ball, victim if name == "rand" else logits_fn) for name in wanted}
@@ -115,7 +118,7 @@ def run(flags: Flags) -> dict[str, Any]:
         for name in flags.black_box.split(",")
     }
     robust: dict[str, np.ndarray] = {}
-    x = np.asarray(split.images, np.float32) / 255
+    x = data.pixels(split.images)
     for title, job in {**jobs, **{f"{name} on {who}": job for (who, name), job in crossings.items()}}.items():
         for seed in range(flags.seed, flags.seed + flags.attack_seeds):
             scores = job(
@@ -184,17 +187,30 @@ def _transferred(surrogate: str, name: str, ball: threat.Ball, logits_fn: Logits
     return functools.partial(run_in_turn, logits_fn, attacks={name: attack}, about=about)
 
 
+def _check_images(victim: Callable[..., Array], flags: Flags, dataset: data.Dataset) -> None:
+    """Ask the victim for the shape of its logits, without computing them."""
+    x = jax.ShapeDtypeStruct((2, *dataset.image_shape), np.float32)
+    try:
+        jax.eval_shape(victim, x, *([jax.random.key(0)] if flags.stochastic else []))
+    except Exception as error:  # whatever a model of the user's raises
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
+        raise L2LError(
+            f"{flags.victim} fails on images {list(x.shape)}, as {dataset.name} has them ({reason}): "
+            "name the --dataset that it is for, or let it take these"
+        ) from error
+
+
 def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
     """(its logits function, what is known of it, where to write)."""
     if ":" in flags.victim and not Path(flags.victim).exists():
         if flags.dataset is None or flags.eps is None:
             raise L2LError("--victim=module:function needs --dataset and --eps")
-        about = {"dataset": flags.dataset, "arch": flags.victim, "eps": flags.eps, "norm": flags.norm}
-        return load_function(flags.victim), about, flags.out or Path("evaluation")
+        known = {"dataset": flags.dataset, "arch": flags.victim, "eps": flags.eps, "norm": flags.norm}
+        return load_function(flags.victim), known, flags.out or Path("evaluation")
     saved = read_json(Path(flags.victim).expanduser() / "config.json")
-    about = {
-        **saved,
-        **({"eps": flags.eps} if flags.eps else {}),
-        **({"dataset": flags.dataset} if flags.dataset else {}),
-    }
+    about = dict(saved)
+    if flags.eps:
+        about["eps"] = flags.eps
+    if flags.dataset:
+        about |= {"dataset": flags.dataset, "data_dir": None}
     return load_classifier(flags.victim), about, flags.out or Path(flags.victim).expanduser() / "evaluation"

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import optax
 
-from l2ljax import defenses
-from l2ljax.types import L2LError, Players
+from l2ljax import data, defenses
+from l2ljax.data.arrays import check_trainable
+from l2ljax.types import Players
 
-__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "RECIPES", "Recipe", "find", "optimizers", "table"]
+__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "RECIPES", "Recipe", "find", "fitted", "optimizers", "table"]
 
 
 class Recipe(NamedTuple):
@@ -187,13 +188,30 @@ OPTIMIZERS: dict[str, Callable[[Recipe], optax.GradientTransformation]] = {
 def find(dataset: str, method: str) -> Recipe:
     """The recipe of a method on a data set: that of pgd_adv, without its options, if it has none of its own.
 
+    A user's data set has the recipe of the known one whose images are nearest in size, see `data.nearest`; and `source`
+    says so.
+
     Raises:
-      L2LError: unknown method, or a data set without recipes.
+      L2LError: unknown method or data set.
     """
     defenses.find(method)  # knows the names
-    if (dataset, "pgd_adv") not in RECIPES:
-        raise L2LError(f"no recipe for {method} on {dataset}")
-    return RECIPES.get((dataset, method)) or RECIPES[dataset, "pgd_adv"]._replace(options=())
+    if (dataset, "pgd_adv") in RECIPES:
+        return RECIPES.get((dataset, method)) or RECIPES[dataset, "pgd_adv"]._replace(options=())
+    known = data.nearest(data.source(dataset).image_shape)
+    recipe = find(known, method)
+    return recipe._replace(source=f"{recipe.source}: as {known}")
+
+
+def fitted(recipe: Recipe, dataset: data.Dataset) -> Recipe:
+    """The recipe for a set of a user's: at most a tenth of it for validation, and no batch larger than the rest.
+
+    Raises:
+      L2LError: a set to evaluate on alone.
+    """
+    check_trainable(dataset)
+    n = len(dataset.train.labels)
+    val_size = min(recipe.val_size, n // 10)
+    return recipe._replace(val_size=val_size, batch_size=min(recipe.batch_size, n - val_size))
 
 
 def optimizers(recipe: Recipe, steps_per_epoch: int) -> Players:

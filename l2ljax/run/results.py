@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from l2ljax import attacks
+from l2ljax import attacks, data
 from l2ljax.evaluate import Evaluation, evaluate
 from l2ljax.report import figures
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks
@@ -103,7 +103,7 @@ def draw(setup: Setup, state: TrainState, workdir: Workdir) -> list[Path]:
     curves, grid = workdir.figures / "training.png", workdir.figures / "perturbations.png"
     figures.training_curves(curves, rows, validations)
     logits_fn = setup.logits_fn(state.params, state.stats)
-    x, y = jnp.asarray(setup.eval_split.images[:8], jnp.float32) / 255, setup.eval_split.labels[:8]
+    x, y = jnp.asarray(data.pixels(setup.eval_split.images[:8])), setup.eval_split.labels[:8]
     x_adv = jax.jit(attacks.create("pgd20", setup.ball))(logits_fn, setup.eval_key, x, y)
     predictions = np.asarray(jax.jit(lambda f, x: f(x))(logits_fn, x_adv)).argmax(axis=1)
     figures.perturbation_grid(grid, x, x_adv, y, predictions, setup.dataset.class_names)

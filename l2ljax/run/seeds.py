@@ -16,7 +16,7 @@ from typing import Any
 
 from l2ljax.files import write_files
 from l2ljax.report import markdown
-from l2ljax.run.config import Config, Run, resolve
+from l2ljax.run.config import Config, Run, named, resolve
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import ABOUT_REPORTING, read_json
 from l2ljax.types import L2LError
@@ -58,7 +58,8 @@ def write(dataset: str, config: Config, rows: Mapping[str, Sequence[Mapping[str,
       rows: method -> the content of each seed's report.json.
     """
     last = config.seed + config.seeds - 1
-    folder = Path(config.workdir or f"runs/{dataset}_{config.method}_s{config.seed}-{last}").expanduser()
+    name = f"{named(config.dataset or dataset)}_{config.method}_s{config.seed}-{last}"
+    folder = Path(config.workdir or f"runs/{name}").expanduser()
     summary = {method: markdown.summary(runs) for method, runs in rows.items()}
     report = {**provenance(), "seeds": list(range(config.seed, last + 1)), "summary": summary, "rows": rows}
     page = markdown.over_seeds(report)

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import attacks, checkpoint, data, defenses, models, threat
+from l2ljax.data.functions import call
 from l2ljax.devices import own_core
 from l2ljax.run import recipes
 from l2ljax.run.config import Run, learned
-from l2ljax.runtime.imports import import_module
 from l2ljax.runtime.workdir import read_json
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
 from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players, Tree
@@ -72,7 +72,7 @@ def prepare(spec: Run) -> tuple[Setup, TrainState]:
     epoch_steps = data.steps_per_epoch(len(dataset.train.labels), recipe.batch_size)
     optimizers = recipes.optimizers(recipe, epoch_steps)
     k_init, k_data, k_eval = jax.random.split(jax.random.key(config.seed), 3)
-    images = jnp.asarray(dataset.train.images[:2], jnp.float32) / 255
+    images = jnp.asarray(data.pixels(dataset.train.images[:2]))
     state = init_state(k_init, classifier, defense, optimizers, images)
     for player, workdir in Players(config.init_from, config.attacker_from)._asdict().items():
         if workdir:
@@ -124,16 +124,15 @@ def trained_attack(
 
 
 def load_function(name: str) -> Callable[..., Array]:
-    """What the function MODULE:FUNCTION, called without arguments, returns: images -> logits.
+    """Return the function images -> logits that MODULE:FUNCTION, called without arguments, returns.
 
     Raises:
       L2LError: there is none.
     """
-    module, _, function = name.partition(":")
-    try:
-        return getattr(import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise L2LError(f"{name}: {error}: name an importable module and a function in it") from error
+    function = call(name, wanted := "a function of images that returns their logits")
+    if not callable(function):
+        raise L2LError(f"{name} returned a {type(function).__name__}: let it return {wanted}")
+    return function
 
 
 def load_classifier(workdir: str) -> jax.tree_util.Partial:
@@ -143,9 +142,8 @@ def load_classifier(workdir: str) -> jax.tree_util.Partial:
       L2LError: no run there.
     """
     path, saved = _saved(workdir)
-    source = data.SOURCES[saved["dataset"]]
-    classifier = models.create(saved["arch"], num_classes=len(source.classes), dtype=jnp.dtype(saved["dtype"]))
-    variables = classifier.init(jax.random.key(0), jnp.zeros((1, *source.image_shape)))
+    classifier = models.create(saved["arch"], num_classes=saved["num_classes"], dtype=jnp.dtype(saved["dtype"]))
+    variables = classifier.init(jax.random.key(0), jnp.zeros((1, *saved["image_shape"])))
     restored = {
         name: checkpoint.Checkpoints(path / "checkpoints").restore(
             like=variables[name], prefix=f"['last'].{kind}.classifier"
@@ -169,7 +167,7 @@ def load_attacker(workdir: str, *, steps: int | None = None, path: bool = False)
     folder, saved = _saved(workdir)
     ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
     defense = defenses.create(saved["method"], models.create(saved["arch"]), ball, **saved["options"])
-    params, batch_stats = defense.init(jax.random.key(0), jnp.zeros((1, *data.SOURCES[saved["dataset"]].image_shape)))
+    params, batch_stats = defense.init(jax.random.key(0), jnp.zeros((1, *saved["image_shape"])))
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
     params = checkpoints.restore(like=params, prefix="['last'].params.attacker")
     batch_stats = checkpoints.restore(like=batch_stats, prefix="['last'].stats.attacker")
@@ -180,8 +178,12 @@ def load_attacker(workdir: str, *, steps: int | None = None, path: bool = False)
 
 
 def _saved(workdir: str) -> tuple[Path, dict[str, Any]]:
+    """Its folder and its config.json, completed where it comes of a set of the library's."""
     path = Path(workdir).expanduser()
-    return path, read_json(path / "config.json")
+    saved = read_json(path / "config.json")
+    if known := data.SOURCES.get(saved["dataset"]):
+        saved |= {"num_classes": len(known.classes), "image_shape": known.image_shape}
+    return path, saved
 
 
 def _with_player_from(workdir: str, player: str, state: TrainState) -> TrainState:

@@ -5,24 +5,15 @@ flags = tyro.cli(Flags, args=arguments)
 """
 
 import argparse
-import importlib
-import sys
 from collections.abc import Sequence
-from types import ModuleType
 
+from l2ljax.data.functions import import_module
 from l2ljax.runtime.monitor import one_line_errors
 from l2ljax.types import L2LError
 
-__all__ = ["HELP", "import_module", "load"]
+__all__ = ["HELP", "load"]
 
 HELP = "--import=MODULE, or several separated by commas, first imports modules of yours, which register names."
-
-
-def import_module(name: str) -> ModuleType:
-    """Import a module, also of the working directory."""
-    if sys.path[0] != "":
-        sys.path.insert(0, "")
-    return importlib.import_module(name)
 
 
 def load(arguments: Sequence[str] | None = None) -> list[str]:

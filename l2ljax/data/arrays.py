@@ -1,0 +1,204 @@
+"""Arrays of the user's own as a data set, checked as any other is.
+
+    dataset = from_arrays(train_images, train_labels, test_images, test_labels)
+    dataset = load("mine.npz")                    # numpy.savez("mine.npz", train_images=..., train_labels=..., ...)
+    dataset = load("my.module:function")          # a function without arguments that returns such arrays
+
+Images are [N, H, W, C], uint8 or floats in [0, 1]; labels are integers [N] in 0..K-1. A file or a mapping holds
+train_images, train_labels and, optionally, test_images, test_labels and class_names; or images and labels, to evaluate
+on. A function may also return a `Dataset`, a tuple of those four arrays, or a pair (images, labels) to evaluate on.
+"""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from l2ljax.data.functions import call
+from l2ljax.data.readers import Split
+from l2ljax.data.sources import SOURCES, nearest
+from l2ljax.types import L2LError
+
+__all__ = ["Dataset", "as_dataset", "check_examples", "check_trainable", "from_arrays", "pixels", "read"]
+
+TO_EVALUATE = ("images", "labels")
+TO_TRAIN = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+class Dataset(NamedTuple):
+    """Three splits, images and int32 labels: NumPy arrays on the host, or images on the disk.
+
+    The images of the sets that come with the library are uint8; a user's own may be float32 in [0, 1].
+    """
+
+    name: str
+    train: Split
+    """Of length 0 in a set to evaluate on."""
+    val: Split
+    """Taken out of the official training set; of length 0 unless asked for."""
+    test: Split
+    num_classes: int
+    class_names: tuple[str, ...]
+    augment: str
+    """The customary augmentation of training batches, an argument of `train_batch`."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """H, W, C."""
+        return tuple(self.test.images.shape[1:])
+
+
+def from_arrays(
+    train_images: Any,
+    train_labels: Any,
+    test_images: Any = None,
+    test_labels: Any = None,
+    *,
+    class_names: Sequence[str] = (),
+    augment: str | None = None,
+    name: str = "arrays",
+) -> Dataset:
+    """Make a data set of arrays.
+
+    Args:
+      train_images: [N, H, W, C], uint8 or floats in [0, 1].
+      train_labels: integers [N] in 0..K-1, each of them at least once where there are no class names.
+      test_images: as those to train on; by default a sixth of those, drawn once and for all.
+      test_labels: theirs.
+      class_names: K of them; by default the numbers.
+      augment: of `train_batch`; by default that of the known set whose images are nearest in size (see `nearest`),
+        which mirrors images of about CIFAR's size and larger.
+      name: of the set, in reports.
+
+    Raises:
+      L2LError: arrays of other shapes, types or ranges.
+    """
+    where = f"{name}, to train on: "
+    train = _split(train_images, train_labels, where)
+    if (test_images is None) != (test_labels is None):
+        raise L2LError(f"{name}: give test images and test labels, or neither")
+    test = train if test_images is None else _split(test_images, test_labels, f"{name}, to test on: ")
+    if train.images.shape[1:] != test.images.shape[1:]:
+        shapes = f"{list(train.images.shape[1:])} to train on and {list(test.images.shape[1:])} to test on"
+        raise L2LError(f"{name}: images {shapes}: bring them to one size")
+    if not class_names:
+        classes = max(train.labels.max(), test.labels.max()) + 1
+        absent = np.setdiff1d(np.arange(classes), train.labels)
+        if len(absent) or classes < 2:
+            missing = absent[0] if len(absent) else 1
+            raise L2LError(f"{where}no label is {missing}: number the classes from 0 without gaps, or give class_names")
+    if test_images is None:
+        train, test = _hold_out(train)
+    return _dataset(name, train, test, class_names, augment)
+
+
+def as_dataset(content: Any, name: str = "") -> Dataset:
+    """Return the data set of a mapping, a tuple, or a `Dataset`, as the module's text says; others are an L2LError."""
+    name = name or getattr(content, "name", "arrays")
+    if isinstance(content, Dataset):
+        for split in (content.train, content.val, content.test):
+            check_examples(*split, content.num_classes, where=f"{name}: ")
+        return content._replace(name=name)
+    if isinstance(content, tuple | list) and len(content) in (2, 4):
+        content = dict(zip(TO_EVALUATE if len(content) == 2 else TO_TRAIN, content, strict=True))
+    if not isinstance(content, Mapping):
+        found = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
+        raise L2LError(f"{name} gives {found}: give (images, labels), or the four arrays {', '.join(TO_TRAIN)}")
+    class_names = tuple(map(str, content.get("class_names", ())))
+    given = set(content) - {"class_names"}
+    if given == set(TO_EVALUATE):
+        test = _split(content["images"], content["labels"], f"{name}: ")
+        return _dataset(name, Split(test.images[:0], test.labels[:0]), test, class_names, None)
+    if given in (set(TO_TRAIN), set(TO_TRAIN[:2])):
+        return from_arrays(**{array: content[array] for array in given}, class_names=class_names, name=name)
+    listed = ", ".join(sorted(given)) or "nothing"
+    raise L2LError(f"{name} holds {listed}: name the arrays {', '.join(TO_EVALUATE)}, or {', '.join(TO_TRAIN)}")
+
+
+def read(name: str) -> Dataset:
+    """Return the data set of a .npz file, or of MODULE:FUNCTION; errors as those of `as_dataset`."""
+    if not name.endswith(".npz"):
+        return as_dataset(call(name, f"(images, labels), or {', '.join(TO_TRAIN)}"), name)
+    try:
+        with np.load(Path(name).expanduser(), allow_pickle=False) as file:
+            content = {array: file[array] for array in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise L2LError(f"{name} cannot be read ({error}): name a file that numpy.savez wrote") from error
+    return as_dataset(content, name)
+
+
+def pixels(images: Any) -> np.ndarray:
+    """Return images, uint8 or floats in [0, 1], as floats in [0, 1], float32 or wider; those on the disk are read."""
+    images = np.asarray(images)
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(255)
+    return images.astype(np.promote_types(images.dtype, np.float32), copy=False)
+
+
+def check_examples(images: Any, labels: Any, num_classes: int | None = None, *, where: str = "") -> None:
+    """Check images and labels, on the host.
+
+    Args:
+      images: [N, H, W, C], uint8 or floats in [0, 1].
+      labels: integers [N] in 0..num_classes - 1.
+      num_classes: by default any number.
+      where: the beginning of the messages.
+
+    Raises:
+      L2LError: they are others.
+    """
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        raise L2LError(f"{where}images are {images.dtype}: give uint8, or floats in [0, 1]")
+    if len(images.shape) != 4:
+        raise L2LError(f"{where}images have the shape {list(images.shape)}: give [N, H, W, C], grey ones with C = 1")
+    if images.dtype != np.uint8 and np.isnan(images).any():
+        raise L2LError(f"{where}images hold NaN: clean the data first")
+    if images.dtype != np.uint8 and len(images) and not (images.min() >= 0 and images.max() <= 1):
+        reach = f"from {images.min():.3g} to {images.max():.3g}"
+        raise L2LError(f"{where}images reach {reach}: scale them to [0, 1] and put normalization in the model")
+    if labels.ndim != 1:
+        shape = list(labels.shape)
+        raise L2LError(f"{where}labels have the shape {shape}: give integers [N], for one-hot ones y.argmax(axis=1)")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise L2LError(f"{where}labels are {labels.dtype}: give integers")
+    if len(labels) != len(images):
+        raise L2LError(f"{where}{len(images)} images and {len(labels)} labels: give one label per image")
+    if len(labels) and (labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes)):
+        last = "K-1" if num_classes is None else num_classes - 1
+        raise L2LError(f"{where}labels reach from {labels.min()} to {labels.max()}: the classes are 0..{last}")
+
+
+def check_trainable(dataset: Dataset) -> None:
+    """Check that a data set has images to train on; one to evaluate on alone is an L2LError."""
+    if not len(dataset.train.labels):
+        wanted = f"name those to train on {' and '.join(TO_TRAIN[:2])}, or give from_arrays(images, labels)"
+        raise L2LError(f"{dataset.name} has images to evaluate on alone: {wanted}")
+
+
+def _split(images: Any, labels: Any, where: str) -> Split:
+    images, labels = np.asarray(images), np.asarray(labels)
+    check_examples(images, labels, where=where)
+    if not images.size:
+        raise L2LError(f"{where}images have the shape {list(images.shape)}: give one or more")
+    if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        raise L2LError(f"{where}images are {list(images.shape)}, channels first: give images.transpose(0, 2, 3, 1)")
+    return Split(images if images.dtype == np.uint8 else images.astype(np.float32), labels.astype(np.int32))
+
+
+def _hold_out(split: Split) -> tuple[Split, Split]:
+    """Take a sixth for the test, as MNIST and CIFAR-10 have it."""
+    n = len(split.labels)
+    order = np.random.RandomState(0).permutation(n)  # the same for ever
+    train, test = np.sort(order[-(-n // 6) :]), np.sort(order[: -(-n // 6)])
+    return Split(*(a[train] for a in split)), Split(*(a[test] for a in split))
+
+
+def _dataset(name: str, train: Split, test: Split, class_names: Sequence[str], augment: str | None) -> Dataset:
+    names = tuple(class_names) or tuple(map(str, range(int(max(*train.labels, *test.labels)) + 1)))
+    for split in (train, test):
+        check_examples(*split, len(names), where=f"{name}: ")
+    none = Split(train.images[:0], train.labels[:0])
+    chosen = augment or SOURCES[nearest(test.images.shape[1:])].augment
+    return Dataset(name, train, none, test, len(names), names, chosen)

@@ -1,0 +1,44 @@
+"""Functions of the user's own by name: MODULE:FUNCTION, called without arguments."""
+
+import importlib
+import inspect
+import sys
+from types import ModuleType
+from typing import Any
+
+from l2ljax.types import L2LError
+
+__all__ = ["call", "import_module"]
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a module, also of the working directory."""
+    if sys.path[0] != "":
+        sys.path.insert(0, "")
+    return importlib.import_module(name)
+
+
+def call(name: str, wanted: str) -> Any:
+    """Return the result of the function MODULE:FUNCTION.
+
+    Args:
+      name: of the module and the function.
+      wanted: the result that the caller needs, for messages.
+
+    Raises:
+      L2LError: no such function, one that needs arguments, or one that returns None.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise L2LError(f"{name}: {error}: name an importable module and a function in it") from error
+    if not callable(found):
+        raise L2LError(f"{name} is a {type(found).__name__}: name a function without arguments that returns {wanted}")
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise L2LError(f"{name}: {error}: name a function without arguments that returns {wanted}") from error
+    if (result := found()) is None:
+        raise L2LError(f"{name} returned None: let it return {wanted}")
+    return result
