@@ -1,6 +1,7 @@
 """The layout that the README promises: floors, quick imports, and a CI that runs the README's command."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from l2ljax import defenses
 from l2ljax.attacks.names import listing
+from l2ljax.report.markdown import summary
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = list((ROOT / "l2ljax").rglob("*.py"))
@@ -91,17 +93,30 @@ def test_readme_table_names_every_file_on_its_floor():
         assert listed == names
 
 
-def readme_table(section):
-    """The names in the first column of a section's table -> the second column."""
-    text = re.search(rf"^## {section}\n(.*?)(?=^## )", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)[1]
-    rows = re.findall(r"^\| (`.*?`) \| (.*) \|$", text, re.MULTILINE)
-    return {", ".join(re.findall("`(.*?)`", names)): about for names, about in rows if "--" not in names}
+def readme_table(flag):
+    """The names in the first column of the table about that flag -> the second column."""
+    table = re.search(rf"^\| `{flag}` \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)[0]
+    rows = re.findall(r"^\| (`.*?`) \| (.*) \|$", table, re.MULTILINE)
+    return {", ".join(re.findall("`(.*?)`", names)): about for names, about in rows if f"`{flag}`" != names}
 
 
 def test_the_readmes_tables_are_those_of_the_records():
-    assert readme_table("Attacks") == listing()
-    methods = ", ".join(readme_table("Methods")).split(", ")
+    assert readme_table("--attacks") == listing()
+    methods = ", ".join(readme_table("--method")).split(", ")
     assert sorted(methods) == sorted([*defenses.METHODS, *defenses.ATTACKERS])
+
+
+def test_the_readmes_results_are_the_kept_ones():
+    """Mean and deviation over seeds, in percent."""
+
+    def cell(value):
+        return f"{100 * value['mean']:.1f} ± {100 * value['deviation']:.1f}"
+
+    kept = json.loads((ROOT / "experiments" / "results" / "digits_methods.json").read_text())["rows"]
+    rows = {method: summary(runs) for method, runs in kept.items()}
+    names = ("clean", "pgd100", "worst case")
+    expected = [f"| {method} | {' | '.join(cell(row[name]) for name in names)} |" for method, row in rows.items()]
+    assert "\n".join(expected) in (ROOT / "README.md").read_text()
 
 
 def test_importing_the_library_is_light():

@@ -66,29 +66,32 @@ def elsewhere() -> str:
     return "\n".join([said, "", "In sections of their own, by the name of the JSON in experiments/results:", *lines])
 
 
-_ABOUT = """A cell is ours, then the paper's number, then the difference, in points. Of several seeds ours is the mean,
-in brackets their range. Where the schedule says more than `as in the paper`, the row is not the paper's setting, and
-the difference is not one between implementations. Columns without a paper's number stand beside the paper's attacks."""
+_ABOUT = """A cell is ours, then the paper's number, then the difference, in points; between different data sets none
+stands. Of several seeds ours is the mean, in brackets their range. Where the schedule says more than `as in the paper`,
+the row is not the paper's setting, and the difference is not one between implementations. Columns without a paper's
+number stand beside the paper's attacks."""
 
 
 def section(name: str, table: Table, measured: Sequence[Record]) -> str:
-    """One table: rows with their schedule, seeds and cells, and the commands below."""
+    """One table: rows with their schedule, seeds and cells."""
     rows = [row for row in table.rows if any(record["row"] == row for record in measured)]
     columns = [*table.columns]
     columns += [c for record in measured for c in record["values"] if c not in columns]
     columns = list(dict.fromkeys(c for c in columns if c == "Min" or any(c in record["values"] for record in measured)))
-    cells, commands = [], []
-    for row in rows:
-        seeds = [record for record in measured if record["row"] == row]
-        schedules = "; or ".join(dict.fromkeys(shortened(record["training"], table) for record in seeds))
+    of_row = {row: [record for record in measured if record["row"] == row] for row in rows}
+    said = {row: list(dict.fromkeys(shortened(r["training"], table) for r in seeds)) for row, seeds in of_row.items()}
+    common = [
+        part for part in said[rows[0]][0].split("; ") if all(part in s.split("; ") for t in said.values() for s in t)
+    ]
+    cells = []
+    for row, seeds in of_row.items():
+        own = ["; ".join(part for part in s.split("; ") if part not in common) or "the same" for s in said[row]]
         numbers = [cell(column, table, row, seeds) for column in columns]
-        cells.append([row, schedules, ", ".join(f"{record['seed']}" for record in seeds), *numbers])
-        lines = [record["training"]["command"] for record in seeds]
-        lines += [value["command"] for record in seeds for value in record["values"].values()]
-        commands += [f"- {row}: " + ", ".join(f"`{line}`" for line in dict.fromkeys(lines))]
+        cells.append([row, "; or ".join(own), ", ".join(f"{record['seed']}" for record in seeds), *numbers])
     heads = [f"{column} ({images})" if (images := images_of(column, measured)) else column for column in columns]
     title = f"### {name}: {table.title} ({'; '.join(table.printed)})"
-    return "\n\n".join([title, grid(["row", "schedule", "seeds", *heads], cells), "\n".join(commands)])
+    about = [f"The schedule of all rows: {'; '.join(common)}."] if common else []
+    return "\n\n".join([title, *about, grid(["row", "schedule", "seeds", *heads], cells)])
 
 
 def cell(column: str, table: Table, row: str, seeds: Sequence[Record]) -> str:
@@ -104,7 +107,10 @@ def cell(column: str, table: Table, row: str, seeds: Sequence[Record]) -> str:
     text = f"{ours:.{digits}f}"
     if len(values) > 1:
         text += f" [{scale * min(values):.{digits}f}, {scale * max(values):.{digits}f}]"
-    return text if printed is None else f"{text} / {printed:.{digits}f} ({ours - printed:+.{digits}f})"
+    if printed is None:
+        return text
+    same = all(table.dataset in (None, record["training"]["dataset"]) for record in seeds)
+    return f"{text} / {printed:.{digits}f}" + (f" ({ours - printed:+.{digits}f})" if same else ", another data set")
 
 
 def value_of(record: Record, column: str, table: Table) -> float | None:

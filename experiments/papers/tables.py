@@ -26,12 +26,12 @@ def throughput(record: Mapping[str, Any]) -> str:
 
     The last column compares with the first row, see `quotient`.
     """
-    parts = [f"{record['machine']}, {record['date']}; `{record['command']}`; batch of {record['batch_size']}."]
+    parts = [f"{record['machine']}, {record['date']}; batch of {record['batch_size']}."]
     for group, rows in record["results"].items():
         reference, first = next((name, row["seconds"]) for name, row in rows.items())
         cells = [[name, *_times(row), _quotient(row["seconds"], first)] for name, row in rows.items()]
         parts.append(grid([group, *_TIMES, f"time / {reference}"], cells))
-    return "\n\n".join([*parts, _versions(record)])
+    return "\n\n".join(parts)
 
 
 def quotient(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
@@ -59,19 +59,13 @@ def _times(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _versions(record: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in record["versions"].items()) + "."
-
-
 def speed(record: Mapping[str, Any]) -> str:
     """Markdown of experiments/throughput.py: a table per attack or training steps, model, dtype and batch size.
 
     TFLOP/s counts what the attack or step needs, two operations a multiplication, in the same way for all programs.
     """
     ceiling = ", ".join(f"{dtype} {flops / 1e12:.3g}" for dtype, flops in record["ceiling"].items())
-    about = (
-        f"{record['machine']}, {record['date']}; `{record['command']}`; linf eps {record['eps']}, {record['devices']} "
-    )
+    about = f"{record['machine']}, {record['date']}; linf eps {record['eps']}, {record['devices']} "
     parts = [f"{about}device(s). Matrix products reach, in TFLOP/s: {ceiling or 'not measured'}."]
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for row in record["speed"]:
@@ -83,7 +77,7 @@ def speed(record: Mapping[str, Any]) -> str:
         parts.append((_training if "method" in rows[0] else _attack)(title, rows, most))
     if record["not_run"]:
         parts.append(f"Not run for lack of time: {'; '.join(record['not_run'])}.")
-    return "\n\n".join([*parts, _versions(record)])
+    return "\n\n".join(parts)
 
 
 def _attack(title: str, rows: Sequence[Mapping[str, Any]], most: float | None) -> str:
@@ -155,9 +149,8 @@ def _megabytes(nbytes: int | None) -> str:
 
 
 def runs(record: Mapping[str, Any]) -> str:
-    """Markdown of collected reports (see experiments/reproduce.py): their table, and the command of each."""
-    commands = "\n".join(f"- `{r['command']}`" for r in record["reports"])
-    return f"{table(record['reports'])}\n\n{commands}"
+    """Markdown of collected reports (see experiments/reproduce.py): their table."""
+    return table(record["reports"])
 
 
 def judgements(record: Mapping[str, Any]) -> str:
@@ -171,8 +164,7 @@ def judgements(record: Mapping[str, Any]) -> str:
         rung = [check["name"] for check in known["checks"] if not check["passed"]]
         said = f"not so: {'; '.join(rung)}" if rung else f"{len(known['checks'])} checks for masked gradients passed"
         threat = f"{known['norm']} eps {judged['eps']}, {known['images']:,} images"
-        notes.append(f"- {judged['name']} ({judged['dataset']}, {judged['architecture']}, {threat}): {said}. ")
-        notes[-1] += f"`{known['command']}`"
+        notes.append(f"- {judged['name']} ({judged['dataset']}, {judged['architecture']}, {threat}): {said}.")
     names = list(dict.fromkeys(name for row in rows for name in row if name != "worst case"))
     names.append("worst case")
     cells = [
@@ -189,7 +181,7 @@ def strength(record: Mapping[str, Any]) -> str:
         for victim, curves in record["panels"].items()
         for attack, curve in curves.items()
     ]
-    about = f"{record['eval_size']:,} test images; `{record['command']}`."
+    about = f"{record['eval_size']:,} test images."
     header = ["classifier", "attack", "clean loss", "largest loss at the end", "deviation among draws"]
     return f"{about}\n\n{grid(header, rows)}"
 
@@ -208,7 +200,7 @@ def autoattack(record: Mapping[str, Any]) -> str:
             ours, other = row["seconds"]["ours"], row["seconds"][theirs]
             cells += [f"{ours:.1f}", f"{other:.1f}", f"{other / ours:.2f}", f"{row['compile_seconds']:.1f}"]
     about = f"{record['about']}; {record['images']:,} images; {record['machine']}, {record['date']}"
-    return f"{about}; `{record['command']}`; theirs is {theirs}.\n\n{grid(header, rows)}"
+    return f"{about}; theirs is {theirs}.\n\n{grid(header, rows)}"
 
 
 def goals(record: Mapping[str, Any]) -> str:
@@ -273,8 +265,7 @@ def scaling(record: Mapping[str, Any]) -> str:
         f"{record['bytes'] / 1e6:.0f} MB of gradients and statistics reduced per step, "
         f"{record['step_flops'] / 1e9:.0f} GFLOP per image, of which {record['backward_flops'] / 1e9:.1f} in the "
         "backward pass that makes the gradients, behind which the all-reduce can hide. Assumed: a device reaches "
-        f"{record['flops'] / 1e12:.0f} TFLOP/s, a message waits {1e6 * record['latency']:g} us, one ring. "
-        f"`{record['command']}`."
+        f"{record['flops'] / 1e12:.0f} TFLOP/s, a message waits {1e6 * record['latency']:g} us, one ring."
     )
     header = ["devices", "GB/s per device", "MB sent by each", "ms", "batch per device that hides it", "global batch"]
     header.append(f"% of a step of {record['batch']} images a device, unhidden")
@@ -284,8 +275,8 @@ def scaling(record: Mapping[str, Any]) -> str:
 def cycle(record: Mapping[str, Any]) -> str:
     """Markdown of experiments/cycle.py: how far the players end from the equilibrium, where they started at 1."""
     rows = [[name, f"{distance:.4f}"] for name, distance in record["distances"].items()]
-    about = f"min over x, max over y of x y from (1, 0): {record['steps']:,} steps of {record['step']:g}; "
-    return f"{about}`{record['command']}`.\n\n{grid(['players', 'distance from the equilibrium'], rows)}"
+    about = f"min over x, max over y of x y from (1, 0): {record['steps']:,} steps of {record['step']:g}."
+    return f"{about}\n\n{grid(['players', 'distance from the equilibrium'], rows)}"
 
 
 def gail_speed(record: Mapping[str, Any]) -> str:
@@ -303,7 +294,7 @@ def gail_speed(record: Mapping[str, Any]) -> str:
     caption = (
         f"{record['environment']}, 5,000 steps an iteration of ours, one seed, learning included; {record['machine']}, "
     )
-    caption += f"{record['date']}; `{record['command']}`."
+    caption += f"{record['date']}."
     return "\n".join([caption, "", *lines])
 
 

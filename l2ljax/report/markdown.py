@@ -160,7 +160,7 @@ def over_seeds(record: Mapping[str, Any]) -> str:
     ]
     run = next(iter(record["rows"].values()))[0]
     about = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']} epochs, "
-    about += f"{run['eval_size']} test images: mean ± standard deviation over seeds (lowest); `{record['command']}`."
+    about += f"{run['eval_size']} test images: mean ± standard deviation over seeds (lowest)."
     return f"{about}\n\n{grid(['setting', 'seeds', *names, 'worst case'], rows)}"
 
 
