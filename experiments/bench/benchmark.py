@@ -27,6 +27,7 @@ from l2ljax.types import Attack, Batch, Classifier, Defense, Players, Tree
 
 __all__ = [
     "BALL",
+    "LEARNING_RATE",
     "OPTIMIZERS",
     "STEP",
     "Program",
@@ -45,8 +46,11 @@ __all__ = [
 
 Program = Callable[[], Any]
 """Runs once and waits for the result."""
-OPTIMIZERS = Players(optax.sgd(0.01, momentum=0.9), optax.adam(1e-3))
-"""Of the training steps that are timed."""
+LEARNING_RATE = 1e-3
+"""The learning rate of both players. At 0.01 a step on random images saturates the softmax; the KL's gradient, which the
+attack of TRADES ascends, is then rounding noise, whose sign no two programs agree on."""
+OPTIMIZERS = Players(optax.sgd(LEARNING_RATE, momentum=0.9), optax.adam(LEARNING_RATE))
+"""The optimizers of the training steps that are timed."""
 BALL = threat.linf(8 / 255)
 STEP = 2 / 255
 

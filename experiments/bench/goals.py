@@ -170,6 +170,9 @@ def fresh_clone() -> float:
 def collect(folder: Path) -> dict[str, Any]:
     """Return "goals", a row for each that was measured, and "records", what each measurement wrote."""
     records = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    for name, record in records.items():  # without this machine's folders
+        flags = COMMANDS.get(name, "").format(victim="WORKDIR")
+        record["command"] = f"python experiments/{flags or f'goals.py --only={name}'}"
     rows = [reached(goal, records[goal.measurement]) for goal in GOALS if goal.measurement in records]
     return {"title": "Training, attacks and starts beside torch", "goals": rows, "records": records}
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import training
-from bench.benchmark import OPTIMIZERS, Program
+from bench.benchmark import LEARNING_RATE, OPTIMIZERS, Program
 from bench.torch_networks import RecurrentOptimizer, WideAttacker, build, load
 from bench.torch_steps import RIVALS, Game, first_iterate
 from l2ljax import threat
@@ -63,8 +63,8 @@ def start_game(task: training.Task, state: TrainState, batch: Batch) -> Game:
     net, attacker = (m.to(x, memory_format=torch.channels_last).train() for m in (net, attacker))
     phi = list(attacker.parameters())
     return Game(
-        net, attacker, torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, fused=True),
-        torch.optim.Adam(phi, lr=1e-3, maximize=True, fused=True) if phi else None,
+        net, attacker, torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=0.9, fused=True),
+        torch.optim.Adam(phi, lr=LEARNING_RATE, maximize=True, fused=True) if phi else None,
         x, torch.from_numpy(np.asarray(batch.y).astype(np.int64)).to(device), task.eps,
         (x - task.eps).clamp_min(0), (x + task.eps).clamp_max(1), options,
     )  # fmt: skip
