@@ -185,7 +185,7 @@ def test_amplified_perturbations_lie_around_mid_gray():
 def drawn(monkeypatch):
     """The last figure that was drawn, in the place of its file."""
     kept = []
-    monkeypatch.setattr(figures, "_save", lambda path, figure: kept.append(figure))
+    monkeypatch.setattr(figures, "save", lambda path, figure: kept.append(figure))
     return lambda: kept[-1]
 
 
