@@ -2,7 +2,7 @@
 
     from l2ljax import attacks, data, defenses, devices, evaluate, losses, models, threat, train
 
-README.md says which file to open for what; `types` holds the contracts.
+README.md says which file to read for each task; `types` defines the interfaces.
 """
 
 from l2ljax import attacks, data, defenses, devices, evaluate, losses, models, threat, train, types

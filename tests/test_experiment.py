@@ -207,7 +207,7 @@ def test_the_attacker_of_another_run_can_be_the_start(tmp_path):
 BAD = [
     ({"method": "pgd"}, "unknown method 'pgd': choose one of plain, fgsm_adv"),
     ({"arch": "resnet"}, "unknown classifier 'resnet': choose one of"),
-    ({"attacks": "fgsm,pgd"}, "unknown attack 'pgd': choose of fgsm, pgdN"),
+    ({"attacks": "fgsm,pgd"}, "unknown attack 'pgd': choose from fgsm, pgdN"),
     ({"attacks": "own0"}, "unknown attack 'own0'"),
     ({"method": "grad_l2l", "attacker": "thin", "steps": None}, "unknown attacker 'thin': choose one of wide"),
     ({"method": "plain"}, "--steps: plain has none"),

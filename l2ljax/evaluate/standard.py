@@ -76,7 +76,7 @@ def run_standard_evaluation(
     found = version_named(version)
     unknown = set(only) - set(found.attacks)
     if unknown:
-        raise L2LError(f"{version} has no attack {', '.join(unknown)}: choose of {', '.join(found.attacks)}")
+        raise L2LError(f"{version} has no attack {', '.join(unknown)}: choose from {', '.join(found.attacks)}")
 
     def chosen(classes: int) -> list[tuple[str, Attack]]:
         return [stage for stage in stages(ball, version, num_classes=classes) if not only or stage[0] in only]
