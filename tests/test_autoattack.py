@@ -173,7 +173,7 @@ def test_a_state_of_another_evaluation_is_refused(short, tmp_path):
     with pytest.raises(L2LError, match="state of another evaluation"):
         run_standard_evaluation(jax.tree_util.Partial(linear, 2 * WEIGHTS), X, Y, **options)
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(L2LError, match="no state of an evaluation"):
+    with pytest.raises(L2LError, match="no evaluation's state"):
         run_standard_evaluation(LOGITS_FN, X, Y, **options)
 
 

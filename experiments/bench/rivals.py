@@ -113,11 +113,11 @@ def foolbox_attack(task: Task) -> Programs:
     net, x, y = same_network(task)
     attack = foolbox.attacks.LinfPGD(abs_stepsize=task.step_size, steps=task.steps)
     on_torch = foolbox.PyTorchModel(net, bounds=(0, 1), device=x.device)
-    classifier, variables = models.create(task.arch, dtype=task.dtype), devices.copied(task.variables)
+    classifier, variables = models.create(task.arch, dtype=task.dtype), devices.replicate(task.variables)
     network = jax.jit(functools.partial(classifier.logits, variables))
 
     def logits(x: Array) -> Array:
-        return jax.device_put(network(devices.spread(x)), jax.local_devices()[0])
+        return jax.device_put(network(devices.shard(x)), jax.local_devices()[0])
 
     on_jax = foolbox.JAXModel(logits, bounds=(0, 1), data_format="channels_last")
     x_jax, y_jax = (eagerpy.astensor(jax.device_put(a, jax.local_devices()[0])) for a in task.batch)

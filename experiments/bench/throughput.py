@@ -219,8 +219,8 @@ def _attack(cell: Cell, flags: Flags) -> list[Build]:
     }
 
     def ours() -> Built:
-        batch = devices.spread((example_keys(key, len(x)), x, y), flags.devices)
-        args = (devices.copied(logits_fn, flags.devices), *batch)
+        batch = devices.shard((example_keys(key, len(x)), x, y), flags.devices)
+        args = (devices.replicate(logits_fn, flags.devices), *batch)
         compiled = jax.jit(devices.on_each(attack, count=flags.devices)).lower(*args).compile()
         return {"l2ljax": (lambda: jax.block_until_ready(compiled(*args)), benchmark.memory_of(compiled))}
 

@@ -1,7 +1,7 @@
 """Attacks made of attacks: combinators, and AutoAttack (Croce & Hein, 2020), the standard for robust accuracy.
 
-    x_adv = jax.jit(autoattack(threat.linf(8 / 255)))(logits_fn, key, x, y)       # the pure form
-    evaluate.run_standard_evaluation(logits_fn, x, y, ball=ball, key=key)          # on the host: faster, resumable
+x_adv = jax.jit(autoattack(threat.linf(8 / 255)))(logits_fn, key, x, y)       # the pure form
+evaluate.run_standard_evaluation(logits_fn, x, y, ball=ball, key=key)          # on the host: faster, resumable
 """
 
 import functools

@@ -30,15 +30,15 @@ def call(name: str, wanted: str) -> Any:
     """
     module, _, function = name.partition(":")
     try:
-        found = getattr(import_module(module), function)
+        loaded = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise L2LError(f"{name}: {error}: name an importable module and a function in it") from error
-    if not callable(found):
-        raise L2LError(f"{name} is a {type(found).__name__}: name a function without arguments that returns {wanted}")
+    if not callable(loaded):
+        raise L2LError(f"{name} is a {type(loaded).__name__}: name a function without arguments that returns {wanted}")
     try:
-        inspect.signature(found).bind()
+        inspect.signature(loaded).bind()
     except TypeError as error:
         raise L2LError(f"{name}: {error}: name a function without arguments that returns {wanted}") from error
-    if (result := found()) is None:
+    if (result := loaded()) is None:
         raise L2LError(f"{name} returned None: let it return {wanted}")
     return result
