@@ -119,7 +119,7 @@ def test_stopped_runs_go_on_to_the_same_bits(tmp_path):
         _, err = process.communicate(timeout=240)
         assert process.returncode == {None: 0, signal.SIGTERM: 130, signal.SIGKILL: -signal.SIGKILL}[how], err
         if how == signal.SIGTERM:
-            assert re.search(r"stopped after step \d+: run the same command again to go on", err)
+            assert re.search(r"stopped after step \d+: run the same command again to resume", err)
         if how:
             assert steps_of(folder)[-1] < 36
             again = script(*flags_of(folder, **flags))

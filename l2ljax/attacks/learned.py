@@ -29,8 +29,8 @@ class Attacker(NamedTuple):
     """(key, x [B, H, W, C]) -> (params, batch_stats)."""
     rule: Callable[..., optax.GradientTransformation]
     """(params, batch_stats, keys [B], y [B], train=False, axis_name=None) -> the rule for `ascend` on images of labels
-    y, with draws from keys. `train` sets its BatchNorm mode. `axis_name` is the pmapped axis, over which quantities of the
-    whole batch are reduced."""
+    y, with draws from keys. `train` sets its BatchNorm mode. `axis_name` is the pmapped axis, over which quantities of
+    the whole batch are reduced."""
     batch_stats: Callable[[Any], Tree]
     """(state of the rule after the ascent) -> batch_stats."""
 
