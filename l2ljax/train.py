@@ -120,7 +120,7 @@ def make_step(
 
     Returns:
       (state, batch) -> (state, metrics), metrics a flat dict of scalars. A batch that this process's devices do not
-        divide raises an L2LError.
+      divide raises an L2LError.
     """
     if schedule not in SCHEDULES:
         raise L2LError(f"unknown schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")

@@ -35,9 +35,9 @@ class Dataset(NamedTuple):
 
     name: str
     train: Split
-    """Of length 0 in a set for evaluation only."""
+    """Empty in a set for evaluation only."""
     val: Split
-    """Taken out of the official training set; of length 0 by default."""
+    """Taken out of the official training set; empty by default."""
     test: Split
     num_classes: int
     class_names: tuple[str, ...]

@@ -34,9 +34,9 @@ def summarize(curves: Mapping[str, np.ndarray], final_returns: np.ndarray, exper
 
     Returns:
       final_return; last_return, the mean of the last 20 iterations; reached, the first iteration (from 1) with 95 % of
-        the expert's return, or None; lowest_after, the lowest mean of 20 iterations from there on, or None, and
-        lowest_late, in the second half of the run; the discriminator's accuracy at the end, the largest KL of a step,
-        and the discriminator's largest parameter.
+      the expert's return, or None; lowest_after, the lowest mean of 20 iterations from there on, or None, and
+      lowest_late, in the second half of the run; the discriminator's accuracy at the end, the largest KL of a step,
+      and the discriminator's largest parameter.
     """
     returns = curves["return"]
     reached = [_first(row >= goal(expert_return)) for row in returns]

@@ -159,7 +159,7 @@ def improve(
 
     Returns:
       The agent, with statistics that include the rollout, and metrics: kl, gain, accepted; value_r2, of the value
-        function behind the advantages.
+      function behind the advantages.
     """
     s = settings
     n = rewards.size

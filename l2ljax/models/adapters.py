@@ -59,7 +59,7 @@ def from_functions(
 
     Returns:
       A `Classifier`. Calling it raises an L2LError if the network returns anything but [B, K], or if a defense needs
-        missing `features`.
+      missing `features`.
     """
 
     def own(key: Key, x: Array) -> Tree:
@@ -101,7 +101,7 @@ def from_linen(
 
     Returns:
       A `Classifier`; `init` raises an L2LError for a network with batch statistics and no mode, or with other
-        collections.
+      collections.
     """
     name = type(module).__name__
     if train_kwargs is None and eval_kwargs is None:

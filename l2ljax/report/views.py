@@ -163,7 +163,7 @@ def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: 
 
     Returns:
       "units" [P], the values of a and of b, "axes", their titles, and "loss": model -> [P, P], at a of the row and b of
-        the column.
+      the column.
     """
     ball = plan.ball
     units = np.linspace(-1, 1, points).round(6)
