@@ -24,8 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from l2ljax.types import Array, L2LError, Tree
 
 __all__ = [
-    "AXIS", "MOST", "cores", "first", "on_each", "one_per_core", "own_core", "placed", "replicate",
-    "round_up", "shard",
+    "AXIS", "MOST", "cores", "first", "on_each", "one_per_core", "own_core", "placed", "replicate", "round_up", "shard",
 ]  # fmt: skip
 
 AXIS = "examples"

@@ -19,15 +19,7 @@ import optax
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Players, Tree
 
 __all__ = [
-    "AXIS",
-    "IN_FLIGHT",
-    "SCHEDULES",
-    "Interrupted",
-    "NonFiniteLoss",
-    "Step",
-    "TrainState",
-    "fit",
-    "init_state",
+    "AXIS", "IN_FLIGHT", "SCHEDULES", "Interrupted", "NonFiniteLoss", "Step", "TrainState", "fit", "init_state",
     "make_step",
 ]  # fmt: skip
 

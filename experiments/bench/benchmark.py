@@ -26,21 +26,8 @@ from l2ljax.train import AXIS, init_state, make_step
 from l2ljax.types import Attack, Batch, Classifier, Defense, Players, Tree
 
 __all__ = [
-    "BALL",
-    "OPTIMIZERS",
-    "STEP",
-    "Program",
-    "alternate",
-    "attack_programs",
-    "compile_clock",
-    "grad_l2l",
-    "matrix_ceiling",
-    "memory_of",
-    "pgd_adv",
-    "random_batch",
-    "random_images",
-    "step_program",
-    "training_programs",
+    "BALL", "OPTIMIZERS", "STEP", "Program", "alternate", "attack_programs", "compile_clock", "grad_l2l",
+    "matrix_ceiling", "memory_of", "pgd_adv", "random_batch", "random_images", "step_program", "training_programs",
 ]  # fmt: skip
 
 Program = Callable[[], Any]

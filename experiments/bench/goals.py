@@ -22,18 +22,9 @@ from l2ljax.types import L2LError
 from papers.tables import quotient
 
 __all__ = [
-    "COMMANDS",
-    "GOALS",
-    "Goal",
-    "collect",
-    "first_step",
-    "fresh_clone",
-    "imported",
-    "keep",
-    "measure",
-    "reached",
+    "COMMANDS", "GOALS", "Goal", "collect", "first_step", "fresh_clone", "imported", "keep", "measure", "reached",
     "run",
-]
+]  # fmt: skip
 
 ROOT = Path(__file__).parent.parent.parent
 TRAINED = "plain,pgd_adv,rnn_adv,grad_l2l,grad_l2l:alternating"

@@ -25,18 +25,7 @@ from l2ljax.train import AXIS, Interrupted
 from l2ljax.types import L2LError
 
 __all__ = [
-    "DEFAULT",
-    "EXACT",
-    "STEP_OF",
-    "Flags",
-    "attack",
-    "check",
-    "jobs",
-    "refer",
-    "run",
-    "speed",
-    "summary",
-    "train",
+    "DEFAULT", "EXACT", "STEP_OF", "Flags", "attack", "check", "jobs", "refer", "run", "speed", "summary", "train",
 ]  # fmt: skip
 
 EXACT, DEFAULT = "highest", "default"

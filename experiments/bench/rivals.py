@@ -20,21 +20,8 @@ from l2ljax import devices, models
 from l2ljax.types import Array, Batch, L2LError, Tree
 
 __all__ = [
-    "RIVALS",
-    "Programs",
-    "Task",
-    "Unavailable",
-    "art_attack",
-    "foolbox_attack",
-    "named",
-    "package",
-    "programs",
-    "pyautoattack_apgd",
-    "pyautoattack_standard",
-    "same_network",
-    "split",
-    "torch_compiled_loop",
-    "torch_loop",
+    "RIVALS", "Programs", "Task", "Unavailable", "art_attack", "foolbox_attack", "named", "package", "programs",
+    "pyautoattack_apgd", "pyautoattack_standard", "same_network", "split", "torch_compiled_loop", "torch_loop",
     "torchattacks_attack",
 ]  # fmt: skip
 

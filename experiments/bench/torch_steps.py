@@ -17,19 +17,8 @@ from torch.nn.functional import cross_entropy, kl_div
 from l2ljax.defenses.saddle import step_weights
 
 __all__ = [
-    "RIVALS",
-    "Game",
-    "Step",
-    "first_iterate",
-    "frozen",
-    "l2l_alternating",
-    "l2l_joint",
-    "pgd",
-    "pgd_adv",
-    "plain",
-    "rnn_adv_linear",
-    "rnn_adv_unrolled",
-    "trades",
+    "RIVALS", "Game", "Step", "first_iterate", "frozen", "l2l_alternating", "l2l_joint", "pgd", "pgd_adv", "plain",
+    "rnn_adv_linear", "rnn_adv_unrolled", "trades",
 ]  # fmt: skip
 
 

@@ -28,17 +28,8 @@ from l2ljax.train import AXIS, TrainState, init_state, make_step
 from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Players, Tree
 
 __all__ = [
-    "BALL",
-    "FIRST_OPTIMIZER",
-    "FIRST_STEPS",
-    "OPTIMIZER",
-    "STEPS",
-    "Outcome",
-    "Reference",
-    "compare",
-    "load_reference",
-    "make_reference",
-    "run",
+    "BALL", "FIRST_OPTIMIZER", "FIRST_STEPS", "OPTIMIZER", "STEPS", "Outcome", "Reference", "compare", "load_reference",
+    "make_reference", "run",
 ]  # fmt: skip
 
 BALL = threat.linf(8 / 255)

@@ -19,23 +19,9 @@ from papers.compare import Record
 from papers.jobs import BESIDE
 
 __all__ = [
-    "ATTACKS",
-    "NEEDED",
-    "Answer",
-    "Group",
-    "answers",
-    "as_markdown",
-    "column",
-    "digits",
-    "diversity_helps",
-    "exceeds",
-    "gail_is_steadied",
-    "interpolation_falls",
-    "learned_attacker_wins",
-    "naive_fails",
-    "rnn_beats_adv_train",
-    "two_steps_beat_one",
-    "worst",
+    "ATTACKS", "NEEDED", "Answer", "Group", "answers", "as_markdown", "column", "digits", "diversity_helps", "exceeds",
+    "gail_is_steadied", "interpolation_falls", "learned_attacker_wins", "naive_fails", "rnn_beats_adv_train",
+    "two_steps_beat_one", "worst",
 ]  # fmt: skip
 
 NEEDED = 3

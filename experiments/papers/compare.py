@@ -20,16 +20,8 @@ from papers.plan import PARTS
 from papers.targets import TABLES, Table
 
 __all__ = [
-    "Record",
-    "as_markdown",
-    "cell",
-    "elsewhere",
-    "images_of",
-    "read_records",
-    "section",
-    "shortened",
-    "value_of",
-]
+    "Record", "as_markdown", "cell", "elsewhere", "images_of", "read_records", "section", "shortened", "value_of",
+]  # fmt: skip
 
 Record = Mapping[str, Any]
 

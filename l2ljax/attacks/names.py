@@ -62,11 +62,11 @@ FAMILIES = {
     "pgd": Family(
         gradient.pgd,
         _sized_steps,
-        "uniform start, steps of max(2.5 eps / N, eps / 10) or, after @, of a paper's tables; last iterate",
+        "uniform start, steps of max(2.5 eps / N, eps / 10) or, behind @, of a paper's tables; last iterate",
         step_sizes=PAPER_STEPS,
     ),
     "margin": Family(gradient.pgd, _margin_steps, "the same on the margin loss with kappa = 50"),
-    "momentum": Family(gradient.momentum, _sized_steps, "MI-FGSM, from the clean image", 10),
+    "momentum": Family(gradient.momentum, _sized_steps, "MI-FGSM, from the image itself", 10),
     "bls": Family(
         gradient.line_search,
         lambda ball, n: {"steps": n, "max_step": ball.eps},

@@ -34,20 +34,6 @@ from l2ljax.data.readers import Split
 from l2ljax.data.sources import SOURCES, nearest
 
 __all__ = [
-    "AUGMENTS",
-    "NAMES",
-    "SOURCES",
-    "Dataset",
-    "EvalBatch",
-    "Split",
-    "batches",
-    "epoch_order",
-    "from_arrays",
-    "load",
-    "nearest",
-    "pixels",
-    "source",
-    "steps_per_epoch",
-    "stream",
-    "train_batch",
-]
+    "AUGMENTS", "NAMES", "SOURCES", "Dataset", "EvalBatch", "Split", "batches", "epoch_order", "from_arrays", "load",
+    "nearest", "pixels", "source", "steps_per_epoch", "stream", "train_batch",
+]  # fmt: skip

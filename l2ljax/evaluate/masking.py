@@ -27,14 +27,8 @@ from l2ljax.threat import BALLS, Ball
 from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
 
 __all__ = [
-    "LARGEST_ZERO_FRACTION",
-    "WIDE",
-    "Check",
-    "StochasticLogitsFn",
-    "data_dependent_operations",
-    "masking_checks",
-    "randomized",
-    "zero_gradients",
+    "LARGEST_ZERO_FRACTION", "WIDE", "Check", "StochasticLogitsFn", "data_dependent_operations", "masking_checks",
+    "randomized", "zero_gradients",
 ]  # fmt: skip
 
 StochasticLogitsFn = Callable[[Array, Key], Array]

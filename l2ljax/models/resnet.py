@@ -17,16 +17,8 @@ from l2ljax.models import layers
 from l2ljax.types import Array, Key
 
 __all__ = [
-    "RESNETS",
-    "BasicBlock",
-    "PreActBlock",
-    "ResNet",
-    "preact_resnet18",
-    "resnet18",
-    "resnet18_imagenet",
-    "resnet20",
-    "wrn_28_10",
-    "wrn_34_10",
+    "RESNETS", "BasicBlock", "PreActBlock", "ResNet", "preact_resnet18", "resnet18", "resnet18_imagenet", "resnet20",
+    "wrn_28_10", "wrn_34_10",
 ]  # fmt: skip
 
 
