@@ -9,3 +9,4 @@ from l2ljax import attacks, data, defenses, devices, evaluate, losses, models, t
 
 __version__ = "0.1.0"
 __all__ = ["attacks", "data", "defenses", "devices", "evaluate", "losses", "models", "threat", "train", "types"]
+__dir__ = lambda: __all__

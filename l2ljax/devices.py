@@ -26,6 +26,7 @@ from l2ljax.types import Array, L2LError, Tree
 __all__ = [
     "AXIS", "MOST", "cores", "first", "on_each", "one_per_core", "own_core", "placed", "replicate", "round_up", "shard",
 ]  # fmt: skip
+__dir__ = lambda: __all__
 
 AXIS = "examples"
 MOST = 8

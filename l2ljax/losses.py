@@ -15,6 +15,7 @@ __all__ = [
     "accuracy", "cosine_distance", "cross_entropy", "dlr", "dlr_targeted", "kl", "log_cross_entropy", "margin",
     "soft_cross_entropy",
 ]  # fmt: skip
+__dir__ = lambda: __all__
 
 
 def cross_entropy(logits: Array, y: Array) -> Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from l2ljax.types import Array, Key, L2LError, Tree, example_keys
 
 __all__ = ["BALLS", "Ball", "choose", "clip", "l2", "linf", "parse_eps", "spread"]
+__dir__ = lambda: __all__
 
 
 class Ball(NamedTuple):

@@ -22,6 +22,7 @@ __all__ = [
     "AXIS", "IN_FLIGHT", "SCHEDULES", "Interrupted", "NonFiniteLoss", "Step", "TrainState", "fit", "init_state",
     "make_step",
 ]  # fmt: skip
+__dir__ = lambda: __all__
 
 AXIS = "devices"
 """The pmapped axis: build defenses for `make_step` with `axis_name=AXIS`."""

@@ -14,6 +14,7 @@ __all__ = [
     "Array", "Attack", "Batch", "Classifier", "Defense", "Key", "L2LError", "LogitsFn", "Players", "Tree",
     "as_key", "example_keys", "fold_in", "is_key",
 ]  # fmt: skip
+__dir__ = lambda: __all__
 
 Array = jax.Array
 Key = jax.Array  # a typed PRNG key (jax.random.key), or an array [B] of them, one per example

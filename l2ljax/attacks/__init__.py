@@ -34,3 +34,4 @@ __all__ = [
     "random_noise", "random_signs", "register", "restarts", "square", "steepest_ascent", "targeted", "transfer",
     "uniform",
 ]  # fmt: skip
+__dir__ = lambda: __all__

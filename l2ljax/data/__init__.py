@@ -37,3 +37,4 @@ __all__ = [
     "AUGMENTS", "NAMES", "SOURCES", "Dataset", "EvalBatch", "Split", "batches", "epoch_order", "from_arrays", "load",
     "nearest", "pixels", "source", "steps_per_epoch", "stream", "train_batch",
 ]  # fmt: skip
+__dir__ = lambda: __all__

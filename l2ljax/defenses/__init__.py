@@ -18,3 +18,4 @@ __all__ = [
     "find", "gap", "l2l_da", "l2l_star", "options", "pgd_adv", "pgd_bls_adv", "plain", "register", "rnn_adv",
     "rnn_trades", "stability", "trades",
 ]  # fmt: skip
+__dir__ = lambda: __all__

@@ -23,6 +23,7 @@ from l2ljax.models.torch_state import from_torch_state
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, example_keys
 
 __all__ = ["CLASSIFIERS", "Classifier", "create", "from_functions", "from_linen", "from_nnx", "from_torch_state"]
+__dir__ = lambda: __all__
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": cnn.DigitsCNN,
