@@ -67,7 +67,7 @@ def adversarial(loss: PerExampleLoss = losses.cross_entropy) -> Criterion:
 
 
 def mixture(clean: float) -> Criterion:
-    """Mix clean CE(f(x)) + (1 - clean) CE(f(x_adv)), `clean` in [0, 1); 1/2 in L2L's released code for PGM training."""
+    """Take clean CE(f(x)) + (1 - clean) CE(f(x_adv)), `clean` in [0, 1); 1/2 in L2L's released code for PGM."""
 
     def end(forward: Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
         at_x, stats = forward(stats, batch.x)

@@ -65,7 +65,7 @@ class GymEnvironments:
                 return Discrete(int(n))
             case gymnasium.spaces.Box(shape=(size,)):
                 return Box(size)
-        raise L2LError(f"actions {self.envs.single_action_space} are not supported: 0..n-1 or a vector are")
+        raise L2LError(f"actions {self.envs.single_action_space} are not supported: use 0..n-1 or a vector")
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return observations [N, O] (after an end the next episode's first), rewards [N], ends [N]. Clips boxes."""

@@ -65,7 +65,7 @@ def conv2d(x: Array, kernel: Array, *, strides: Pair = (1, 1), padding: int | tu
 
 
 def conv_transpose2d(x: Array, kernel: Array, *, strides: Pair, padding: int) -> Array:
-    """Transpose `conv2d`, like torch's ConvTranspose2d: kernel 4, stride 2, padding 1 doubles the size.
+    """Apply the transpose of `conv2d`, like torch's ConvTranspose2d: kernel 4, stride 2, padding 1 doubles the size.
 
     y[b, s p + i - padding, o] += x[b, p, c] kernel[i, o, c], over positions p and offsets i.
 

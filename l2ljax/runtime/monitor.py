@@ -58,7 +58,7 @@ def script(most_devices: int | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process on an L2LError with one line on stderr and status 2, on a stop with status 130."""
+    """Within the context, end on an L2LError with one line on stderr and status 2, on a stop with status 130."""
     try:
         yield
     except L2LError as error:
