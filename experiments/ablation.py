@@ -1,6 +1,6 @@
 """Settings x seeds on digits, one table of means and lowest: `python experiments/ablation.py --table=methods`.
 
-Writes JSON to experiments/results/digits_TABLE.json. A run that is there already in --runs is not trained again."""
+Writes JSON to experiments/results/digits_TABLE.json. A run that is already in --runs is not trained again."""
 
 import dataclasses
 from pathlib import Path
@@ -45,13 +45,13 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """Which table."""
+    """The table to make."""
 
     table: str = "methods"
     """methods, rnn (RNN-Adv's choices), or slim (L2L's slim attacker)."""
     seeds: int = 3
     attacker_width: int = 16
-    """Of the L2L methods' attacker (the paper's is 64)."""
+    """Channels of the L2L methods' attacker (64 in the paper)."""
     attacks: str = "pgd20,pgd100,own"
     epochs: int | None = None
     val_size: int | None = None
@@ -60,7 +60,7 @@ class Flags:
 
 
 def main(flags: Flags) -> None:
-    """Train what is missing, write the results, print them."""
+    """Train the missing runs, and write and print the results."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for name, settings in TABLES[flags.table].items():
         for seed in range(flags.seeds):

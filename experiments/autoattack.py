@@ -1,7 +1,7 @@
-"""Our AutoAttack beside pyautoattack: verdicts and time. `python experiments/autoattack.py --victim=WORKDIR`.
+"""Our AutoAttack and pyautoattack: verdicts and time. `python experiments/autoattack.py --victim=WORKDIR`.
 
-The same weights and images, of a run with a residual network: its first test images, then training images. Ours
-compiles in the first round; that time is kept apart. For the times run it alone on the machine.
+Both attack the same weights and images of a run with a residual network: its first test images, then training images.
+Ours compiles in the first round; that time is listed separately. For the times, run it alone on the machine.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ from l2ljax.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What to attack."""
+    """The model and the attack."""
 
     victim: str
     """The workdir of a run with one of the residual networks."""
     data_dir: str | None = None
     images: int = 256
     batch_size: int | None = None
-    """Ours; by default `run_standard_evaluation`'s own."""
+    """Our batch size; by default `run_standard_evaluation`'s own."""
     their_batch_size: int = 256
     eps: str = "8/255"
     attacks: str = "apgd-ce,apgd-t,fab-t,square"
@@ -43,7 +43,7 @@ class Flags:
 
 
 def main(flags: Flags) -> None:
-    """Run both in turn, compare what they leave standing, write."""
+    """Run both in turn, compare the robust examples, and write the results."""
     devices.one_per_core()
     saved = read_json(Path(flags.victim) / "config.json")
     dataset = data.load(saved["dataset"], flags.data_dir or saved["data_dir"])

@@ -1,9 +1,9 @@
 """The limiting cycle, and a learned attacker that breaks it: `python experiments/cycle.py --out=cycle.json`.
 
-min over x, max over y of x y (Learning to Defend by Learning to Attack, appendix D): both players stepping along their
-gradients circle the equilibrium (0, 0), a factor sqrt(1 + step^2) further out with each step. L2L's way: y = phi x is
-made by an attacker from the gradient x, and phi ascends; x, for which y is a constant, then falls by 1 - step phi a
-step. Both games are run by the library's own training step.
+min over x, max over y of x y (Learning to Defend by Learning to Attack, appendix D): if both players step along their
+gradients, they circle the equilibrium (0, 0), moving out by a factor sqrt(1 + step^2) each step. In L2L, an attacker
+makes y = phi x from the gradient x, and phi ascends; x, for which y is a constant, then shrinks by 1 - step phi each
+step. Both games use the library's own training step.
 """
 
 import dataclasses
@@ -26,24 +26,24 @@ from papers.figures import paths_in_the_plane
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """How long and where to."""
+    """Lengths and the output file."""
 
     step: float = 1e-2
-    """The paper's is 1e-4, and its picture the same."""
+    """1e-4 in the paper, with the same picture."""
     turns: float = 2.0
-    """Of the plain game's circle."""
+    """Turns of the plain game's circle."""
     out: Path = Path("cycle.json")
-    """Where the players end; the picture goes beside it."""
+    """The final positions; the picture goes next to it."""
 
 
 def plain(params: Players, *_: Any) -> tuple[Array, Any]:
-    """x y, of which x feels y and y feels x."""
+    """Return x y, with x a variable of the one player and y of the other."""
     value = params.classifier * params.attacker
     return value, (Players((), ()), {"x": params.classifier, "y": params.attacker})
 
 
 def learned(params: Players, *_: Any) -> tuple[Array, Any]:
-    """x y at y = phi g with g = df/dy = x a constant feature, as in all of L2L's attackers."""
+    """Return x y at y = phi g with g = df/dy = x a constant feature, as in all of L2L's attackers."""
     x, g = params.classifier, stop_gradient(params.classifier)
     y = params.attacker * g
     descended, ascended = x * stop_gradient(y), g * y
@@ -51,7 +51,7 @@ def learned(params: Players, *_: Any) -> tuple[Array, Any]:
 
 
 def play(objective: Any, attacker: float, *, step: float, steps: int) -> np.ndarray:
-    """The players' places [steps, 2] from x = 1 on."""
+    """Return the players' positions [steps, 2] from x = 1 on."""
     optimizer = optax.sgd(step)
     train_step = make_step(Defense(None, objective, None), Players(optimizer, optimizer), devices=jax.devices()[:1])  # type: ignore[arg-type]
     params = Players(jnp.float32(1), jnp.float32(attacker))
@@ -65,7 +65,7 @@ def play(objective: Any, attacker: float, *, step: float, steps: int) -> np.ndar
 
 
 def main(flags: Flags) -> None:
-    """Play both games, draw them, tell where they end."""
+    """Play both games, draw them, print their ends."""
     steps = round(flags.turns * 2 * np.pi / flags.step)
     paths = {
         "gradient steps": play(plain, 0.0, step=flags.step, steps=steps),

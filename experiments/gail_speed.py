@@ -1,7 +1,7 @@
-"""GAIL's speed beside HumanCompatibleAI's imitation: `python experiments/gail_speed.py --imitation=PYTHON`.
+"""GAIL's speed against HumanCompatibleAI's imitation: `python experiments/gail_speed.py --imitation=PYTHON`.
 
-PYTHON is the interpreter of an environment with `pip install imitation==1.0.1`, which does not go with gymnasium 1.x.
-Steps of the environment per second, learning included; run it alone on the machine.
+PYTHON is the interpreter of an environment with `pip install imitation==1.0.1`, which does not work with gymnasium 1.x.
+The result is in steps of the environment per second, learning included; run it alone on the machine.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ RIVAL = Path(__file__).parent / "imitation_gail.py"
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What to measure."""
+    """The measurements."""
 
     imitation: str | None = None
-    """The interpreter; without it ours alone."""
+    """The interpreter; without it only ours is measured."""
     env: str = "CartPole-v1"
     iterations: int = 150
     rival_steps: int = 100_000
@@ -37,7 +37,7 @@ class Flags:
 
 
 def main(flags: Flags) -> None:
-    """Measure both in turn, write, print."""
+    """Measure both in turn, write and print."""
     rounds: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for round_ in range(flags.rounds):

@@ -1,7 +1,7 @@
-"""Training, attacks and starts beside torch on a CPU: `python experiments/goals.py --victim=RUN --data-dir=CIFAR10`.
+"""Training, attacks and starts against torch on a CPU: `python experiments/goals.py --victim=RUN --data-dir=CIFAR10`.
 
-An hour of measurements, one after the other, each kept in a folder, so that another call goes on; then one JSON with
-both sides' figures and the ratios that we want. Run it alone on the machine, with the extra `bench` installed.
+The measurements take an hour, one after the other, each kept in a folder so that another call resumes. One JSON then
+holds both sides' figures and the target ratios. Run it alone on the machine, with the extra `bench` installed.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from papers import tables
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What to measure."""
+    """The measurements."""
 
     victim: Path | None = None
-    """The workdir of a run with a residual network, for AutoAttack; left out without it."""
+    """The workdir of a run with a residual network, for AutoAttack; without it AutoAttack is left out."""
     data_dir: Path | None = None
-    """CIFAR-10, for the first step of resnet20; left out without it."""
+    """CIFAR-10, for the first step of resnet20; without it that step is left out."""
     only: str = ""
-    """Measurements, separated by commas; by default all that the folder lacks."""
+    """Measurements, separated by commas; by default those missing in the folder."""
     folder: Path = Path("runs/goals")
     out: Path = Path("runs/goals.json")
 

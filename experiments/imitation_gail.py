@@ -1,6 +1,6 @@
 """GAIL of HumanCompatibleAI's imitation, timed in its own environment: `python imitation_gail.py CartPole-v1 100000`.
 
-Called by gail_speed.py. PPO trains the expert and is the generator, with its defaults; prints a line of JSON.
+gail_speed.py calls it. PPO with its defaults trains the expert and is the generator; the output is a line of JSON.
 """
 
 import importlib.metadata
@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 
 def main(name: str, steps: int) -> None:
-    """Train an expert, collect ten trajectories, then time GAIL for that many steps of eight environments."""
+    """Train an expert, collect ten trajectories, then time GAIL for `steps` steps of eight environments."""
     venv = DummyVecEnv([lambda: RolloutInfoWrapper(gymnasium.make(name)) for _ in range(8)])
     expert = PPO("MlpPolicy", venv, seed=0).learn(50_000)
     demonstrations = rollout.rollout(

@@ -1,10 +1,10 @@
-"""The papers' tables, ours beside them, and BENCHMARKS.md.
+"""The papers' tables next to ours, and BENCHMARKS.md.
 
     python experiments/reproduce.py --list                                    # every row: state and estimated cost
     python experiments/reproduce.py --only=rnn_adv:table3 --minutes=90 --data-dir=FOLDER
     python experiments/reproduce.py --tables                                  # experiments/results -> BENCHMARKS.md
 
---minutes works down the list and stops in time; the next call goes on. On a CPU run one on each core (`taskset -c 0`).
+--minutes runs the list and stops in time; the next call resumes. On a CPU run one per core (`taskset -c 0`).
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ Made by `python experiments/reproduce.py --tables` from experiments/results; no 
 section, and of a row of the papers' tables in experiments/results/papers, has its command, versions and date.
 """
 SPEED = ("goals", "speed", "speed_apgd", "costs_resnet20", "costs_wrn_34_10", "gail_speed", "throughput", "scaling")
-"""Results about speed, which stand first."""
+"""Results about speed, which come first."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What to do."""
+    """The task."""
 
     list: bool = False
-    """Show every row of every table: done, partial or not run, and what it would take."""
+    """Show every row of every table: done, partial or not run, and its cost."""
     only: str = ""
     """Tables, or TABLE/ROW, separated by commas, like rnn_adv:table3,l2l:table2/PGM Net; all by default."""
     minutes: float = 0.0
-    """Run what is missing, for so long at most."""
+    """Run what is missing, for at most this many minutes."""
     data_dir: Path | None = None
     """A folder with a folder (or link) for each data set: mnist, cifar10."""
     tables: bool = False
@@ -47,7 +47,7 @@ class Flags:
     """Folders of finished evaluations, separated by commas, to keep as experiments/results/judged_NAME.json."""
     name: str = ""
     title: str = ""
-    """What the table of the file NAME says above."""
+    """Title for the table in the file NAME."""
     results: Path = Path("experiments/results")
 
 
@@ -72,7 +72,7 @@ def main(flags: Flags) -> None:
 
 
 def page(results: Path) -> str:
-    """Return BENCHMARKS.md: contents, speed, what reproduces, the papers' tables, all other results."""
+    """Return BENCHMARKS.md: contents, speed, reproduced claims, the papers' tables, all other results."""
     records = {path.stem: read_json(path) for path in sorted(results.glob("*.json"))}
     sections = {
         name: f"## {record.get('title', name.replace('_', ' '))}\n\n{tables.tell(record)}"
@@ -88,12 +88,12 @@ def page(results: Path) -> str:
 
 
 def anchor(title: str) -> str:
-    """Return the name that GitHub gives a heading."""
+    """Return GitHub's name of a heading."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def compact(text: str) -> str:
-    """Take the padding out of tables, half of the page."""
+    """Remove the padding of tables, half of the page."""
     lines = (re.sub(r"-{3,}", "--", re.sub(r" {2,}", " ", s)) if s.startswith("|") else s for s in text.splitlines())
     return "\n".join(lines)
 
@@ -104,7 +104,7 @@ def keep(flags: Flags, kind: str, content: dict) -> None:
 
 
 def without_places(command: str) -> str:
-    """Where the data, the results and the script lay is the machine's own."""
+    """Remove the machine's own folders of data, results and script."""
     command = re.sub(r"--(data-dir|workdir|out)=\S+", r"--\1=DIR", command)
     return re.sub(r"\S*(experiments/\w+\.py)", r"\1", command)
 

@@ -1,8 +1,9 @@
-"""On paper: when training on many devices waits for communication. `python experiments/scaling.py`.
+"""An estimate of when training on many devices waits for communication. `python experiments/scaling.py`.
 
-Counts a step of PGD adversarial training and sets it against a ring all-reduce of its gradients (`bench.scaling`), for
-devices and networks as the flags say. Gradients exist in the backward pass alone, so the attack hides nothing.
-Not counted: the small reductions of synchronized BatchNorm, the optimizer, and rings over several links at once.
+It compares the operations of a step of PGD adversarial training with a ring all-reduce of its gradients
+(`bench.scaling`), for devices and networks given by flags. Gradients exist only in the backward pass, so the attack
+hides nothing. Not counted: the small reductions of synchronized BatchNorm, the optimizer, and rings over several links
+at once.
 """
 
 import dataclasses
@@ -20,14 +21,14 @@ from l2ljax.runtime.provenance import provenance
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """Of what, and on what."""
+    """The network and the devices."""
 
     arch: str = "wrn_34_10"
     steps: int = 10
-    """Of the attack in training."""
+    """Steps of the attack in training."""
     devices: tuple[int, ...] = (8, 64, 512)
     flops: float = 4e14
-    """Operations per second that a device reaches: 4e14 is 40 % of an H100's dense bf16 peak."""
+    """Operations per second of a device: 4e14 is 40 % of an H100's dense bf16 peak."""
     bandwidth: tuple[float, ...] = (4.5e11, 5e10)
     """Bytes per second out of each device: NVLink 4, and one 400 Gb/s network port per device."""
     latency: float = 5e-6

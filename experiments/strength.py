@@ -1,9 +1,9 @@
-"""How attacks raise the loss of classifiers step by step: L2L-DA's Figure 2.
+"""The loss of classifiers along attacks step by step: L2L-DA's Figure 2.
 
     python experiments/strength.py --victims=runs/mnist_pgd_adv,runs/mnist_l2l_da --attackers=runs/mnist_l2l_da
 
-PGD and the trained attackers of the given runs attack each test image `draws` times with other starts or latents; drawn
-is the mean over images of the largest loss, and below it the band of one standard deviation among the draws.
+PGD and the trained attackers of the given runs attack each test image `draws` times with other starts or latents. The
+curves are means over images of the largest loss, with a band of one standard deviation among the draws.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from l2ljax.runtime.workdir import read_json
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What to draw."""
+    """The models and attacks."""
 
     victims: str
     """Workdirs of runs, separated by commas."""
@@ -37,7 +37,7 @@ class Flags:
     eval_size: int = 1000
     seed: int = 0
     out: Path = Path("experiments/results/strength.json")
-    """The numbers; the figure goes beside it."""
+    """The numbers; the figure goes next to it."""
 
 
 def main(flags: Flags) -> None:

@@ -1,7 +1,7 @@
 """Attack and training throughput on this machine: `python experiments/throughput.py --rivals=torchattacks,torch`.
 
-Any attack on any classifier, or on your own as --model=module:function, over batch sizes and dtypes, beside other
-libraries; `--preset=gpu` takes nine minutes. Writes JSON and a bar chart, prints Markdown. Run it alone on the machine.
+Attack any classifier, or your own as --model=module:function, over batch sizes and dtypes, against other libraries;
+`--preset=gpu` takes nine minutes. Writes JSON and a bar chart, prints Markdown. Run it alone on the machine.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from papers import tables
 
 @dataclasses.dataclass(frozen=True)
 class Flags(throughput.Flags):
-    """What to measure."""
+    """The measurements."""
 
     variants: bool = False
-    """Measure instead PGD and training steps in several programs each: convolutions, scans and unrolled loops, on one
+    """Measure PGD and training steps in several programs each instead: convolutions, scans and unrolled loops, on one
     device."""
     stock_scan: bool = False
     """With --variants: also the stock convolution inside a scan; minutes on a CPU."""
@@ -48,7 +48,7 @@ def keep(flags: Flags, content: dict) -> None:
 
 
 def variants(flags: Flags, n: int, steps: int = 10) -> dict[str, dict]:
-    """PGD and single training steps, each in several programs."""
+    """Return PGD and single training steps, each in several programs."""
     clf, variables, batch = benchmark.random_batch("resnet20", n)
     programs = benchmark.attack_programs(clf, variables, batch, steps, flags.stock_scan)
     results = {f"PGD-{steps}, resnet20": benchmark.alternate(programs, images=n, repeats=flags.repeats)}

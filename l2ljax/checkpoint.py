@@ -1,10 +1,10 @@
-"""Checkpoints: any pytree of arrays, saved whole or not at all, and restored bit by bit.
+"""Checkpoints: any pytree of arrays, saved completely or not at all, and restored bit by bit.
 
     checkpoints = Checkpoints(workdir / "checkpoints")
     checkpoints.save(step, state)
-    state = checkpoints.restore(like=state)          # of the newest step
+    state = checkpoints.restore(like=state)          # the newest step
 
-A checkpoint is a flat mapping from the leaves' paths to arrays (orbax writes it): it can be read without this library,
+A checkpoint is a flat mapping from the leaves' paths to arrays, written by orbax. It can be read without this library,
 and reading it runs no code.
 """
 
@@ -21,19 +21,19 @@ __all__ = ["Checkpoints"]
 
 
 class Checkpoints:
-    """The checkpoints in one folder, of which the newest two are kept.
+    """The checkpoints in one folder; the newest two are kept.
 
-    Of many processes (see `runtime.hosts`) each that makes one has it alone: one saves, the others need not.
+    With several processes (see `runtime.hosts`), each object belongs to one process: one saves, the others need not.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        import orbax.checkpoint as ocp  # slow to import, and needed only where something is saved
+        import orbax.checkpoint as ocp  # slow to import, and needed only to save
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every phase of a save
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every phase of a save
         self.folder = folder.resolve()
         self._args = ocp.args
         alone: dict[str, Any] = {}
-        if jax.process_count() > 1:  # else orbax would wait for all processes at every turn
+        if jax.process_count() > 1:  # else orbax would wait for all processes at every call
             i = jax.process_index()
             alone = {"primary_host": i, "active_processes": {i}, "barrier_sync_key_prefix": f"process_{i}"}
         try:
@@ -51,14 +51,14 @@ class Checkpoints:
             raise L2LError(f"cannot write checkpoints to {self.folder}: {error.strerror}") from error
 
     def latest(self) -> int | None:
-        """The newest saved step, or None."""
+        """Return the newest saved step, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, tree: Tree) -> None:
-        """Save a pytree of arrays and PRNG keys as that step, if it is not saved already.
+        """Save a pytree of arrays and PRNG keys as the given step, unless it is saved already.
 
         Raises:
-          L2LError: it could not be written (a full disk, say); earlier checkpoints are as they were.
+          L2LError: writing failed (a full disk, say); earlier checkpoints are unchanged.
         """
         if step in self._manager.all_steps():
             return
@@ -69,14 +69,14 @@ class Checkpoints:
             last = "there is no earlier one" if kept is None else f"that of step {kept} is kept"
             raise L2LError(
                 f"could not save the checkpoint of step {step} to {self.folder} ({_first_line(error)}); {last}: "
-                "free some space, then run the same command again to go on"
+                "free some space, then run the same command again to resume"
             ) from error
 
     def restore(self, like: Tree, prefix: str = "") -> Tree:
-        """The newest saved tree, with the structure and types of `like`; or its part below the path `prefix`.
+        """Return the newest saved tree, or its part below the path `prefix`, with the structure and types of `like`.
 
         Raises:
-          L2LError: nothing is saved there, or a tree of another structure or other shapes.
+          L2LError: nothing is saved, or the saved tree has another structure or other shapes.
         """
         step = self.latest()
         if step is None:
@@ -87,7 +87,7 @@ class Checkpoints:
         except (OSError, ValueError, KeyError) as error:
             raise L2LError(
                 f"the checkpoint of step {step} in {self.folder} cannot be read ({_first_line(error)}): "
-                "delete its folder to go on from the one before"
+                "delete its folder to resume from the one before"
             ) from error
         saved = {name.removeprefix(prefix): leaf for name, leaf in whole.items() if name.startswith(prefix)}
         differing = sorted(
@@ -103,7 +103,7 @@ class Checkpoints:
         return _from_flat(saved, like)
 
     def close(self) -> None:
-        """Release what orbax holds."""
+        """Release orbax's resources."""
         self._manager.close()
 
 

@@ -1,12 +1,12 @@
-"""Counting work without running it: passes through a classifier, from the program that JAX builds.
+"""Counts of work without running it: passes through a classifier, from JAX's program.
 
     passes = cost.passes(attack, logits_fn, x, y)
 
-A pass is one forward and one input gradient over the batch, as a PGD step takes. What is counted are the
-multiplications of convolutions and matrix products inside `logits_fn` (marked by a name scope), after JAX has removed
-what nothing depends on, times the length of the scans around them. So a forward pass alone counts about a half, and
-the attacker's own network not at all. Of branches that depend on data (a line search) the longest counts; of a `while`
-loop, whose length is not in the program, one round.
+A pass is one forward and one input gradient over the batch, as in a PGD step. The count is of multiplications in
+convolutions and matrix products inside `logits_fn` (marked by a name scope), after dead code is removed, times the
+length of the scans around them. So a forward pass counts about a half, and the attacker's own network does not count.
+Branches that depend on data (a line search) count as the longest one. A `while` loop, whose length is not in the
+program, counts as one round.
 """
 
 import math
@@ -30,19 +30,19 @@ SCOPE = "counted_classifier"
 
 
 def passes(attack: Attack, logits_fn: LogitsFn, x: ArrayLike, y: ArrayLike) -> float:
-    """How many passes over the batch x [B, H, W, C], y [B] the attack takes."""
+    """Return the attack's number of passes over the batch x [B, H, W, C], y [B]."""
     marked, x, y = mark(logits_fn), jnp.asarray(x), jnp.asarray(y)
 
     def one(x: Array) -> Array:
         return jax.grad(lambda x: losses.cross_entropy(marked(x), y).sum())(x)
 
-    # The gradient of a model that rounds its input is 0 in the program already: there a pass is twice a forward one.
+    # The program of a model that rounds its input has gradient 0: there a pass is twice a forward pass.
     whole = multiplications(one, x) or 2 * multiplications(marked, x)
     return multiplications(lambda x: attack(marked, jax.random.key(0), x, y), x) / whole
 
 
 def mark(logits_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose multiplications `multiplications` counts."""
+    """Return the function with its operations marked for `multiplications`."""
 
     def marked(*args: Any) -> Any:
         with jax.named_scope(SCOPE):
@@ -52,9 +52,9 @@ def mark(logits_fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def multiplications(function: Callable[..., Tree], *args: Any) -> float:
-    """Multiplications of convolutions and matrix products in what `mark` marked, forward and backward.
+    """Count multiplications of convolutions and matrix products in marked functions, forward and backward.
 
-    Of convolutions by their definition, however they are computed.
+    Convolutions count by their definition, however they are computed.
     """
     with stock_convolution():
         closed = jax.make_jaxpr(function)(*args)
@@ -86,7 +86,7 @@ def _count_equation(equation: core.JaxprEqn, marked: bool) -> float:
 
 
 def _convolution(image: Sequence[int], kernel: Sequence[int], out: Sequence[int], params: Mapping[str, Any]) -> float:
-    """Pairs of an image's and a kernel's entry that meet; zeros of padding and dilation are not entries."""
+    """Count pairs of an image's and a kernel's entry that meet; zeros of padding and dilation are not entries."""
     image_spec, kernel_spec, out_spec = params["dimension_numbers"]
     meetings = 1
     for axis in range(len(params["window_strides"])):
@@ -100,7 +100,7 @@ def _convolution(image: Sequence[int], kernel: Sequence[int], out: Sequence[int]
 
 
 def inner_jaxprs(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The programs inside an equation of a program: a loop's body, a branch, a function that jits."""
+    """Yield the programs inside an equation: a loop's body, a branch, a jitted function."""
     for value in jax.tree.leaves(
         list(equation.params.values()), is_leaf=lambda v: isinstance(v, core.Jaxpr | core.ClosedJaxpr)
     ):

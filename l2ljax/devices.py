@@ -1,16 +1,16 @@
-"""Local devices: one for each core of a CPU, and attacks on all of them.
+"""Local devices: one for each CPU core, and attacks on all of them.
 
     devices.one_per_core()                                                # before JAX's first computation
-    x_adv = jax.jit(devices.on_each(attack))(logits_fn, keys, x, y)       # keys [B]: each device its part of the batch
+    x_adv = jax.jit(devices.on_each(attack))(logits_fn, keys, x, y)       # keys [B]; the batch is split over devices
 
-XLA:CPU cuts every convolution into parts for its threads. Where each core is a device with its own part of the batch
-there is nothing to cut, and nobody waits: compare speed and speed_one_device in BENCHMARKS.md.
+XLA:CPU splits every convolution over its threads. With a device per core, each with its own part of the batch, nothing
+is split and no thread waits: compare speed and speed_one_device in BENCHMARKS.md.
 
-Nothing here communicates between devices. A program that does (a training step, or a jitted function of sharded arrays
-that reduces over the batch) may have at most 32 launches in flight on CPU devices: XLA's CPU client lets the 33rd wait
-on a thread of the pool that executes, and a device that waits in a reduction for its neighbor then waits for ever.
-`train.make_step` keeps to two; a loop of your own around such a function calls `jax.block_until_ready` on what the
-step before the last returned.
+The functions here do not communicate between devices. A program that does (a training step, or a jitted function of
+sharded arrays that reduces over the batch) may have at most 32 launches in flight on CPU devices: XLA's CPU client
+makes the 33rd wait on a thread of the executing pool, and a device that waits in a reduction for its neighbour then
+waits forever. `train.make_step` keeps to two. Your own loop around such a function should call `jax.block_until_ready`
+on the result of the step before the last.
 """
 
 import os
@@ -24,28 +24,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from l2ljax.types import Array, L2LError, Tree
 
 __all__ = [
-    "AXIS", "MOST", "copied", "cores", "first", "on_each", "one_per_core", "own_core", "placed", "round_up",
-    "spread",
+    "AXIS", "MOST", "cores", "first", "on_each", "one_per_core", "own_core", "placed", "replicate", "round_up", "shard",
 ]  # fmt: skip
+__dir__ = lambda: __all__
 
 AXIS = "examples"
 MOST = 8
-"""How many devices `one_per_core` makes at most: the parts of a batch must not become too small."""
+"""The largest number of devices of `one_per_core`: the parts of a batch must not become too small."""
 
 
 def cores() -> int:
-    """How many cores of the CPU this process may use."""
+    """Return the number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def one_per_core(most: int | None = None) -> None:
-    """Make each core of the CPU that this process may use a device. GPUs and TPUs stay what they are.
+    """Make each CPU core available to this process a device. GPUs and TPUs are unaffected.
 
-    Nothing changes once JAX has computed something, and where its own settings say how many devices a CPU has
+    This has no effect after JAX's first computation, or if JAX's own settings give the number of CPU devices
     (JAX_NUM_CPU_DEVICES, or --xla_force_host_platform_device_count in XLA_FLAGS).
 
     Args:
-      most: how many devices at most, `MOST` by default. A single one shares all cores.
+      most: the largest number of devices, `MOST` by default. A single device shares all cores.
     """
     chosen = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
@@ -57,20 +57,20 @@ def one_per_core(most: int | None = None) -> None:
 
 
 def own_core() -> bool:
-    """Return whether each local device is a CPU with one core; then `models.correlation` takes other kernels."""
+    """Return whether each local device is a CPU with one core, for which `models.correlation` has other kernels."""
     return jax.default_backend() == "cpu" and cores() < 2 * jax.local_device_count()
 
 
 def round_up(size: int) -> int:
-    """The least multiple of the number of local devices that is `size` or more."""
+    """Return the least multiple of the number of local devices that is at least `size`."""
     return -(-size // jax.local_device_count()) * jax.local_device_count()
 
 
-def spread(batch: Tree, count: int | None = None) -> Tree:
-    """The arrays [B, ...] in equal parts on all local devices, or the first `count` of them.
+def shard(batch: Tree, count: int | None = None) -> Tree:
+    """Split the arrays [B, ...] evenly over all local devices, or the first `count`.
 
     Raises:
-      L2LError: B is no multiple of the number of devices, see `round_up`, or there are fewer than `count`.
+      L2LError: B is not a multiple of the number of devices (see `round_up`), or there are fewer than `count`.
     """
     local = first(count)
     size = len(jax.tree.leaves(batch)[0])
@@ -79,35 +79,36 @@ def spread(batch: Tree, count: int | None = None) -> Tree:
     return jax.device_put(batch, _on(local, PartitionSpec(AXIS)))
 
 
-def copied(tree: Tree, count: int | None = None) -> Tree:
-    """The arrays, like a network's weights, whole on each local device, or on the first `count` of them."""
+def replicate(tree: Tree, count: int | None = None) -> Tree:
+    """Copy the arrays, like a network's weights, to each local device, or to the first `count`."""
     return jax.device_put(tree, _on(first(count), PartitionSpec()))
 
 
 def on_each(function: Callable[..., Any], *, whole: int = 1, count: int | None = None) -> Callable[..., Any]:
-    """The function on each device with its part of the batch, and the results joined: for what examples do alone.
+    """Run the function on each device with its part of the batch, and join the results.
 
-    An attack that looks across the batch, like L2L's with its batch-wide gradient maximum, sees its device's part.
+    The examples must be independent: an attack that looks across the batch, like L2L's with its batch-wide gradient
+    maximum, sees its device's part.
 
     Args:
-      function: (*copied, *spread) -> tree of arrays [B, ...], like an `Attack` with a key per example.
-      whole: how many of its first arguments are copied to each device, like the logits function.
-      count: on the first so many local devices; on all by default.
+      function: (*replicated, *sharded) -> tree of arrays [B, ...], like an `Attack` with a key per example.
+      whole: number of leading arguments to copy to each device, like the logits function.
+      count: use the first `count` local devices; all by default.
 
     Returns:
-      A function of the same arguments; jits.
+      A function of the same arguments, which jits.
     """
     mesh, split = Mesh(np.array(first(count)), (AXIS,)), PartitionSpec(AXIS)
 
-    def spread_out(*args: Any) -> Any:
+    def sharded(*args: Any) -> Any:
         parts = (*[PartitionSpec()] * whole, *[split] * (len(args) - whole))
         return jax.shard_map(function, mesh=mesh, in_specs=parts, out_specs=split, check_vma=False)(*args)
 
-    return spread_out
+    return sharded
 
 
 def first(count: int | None) -> list[jax.Device]:
-    """So many local devices; all without a number.
+    """Return the first `count` local devices; all by default.
 
     Raises:
       L2LError: there are fewer.
@@ -119,7 +120,7 @@ def first(count: int | None) -> list[jax.Device]:
 
 
 def placed(array: Array) -> jax.ShapeDtypeStruct:
-    """The array's shape, type and place, to compile for."""
+    """Return the array's shape, type and placement, to compile for."""
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files written completely or not at all."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ __all__ = ["write_files", "write_json"]
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write all files, or leave what was there: each beside its place first, then all moved."""
+    """Write all files, or leave the old ones: write each beside its place, then move all."""
     drafts: dict[Path, Path] = {}
     try:
         for path, content in files.items():
@@ -22,19 +22,19 @@ def write_files(files: Mapping[Path, bytes]) -> None:
             with open(drafts[path], "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())  # else a crash may leave the new name with nothing in it
+                os.fsync(file.fileno())  # else a crash may leave an empty file under the new name
         for path, draft in drafts.items():
             os.replace(draft, path)
     except OSError as error:
         reason = error.strerror or error
-        fix = "make room there, or name a folder that can be written; an earlier file is untouched"
+        fix = "free space there, or name a writable folder; an earlier file is untouched"
         raise L2LError(f"cannot write {path}: {reason}: {fix}") from error
     finally:
         for draft in drafts.values():
-            with contextlib.suppress(OSError):  # moved, or never made
+            with contextlib.suppress(OSError):  # moved, or never written
                 draft.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, or leave what was there."""
+    """Write JSON, or leave the old file."""
     write_files({path: (json.dumps(content, indent=2) + "\n").encode()})

@@ -1,8 +1,8 @@
-"""Losses per example: logits [B, K] and integer labels [B] in, [B] out. The caller reduces.
+"""Losses per example: [B] from logits [B, K] and integer labels [B]. The caller reduces.
 
-Logits or labels of another shape or type are an L2LError.
+Logits or labels of another shape or type raise an L2LError.
 
-All but the cosine distance are losses that an attacker ascends.
+Attackers ascend all of them but the cosine distance.
 """
 
 import jax
@@ -15,16 +15,17 @@ __all__ = [
     "accuracy", "cosine_distance", "cross_entropy", "dlr", "dlr_targeted", "kl", "log_cross_entropy", "margin",
     "soft_cross_entropy",
 ]  # fmt: skip
+__dir__ = lambda: __all__
 
 
 def cross_entropy(logits: Array, y: Array) -> Array:
-    """-log softmax(logits)_y, [B]. In float32 or wider, whatever the logits' type."""
+    """Return -log softmax(logits)_y, [B], in float32 or wider for any type of logits."""
     _check(logits, y)
     return optax.softmax_cross_entropy_with_integer_labels(_wide(logits), y)
 
 
 def log_cross_entropy(logits: Array, y: Array) -> Array:
-    """log(-log softmax(logits)_y), [B], exact where the cross-entropy itself rounds to 0. Poursaeed et al. (2018).
+    """Return log(-log softmax(logits)_y), [B], exact where cross-entropy rounds to 0. Poursaeed et al. (2018).
 
     With m = log sum_{k != y} exp(z_k) - z_y the cross-entropy is softplus(m), whose logarithm tends to m.
     """
@@ -36,9 +37,9 @@ def log_cross_entropy(logits: Array, y: Array) -> Array:
 
 
 def margin(logits: Array, y: Array, *, kappa: float = jnp.inf) -> Array:
-    """max_{k != y} z_k - z_y, [B], cut at `kappa` from above: positive where the example is misclassified.
+    """Return max_{k != y} z_k - z_y, [B], clipped at `kappa` from above: positive if misclassified.
 
-    Carlini & Wagner (2017), f_6, with the sign of an ascent. PGD on it with kappa = 50 is the "CW" of the
+    Carlini & Wagner (2017), f_6, with the sign for an ascent. PGD on it with kappa = 50 is the "CW" of the
     MadryLab challenges.
     """
     _check(logits, y)
@@ -49,12 +50,12 @@ def margin(logits: Array, y: Array, *, kappa: float = jnp.inf) -> Array:
 
 
 def dlr(logits: Array, y: Array) -> Array:
-    """Difference of logits ratio, [B], >= -1; positive where misclassified. Croce & Hein (2020), eq. 6.
+    """Return the difference of logits ratio, [B], >= -1; positive if misclassified. Croce & Hein (2020), eq. 6.
 
         -(z_y - max_{k != y} z_k) / (z_p1 - z_p3 + 1e-12),  z_p1 >= z_p2 >= ... the sorted logits
 
-    Scaling or shifting all logits changes nothing, so a confident model does not hide its gradients. Fewer than three
-    classes are an L2LError.
+    The loss is invariant to scaling and shifting all logits, so a confident model does not hide its gradients. Fewer
+    than three classes raise an L2LError.
     """
     _check(logits, y)
     _check_classes(logits, 3, "dlr", "ascend the cross-entropy or the margin instead")
@@ -64,11 +65,11 @@ def dlr(logits: Array, y: Array) -> Array:
 
 
 def dlr_targeted(logits: Array, y: Array, target: Array) -> Array:
-    """The ratio towards a class `target` [B] of 0..K-1, [B]: it grows with z_t - z_y. Croce & Hein (2020), eq. 7.
+    """Return the ratio towards a class `target` [B], [B]: it grows with z_t - z_y. Croce & Hein (2020), eq. 7.
 
         -(z_y - z_t) / (z_p1 - (z_p3 + z_p4) / 2 + 1e-12)
 
-    Fewer than four classes are an L2LError.
+    Fewer than four classes raise an L2LError.
     """
     _check(logits, y)
     _check(logits, target)
@@ -78,28 +79,28 @@ def dlr_targeted(logits: Array, y: Array, target: Array) -> Array:
 
 
 def kl(p_logits: Array, q_logits: Array) -> Array:
-    """KL(softmax(p_logits) || softmax(q_logits)), [B]. Zhang et al. (2019), TRADES, with p at the clean image."""
+    """Return KL(softmax(p_logits) || softmax(q_logits)), [B]. Zhang et al. (2019), TRADES: p at the clean image."""
     log_p, log_q = jax.nn.log_softmax(_wide(p_logits)), jax.nn.log_softmax(_wide(q_logits))
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=1)
 
 
 def soft_cross_entropy(logits: Array, labels: Array) -> Array:
-    """-sum_k labels_k log softmax(logits)_k, [B], for labels [B, K] that are distributions."""
+    """Return -sum_k labels_k log softmax(logits)_k, [B], for distributions `labels` [B, K]."""
     return optax.softmax_cross_entropy(_wide(logits), labels)
 
 
 def cosine_distance(a: Array, b: Array) -> Array:
-    """1 - cos(a, b) of features [B, D], [B], in [0, 2]."""
+    """Return 1 - cos(a, b) for features [B, D], [B], in [0, 2]."""
     return optax.losses.cosine_distance(_wide(a), _wide(b), epsilon=1e-6)
 
 
 def accuracy(logits: Array, y: Array) -> Array:
-    """1.0 where the largest logit is the label's, else 0.0, [B]. NaN logits count as wrong."""
+    """Return 1.0 if the largest logit is the label's, else 0.0, [B]. NaN logits count as wrong."""
     return ((jnp.argmax(logits, axis=1) == y) & ~jnp.isnan(logits).any(axis=1)).astype(jnp.float32)
 
 
 def _check(logits: Array, y: Array) -> None:
-    """What can be told from shapes and types, while tracing too; `evaluate.check_batch` looks at values."""
+    """Check shapes and types, while tracing too; `evaluate.check_batch` checks values."""
     if logits.ndim != 2:
         raise L2LError(f"logits have the shape {list(logits.shape)}: the model should return [B, K]")
     if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
@@ -114,7 +115,7 @@ def _check_classes(logits: Array, least: int, name: str, fix: str) -> None:
 
 
 def _at(logits: Array, y: Array) -> Array:
-    """z_y, [B]."""
+    """Return z_y, [B]."""
     return jnp.take_along_axis(_wide(logits), y[:, None], axis=1)[:, 0]
 
 

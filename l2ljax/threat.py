@@ -1,4 +1,4 @@
-"""Threats: what an attacker may change. A threat is a ball around the image, cut with the pixels' range [0, 1].
+"""Threats: the changes allowed to an attacker. A threat is a ball around the image, cut with the pixels' [0, 1].
 
 ball = threat.linf(8 / 255)
 x_adv = ball.project(x + delta, x)
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from l2ljax.types import Array, Key, L2LError, Tree, example_keys
 
 __all__ = ["BALLS", "Ball", "choose", "clip", "l2", "linf", "parse_eps", "spread"]
+__dir__ = lambda: __all__
 
 
 class Ball(NamedTuple):
@@ -21,28 +22,28 @@ class Ball(NamedTuple):
 
     eps: float
     project: Callable[[Array, Array], Array]
-    """(x, x0) -> the projection of x on the ball around x0, cut with [0, 1]."""
+    """(x, x0) -> the projection of x onto the ball around x0, cut with [0, 1]."""
     sample: Callable[[Key, Array], Array]
-    """(key, x0) -> a uniform draw from the ball around x0, then cut to [0, 1]."""
+    """(key, x0) -> a uniform draw from the ball around x0, then clipped to [0, 1]."""
     steepest: Callable[[Array], Array]
-    """(g) -> the direction d of norm 1 that maximizes <g, d> per example (0 where g is 0)."""
+    """(g) -> the direction d of norm 1 that maximizes <g, d> per example (0 if g is 0)."""
     norm: Callable[[Array], Array]
     """(delta) -> its norm per example [B]."""
     name: str = ""
-    """Of the norm: linf or l2."""
+    """The norm: linf or l2."""
 
 
 def clip(x: Array, low: Array | float, high: Array | float) -> Array:
-    """Cut x to [low, high] with PyTorch's derivative: 1 inside *and at the bounds*, 0 outside.
+    """Clip x to [low, high] with PyTorch's derivative: 1 inside *and at the bounds*, 0 outside.
 
-    Where x sits exactly on a bound, `jnp.clip` passes half of the gradient and `lax.clamp` none. On MNIST's
-    black background, or for a perturbation of exactly eps, that decides what a learned attacker can learn.
+    At a bound, `jnp.clip` passes half of the gradient and `lax.clamp` none. On MNIST's black background, or for a
+    perturbation of exactly eps, this decides what a learned attacker can learn.
     """
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
 def linf(eps: float) -> Ball:
-    """The ball max_i |x_i - x0_i| <= eps, eps in [0, 1] (pixel units)."""
+    """Return the ball max_i |x_i - x0_i| <= eps, eps in [0, 1] (pixel units)."""
     _check(eps, largest=1.0)
 
     def project(x: Array, x0: Array) -> Array:
@@ -56,10 +57,10 @@ def linf(eps: float) -> Ball:
 
 
 def l2(eps: float) -> Ball:
-    """The ball sqrt(sum_i (x_i - x0_i)^2) <= eps, eps >= 0.
+    """Return the ball sqrt(sum_i (x_i - x0_i)^2) <= eps, eps >= 0.
 
-    `project` cuts to [0, 1] after the radial projection: the result lies in both sets (moving towards x0's own
-    range only shortens the distance), though it is not always their nearest point. That is the field's practice.
+    `project` clips to [0, 1] after the radial projection: the result lies in both sets (moving towards x0's own range
+    only shortens the distance), but is not always their nearest point. This is common practice.
     """
     _check(eps, largest=None)
 
@@ -84,7 +85,7 @@ def l2(eps: float) -> Ball:
         return project(x0 + _per_example(draw, key, x0), x0)
 
     def steepest(g: Array) -> Array:
-        # The largest entry is divided out first: squares of the gradients of a confident model underflow.
+        # Divide by the largest entry first: squares of a confident model's gradients underflow.
         g = g / jnp.maximum(spread(jnp.abs(_flat(g)).max(axis=1), g), jnp.finfo(g.dtype).tiny)
         return g / jnp.maximum(spread(norm(g), g), 1e-12)
 
@@ -95,7 +96,7 @@ BALLS = {"linf": linf, "l2": l2}
 
 
 def parse_eps(text: str | float) -> float:
-    """The eps of "8/255", "0.031" or 0.031 as a float."""
+    """Parse the eps of "8/255", "0.031" or 0.031 as a float."""
     try:
         return float(Fraction(text)) if isinstance(text, str) else float(text)
     except (ValueError, ZeroDivisionError):
@@ -104,7 +105,7 @@ def parse_eps(text: str | float) -> float:
 
 def _check(eps: float, largest: float | None) -> None:
     if isinstance(eps, jax.core.Tracer):
-        return  # a traced radius cannot be looked at
+        return  # a traced radius cannot be checked
     if not 0 <= eps < float("inf"):
         raise L2LError(f"eps={eps} is not a radius: give a number >= 0, in pixel units of [0, 1], like 8/255")
     if largest is not None and eps > largest:
@@ -120,10 +121,10 @@ def _flat(x: Array) -> Array:
 
 
 def spread(values: Array, like: Array) -> Array:
-    """[B] -> [B, 1, ...], to go with `like`."""
+    """Reshape [B] to [B, 1, ...], to broadcast with `like`."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def choose(mask: Array, a: Tree, b: Tree) -> Tree:
-    """Per example the leaves of a [B, ...] where `mask` [B] is set, else those of b."""
+    """Take per example the leaves of a [B, ...] if `mask` [B] is set, else those of b."""
     return jax.tree.map(lambda a, b: jnp.where(spread(mask, a), a, b), a, b)

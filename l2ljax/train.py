@@ -1,4 +1,4 @@
-"""Training: the state of both players, the step that moves them, and the loop around it.
+"""Training: the state of both players, the step that updates them, and the loop around it.
 
 optimizers = Players(optax.sgd(0.1, momentum=0.9), optax.adam(1e-3))
 state = init_state(key, classifier, defense, optimizers, x)
@@ -19,20 +19,13 @@ import optax
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Players, Tree
 
 __all__ = [
-    "AXIS",
-    "IN_FLIGHT",
-    "SCHEDULES",
-    "Interrupted",
-    "NonFiniteLoss",
-    "Step",
-    "TrainState",
-    "fit",
-    "init_state",
+    "AXIS", "IN_FLIGHT", "SCHEDULES", "Interrupted", "NonFiniteLoss", "Step", "TrainState", "fit", "init_state",
     "make_step",
 ]  # fmt: skip
+__dir__ = lambda: __all__
 
 AXIS = "devices"
-"""The pmapped axis: build defenses that `make_step` trains with `axis_name=AXIS`."""
+"""The pmapped axis: build defenses for `make_step` with `axis_name=AXIS`."""
 
 SCHEDULES = {
     "joint": Players(True, True),
@@ -40,13 +33,13 @@ SCHEDULES = {
     "classifier": Players(True, False),
     "attacker": Players(False, True),
 }
-"""Name -> who moves; see `make_step`."""
+"""Name -> the players that move; see `make_step`."""
 IN_FLIGHT = 2
-"""Steps that CPU devices may have before them; XLA stops for good at more than 32 launches, see `devices`."""
+"""The largest number of steps in flight on CPU devices; XLA hangs at more than 32 launches, see `devices`."""
 
 
 class Interrupted(Exception):
-    """Training was asked to stop, and its state is saved after `step` steps."""
+    """Training was asked to stop; its state is saved after `step` steps."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after step {step}")
@@ -62,10 +55,10 @@ class NonFiniteLoss(L2LError):
 
 
 class TrainState(NamedTuple):
-    """All that training carries from step to step."""
+    """The complete state of training between steps."""
 
     step: Array
-    """How many steps were taken, int32."""
+    """The number of steps taken, int32."""
     params: Players
     stats: Players
     """BatchNorm's running statistics."""
@@ -75,7 +68,7 @@ class TrainState(NamedTuple):
 
 
 def init_state(key: Key, classifier: Classifier, defense: Defense, optimizers: Players, x: Array) -> TrainState:
-    """The state before the first step. `x` [B, H, W, C] gives shapes only."""
+    """Return the state before the first step. Of `x` [B, H, W, C], only the shape matters."""
     k_classifier, k_attacker, k_steps = jax.random.split(key, 3)
     variables = classifier.init(k_classifier, x)
     attacker_params, attacker_stats = defense.init(k_attacker, x)
@@ -95,32 +88,32 @@ def make_step(
     schedule: str = "joint",
     devices: Sequence[jax.Device] | None = None,
 ) -> Step:
-    """The training step: theta descends the defense's objective, phi ascends it, one optax update each.
+    """Return the training step: theta descends the defense's objective, phi ascends it, with one optax update each.
 
     joint:        (g_theta, g_phi) = grad J(theta, phi);  theta <- theta - a g_theta,  phi <- phi + b g_phi.
-    alternating:  theta first, then the attack is made again with the new theta, and phi steps on that
+    alternating:  theta first; the attack is repeated with the new theta, and phi steps on that
                   (the released L2L code; see `defenses.saddle` for its BatchNorm modes).
     classifier:   theta alone moves.
     attacker:     phi alone moves; theta and its statistics are frozen.
 
     The batch is split evenly over the devices; gradients, statistics and metrics are averaged over them. Each example
-    draws from a key folded from the step and its position in the *whole* batch, so the result does not depend on how
-    many devices share it. The state that is passed in is donated: go on with the one returned.
+    draws from a key folded from the step and its position in the *whole* batch, so the result does not depend on the
+    number of devices. The given state is donated: continue with the returned one.
 
-    Where several processes run (see `hosts`), all take the same steps, each on its part of the batch and with a copy of
-    the state on its own devices; the parts in the order of the processes are the whole batch.
+    With several processes (see `hosts`), all take the same steps, each on its part of the batch and with a copy of the
+    state on its own devices; the parts in the order of the processes make the whole batch.
 
-    A step returns before it is done, but on several CPU devices it first waits until at most `IN_FLIGHT` are under way.
+    A step returns before it is done, but on several CPU devices it first waits until at most `IN_FLIGHT` are running.
 
     Args:
       defense: built with `axis_name=AXIS`.
       optimizers: optax optimizers of (classifier, attacker).
       schedule: "joint", "alternating", "classifier" or "attacker".
-      devices: to run on, as many of each process, in the order of the processes; all where not given.
+      devices: where to run, equally many of each process, in the order of the processes; all by default.
 
     Returns:
-      (state, batch) -> (state, metrics), metrics a flat dict of scalars. A batch whose size this process's devices do
-      not divide is an L2LError.
+      (state, batch) -> (state, metrics), metrics a flat dict of scalars. A batch that this process's devices do not
+      divide raises an L2LError.
     """
     if schedule not in SCHEDULES:
         raise L2LError(f"unknown schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
@@ -129,7 +122,7 @@ def make_step(
     local = [device for device in devices if device.process_index == jax.process_index()]
 
     def descend(state: TrainState, keys: Key, batch: Batch, mode: str) -> tuple[TrainState, dict]:
-        """One update of the players that move in that mode, on one perturbation."""
+        """Update the players that move in that mode, on one perturbation."""
         moving = [i for i, moves in enumerate(SCHEDULES[mode]) if moves]
 
         def objective(moved: list[Tree]) -> tuple[Array, Any]:
@@ -174,7 +167,7 @@ def make_step(
         if size == 0 or size % n:
             raise L2LError(f"a batch of {size} does not split over {n} devices: give a multiple of {n}")
         shards = jax.tree.map(lambda a: a.reshape(n, size // n, *a.shape[1:]), batch)
-        # Placed as pmap returns them: a first step on arrays placed otherwise would compile a second program.
+        # Placed as pmap returns them: arrays placed otherwise would compile a second program at the first step.
         state, metrics = mapped(jax.device_put(state, everywhere), jax.device_put(Batch(*shards), split))
         if bounded:
             under_way.append(metrics)
@@ -199,28 +192,30 @@ def fit(
     stopping: Callable[[], bool] = lambda: False,
     flush_seconds: float = 1.0,
 ) -> TrainState:
-    """Train until `state.step == steps`; a loop on the host that keeps the device busy.
+    """Train until `state.step == steps`, in a loop on the host that keeps the device busy.
 
-    Metrics stay on the device until `flush_seconds` have passed or something is to be saved; then they are looked at.
-    A call is one step: ten of them in one compiled scan took 0.94 of the time in plain training of digits_cnn (batches
-    of 100, two CPU cores) and as long in PGD training.
+    Metrics stay on the device until `flush_seconds` have passed or the state is saved; then they are checked. A call is
+    one
+    step: ten in one compiled scan took 0.94 of the time in plain training of digits_cnn (batches of 100, two CPU
+      cores),
+    and the same time in PGD training.
 
     Args:
-      state: where to go on from; donated.
+      state: the state to continue from; donated.
       step: from `make_step`.
       batches: (step, batch), from `state.step` on (`data.stream`).
-      steps: the last step's number.
+      steps: the number of the last step.
       record: gets rows {"step": s, metric: value, ...}, s = 1..steps, each once and in order.
       save: gets the state after every `save_every` steps, after the last one, and when stopping.
       save_every: in steps.
-      validate: gets the state after every `validate_every` steps and after the last one, before `save`; what it returns
+      validate: gets the state after every `validate_every` steps and after the last one, before `save`; its result
         joins that step's row.
       validate_every: in steps.
-      stopping: asked after each step; once true, the state is saved and `Interrupted` raised.
-      flush_seconds: how long metrics may wait.
+      stopping: called after each step; once true, the state is saved and `Interrupted` raised.
+      flush_seconds: the longest wait of metrics.
 
     Raises:
-      NonFiniteLoss: the loss is not finite; nothing is saved of the steps since the last checkpoint.
+      NonFiniteLoss: the loss is not finite; no state after the last checkpoint is saved.
       Interrupted: `stopping()`.
     """
     pending: list[tuple[int, dict[str, Array]]] = []

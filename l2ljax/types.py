@@ -1,7 +1,7 @@
-"""The contracts between the parts of l2ljax: what a classifier, an attack and a defense are.
+"""The interfaces between the parts of l2ljax: classifiers, attacks and defenses.
 
-Everything is a NamedTuple of pure functions or of arrays; nothing here computes, but for the
-functions on keys that all parts share.
+Everything is a NamedTuple of pure functions or of arrays. Nothing here computes, except for the functions on keys that
+all parts share.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ __all__ = [
     "Array", "Attack", "Batch", "Classifier", "Defense", "Key", "L2LError", "LogitsFn", "Players", "Tree",
     "as_key", "example_keys", "fold_in", "is_key",
 ]  # fmt: skip
+__dir__ = lambda: __all__
 
 Array = jax.Array
 Key = jax.Array  # a typed PRNG key (jax.random.key), or an array [B] of them, one per example
@@ -21,11 +22,11 @@ Tree = Any  # a pytree of arrays
 
 
 class L2LError(ValueError):
-    """Bad input, in one line that names the fix. The scripts print it without a traceback."""
+    """Bad input, described in one line that names the fix. The scripts print it without a traceback."""
 
 
 class Players(NamedTuple):
-    """A pair of anything that both players have: parameters, batch statistics, optimizers, their states."""
+    """A pair, one for each player: parameters, batch statistics, optimizers, or their states."""
 
     classifier: Any
     attacker: Any
@@ -45,7 +46,7 @@ LogitsFn = Callable[[Array], Array]
 class Attack(Protocol):
     """(logits_fn, key, x [B, H, W, C], y [B]) -> adversarial x, in the ball and in [0, 1]. Pure; jits.
 
-    `key` is one key, or B of them, one per example (see `example_keys`); `as_key` says in which forms.
+    `key` is one key, or B of them, one per example (see `example_keys`), in any form of `as_key`.
     """
 
     def __call__(self, logits_fn: LogitsFn, key: Key, x: Array, y: Array, /) -> Array:
@@ -60,8 +61,8 @@ class Classifier(NamedTuple):
     logits: Callable[[Tree, Array], Array]
     """(variables, x) -> logits [B, K] in evaluation mode."""
     train: Callable[..., tuple[Array, Tree]]
-    """(variables, x, key, axis_name=None) -> (logits, batch_stats) in training mode: batch statistics,
-    taken over all devices of `axis_name`, and dropout drawn per example from `key`."""
+    """(variables, x, key, axis_name=None) -> (logits, batch_stats) in training mode: batch statistics over all
+    devices of `axis_name`, and dropout drawn per example from `key`."""
     features: Callable[[Tree, Array], Array]
     """(variables, x) -> penultimate features [B, D] in evaluation mode."""
 
@@ -70,26 +71,26 @@ class Defense(NamedTuple):
     """One saddle-point objective: the classifier descends it, the attacker ascends it."""
 
     init: Callable[[Key, Array], tuple[Tree, Tree]]
-    """(key, x) -> (params, batch_stats) of the attacker; both empty where it learns nothing."""
+    """(key, x) -> (params, batch_stats) of the attacker; both empty if it has no parameters."""
     objective: Callable[..., tuple[Array, tuple[Players, dict[str, Array]]]]
     """(params: Players, stats: Players, key [B], batch, mode) -> (scalar, (stats: Players, metrics)).
-    `mode` says who moves: "joint" (both), "classifier" or "attacker"; it sets the BatchNorm modes."""
+    `mode` gives the moving players: "joint" (both), "classifier" or "attacker"; it sets the BatchNorm modes."""
     attack: Callable[..., Attack | None]
-    """(params, batch_stats) of the attacker -> the trained attacker as an Attack, or None where it learns nothing.
-    Keywords: `steps`, how many, where not those it was trained with; `path=True` for all iterates x_1..x_T
-    [T, B, H, W, C] in place of the last."""
+    """(params, batch_stats) of the attacker -> the trained attacker as an Attack, or None if it has no parameters.
+    Keywords: `steps`, by default as in training; `path=True` for all iterates x_1..x_T [T, B, H, W, C] instead of the
+    last."""
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf of a tree is a typed PRNG key, or an array of them."""
+    """Return whether a leaf is a typed PRNG key, or an array of them."""
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def as_key(key: Any) -> Key:
-    """Return the typed PRNG key, or the array of them, that is given in any of JAX's forms.
+    """Return the typed PRNG key, or array of them, from any of JAX's forms.
 
     Args:
-      key: of `jax.random.key`; of `jax.random.PRNGKey`, uint32 [..., 2], with the same draws; or an integer seed.
+      key: from `jax.random.key`; from `jax.random.PRNGKey`, uint32 [..., 2], with the same draws; or an integer seed.
 
     Raises:
       L2LError: anything else.
@@ -108,10 +109,10 @@ def as_key(key: Any) -> Key:
 
 
 def example_keys(key: Key, n: int) -> Key:
-    """One key per example [n]: `fold_in(key, i)` for the example at position i; [n] keys pass as they are.
+    """Return one key per example [n]: `fold_in(key, i)` for position i; keys [n] are returned unchanged.
 
-    So what an example draws depends neither on its neighbours nor on how the batch is split. Keys in other forms are
-    taken as `as_key` has them, so that attacks take those too.
+    An example's draws then depend neither on its neighbours nor on the split of the batch. Keys may have any form of
+    `as_key`, and so for attacks.
     """
     key = as_key(key)
     if key.ndim == 1:
@@ -120,7 +121,7 @@ def example_keys(key: Key, n: int) -> Key:
 
 
 def fold_in(keys: Key, data: Array | int) -> Key:
-    """`jax.random.fold_in` on one key or on each of an array of keys: a named stream of draws."""
+    """Apply `jax.random.fold_in` to one key or to each in an array of keys: a named stream of draws."""
     keys = as_key(keys)
     if keys.ndim == 0:
         return jax.random.fold_in(keys, data)

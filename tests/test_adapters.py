@@ -329,7 +329,7 @@ def test_bad_networks_are_told_plainly():
     clf = plain_functions()
     ait = defenses.create("ait", clf, BALL)
     params, stats = Players(clf.init(KEY, X)["params"], {}), Players({}, {})
-    with pytest.raises(L2LError, match="no features, which ait and ait_l2l compare: make it with features="):
+    with pytest.raises(L2LError, match="no features for ait and ait_l2l to compare: make it with features="):
         ait.objective(params, stats, KEY, BATCH, "joint")
 
 

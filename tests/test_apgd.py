@@ -122,7 +122,7 @@ def test_too_few_classes_are_told_what_to_do():
     for make, fix in ((functools.partial(auto_pgd.apgd, loss="dlr"), "needs 3"), (auto_pgd.apgd_targeted, "needs 4")):
         with pytest.raises(L2LError, match=fix):
             make(LINF, steps=1)(lambda x: x.reshape(len(x), -1)[:, :2], KEY, jnp.asarray(X), Y % 2)
-    with pytest.raises(L2LError, match="unknown loss 'cw': choose of ce, dlr"):
+    with pytest.raises(L2LError, match="unknown loss 'cw': choose from ce, dlr"):
         auto_pgd.apgd(LINF, loss="cw")
 
 

@@ -74,9 +74,9 @@ def test_a_pair_is_to_evaluate_on(tmp_path, monkeypatch):
         found = data.load(pair)
         np.testing.assert_array_equal(found.test.images, TEST_IMAGES)
         assert len(found.train.labels) == 0 and found.train.images.shape == (0, 6, 5, 2)
-        with pytest.raises(L2LError, match="images to evaluate on alone: name those to train on train_images and"):
+        with pytest.raises(L2LError, match="no training images: name training arrays train_images and"):
             data.load(pair, val_size=1)
-    with pytest.raises(L2LError, match="mine.npz has images to evaluate on alone"):
+    with pytest.raises(L2LError, match="mine.npz has no training images"):
         resolve(name, "plain", Config())
 
 
@@ -164,7 +164,7 @@ def test_sources_that_cannot_be_are_refused_in_one_line(tmp_path, monkeypatch):
         with pytest.raises(L2LError, match=message) as error:
             data.load(name)
         assert "\n" not in str(error.value)
-    with pytest.raises(L2LError, match="holds the arrays itself: leave out the data folder"):
+    with pytest.raises(L2LError, match="has no data folder: leave it out"):
         data.load("mine:path", tmp_path)
     with pytest.raises(L2LError, match="gives a NoneType"):
         as_dataset(None)

@@ -173,7 +173,7 @@ def test_a_state_of_another_evaluation_is_refused(short, tmp_path):
     with pytest.raises(L2LError, match="state of another evaluation"):
         run_standard_evaluation(jax.tree_util.Partial(linear, 2 * WEIGHTS), X, Y, **options)
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(L2LError, match="no state of an evaluation"):
+    with pytest.raises(L2LError, match="no evaluation's state"):
         run_standard_evaluation(LOGITS_FN, X, Y, **options)
 
 
@@ -191,7 +191,7 @@ def test_bad_input_is_told_and_edge_cases_are_answered(short):
         run_standard_evaluation(LOGITS_FN, X, Y + K, **options)
     with pytest.raises(L2LError, match="probabilities"):
         run_standard_evaluation(lambda x: jax.nn.softmax(LOGITS_FN(x)), X, Y, **options)
-    with pytest.raises(L2LError, match="standard has no attack apple: choose of apgd-ce"):
+    with pytest.raises(L2LError, match="standard has no attack apple: choose from apgd-ce"):
         run_standard_evaluation(LOGITS_FN, X, Y, only=["square", "apple"], **options)
     with pytest.raises(L2LError, match="no examples"):
         run_standard_evaluation(LOGITS_FN, X[:0], Y[:0], **options)

@@ -79,7 +79,7 @@ def test_what_does_not_split_is_told():
         from l2ljax import devices
         print(devices.round_up(1), devices.round_up(4), devices.round_up(5))
         try:
-            devices.spread((np.ones((3, 2)), np.ones(3)))
+            devices.shard((np.ones((3, 2)), np.ones(3)))
         except devices.L2LError as error:
             print(error)
     """
@@ -118,7 +118,7 @@ def test_devices_attack_without_waiting_for_each_other():
         logits_fn = jax.tree_util.Partial(lambda w, x: x.reshape(len(x), -1) @ w, w)
         attack, x, y = attacks.create("square5", threat.linf(0.1)), np.ones((4, 8, 8, 1), "f"), np.zeros(4, int)
         for found in (devices.on_each(attack), attack):
-            args = (devices.copied(logits_fn), *devices.spread((jax.random.split(jax.random.key(0), 4), x, y)))
+            args = (devices.replicate(logits_fn), *devices.shard((jax.random.split(jax.random.key(0), 4), x, y)))
             print("all-reduce" in jax.jit(found).lower(*args).compile().as_text())
     """
     assert run(code, JAX_NUM_CPU_DEVICES="2").split() == ["False", "True"]  # its loop ends when all examples are done

@@ -119,7 +119,7 @@ def test_stopped_runs_go_on_to_the_same_bits(tmp_path):
         _, err = process.communicate(timeout=240)
         assert process.returncode == {None: 0, signal.SIGTERM: 130, signal.SIGKILL: -signal.SIGKILL}[how], err
         if how == signal.SIGTERM:
-            assert re.search(r"stopped after step \d+: run the same command again to go on", err)
+            assert re.search(r"stopped after step \d+: run the same command again to resume", err)
         if how:
             assert steps_of(folder)[-1] < 36
             again = script(*flags_of(folder, **flags))
@@ -207,7 +207,7 @@ def test_the_attacker_of_another_run_can_be_the_start(tmp_path):
 BAD = [
     ({"method": "pgd"}, "unknown method 'pgd': choose one of plain, fgsm_adv"),
     ({"arch": "resnet"}, "unknown classifier 'resnet': choose one of"),
-    ({"attacks": "fgsm,pgd"}, "unknown attack 'pgd': choose of fgsm, pgdN"),
+    ({"attacks": "fgsm,pgd"}, "unknown attack 'pgd': choose from fgsm, pgdN"),
     ({"attacks": "own0"}, "unknown attack 'own0'"),
     ({"method": "grad_l2l", "attacker": "thin", "steps": None}, "unknown attacker 'thin': choose one of wide"),
     ({"method": "plain"}, "--steps: plain has none"),

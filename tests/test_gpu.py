@@ -51,11 +51,11 @@ def test_jobs_that_crash_or_hang_leave_what_they_wrote_and_the_others(tmp_path, 
     assert json.loads((tmp_path / "all.json").read_text()) == told
     rows = told["jobs"]
     assert [row["state"] for row in rows.values()] == ["failed", "stopped", "done"]
-    assert rows["crashing"]["found"] == {"before": 1} and rows["crashing"]["log"] == ["out of memory"]
-    left = rows["hanging"]["found"]["seconds"]  # what the job before it had left of half the time
+    assert rows["crashing"]["result"] == {"before": 1} and rows["crashing"]["log"] == ["out of memory"]
+    left = rows["hanging"]["result"]["seconds"]  # what the job before it had left of half the time
     assert left == pytest.approx(25 - rows["crashing"]["seconds"], abs=1)
     assert rows["hanging"]["seconds"] == pytest.approx(left + agenda.GRACE, abs=2)
-    assert rows["last"]["found"] == {"a": 2} and "log" not in rows["last"]
+    assert rows["last"]["result"] == {"a": 2} and "log" not in rows["last"]
     assert told["summary"] == list(rows)
 
 
@@ -138,7 +138,7 @@ def test_the_whole_list_stopped_and_gone_on_with(tmp_path):
     out, deadline = tmp_path / "all.json", time.monotonic() + 400
     process = script(tmp_path)
     while time.monotonic() < deadline and process.poll() is None:
-        if out.exists() and "plan" in json.loads(out.read_text())["jobs"]["training"].get("found", {}):
+        if out.exists() and "plan" in json.loads(out.read_text())["jobs"]["training"].get("result", {}):
             process.send_signal(signal.SIGTERM)
             break
         time.sleep(0.05)
@@ -151,7 +151,7 @@ def test_the_whole_list_stopped_and_gone_on_with(tmp_path):
         "autoattack": "not begun",
     }  # fmt: skip
     assert found["summary"]["unequal"] == {"highest": [], "default": []}
-    rows = found["jobs"]["verdicts"]["found"]
+    rows = found["jobs"]["verdicts"]["result"]
     assert list(rows["highest"]) == ["pgd2"] and list(rows["default"]) == ["pgd2"]
     assert rows["about"]["versions"]["device"] == "cpu"
     shares = found["summary"]["share_of_ceiling"]
@@ -166,7 +166,7 @@ def test_the_whole_list_stopped_and_gone_on_with(tmp_path):
     assert list(found["jobs"]) == list(states)  # those of the first command stay
     assert {row["state"] for row in found["jobs"].values()} == {"done"}
     assert found["summary"]["unequal"] == {"highest": ["pgd2"], "default": ["pgd2"]}
-    training = found["jobs"]["training"]["found"]
+    training = found["jobs"]["training"]["result"]
     assert training["plan"] == {"epochs": 1, "train_size": 1400}  # as many as there are
     row = found["summary"]["accuracy"]["fgsm_adv"]
     assert row["autoattack"] <= row["pgd2"] <= row["clean"] <= 1
@@ -200,7 +200,7 @@ def test_the_list_is_in_order_of_worth_and_jobs_are_chosen_by_name(tmp_path):
     assert [job.name for job in gpu.jobs(flags)] == names[1:]
     chosen = dataclasses.replace(flags, only="autoattack,verdicts")
     assert [job.name for job in gpu.jobs(chosen)] == ["verdicts", "autoattack"]
-    with pytest.raises(L2LError, match="--only=judging: choose of verdicts, speed-"):
+    with pytest.raises(L2LError, match="--only=judging: choose from verdicts, speed-"):
         gpu.jobs(dataclasses.replace(flags, only="judging"))
 
 

@@ -149,7 +149,7 @@ def test_the_list_shows_every_row_with_state_and_cost(monkeypatch, tmp_path):
 def test_only_names_tables_or_rows():
     assert {part.table for part in listing.chosen("rnn_adv:table3,l2l:table2")} == {"rnn_adv:table3", "l2l:table2"}
     assert {part.row for part in listing.chosen("l2l_da:table1a/R-, D-")} == {"R-, D-"}
-    with pytest.raises(L2LError, match="--only=rnn_adv:table33: no such table or row; choose of") as error:
+    with pytest.raises(L2LError, match="--only=rnn_adv:table33: no such table or row; choose from") as error:
         listing.chosen("rnn_adv:table33")
     assert "\n" not in str(error.value)
 

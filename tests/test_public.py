@@ -1,21 +1,29 @@
 """The public face: each module's names in __all__, attacks as functions, and types that a user's checker sees."""
 
 import ast
+import builtins
+import contextlib
+import functools
 import importlib
 import inspect
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
+import l2ljax
 from l2ljax import attacks, defenses
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = [ROOT / "l2ljax", ROOT / "experiments" / "bench", ROOT / "experiments" / "papers"]
 MODULES = {".".join(p.relative_to(top.parent).with_suffix("").parts): p for top in PACKAGES for p in top.rglob("*.py")}
+SOURCES = sorted(path for folder in ("l2ljax", "experiments") for path in (ROOT / folder).rglob("*.py"))
+STUMBLES = re.compile(r"\A(What|Of|So|How) |\btold\b|where not given|so many")
+READERS = {"attack"}  # names that an example takes from its reader
 TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in sorted(MODULES.items())}
 
 
@@ -50,13 +58,51 @@ def test_what_others_import_is_public():
                 assert names <= (public(TREES[node.module])[2] or set()), f"{importer} imports {names}"
 
 
-@pytest.mark.parametrize("package", ["l2ljax", "l2ljax.attacks", "l2ljax.data", "l2ljax.defenses", "l2ljax.evaluate"])
-def test_packages_show_their_names_and_modules_alone(package):
-    module = importlib.import_module(package)
-    names = {name for name in dir(module) if not name.startswith("_")}
-    modules = {name for name in names if inspect.ismodule(getattr(module, name))}
-    assert names - modules <= set(module.__all__) <= names
-    assert all(getattr(module, name).__name__ == f"{package}.{name}" for name in modules)
+@pytest.mark.parametrize("name", ["", *l2ljax.__all__])
+def test_dir_shows_public_names_alone(name):
+    module = getattr(l2ljax, name) if name else l2ljax
+    assert dir(module) == sorted(module.__all__)
+    assert set(module.__all__) <= vars(module).keys()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_are_plain_english(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            assert not STUMBLES.search(node.value.value), f"{path}:{node.lineno}"
+
+
+def examples(docstring):
+    """The parts of a docstring, between empty lines, that are code."""
+    for part in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
+        with contextlib.suppress(SyntaxError):
+            yield ast.parse(textwrap.dedent(part))
+
+
+def resolve(name, module):
+    """What a dotted name in a module's example stands for: a name of the module, or a module beside or below it."""
+    first, *rest = name.split(".")
+    if hasattr(module, first) or hasattr(builtins, first):
+        return functools.reduce(getattr, rest, getattr(module, first, getattr(builtins, first, None)))
+    for package in ("", "l2ljax.", module.__name__.rpartition(".")[0] + "."):
+        with contextlib.suppress(ModuleNotFoundError):
+            return functools.reduce(getattr, rest, importlib.import_module(package + first))
+    raise NameError(name)
+
+
+@pytest.mark.parametrize("name", [name for name, tree in TREES.items() if ast.get_docstring(tree)])
+def test_examples_in_docstrings_call_what_exists(name):
+    for code in examples(ast.get_docstring(TREES[name])):
+        nodes = list(ast.walk(code))
+        own = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        for call in (node for node in nodes if isinstance(node, ast.Call)):
+            called = ast.unparse(call.func)
+            users = called.split(".")[0] in own | READERS or called[0].isupper()  # or a class of the reader's
+            if users or not re.fullmatch(r"[\w.]+", called):
+                continue
+            function = resolve(called, pytest.importorskip(name))
+            if called.split(".")[0] not in ("jax", "optax"):
+                inspect.signature(function).bind(*call.args, **{word.arg: word.value for word in call.keywords})
 
 
 def test_what_names_stand_for_is_exported():

@@ -139,7 +139,7 @@ def test_presets_are_flags():
 
 def test_unknown_rivals_are_told():
     task = rivals.Task("resnet20", None, None, "pgd", 0.1, 1, 0.1)
-    with pytest.raises(L2LError, match="unknown rival pytorch: choose of torchattacks"):
+    with pytest.raises(L2LError, match="unknown rival pytorch: choose from torchattacks"):
         rivals.programs("pytorch", task)
     assert rivals.programs("pyautoattack", task) == {}  # it has no PGD
 

@@ -1,5 +1,5 @@
 """Throughput: programs to time (`benchmark`), training steps (`training`), other libraries' (`rivals`,
-`torch_training`), and the script's tables (`throughput`). On paper: communication among many devices (`scaling`).
+`torch_training`), and the script's tables (`throughput`). Estimated: communication among many devices (`scaling`).
 
-A first session on a GPU: its list (`gpu`), which runs as separate processes (`agenda`), and verdicts (`verdicts`).
+A first session on a GPU: its jobs (`gpu`), run as separate processes (`agenda`), and verdicts (`verdicts`).
 """

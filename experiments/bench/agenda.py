@@ -1,8 +1,8 @@
-"""Jobs in order of worth within a time, each in a process of its own, and whole JSON whenever it ends.
+"""Jobs in order of importance within a time limit, each in its own process, with complete JSON at any end.
 
     agenda.run([Job("verdicts", check, (flags,), share=4), ...], out=Path("gpu.json"), folder=Path("logs"), seconds=540)
 
-A job that compiles for too long, takes too much memory or crashes ends alone, and what it has written counts.
+A job that compiles too long, takes too much memory or crashes ends alone; its written results count.
 """
 
 import json
@@ -22,22 +22,22 @@ from l2ljax.runtime.monitor import script, stopping_on_signals
 __all__ = ["GRACE", "LEAST", "LOG_LINES", "Job", "run"]
 
 GRACE = 10.0
-"""Seconds that a job has to end once it is asked to."""
+"""Seconds that a job has to end after SIGTERM."""
 LEAST = 10.0
-"""Seconds without which a job is not begun."""
+"""The least remaining seconds to start a job."""
 LOG_LINES = 30
 
 
 class Job(NamedTuple):
-    """A piece of work for one process."""
+    """A job for one process."""
 
     name: str
     function: Callable[..., None]
-    """(*args, path=, seconds=): a function of a module, which writes `path` with `files.write_json`, as often as it
-    likes; it is asked to end (SIGTERM) after `seconds`, and killed `GRACE` seconds later."""
+    """(*args, path=, seconds=): a function of a module. It writes `path` with `files.write_json`, as often as it likes,
+    is asked to end (SIGTERM) after `seconds`, and is killed `GRACE` seconds later."""
     args: tuple[Any, ...]
     share: float
-    """Part of the time, in units of the sum of all shares; what a job leaves is for those after it."""
+    """Its part of the time, relative to the sum of all shares; unused time goes to later jobs."""
 
 
 def run(
@@ -46,21 +46,21 @@ def run(
     out: Path,
     folder: Path,
     seconds: float,
-    summarize: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: {},
+    summarize: Callable[[dict[str, Any]], dict[str, Any]] = lambda results: {},
 ) -> dict[str, Any]:
-    """Work through the jobs; SIGTERM and Ctrl-C end the one at work and leave the others.
+    """Run the jobs in order; SIGTERM and Ctrl-C end the current one and skip the others.
 
     Args:
       jobs: the most important first.
-      out: the JSON, written whole before and after each job and whenever one has written; other jobs that are in it
-        stay there.
-      folder: of the jobs' own files and logs.
-      seconds: for all.
-      summarize: from job -> what it wrote, to the entry "summary".
+      out: the JSON, written completely before and after each job and whenever one has written; it keeps the entries of
+        other jobs.
+      folder: for the jobs' own files and logs.
+      seconds: for all jobs.
+      summarize: from job -> result, to the entry "summary".
 
     Returns:
       The JSON's content: "summary" and "jobs", name -> {"state": done, failed (by itself), stopped, running or not
-      begun, "seconds", "found": what it wrote, "log": its last lines where it is not done}.
+      begun, "seconds", "result": its JSON, "log": its last lines if it is not done}.
     """
     began = time.monotonic()
     rows: dict[str, dict[str, Any]] = json.loads(out.read_text())["jobs"] if out.exists() else {}
@@ -68,8 +68,8 @@ def run(
     ends = [part / sum(job.share for job in jobs) * seconds for part in accumulate(job.share for job in jobs)]
 
     def keep() -> dict[str, Any]:
-        found = {name: row["found"] for name, row in rows.items() if row.get("found")}
-        content = {"seconds": time.monotonic() - began, "summary": summarize(found), "jobs": rows}
+        results = {name: row["result"] for name, row in rows.items() if row.get("result")}
+        content = {"seconds": time.monotonic() - began, "summary": summarize(results), "jobs": rows}
         write_json(out, content)
         return content
 
@@ -93,7 +93,7 @@ def _work(
     stopping: Callable[[], bool],
     keep: Callable[[], Any],
 ) -> None:
-    """Run a job until it or its time ends; fill in its row."""
+    """Run a job until it ends or its time is up, and fill in its row."""
     began = time.monotonic()
     path, log = (folder / f"{job.name}{suffix}" for suffix in (".json", ".log"))
     path.unlink(missing_ok=True)
@@ -108,21 +108,21 @@ def _work(
             process.join(0.2)
             if path.exists() and path.stat().st_mtime_ns != seen:
                 seen = path.stat().st_mtime_ns
-                row["found"] = json.loads(path.read_text())
+                row["result"] = json.loads(path.read_text())
                 keep()
         state = "stopped" if process.is_alive() else "failed" if process.exitcode else "done"
     finally:
         _end(process)
     row |= {"state": state, "seconds": time.monotonic() - began}
     if path.exists():
-        row["found"] = json.loads(path.read_text())
+        row["result"] = json.loads(path.read_text())
     if state != "done":
         row["log"] = log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else []
 
 
 def _begin(job: Job, path: Path, log: Path, seconds: float) -> None:
     """Run the job in its process."""
-    os.setsid()  # so that all processes which it starts can be ended with it
+    os.setsid()  # all processes that it starts can be ended with it
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -131,7 +131,7 @@ def _begin(job: Job, path: Path, log: Path, seconds: float) -> None:
 
 
 def _end(process: BaseProcess) -> None:
-    """End the process, and what it has started."""
+    """End the process and those it started."""
     if process.is_alive():
         _signal(process, signal.SIGTERM)
         process.join(GRACE)
@@ -143,6 +143,6 @@ def _signal(process: BaseProcess, number: signal.Signals) -> None:
     assert process.pid
     try:
         os.killpg(process.pid, number)
-    except ProcessLookupError:  # all are gone, or it has not come to its group yet
+    except ProcessLookupError:  # all have ended, or it is not in its group yet
         if process.is_alive():
             os.kill(process.pid, number)

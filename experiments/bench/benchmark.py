@@ -1,8 +1,8 @@
-"""Benchmarks: programs of ours and of others, timed in turn in one run, so that their ratios hold on a noisy machine.
+"""Benchmarks: our programs and others', timed in turn in one run, so that their ratios hold on a noisy machine.
 
     rows = alternate({"scan": lambda: attack(x), "unrolled": lambda: other(x)}, images=128)
 
-`training` and `rivals` build more programs.
+`training` and `rivals` build further programs.
 """
 
 import contextlib
@@ -26,31 +26,17 @@ from l2ljax.train import AXIS, init_state, make_step
 from l2ljax.types import Attack, Batch, Classifier, Defense, Players, Tree
 
 __all__ = [
-    "BALL",
-    "LEARNING_RATE",
-    "OPTIMIZERS",
-    "STEP",
-    "Program",
-    "alternate",
-    "attack_programs",
-    "compile_clock",
-    "grad_l2l",
-    "matrix_ceiling",
-    "memory_of",
-    "pgd_adv",
-    "random_batch",
-    "random_images",
-    "step_program",
-    "training_programs",
+    "BALL", "LEARNING_RATE", "OPTIMIZERS", "STEP", "Program", "alternate", "attack_programs", "compile_clock", "grad_l2l",
+    "matrix_ceiling", "memory_of", "pgd_adv", "random_batch", "random_images", "step_program", "training_programs",
 ]  # fmt: skip
 
 Program = Callable[[], Any]
-"""Runs once and waits for the result."""
+"""Run once and wait for the result."""
 LEARNING_RATE = 1e-3
 """The learning rate of both players. At 0.01 a step on random images saturates the softmax; the KL's gradient, which the
 attack of TRADES ascends, is then rounding noise, whose sign no two programs agree on."""
 OPTIMIZERS = Players(optax.sgd(LEARNING_RATE, momentum=0.9), optax.adam(LEARNING_RATE))
-"""The optimizers of the training steps that are timed."""
+"""The optimizers of timed training steps."""
 BALL = threat.linf(8 / 255)
 STEP = 2 / 255
 
@@ -66,12 +52,12 @@ def alternate(
     """Time programs in turn: A B C A B C ...
 
     Args:
-      programs: name -> program. Its first call, with what it compiles, is timed apart.
-      images: how many one call handles.
-      repeats: counted calls of each; a program whose first round shows that they would take longer than `patience`
-        seconds in all is called fewer times, at least once.
+      programs: name -> program. The first call, which compiles, is timed separately.
+      images: images per call.
+      repeats: counted calls of each; a program that would take longer than `patience` seconds in all, by its first
+        round, is called fewer times, at least once.
       patience: in seconds.
-      after_round: gets what will be returned, as far as it is known after each round.
+      after_round: gets the results so far after each round.
 
     Returns:
       name -> {"first_seconds", "seconds" (of each counted call), "images_per_second" (by their median)}.
@@ -97,9 +83,9 @@ def alternate(
 
 
 def matrix_ceiling(dtype: str) -> float:
-    """The most FLOP/s of a product of two square matrices, by JAX's default precision: what a network can reach here.
+    """Return the largest FLOP/s of a product of square matrices in JAX's default precision, a network's ceiling.
 
-    Of 8192 rows, or 2048 on a CPU; the best of five runs.
+    The matrices have 8192 rows, or 2048 on a CPU; the best of five runs counts.
     """
     n = 2048 if jax.default_backend() == "cpu" else 8192
     a = jax.random.normal(jax.random.key(0), (n, n)).astype(dtype)
@@ -109,13 +95,13 @@ def matrix_ceiling(dtype: str) -> float:
 
 
 def memory_of(compiled: Any) -> dict[str, int]:
-    """The bytes of a compiled program's temporaries, arguments and results, by XLA's analysis."""
-    found = compiled.memory_analysis()
-    return {name: getattr(found, f"{name}_size_in_bytes") for name in ("temp", "argument", "output")}
+    """Return the bytes of a compiled program's temporaries, arguments and results, by XLA's analysis."""
+    analysis = compiled.memory_analysis()
+    return {name: getattr(analysis, f"{name}_size_in_bytes") for name in ("temp", "argument", "output")}
 
 
 def compile_clock() -> Callable[[], float]:
-    """A clock of the seconds that JAX has spent on tracing and compiling since this call."""
+    """Return a clock of the seconds that JAX has spent on tracing and compiling since this call."""
     total = [0.0]
 
     def listen(event: str, duration_secs: float, **_: Any) -> None:
@@ -129,7 +115,7 @@ def compile_clock() -> Callable[[], float]:
 def attack_programs(
     classifier: Classifier, variables: Tree, batch: Batch, steps: int, stock: bool
 ) -> dict[str, Program]:
-    """PGD with each convolution, as a scan and unrolled; the stock convolution inside a scan only where asked."""
+    """Return PGD with each convolution, as a scan and unrolled; `stock` adds the stock convolution inside a scan."""
     args = (jax.tree_util.Partial(classifier.logits, variables), jax.random.key(0), *batch)
 
     def compiled(attack: Attack, convolution: str) -> Program:
@@ -149,7 +135,7 @@ def attack_programs(
 def training_programs(
     classifier: Classifier, batch: Batch, defense: Callable[[bool], Defense], stock: bool
 ) -> dict[str, Program]:
-    """A joint training step with each convolution, its attack as a scan and unrolled."""
+    """Return joint training steps with each convolution, the attack as a scan and unrolled."""
     programs = {}
     for convolution, unroll in _variants(stock):
         programs[f"{convolution}, {'unrolled' if unroll else 'scan'}"] = step_program(
@@ -159,13 +145,13 @@ def training_programs(
 
 
 def pgd_adv(classifier: Classifier, steps: int, unroll: bool) -> Defense:
-    """PGD adversarial training as the benchmark has it."""
+    """Return the benchmark's PGD adversarial training."""
     rule = learned.fixed(gradient.steepest_ascent(BALL, STEP))
     return saddle.unrolled(classifier, rule, BALL, saddle.adversarial(), steps=steps, unroll=unroll, axis_name=AXIS)
 
 
 def grad_l2l(classifier: Classifier, width: int, unroll: bool) -> Defense:
-    """Grad L2L with a wide attacker of the given width."""
+    """Return Grad L2L with a wide attacker of the given width."""
     network = attackers.create("wide", width=width)
     player = learned.convolutional(network, inputs=("image", "gradient"))
     return saddle.unrolled(
@@ -174,13 +160,13 @@ def grad_l2l(classifier: Classifier, width: int, unroll: bool) -> Defense:
 
 
 def random_batch(arch: str, size: int, *, dtype: str = "float32") -> tuple[Classifier, Tree, Batch]:
-    """A classifier with its initial variables, and uniform images of the shape that it takes."""
+    """Return a classifier with its initial variables, and uniform images of its shape."""
     classifier, batch = models.create(arch, dtype=jnp.dtype(dtype)), random_images(arch, size)
     return classifier, classifier.init(jax.random.key(1), batch.x), batch
 
 
 def random_images(arch: str, size: int) -> Batch:
-    """Uniform images of the shape that a classifier takes."""
+    """Return uniform images of a classifier's shape."""
     grey, large = (28, 28, 1), (224, 224, 3)
     shapes = {"digits_cnn": (8, 8, 1), "small_cnn": grey, "lenet5": grey, "resnet18_imagenet": large}
     x = jax.random.uniform(jax.random.key(0), (size, *shapes.get(arch, (32, 32, 3))))
@@ -196,13 +182,13 @@ def step_program(
     convolution: str = "own",
     devices: Sequence[jax.Device] | None = None,
 ) -> Program:
-    """A training step on some devices, by default one (see `make_step`)."""
+    """Return a training step on some devices, by default one (see `make_step`)."""
     state = init_state(jax.random.key(0), classifier, defense, OPTIMIZERS, batch.x)
     step = make_step(defense, OPTIMIZERS, schedule=schedule, devices=devices or jax.local_devices()[:1])
 
     def program() -> None:
         nonlocal state
-        with _convolution(convolution):  # read when the first call traces
+        with _convolution(convolution):  # takes effect when the first call traces
             state, _ = step(state, batch)
         jax.block_until_ready(state)
 

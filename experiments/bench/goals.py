@@ -1,6 +1,6 @@
-"""Training, attacks and starts beside torch's on a CPU, and the ratios that we want (`experiments/goals.py`).
+"""Training, attacks and starts against torch on a CPU, and the target ratios (`experiments/goals.py`).
 
-Each measurement is a command of its own, whose result is kept in a folder; a second call makes those that are missing.
+Each measurement is a separate command, with its result kept in a folder; a second call runs the missing ones.
 """
 
 import functools
@@ -22,18 +22,9 @@ from l2ljax.types import L2LError
 from papers.tables import quotient
 
 __all__ = [
-    "COMMANDS",
-    "GOALS",
-    "Goal",
-    "collect",
-    "first_step",
-    "fresh_clone",
-    "imported",
-    "keep",
-    "measure",
-    "reached",
+    "COMMANDS", "GOALS", "Goal", "collect", "first_step", "fresh_clone", "imported", "keep", "measure", "reached",
     "run",
-]
+]  # fmt: skip
 
 ROOT = Path(__file__).parent.parent.parent
 TRAINED = "plain,pgd_adv,rnn_adv,grad_l2l,grad_l2l:alternating"
@@ -56,13 +47,13 @@ class Goal(NamedTuple):
     measurement: str
     goal: float
     method: str | None = None
-    """Of training steps."""
+    """The method of the training steps."""
     rival: str = ""
-    """A part of the rival's name; the fastest of those with it counts."""
+    """A part of the rival's name; the fastest match counts."""
     over: str = ""
-    """Our time over that of this method of ours, at most `goal`."""
+    """Compare our time with that of this method of ours, at most `goal`."""
     seconds: bool = False
-    """Seconds, at most `goal`."""
+    """Whether `goal` is the largest number of seconds."""
 
 
 GOALS = [
@@ -85,16 +76,16 @@ GOALS = [
 
 
 def measure(folder: Path, *, victim: Path | None, data_dir: Path | None, only: str = "") -> None:
-    """Run what the folder does not hold.
+    """Run the measurements that are missing in the folder.
 
     Args:
       folder: gets a JSON for each measurement.
-      victim: the workdir of a run with a residual network, for AutoAttack; without it that is left out.
-      data_dir: CIFAR-10, for the first step of resnet20; without it that is left out.
+      victim: the workdir of a run with a residual network, for AutoAttack; without it AutoAttack is left out.
+      data_dir: CIFAR-10, for the first step of resnet20; without it that step is left out.
       only: measurements, separated by commas; all by default.
 
     Raises:
-      L2LError: a command that fails.
+      L2LError: a failed command.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs: dict[str, Callable[[Path], None]] = {
@@ -116,7 +107,7 @@ def measure(folder: Path, *, victim: Path | None, data_dir: Path | None, only: s
 
 
 def run(script: str, *flags_and_out: str | Path) -> None:
-    """Run a script of experiments/ in a process of its own; the last argument is where it writes its results."""
+    """Run a script of experiments/ in its own process; the last argument is the output file."""
     *flags, out = flags_and_out
     command = [sys.executable, str(ROOT / "experiments" / script), *map(str, flags), f"--out={out}"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -126,19 +117,19 @@ def run(script: str, *flags_and_out: str | Path) -> None:
 
 
 def keep(out: Path, seconds: list[float]) -> None:
-    """Write the seconds of some starts."""
+    """Write the seconds of several starts."""
     write_json(out, {**provenance(), "seconds": seconds})
 
 
 def imported() -> float:
-    """Seconds that Python takes to start and import the library."""
+    """Return the seconds of starting Python and importing the library."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import l2ljax"], check=True)
     return time.perf_counter() - began
 
 
 def first_step(script: str, *flags: str) -> float:
-    """Seconds from the start of a script until its first training step is recorded, without compiled programs."""
+    """Return the seconds from the start of a script to its first recorded training step, without compiled programs."""
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
         command = [sys.executable, str(ROOT / "experiments" / script), "--method=rnn_adv", f"--workdir={workdir}"]
@@ -157,7 +148,7 @@ def first_step(script: str, *flags: str) -> float:
 
 
 def fresh_clone() -> float:
-    """Seconds of the README's first command in a clone, its virtual environment and downloads included."""
+    """Return the seconds of the README's first command in a clone, with virtual environment and downloads."""
     command = re.search(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert command
     with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +159,7 @@ def fresh_clone() -> float:
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """Return "goals", a row for each that was measured, and "records", what each measurement wrote."""
+    """Return "goals", a row for each measured goal, and "records", the result of each measurement."""
     records = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
     for name, record in records.items():  # without this machine's folders
         flags = COMMANDS.get(name, "").format(victim="WORKDIR")
@@ -178,7 +169,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 
 def reached(goal: Goal, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of both sides, their ratio in each round, and whether its median is what we want."""
+    """Return both sides' figures, their ratio in each round, and whether its median meets the goal."""
     row: dict[str, Any] = {"title": goal.title, "goal": goal.goal}
     if goal.seconds:
         seconds = record["seconds"]

@@ -1,6 +1,6 @@
 """A first session on a GPU, within minutes: verdicts, speed, training, judgement (`experiments/gpu.py`).
 
-Jobs in order of worth (`jobs`), each in a process of its own (`agenda`). They run on a CPU as they do on a GPU.
+Jobs run in order of importance (`jobs`), each in its own process (`agenda`), on a CPU as on a GPU.
 """
 
 import dataclasses
@@ -25,43 +25,32 @@ from l2ljax.train import AXIS, Interrupted
 from l2ljax.types import L2LError
 
 __all__ = [
-    "DEFAULT",
-    "EXACT",
-    "STEP_OF",
-    "Flags",
-    "attack",
-    "check",
-    "jobs",
-    "refer",
-    "run",
-    "speed",
-    "summary",
-    "train",
+    "DEFAULT", "EXACT", "STEP_OF", "Flags", "attack", "check", "jobs", "refer", "run", "speed", "summary", "train",
 ]  # fmt: skip
 
 EXACT, DEFAULT = "highest", "default"
-"""Precisions of products in float32: all of it, and what the device prefers, on NVIDIA's TF32."""
+"""Precisions of products in float32: full, and the device's default, TF32 on NVIDIA's."""
 STEP_OF = "pgd_adv"
 """The method whose training step is timed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """Sizes, names and the time."""
+    """Sizes, names and the time limit."""
 
     minutes: float = 9.0
-    """Time for all; it ends at most ten seconds later."""
+    """Time for all jobs; it ends at most ten seconds later."""
     data_dir: str | None = None
-    """The training's data, as for the other scripts."""
+    """The training data, as for the other scripts."""
     only: str = ""
-    """Jobs to run, separated by commas; all by default, in this order: reference (where there is none), verdicts,
-    speed-MODEL-DTYPE of the first dtype, training, autoattack, speed of the other dtypes and beside slow rivals."""
+    """Jobs to run, separated by commas; all by default, in this order: reference (if missing), verdicts,
+    speed-MODEL-DTYPE of the first dtype, training, autoattack, speed of the other dtypes and with slow rivals."""
     out: Path = Path("runs/gpu.json")
     folder: Path = Path("runs/gpu")
     """For the jobs' own files, logs and runs."""
 
     reference: Path = Path("runs/gpu_reference.npz")
-    """A CPU's results, with their network, images and programs; where there are none, a CPU computes them first."""
+    """A CPU's results, with their network, images and programs; if missing, a CPU computes them first."""
     smoke_arch: str = "resnet20"
     smoke_shape: tuple[int, int, int] = (16, 16, 3)
     smoke_images: int = 20
@@ -70,43 +59,43 @@ class Flags:
     )
     """For the reference: attacks, autoattack and methods (see `verdicts`)."""
     tf32: str = "pgd10,pgd_adv,rnn_adv,grad_l2l,autoattack"
-    """Those that are compared a second time in the device's default precision, on NVIDIA's TF32."""
+    """Programs to compare a second time in the device's default precision, TF32 on NVIDIA's."""
 
     models: str = "wrn_34_10,resnet18"
     dtypes: str = "bfloat16,float32"
     batch_size: int = 256
     rivals: str = "torch"
-    """Beside PGD-10, see experiments/throughput.py."""
+    """Rivals of PGD-10, see experiments/throughput.py."""
     slow_rivals: str = "torch_compile"
-    """Those that compile for long, in the first dtype."""
+    """Rivals that compile for long, in the first dtype."""
     repeats: int = 5
 
     dataset: str = "cifar10"
     arch: str = "resnet18"
     dtype: str = "bfloat16"
     methods: str = "pgd_adv,rnn_adv,grad_l2l,two_step_l2l"
-    """Trained on equally many images, as many as fit."""
+    """Trained on equally many images, as many as the time allows."""
     most_epochs: int = 30
     train_batch: int = 128
     lr: float = 0.05
-    """Every method's; it falls to 0 as a cosine. The rest is as in their recipes, but for the radius, 8/255."""
+    """Every method's learning rate, with cosine decay to 0. The rest is as in the recipes, except the radius, 8/255."""
     attacks: str = "pgd100"
     eval_size: int = 1000
 
 
 def run(flags: Flags) -> dict[str, Any]:
-    """Work through the jobs, write JSON, print a summary; returns the JSON's content.
+    """Run the jobs, write JSON and print a summary; return the JSON's content.
 
     Raises:
       L2LError: an unknown job.
     """
-    found = agenda.run(jobs(flags), out=flags.out, folder=flags.folder, seconds=60 * flags.minutes, summarize=summary)
-    print(json.dumps(found["summary"], indent=2), flush=True)
-    return found
+    content = agenda.run(jobs(flags), out=flags.out, folder=flags.folder, seconds=60 * flags.minutes, summarize=summary)
+    print(json.dumps(content["summary"], indent=2), flush=True)
+    return content
 
 
 def jobs(flags: Flags) -> list[Job]:
-    """List the jobs that the flags ask for, in order of worth."""
+    """List the jobs that the flags select, in order of importance."""
     models, (first, *others) = flags.models.split(","), flags.dtypes.split(",")
     known = [
         Job("verdicts", check, (flags,), 4),
@@ -121,7 +110,7 @@ def jobs(flags: Flags) -> list[Job]:
         known.insert(0, Job("reference", refer, (flags,), 4))
     chosen = flags.only.split(",") if flags.only else [job.name for job in known]
     if unknown := set(chosen) - {job.name for job in known}:
-        raise L2LError(f"--only={','.join(sorted(unknown))}: choose of {', '.join(job.name for job in known)}")
+        raise L2LError(f"--only={','.join(sorted(unknown))}: choose from {', '.join(job.name for job in known)}")
     return [job for job in known if job.name in chosen]
 
 
@@ -132,7 +121,7 @@ def _cell(model: str, dtype: str) -> str:
 def refer(flags: Flags, *, path: Path, seconds: float) -> None:
     """Make the reference, on the CPU."""
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_disable_most_optimizations", True)  # most of the time would go into compiling
+    jax.config.update("jax_disable_most_optimizations", True)  # else most of the time goes into compiling
     names = flags.programs.split(",")
     verdicts.make_reference(
         flags.reference, flags.smoke_arch, names, shape=flags.smoke_shape, images=flags.smoke_images
@@ -141,19 +130,19 @@ def refer(flags: Flags, *, path: Path, seconds: float) -> None:
 
 
 def check(flags: Flags, *, path: Path, seconds: float) -> None:
-    """Compare the verdicts here with the reference's."""
+    """Compare the verdicts on this device with the reference's."""
     reference = verdicts.load_reference(flags.reference)
-    found: dict[str, Any] = {"about": provenance(), "reference": reference.about, EXACT: {}, DEFAULT: {}}
+    record: dict[str, Any] = {"about": provenance(), "reference": reference.about, EXACT: {}, DEFAULT: {}}
     short = [name for name in flags.tf32.split(",") if name in reference.outcomes]
     for precision, names in {EXACT: list(reference.outcomes), DEFAULT: short}.items():
         with jax.default_matmul_precision(precision):
             for name in names:
-                found[precision][name] = _attempt(lambda name=name: verdicts.compare(reference, name))  # type: ignore[misc]
-                write_json(path, found)
+                record[precision][name] = _attempt(lambda name=name: verdicts.compare(reference, name))  # type: ignore[misc]
+                write_json(path, record)
 
 
 def speed(flags: Flags, model: str, dtype: str, rivals: str, methods: str, *, path: Path, seconds: float) -> None:
-    """Time PGD-10 beside rivals, and a training step."""
+    """Time PGD-10 with its rivals, and a training step."""
     throughput.run(
         throughput.Flags(
             model=model, dtypes=dtype, attacks="pgd10", train=methods, batch_sizes=str(flags.batch_size),
@@ -163,10 +152,10 @@ def speed(flags: Flags, model: str, dtype: str, rivals: str, methods: str, *, pa
 
 
 def train(flags: Flags, *, path: Path, seconds: float) -> None:
-    """Train the methods on equally many images, as many as fit, and attack the results."""
+    """Train the methods on equally many images, as many as the time allows, and attack the results."""
     plan = _plan(flags, seconds)
-    found: dict[str, Any] = {"about": provenance(), "plan": plan, "runs": {}}
-    write_json(path, found)
+    record: dict[str, Any] = {"about": provenance(), "plan": plan, "runs": {}}
+    write_json(path, record)
     for method in flags.methods.split(","):
         workdir = flags.folder / f"{method}-{plan['epochs']}x{plan['train_size']}"
         config = Config(
@@ -175,15 +164,15 @@ def train(flags: Flags, *, path: Path, seconds: float) -> None:
             attacks=flags.attacks, workdir=str(workdir), **plan,
         )  # fmt: skip
         row = _attempt(lambda config=config: experiment.run(resolve(flags.dataset, config.method, config)))  # type: ignore[misc]
-        found["runs"][method] = {**row, "workdir": str(workdir)}
-        write_json(path, found)
+        record["runs"][method] = {**row, "workdir": str(workdir)}
+        write_json(path, record)
 
 
 def _plan(flags: Flags, seconds: float) -> dict[str, Any]:
-    """Find {"epochs", "train_size"} of each method.
+    """Return {"epochs", "train_size"} of each method.
 
-    A step of pgd_adv is measured; the others' follow by their multiplications. Each method is allowed 1.5 times what
-    that step takes to compile, for its own and for its report; a fifth of the rest is left for what is not measured.
+    A step of pgd_adv is measured; the others follow by their multiplications. Each method gets 1.5 times that step's
+    compilation, for its own and its report's; a fifth of the rest is left as a reserve.
     """
     began = time.monotonic()
     total = len(data.load(flags.dataset, flags.data_dir).train.labels)
@@ -204,22 +193,22 @@ def _plan(flags: Flags, seconds: float) -> dict[str, Any]:
 
 
 def attack(flags: Flags, *, path: Path, seconds: float) -> None:
-    """Attack what was trained with AutoAttack."""
+    """Attack the trained models with AutoAttack."""
     trained = flags.folder / "training.json"
     if not trained.exists():
         raise L2LError(f"{trained} is missing: run the job training first")
-    found: dict[str, Any] = {"about": provenance(), "runs": {}}
+    record: dict[str, Any] = {"about": provenance(), "runs": {}}
     for method, row in json.loads(trained.read_text())["runs"].items():
         chosen = judge.Flags(
             victim=row["workdir"], attacks="standard", eval_size=flags.eval_size, batch_size=flags.eval_size,
             data_dir=flags.data_dir, masking=False,
         )  # fmt: skip
-        found["runs"][method] = _attempt(lambda chosen=chosen: judge.run(chosen))  # type: ignore[misc]
-        write_json(path, found)
+        record["runs"][method] = _attempt(lambda chosen=chosen: judge.run(chosen))  # type: ignore[misc]
+        write_json(path, record)
 
 
 def _attempt(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what the function does, or {"error": a line}, so that one failure leaves the others."""
+    """Return the function's result, or {"error": a line}, so that a failure does not affect the others."""
     try:
         return function()
     except Interrupted:
@@ -228,21 +217,21 @@ def _attempt(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {str(error)[:1000]}"}
 
 
-def summary(found: dict[str, Any]) -> dict[str, Any]:
-    """Pick the numbers to look at first.
+def summary(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the most important numbers.
 
     Args:
-      found: job -> what it wrote.
+      results: job -> its JSON.
 
     Returns:
-      "unequal", the programs whose verdicts differ from the CPU's, or that failed, by precision; "share_of_ceiling" of
-      each cell of the speed; "times_rival", how many times faster than each rival; "accuracy" of each method.
+      "unequal", the programs that failed or whose verdicts differ from the CPU's, by precision; "share_of_ceiling" of
+      each timing; "times_rival", our speed over each rival's; "accuracy" of each method.
     """
-    told: dict[str, Any] = {"unequal": {}, "share_of_ceiling": {}, "times_rival": {}, "accuracy": {}}
+    chosen: dict[str, Any] = {"unequal": {}, "share_of_ceiling": {}, "times_rival": {}, "accuracy": {}}
     for precision in (EXACT, DEFAULT):
-        rows = found.get("verdicts", {}).get(precision, {})
-        told["unequal"][precision] = [name for name, row in rows.items() if not row.get("equal")]
-    for name, job in found.items():
+        rows = results.get("verdicts", {}).get(precision, {})
+        chosen["unequal"][precision] = [name for name, row in rows.items() if not row.get("equal")]
+    for name, job in results.items():
         ours: dict[str, float] = {}
         for row in job["speed"] if name.startswith("speed") else []:
             what = f"{row['what']} of {row['method']}" if "method" in row else row["what"]
@@ -250,14 +239,14 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
             if row["program"] == "l2ljax":
                 ours[cell] = seconds
                 ceiling = job["ceiling"][row["dtype"]] * job["devices"]
-                told["share_of_ceiling"][cell] = row["flops"] / seconds / ceiling
+                chosen["share_of_ceiling"][cell] = row["flops"] / seconds / ceiling
             else:
-                told["times_rival"].setdefault(cell, {})[row["program"]] = seconds / ours[cell]
-    for method, row in found.get("training", {}).get("runs", {}).items():
+                chosen["times_rival"].setdefault(cell, {})[row["program"]] = seconds / ours[cell]
+    for method, row in results.get("training", {}).get("runs", {}).items():
         if "clean_acc" in row:
             attacked = {name: a["robust_acc"] for name, a in row["attacks"].items()}
-            told["accuracy"][method] = {"clean": row["clean_acc"], **attacked}
-    for method, row in found.get("autoattack", {}).get("runs", {}).items():
+            chosen["accuracy"][method] = {"clean": row["clean_acc"], **attacked}
+    for method, row in results.get("autoattack", {}).get("runs", {}).items():
         if "provenance" in row:
-            told["accuracy"].setdefault(method, {})["autoattack"] = row["provenance"]["attacks"]["standard"]
-    return told
+            chosen["accuracy"].setdefault(method, {})["autoattack"] = row["provenance"]["attacks"]["standard"]
+    return chosen

@@ -4,7 +4,7 @@
 
     programs = rivals.programs("torchattacks,torch_compile", task)     # name with versions -> program
 
-All run in torch: on its GPU where it has one, else on the CPU. Every program returns once its work is done.
+All run in torch: on its GPU if it has one, else on the CPU. Every program returns once its work is done.
 """
 
 import functools
@@ -20,30 +20,17 @@ from l2ljax import devices, models
 from l2ljax.types import Array, Batch, L2LError, Tree
 
 __all__ = [
-    "RIVALS",
-    "Programs",
-    "Task",
-    "Unavailable",
-    "art_attack",
-    "foolbox_attack",
-    "named",
-    "package",
-    "programs",
-    "pyautoattack_apgd",
-    "pyautoattack_standard",
-    "same_network",
-    "split",
-    "torch_compiled_loop",
-    "torch_loop",
+    "RIVALS", "Programs", "Task", "Unavailable", "art_attack", "foolbox_attack", "named", "package", "programs",
+    "pyautoattack_apgd", "pyautoattack_standard", "same_network", "split", "torch_compiled_loop", "torch_loop",
     "torchattacks_attack",
 ]  # fmt: skip
 
 
 class Task(NamedTuple):
-    """What every rival runs: an attack in linf on one batch."""
+    """The task of every rival: an attack in linf on one batch."""
 
     arch: str
-    """A network that `torch_networks` has."""
+    """A network in `torch_networks`."""
     variables: Tree
     batch: Batch
     family: str
@@ -51,7 +38,7 @@ class Task(NamedTuple):
     eps: float
     steps: int
     step_size: float | None
-    """Of pgd."""
+    """Step size of pgd."""
     dtype: str = "float32"
     """bfloat16 is torch's autocast."""
 
@@ -61,11 +48,11 @@ Programs = dict[str, Callable[[], Any]]
 
 
 class Unavailable(L2LError):
-    """This machine lacks what a rival needs beside its packages."""
+    """This machine lacks something that a rival needs besides its packages."""
 
 
 def torchattacks_attack(task: Task) -> Programs:
-    """torchattacks."""
+    """Run torchattacks."""
     torchattacks, (net, x, y) = package("torchattacks"), same_network(task)
     if task.family == "pgd":
         attack = torchattacks.PGD(net, eps=task.eps, alpha=task.step_size, steps=task.steps)
@@ -75,12 +62,12 @@ def torchattacks_attack(task: Task) -> Programs:
 
 
 def torch_loop(task: Task) -> Programs:
-    """What a torch user writes by hand, in channels_last with frozen weights."""
+    """Run a typical torch loop by hand, in channels_last with frozen weights."""
     return {f"a loop, {named('torch')}, channels_last": _loop(task, lambda net: net)}
 
 
 def torch_compiled_loop(task: Task) -> Programs:
-    """The same with the network through `torch.compile`; `Unavailable` where torch finds no compiler for it."""
+    """Run that loop with the network compiled by `torch.compile`; `Unavailable` if torch has no compiler for it."""
     compiled = _loop(task, package("torch").compile)
     try:
         compiled()
@@ -108,16 +95,16 @@ def _loop(task: Task, transform: Callable[[Any], Any]) -> Callable[[], Any]:
 
 
 def foolbox_attack(task: Task) -> Programs:
-    """foolbox on the torch network, and on ours, jitted and spread over all devices; the attack itself does not jit."""
+    """Run foolbox on the torch network, and on ours, jitted and sharded over all devices; the attack does not jit."""
     foolbox, eagerpy = package("foolbox"), package("eagerpy")
     net, x, y = same_network(task)
     attack = foolbox.attacks.LinfPGD(abs_stepsize=task.step_size, steps=task.steps)
     on_torch = foolbox.PyTorchModel(net, bounds=(0, 1), device=x.device)
-    classifier, variables = models.create(task.arch, dtype=task.dtype), devices.copied(task.variables)
+    classifier, variables = models.create(task.arch, dtype=task.dtype), devices.replicate(task.variables)
     network = jax.jit(functools.partial(classifier.logits, variables))
 
     def logits(x: Array) -> Array:
-        return jax.device_put(network(devices.spread(x)), jax.local_devices()[0])
+        return jax.device_put(network(devices.shard(x)), jax.local_devices()[0])
 
     on_jax = foolbox.JAXModel(logits, bounds=(0, 1), data_format="channels_last")
     x_jax, y_jax = (eagerpy.astensor(jax.device_put(a, jax.local_devices()[0])) for a in task.batch)
@@ -132,7 +119,7 @@ def foolbox_attack(task: Task) -> Programs:
 
 
 def art_attack(task: Task) -> Programs:
-    """The Adversarial Robustness Toolbox on the torch network."""
+    """Run the Adversarial Robustness Toolbox on the torch network."""
     torch = package("torch")
     package("art")
     from art.attacks.evasion import ProjectedGradientDescent
@@ -153,7 +140,7 @@ def art_attack(task: Task) -> Programs:
 
 
 def pyautoattack_apgd(task: Task) -> Programs:
-    """pyautoattack's APGD-CE, one start."""
+    """Run pyautoattack's APGD-CE, with one start."""
     net, x, y = same_network(task)
     evaluation = package("pyautoattack").AutoAttack(net, eps=task.eps, seed=0, device=x.device)
     evaluation.apgd.n_iter, evaluation.apgd.loss, evaluation.apgd.seed = task.steps, "ce", 0
@@ -168,26 +155,26 @@ RIVALS: dict[str, dict[str, Callable[[Task], Programs]]] = {
     "art": {"pgd": art_attack},
     "pyautoattack": {"apgd": pyautoattack_apgd},
 }
-"""Name -> family of attacks -> the attack in another library, after a look at the network's logits there.
+"""Name -> family of attacks -> the attack in another library, after comparing the network's logits there.
 
 Raises:
-  L2LError: the library is not installed, the logits differ from ours, or the network has no copy in torch.
+  L2LError: the library is missing, the logits differ from ours, or the network has no copy in torch.
 """
 
 
 def split(names: str) -> list[str]:
-    """Names separated by commas; one that `RIVALS` lacks is an L2LError."""
+    """Return names separated by commas; raise an L2LError for one that `RIVALS` lacks."""
     chosen = [name for name in names.split(",") if name]
     if unknown := set(chosen) - set(RIVALS):
-        raise L2LError(f"unknown rival {', '.join(sorted(unknown))}: choose of {', '.join(RIVALS)}")
+        raise L2LError(f"unknown rival {', '.join(sorted(unknown))}: choose from {', '.join(RIVALS)}")
     return chosen
 
 
 def programs(names: str, task: Task) -> Programs:
-    """The programs of the rivals of these names, separated by commas, that have the task's attack.
+    """Return the programs of these rivals, separated by commas, that have the task's attack.
 
     Raises:
-      L2LError: an unknown name, and what `RIVALS` raise.
+      L2LError: an unknown name, or an error of `RIVALS`.
     """
     makers = [RIVALS[name][task.family] for name in split(names) if task.family in RIVALS[name]]
     return {name: _finished(program) for make in makers for name, program in make(task).items()}
@@ -203,19 +190,19 @@ def pyautoattack_standard(
     batch_size: int,
     seed: int,
 ) -> tuple[str, Callable[[], np.ndarray]]:
-    """pyautoattack on one of our residual networks, linf: (name with version, program -> robust bool [B]).
+    """Return pyautoattack on one of our residual networks, linf: (name with version, program -> robust bool [B]).
 
     Args:
       arch: the network.
       variables: its weights.
-      batch: what to attack.
+      batch: the images to attack.
       eps: the radius.
       attacks: of apgd-ce, apgd-t, fab-t, square, in the order of its version "standard".
-      batch_size: images at a time.
+      batch_size: images per batch.
       seed: of its random starts.
 
     Raises:
-      L2LError: torch or pyautoattack are not installed, or the logits differ from ours.
+      L2LError: torch or pyautoattack is missing, or the logits differ from ours.
     """
     pyautoattack, torch = package("pyautoattack"), package("torch")
     net, x, y = same_network(Task(arch, variables, batch, "standard", eps, 0, None))
@@ -231,7 +218,7 @@ def pyautoattack_standard(
 
 
 def same_network(task: Task) -> tuple[Any, Any, Any]:
-    """The torch module with frozen weights in the task's dtype, and the batch as torch's tensors, on torch's device.
+    """Return the torch module with frozen weights in the task's dtype, and the batch as tensors on torch's device.
 
     On a GPU torch may choose its fastest convolutions, and TF32 for float32, as XLA does.
 
@@ -253,7 +240,7 @@ def same_network(task: Task) -> tuple[Any, Any, Any]:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     gap = float(np.abs(theirs - np.asarray(ours)).max())
     if gap > 1e-3 * max(1.0, float(np.abs(ours).max())):
-        raise L2LError(f"torch's logits differ from ours by {gap:.2g}: the weights are not converted right")
+        raise L2LError(f"torch's logits differ from ours by {gap:.2g}: the weights are not converted correctly")
     if task.dtype == "float32":
         return net, x, y
 
@@ -270,26 +257,26 @@ def same_network(task: Task) -> tuple[Any, Any, Any]:
 
 
 def _finished(program: Callable[[], Any]) -> Callable[[], Any]:
-    """The program, which returns once the GPU is done, if torch has one."""
+    """Return the program that waits for the GPU, if torch has one."""
     torch = package("torch")
 
     def run() -> Any:
-        found = program()
+        result = program()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return found
+        return result
 
     return run
 
 
 def named(*packages: str) -> str:
-    """Packages with their versions."""
+    """Return packages with their versions."""
     return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
 
 
 @functools.cache
 def package(name: str) -> Any:
-    """The module of that name; an L2LError says how to install what it needs."""
+    """Import a module by name; an L2LError says how to install a missing package."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -5,9 +5,8 @@
     python experiments/throughput.py --train=plain,pgd_adv,rnn_adv,grad_l2l:alternating --rivals=torch --memory
     python experiments/throughput.py --preset=gpu --minutes=9
 
-A cell is an attack, or the training steps of some methods, on one model with one batch size and dtype: its programs,
-ours and the rivals', are timed in turn. The results are written after every round, so one that is stopped leaves
-complete JSON.
+A cell is an attack, or the training steps of some methods, on one model with one batch size and dtype: our programs and
+the rivals' are timed in turn. The results are written after every round, so a stopped run leaves complete JSON.
 """
 
 import dataclasses
@@ -41,29 +40,29 @@ __all__ = ["TRAINING", "Build", "Built", "Cell", "Flags", "presets", "run"]
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What to measure."""
+    """The measurements."""
 
     model: str = "resnet20"
     """Classifiers with random weights, separated by commas, or module:function, a function without arguments that
     returns images -> logits."""
     image_shape: tuple[int, int, int] | None = None
-    """Of the images that a module:function takes."""
+    """Shape of the images of a module:function."""
     attacks: str | None = None
     """Names as in --attacks of the other scripts, separated by commas; by default pgd10, or none with --train."""
     train: str = ""
-    """Also a training step of these methods, separated by commas, each METHOD (joint) or METHOD:alternating. The others
-    are compared with the first; of --model=wrn_34_10 the papers have plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l."""
+    """Also a training step of these methods, separated by commas, each METHOD (joint) or METHOD:alternating. The first
+    is the reference; for --model=wrn_34_10 the papers have plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l."""
     steps: str = ""
-    """With --train: numbers of attack steps, separated by commas, for methods that have them; by default their own."""
+    """With --train: numbers of attack steps, separated by commas, for methods with steps; by default their own."""
     attacker_width: int | None = None
-    """Of the convolutional attackers of --train and --variants; by default the papers', 64."""
+    """Width of the convolutional attackers of --train and --variants; by default the papers', 64."""
     memory: bool = False
-    """With --train, on a CPU: also the peak memory of each step, in a process of its own."""
+    """With --train, on a CPU: also the peak memory of each step, in its own process."""
     batch_sizes: str = "128"
     dtypes: str = "float32"
-    """Of our classifiers: float32, bfloat16."""
+    """The types of our classifiers: float32, bfloat16."""
     devices: int | None = None
-    """Over which each batch is split; by default all local ones. A CPU has one per core, and with --devices=1 one for
+    """Number of devices to split each batch over; all by default. A CPU has one per core, and with --devices=1 one for
     all cores."""
     eps: str = "8/255"
     rivals: str = ""
@@ -71,13 +70,13 @@ class Flags:
     by commas: the same attack on the same weights, on residual networks and small_cnn. torch has training steps too."""
     repeats: int = 7
     minutes: float | None = None
-    """When to end, with what is measured by then."""
+    """Time limit; the measurements so far are kept."""
     out: Path = Path("experiments/results/speed.json")
-    """Beside it, a bar chart of the same name."""
+    """The JSON file; a bar chart of the same name goes next to it."""
 
 
 def presets() -> dict[str, dict[str, Any]]:
-    """Name -> the flags that differ from the defaults. gpu has rivals where torchattacks is installed."""
+    """Return name -> flags that differ from the defaults. gpu has rivals if torchattacks is installed."""
     rivals = "torchattacks,torch_compile" if importlib.util.find_spec("torchattacks") else ""
     gpu = {
         "model": "wrn_34_10,resnet18", "attacks": "pgd10", "train": "pgd_adv", "batch_sizes": "256",
@@ -88,7 +87,7 @@ def presets() -> dict[str, dict[str, Any]]:
 
 
 class Cell(NamedTuple):
-    """What is measured together."""
+    """The setting of one comparison."""
 
     model: str
     what: str
@@ -96,10 +95,10 @@ class Cell(NamedTuple):
     dtype: str
     batch_size: int
     steps: int | None = None
-    """Of the attacks in training, where not the methods' own."""
+    """Steps of the attacks in training, unless the methods' own."""
 
     def title(self) -> str:
-        """In words."""
+        """A title in words."""
         steps = "" if self.steps is None else f", {self.steps} attack steps"
         return f"{self.what}, {self.model}, {self.dtype}, batch of {self.batch_size}{steps}"
 
@@ -114,11 +113,11 @@ def run(flags: Flags) -> dict[str, Any]:
       The JSON's content: "ceiling", the FLOP/s of matrix products in each dtype, and "speed", a row per program.
 
     Raises:
-      L2LError: an unknown model, attack, method or rival, devices that are not there.
+      L2LError: an unknown model, attack, method or rival, or too few devices.
     """
     began, lock = time.monotonic(), threading.Lock()
     if flags.rivals:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch wants some of a GPU's memory too
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs some of a GPU's memory too
     limit = float("inf") if flags.minutes is None else 60 * flags.minutes
     grid = itertools.product(_split(flags.model), _split(flags.dtypes), _split(flags.batch_sizes))
     named = flags.attacks if flags.attacks is not None else "" if flags.train else "pgd10"
@@ -132,26 +131,26 @@ def run(flags: Flags) -> dict[str, Any]:
 
     def keep() -> dict[str, Any]:
         rows = [(cell, name, row) for cell, rows in measured.items() for name, row in rows.items()]
-        found = {
+        record = {
             **about,
             "ceiling": ceiling,
             "speed": [{**cell._asdict(), "program": name, **row} for cell, name, row in rows],
             "not_run": [cell.title() for cell in cells if cell not in measured],
         }
-        write_json(flags.out, found)
-        return found
+        write_json(flags.out, record)
+        return record
 
     def finish() -> dict[str, Any]:
-        found = keep()
+        record = keep()
         if measured:
             figures.bars(flags.out.with_suffix(".png"), _bars(measured), "images/s")
-        print(tables.tell(found), flush=True)
-        return found
+        print(tables.tell(record), flush=True)
+        return record
 
     def end() -> None:
         with lock:
             finish()
-            os._exit(0)  # nothing else ends a compilation
+            os._exit(0)  # nothing else interrupts a compilation
 
     watch = threading.Timer(min(limit, threading.TIMEOUT_MAX), end)
     watch.daemon = True
@@ -162,7 +161,7 @@ def run(flags: Flags) -> dict[str, Any]:
             bar.set_description(cell.title())
             started = time.monotonic()
             if started - began + longest > limit:
-                break  # it would hardly get done
+                break  # it would hardly finish
             if cell.dtype not in ceiling:
                 ceiling[cell.dtype] = benchmark.matrix_ceiling(cell.dtype)
 
@@ -179,7 +178,7 @@ def run(flags: Flags) -> dict[str, Any]:
 
 
 def _measure(cell: Cell, flags: Flags, after_round: Callable[[dict[str, dict[str, Any]]], None]) -> None:
-    """Time the cell's programs in turn; their rows, with what is known of each, go to `after_round`."""
+    """Time the cell's programs in turn; pass their rows, with known figures, to `after_round`."""
     programs: dict[str, Program] = {}
     about: dict[str, dict[str, Any]] = {}
     for build, known in (_training if cell.what == TRAINING else _attack)(cell, flags):
@@ -201,15 +200,15 @@ def _measure(cell: Cell, flags: Flags, after_round: Callable[[dict[str, dict[str
 
 
 Built = dict[str, tuple[Program, dict[str, int] | None]]
-"""Name -> (program, see `benchmark.memory_of`; None where that is not known)."""
+"""Name -> (program, see `benchmark.memory_of`; None if unknown)."""
 Build = tuple[Callable[[], Built], dict[str, Any]]
-"""(what builds programs, what is known of them)."""
+"""(a function that builds programs, their known figures)."""
 
 
 def _attack(cell: Cell, flags: Flags) -> list[Build]:
-    """The programs of an attack, ours first."""
+    """Return the programs of an attack, ours first."""
     logits_fn, x = _victim(cell, flags)
-    y = jax.jit(lambda f, x: f(x).argmax(axis=1))(logits_fn, x)  # so that no example is fooled from the start
+    y = jax.jit(lambda f, x: f(x).argmax(axis=1))(logits_fn, x)  # no example is fooled from the start
     ball, key = threat.linf(threat.parse_eps(flags.eps)), jax.random.key(0)
     attack = attacks.create(cell.what, ball)
     marked = jax.tree_util.Partial(cost.mark(logits_fn))
@@ -219,19 +218,19 @@ def _attack(cell: Cell, flags: Flags) -> list[Build]:
     }
 
     def ours() -> Built:
-        batch = devices.spread((example_keys(key, len(x)), x, y), flags.devices)
-        args = (devices.copied(logits_fn, flags.devices), *batch)
+        batch = devices.shard((example_keys(key, len(x)), x, y), flags.devices)
+        args = (devices.replicate(logits_fn, flags.devices), *batch)
         compiled = jax.jit(devices.on_each(attack, count=flags.devices)).lower(*args).compile()
         return {"l2ljax": (lambda: jax.block_until_ready(compiled(*args)), benchmark.memory_of(compiled))}
 
     builders: list[Callable[[], Built]] = [ours]
-    told = parameters(cell.what, ball)
+    settings = parameters(cell.what, ball)
     if flags.rivals and cell.model not in CLASSIFIERS:
         raise L2LError(f"--rivals attack our residual networks, not {cell.model}: leave them out")
-    if told.get("keep", "last") == "last" and not told["targeted"] and told["restarts"] == 1:
-        steps, step_size = told.get("steps", 0), told.get("step_size")
+    if settings.get("keep", "last") == "last" and not settings["targeted"] and settings["restarts"] == 1:
+        steps, step_size = settings.get("steps", 0), settings.get("step_size")
         weights = logits_fn.args[0] if flags.rivals else None
-        task = rivals.Task(cell.model, weights, Batch(x, y), told["attack"], ball.eps, steps, step_size, cell.dtype)
+        task = rivals.Task(cell.model, weights, Batch(x, y), settings["attack"], ball.eps, steps, step_size, cell.dtype)
         builders += [functools.partial(_rival, name, task) for name in rivals.split(flags.rivals)]
     return [(build, known) for build in builders]
 
@@ -245,8 +244,8 @@ def _rival(name: str, task: rivals.Task) -> Built:
 
 
 def _training(cell: Cell, flags: Flags) -> list[Build]:
-    """The training steps of all methods, of each ours first."""
-    found: list[Build] = []
+    """Return the training steps of all methods, each with ours first."""
+    builds: list[Build] = []
     eps = threat.parse_eps(flags.eps)
     for method in _split(flags.train):
         task = training.Task(cell.model, cell.dtype, cell.batch_size, method, eps, cell.steps, flags.attacker_width)
@@ -254,8 +253,8 @@ def _training(cell: Cell, flags: Flags) -> list[Build]:
         builders = training.builders(task, rival="torch" in rivals.split(flags.rivals), count=flags.devices)
         for name, build in builders.items():
             peak = training.peak_bytes(build) if flags.memory else None
-            found.append((functools.partial(_built, name, build), {**known, "step_peak_bytes": peak}))
-    return found
+            builds.append((functools.partial(_built, name, build), {**known, "step_peak_bytes": peak}))
+    return builds
 
 
 def _built(name: str, build: Callable[[], Program]) -> Built:
@@ -263,7 +262,7 @@ def _built(name: str, build: Callable[[], Program]) -> Built:
 
 
 def _victim(cell: Cell, flags: Flags) -> tuple[Any, Any]:
-    """(the model, images [batch size, H, W, C])."""
+    """Return (the model, images [batch size, H, W, C])."""
     if ":" not in cell.model:
         classifier, variables, batch = benchmark.random_batch(cell.model, cell.batch_size, dtype=cell.dtype)
         return jax.tree_util.Partial(classifier.logits, variables), batch.x
@@ -274,7 +273,7 @@ def _victim(cell: Cell, flags: Flags) -> tuple[Any, Any]:
 
 
 def _peak() -> int | None:
-    """The most bytes that this process has had on the first device so far, where the device tells."""
+    """Return the most bytes in use so far on the first device, if the device reports them."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
@@ -285,7 +284,7 @@ def _split(text: str) -> list[str]:
 def _bars(
     measured: Mapping[Cell, Mapping[str, Mapping[str, Any]]],
 ) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Cell -> program -> images per second: by the median, the slowest and the fastest run."""
+    """Return cell -> program -> images per second: by the median, the slowest and the fastest run."""
 
     def ends(cell: Cell, row: Mapping[str, Any]) -> tuple[float, float, float]:
         return row["images_per_second"], cell.batch_size / max(row["seconds"]), cell.batch_size / min(row["seconds"])

@@ -3,8 +3,8 @@
     net = torch_networks.build("resnet20", variables)                           # evaluation mode, images [B, C, H, W]
     attacker = torch_networks.load(torch_networks.WideAttacker(module, channels=6), params, batch_stats)
 
-Modules bear the names that flax gave ours, by which the weights find their place. torch is imported here: load this
-module through `rivals.package`, which says how to install it.
+Modules have flax's names of ours, which map the weights to their places. This module imports torch: load it through
+`rivals.package`, which says how to install it.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def build(arch: str, variables: Tree) -> nn.Module:
-    """Build the network of that name, in evaluation mode.
+    """Build the network of that name in evaluation mode.
 
     Raises:
       L2LError: the network has no copy in torch.
@@ -44,12 +44,12 @@ def build(arch: str, variables: Tree) -> nn.Module:
 
 
 def _ends(params: Tree, last: str) -> tuple[int, int]:
-    """(channels of the image, classes)."""
+    """Return (channels of the image, classes)."""
     return params["Conv_0"]["kernel"].shape[2], params[last]["bias"].size
 
 
 def load(module: nn.Module, params: Tree, stats: Tree) -> nn.Module:
-    """Copy our weights and running statistics into the module, and put it into evaluation mode."""
+    """Copy our weights and running statistics into the module, and set evaluation mode."""
     known = _renamed(module, params)
     for name, parameter in module.named_parameters(recurse=False):
         parameter.data = _tensor(known[name])
@@ -61,7 +61,7 @@ def load(module: nn.Module, params: Tree, stats: Tree) -> nn.Module:
 
 
 def _renamed(module: nn.Module, params: Tree) -> Tree:
-    """The parameters of one layer by torch's names and in its layout."""
+    """Return the parameters of one layer under torch's names and in its layout."""
     if isinstance(module, nn.Conv2d):
         return {**params, "weight": params["kernel"].transpose(3, 2, 0, 1)}
     if isinstance(module, nn.Linear):
@@ -92,7 +92,7 @@ class BasicBlock(nn.Module):
             self.BatchNorm_2 = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, width, H / stride, W / stride]."""
+        """Map [B, C, H, W] to [B, width, H / stride, W / stride]."""
         y = functional.relu(self.BatchNorm_0(self.Conv_0(x)))
         y = self.BatchNorm_1(self.Conv_1(y))
         if hasattr(self, "Conv_2"):
@@ -116,7 +116,7 @@ class PreActBlock(nn.Module):
             self.Conv_2 = nn.Conv2d(channels, width, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, width, H / stride, W / stride]."""
+        """Map [B, C, H, W] to [B, width, H / stride, W / stride]."""
         z = functional.relu(self.BatchNorm_0(x))
         y = self.Conv_1(functional.relu(self.BatchNorm_1(self.Conv_0(z))))
         return y + (self.Conv_2(z) if hasattr(self, "Conv_2") else x)
@@ -150,7 +150,7 @@ class ResNet(nn.Module):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, K]."""
+        """Map [B, C, H, W] to [B, K]."""
         if self.normalizes:
             x = (x - self.mean) / self.std
         x = self.Conv_0(x)
@@ -176,7 +176,7 @@ class SmallCNN(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, 28, 28] -> [B, K]."""
+        """Map [B, C, 28, 28] to [B, K]."""
         x = functional.relu(self.Conv_1(functional.relu(self.Conv_0(x))))
         x = functional.max_pool2d(x, 2)
         x = functional.relu(self.Conv_3(functional.relu(self.Conv_2(x))))
@@ -198,7 +198,7 @@ class GeneratorBlock(nn.Module):
             self.Conv_2 = nn.Conv2d(channels, features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, features, H, W]."""
+        """Map [B, C, H, W] to [B, features, H, W]."""
         y = self.Conv_0(self.PReLU_0(self.BatchNorm_0(x)))
         y = self.Conv_1(self.PReLU_1(self.BatchNorm_1(y)))
         return y + (self.Conv_2(x) if hasattr(self, "Conv_2") else x)
@@ -220,7 +220,7 @@ class WideAttacker(nn.Module):
         self.Conv_1 = nn.Conv2d(widths[-1], image_channels, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C', H, W] -> [B, C, H, W] in (-1, 1)."""
+        """Map [B, C', H, W] to [B, C, H, W] in (-1, 1)."""
         x = functional.relu(self.BatchNorm_0(self.Conv_0(x)))
         for name in self.blocks:
             x = getattr(self, name)(x)
@@ -238,7 +238,7 @@ class RecurrentOptimizer(nn.Module):
         self.W = nn.Parameter(torch.empty(hidden, hidden))
 
     def forward(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """g [B, C, H, W], h [hidden, g.numel()] -> (delta [B, C, H, W] in (-1, 1), h)."""
-        last = g.permute(0, 2, 3, 1)  # channels_last lies so in memory: what follows copies nothing
+        """Map g [B, C, H, W], h [hidden, g.numel()] to (delta [B, C, H, W] in (-1, 1), h)."""
+        last = g.permute(0, 2, 3, 1)  # this is channels_last's memory layout: nothing below copies
         h = torch.tanh(torch.addmm(self.U[:, None] * last.reshape(1, -1), self.W, h))
         return torch.tanh(self.V @ h).view(last.shape).permute(0, 3, 1, 2), h

@@ -1,9 +1,9 @@
-"""Training steps in torch, as a good torch user would write them: the rivals of ours (extra `bench`).
+"""Training steps as a good torch user would write them, the rivals of ours (extra `bench`).
 
     loss = RIVALS["rnn_adv"]["linear losses"](game, start)
 
-Weights are frozen while the images move, and nothing keeps a graph that it does not need. `torch_training` builds the
-game and compares the steps with ours.
+Weights are frozen while the images move, and no unneeded graph is kept. `torch_training` builds the game and compares
+the steps with ours.
 """
 
 import contextlib
@@ -17,19 +17,8 @@ from torch.nn.functional import cross_entropy, kl_div
 from l2ljax.defenses.saddle import step_weights
 
 __all__ = [
-    "RIVALS",
-    "Game",
-    "Step",
-    "first_iterate",
-    "frozen",
-    "l2l_alternating",
-    "l2l_joint",
-    "pgd",
-    "pgd_adv",
-    "plain",
-    "rnn_adv_linear",
-    "rnn_adv_unrolled",
-    "trades",
+    "RIVALS", "Game", "Step", "first_iterate", "frozen", "l2l_alternating", "l2l_joint", "pgd", "pgd_adv", "plain",
+    "rnn_adv_linear", "rnn_adv_unrolled", "trades",
 ]  # fmt: skip
 
 
@@ -38,7 +27,7 @@ class Game(NamedTuple):
 
     net: nn.Module
     attacker: nn.Module
-    """Without parameters where the attack learns nothing."""
+    """Without parameters if the attack learns nothing."""
     descent: torch.optim.Optimizer
     ascent: torch.optim.Optimizer | None
     x: Tensor
@@ -46,13 +35,13 @@ class Game(NamedTuple):
     y: Tensor
     eps: float
     low: Tensor
-    """The ball in linf, cut with [0, 1]."""
+    """The radius of the linf ball, cut with [0, 1]."""
     high: Tensor
     options: Mapping[str, Any]
-    """Of the method, see `defenses.options`."""
+    """The method's options, see `defenses.options`."""
 
     def project(self, x: Tensor) -> Tensor:
-        """Cut x to the ball."""
+        """Project x onto the ball."""
         return torch.clamp(x, self.low, self.high)
 
     def descend(self, loss: Tensor) -> Tensor:
@@ -64,31 +53,31 @@ class Game(NamedTuple):
 
 
 Step = Callable[[Game, Tensor], Tensor]
-"""(game, the first iterate of the attack) -> the classifier's loss; all moves in place."""
+"""(game, the first iterate of the attack) -> the classifier's loss; updates in place."""
 
 
 @contextlib.contextmanager
 def frozen(net: nn.Module, *, training: bool = False) -> Iterator[None]:
-    """No gradients for the weights, in evaluation mode or, where asked, training mode; after it both as in training."""
+    """Disable gradients of the weights, in evaluation or training mode; restore training afterwards."""
     net.train(training).requires_grad_(False)
     yield
     net.train().requires_grad_(True)
 
 
 def plain(game: Game, start: Tensor) -> Tensor:
-    """Cross-entropy at the clean images."""
+    """Descend cross-entropy at the clean images."""
     return game.descend(cross_entropy(game.net(game.x), game.y))
 
 
 def pgd_adv(game: Game, start: Tensor) -> Tensor:
-    """PGD, then cross-entropy at what it reached."""
+    """Run PGD, then descend cross-entropy at its result."""
     with frozen(game.net):
         x = pgd(game, start, lambda logits: cross_entropy(logits, game.y, reduction="sum"))
     return game.descend(cross_entropy(game.net(x), game.y))
 
 
 def trades(game: Game, start: Tensor) -> Tensor:
-    """PGD on the KL divergence, whose clean side is computed once; both sides train."""
+    """Run PGD on the KL divergence, with the clean side computed once; both sides train."""
 
     def divergence(log_p: Tensor, logits: Tensor, reduction: str) -> Tensor:
         return kl_div(logits.log_softmax(1), log_p, log_target=True, reduction=reduction)
@@ -102,7 +91,7 @@ def trades(game: Game, start: Tensor) -> Tensor:
 
 
 def pgd(game: Game, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """Steepest ascent in linf of a loss of the logits."""
+    """Take steepest-ascent steps in linf on a loss of the logits."""
     size = game.options["step_size"] or game.eps / 4
     for _ in range(game.options["steps"]):
         x = x.detach().requires_grad_()
@@ -112,10 +101,10 @@ def pgd(game: Game, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def rnn_adv_unrolled(game: Game, start: Tensor) -> Tensor:
-    """RNN-Adv as the paper describes it: one backward pass through all steps, the classifier in each included.
+    """Train RNN-Adv as the paper describes it: one backward pass through all steps and the classifier in each.
 
-    The gradient that the optimizer reads at x_t is a constant; the loss there, weighed, is part of what phi ascends, so
-    its graph is kept and serves twice.
+    The optimizer's input gradient at x_t is a constant; the weighted loss there is part of phi's objective, so its
+    graph is kept and used twice.
     """
     x, h, value = start, _no_memory(game), torch.zeros((), device=start.device)
     with frozen(game.net):
@@ -126,14 +115,14 @@ def rnn_adv_unrolled(game: Game, start: Tensor) -> Tensor:
             if t:
                 value = value + weight / len(x) * loss
             x, h = _move(game, x, g, h)
-    for module in game.net.modules():  # the graph keeps the statistics themselves, which the training pass overwrites
+    for module in game.net.modules():  # the graph holds the statistics, which the training pass overwrites
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean, module.running_var = module.running_mean.clone(), module.running_var.clone()
     return _both(game, x, value)
 
 
 def rnn_adv_linear(game: Game, start: Tensor) -> Tensor:
-    """RNN-Adv with our losses: L(c) + <grad L(c), x_t - c>, c = x_t detached, have the same value and derivative."""
+    """Train RNN-Adv with our losses: L(c) + <grad L(c), x_t - c>, c = x_t detached, of equal value and derivative."""
     x, h, value = start, _no_memory(game), torch.zeros((), device=start.device)
     with frozen(game.net):
         for t, weight in enumerate((0.0, *_weights(game)[:-1])):
@@ -155,14 +144,14 @@ def _no_memory(game: Game) -> Tensor:
 
 
 def _move(game: Game, x: Tensor, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of the recurrent optimizer, which sees the gradient over its largest entry in each example."""
+    """Take one step of the recurrent optimizer on the gradient over its largest entry per example."""
     largest = g.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
     delta, h = game.attacker(g / largest, h)
     return game.project(x + game.options["scale"] * game.eps * delta), h
 
 
 def _both(game: Game, x: Tensor, value: Tensor) -> Tensor:
-    """Step both on one backward pass: theta feels the loss at x_T, phi the sum of `value` and w_T times that."""
+    """Step both on one backward pass: theta on the loss at x_T, phi on the sum of `value` and w_T times that loss."""
     last = _weights(game)[-1]
     x.register_hook(lambda g: last * g)
     loss = cross_entropy(game.net(x), game.y)
@@ -179,7 +168,7 @@ def _update_both(game: Game, loss: Tensor, value: Tensor) -> Tensor:
 
 
 def l2l_joint(game: Game, start: Tensor) -> Tensor:
-    """L2L's convolutional attacker and the classifier step on one perturbation."""
+    """Step L2L's convolutional attacker and the classifier on one perturbation."""
     with frozen(game.net):
         x = _perturb(game)
     loss = cross_entropy(game.net(x), game.y)
@@ -187,20 +176,20 @@ def l2l_joint(game: Game, start: Tensor) -> Tensor:
 
 
 def l2l_alternating(game: Game, start: Tensor) -> Tensor:
-    """The classifier steps, then the attacker on a new perturbation, with the BatchNorm modes of the released code."""
+    """Step the classifier, then the attacker on a new perturbation, with the released code's BatchNorm modes."""
     with frozen(game.attacker), frozen(game.net, training=True):
         x = _perturb(game)
-    found = game.descend(cross_entropy(game.net(x), game.y))
+    classifier_loss = game.descend(cross_entropy(game.net(x), game.y))
     with frozen(game.net):
         loss = cross_entropy(game.net(_perturb(game)), game.y)
         game.ascent.zero_grad(set_to_none=True)  # type: ignore[union-attr]
         loss.backward()
         game.ascent.step()  # type: ignore[union-attr]
-    return found
+    return classifier_loss
 
 
 def _perturb(game: Game) -> Tensor:
-    """The attacker's steps from the clean image; it sees the image and the gradient over its largest entry."""
+    """Take the attacker's steps from the clean image, given the image and the gradient over its largest entry."""
     x, delta = game.x, torch.zeros_like(game.x)
     for _ in range(game.options["steps"]):
         here = x.detach().requires_grad_()

@@ -1,9 +1,9 @@
-"""A method's training step in torch beside ours: same network, weights, batch, optimizers and attack.
+"""A method's training step in torch and ours: same network, weights, batch, optimizers and attack.
 
-    torch_training.check(task)                                  # the losses of the first steps are ours
+    torch_training.check(task)                                  # the first losses equal ours
     program = torch_training.program(task, "linear losses")
 
-The steps are in `torch_steps`. torch is imported here: load this module through `rivals.package`.
+The steps are in `torch_steps`. This module imports torch: load it through `rivals.package`.
 """
 
 from typing import Any
@@ -26,13 +26,13 @@ from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Tree, example_
 __all__ = ["FEW", "TOLERANCE", "check", "program", "start_game"]
 
 TOLERANCE = 1e-9
-"""Of the losses' relative difference, in float64."""
+"""The largest relative difference of losses, in float64."""
 FEW = 4
-"""Images on which the losses are compared."""
+"""Images for comparing the losses."""
 
 
 def program(task: training.Task, which: str) -> Program:
-    """One of the steps of `RIVALS`, from the weights that our step begins with."""
+    """Return one of the steps of `RIVALS`, from the initial weights of our step."""
     torch.backends.cudnn.benchmark = True
     classifier, batch = training.network(task)
     defense = training.defense(task, classifier)
@@ -48,7 +48,7 @@ def program(task: training.Task, which: str) -> Program:
 
 
 def start_game(task: training.Task, state: TrainState, batch: Batch) -> Game:
-    """Both players in torch, from our state."""
+    """Return both players in torch, from our state."""
     options, channels = training.options(task), batch.x.shape[3]
     net = build(task.arch, {"params": state.params.classifier, "batch_stats": state.stats.classifier})
     attacker: nn.Module = nn.Module()
@@ -71,27 +71,27 @@ def start_game(task: training.Task, state: TrainState, batch: Batch) -> Game:
 
 
 def _images(x: Array) -> Tensor:
-    """[B, H, W, C] -> [B, C, H, W] in channels_last, which is the same memory."""
+    """Map [B, H, W, C] to [B, C, H, W] in channels_last, which is the same memory."""
     return torch.from_numpy(np.array(x)).permute(0, 3, 1, 2)
 
 
 def check(task: training.Task, *, steps: int = 3) -> dict[str, list[float]]:
     """Compare the losses of the first steps in torch with ours, from the same weights and the same starts.
 
-    In float64, on `FEW` images: in float32 the signs of PGD make two runs of one program part, and a start moved by
-    1e-7 ends after ten steps on resnet20 with every sixth pixel elsewhere. The weights are our initial ones and some
-    noise, so that none is 0 or 1. Off on both sides are dropout, whose masks would differ, and torch's factor n / (n -
-    1) of the variances that BatchNorm gathers.
+    This runs in float64, on `FEW` images: in float32 the signs of PGD make two runs of one program diverge, and a start
+    moved by 1e-7 ends after ten steps on resnet20 with every sixth pixel elsewhere. The weights are our initial ones
+    plus noise, so that none is 0 or 1. Both sides disable dropout, whose masks would differ, and torch's factor n / (n
+    - 1) of BatchNorm's running variances.
 
     Args:
       task: the step to compare.
       steps: the number of steps.
 
     Returns:
-      Of each of the method's `RIVALS` the relative differences, step by step.
+      For each of the method's `RIVALS`, the relative differences step by step.
 
     Raises:
-      L2LError: one is beyond `TOLERANCE`, or the network or the method has no copy in torch.
+      L2LError: a difference above `TOLERANCE`, or the network or the method has no copy in torch.
     """
     _known(task)
     gaps: dict[str, list[float]] = {}
@@ -110,16 +110,16 @@ def check(task: training.Task, *, steps: int = 3) -> dict[str, list[float]]:
                 theirs = float(RIVALS[task.method][which](game, _images(start).to(game.x)))
                 gaps.setdefault(which, []).append(abs(theirs - ours) / abs(ours))
                 if not gaps[which][-1] <= TOLERANCE:
-                    told = f"{task.method} {which}".strip()
+                    step_name = f"{task.method} {which}".strip()
                     raise L2LError(
-                        f"step {number} of {told} differs: torch's loss is {theirs:.9g} and ours {ours:.9g}; "
+                        f"step {number} of {step_name} differs: torch's loss is {theirs:.9g} and ours {ours:.9g}; "
                         "correct torch_steps, or leave out --rivals=torch"
                     )
     return gaps
 
 
 def _comparable(game: Game) -> Game:
-    """Turn dropout off, and let running variances gather the biased variance."""
+    """Disable dropout, and average the biased variance in running variances."""
 
     def before(module: nn.Module, inputs: Any) -> None:
         module.before = module.running_var.clone()
@@ -139,7 +139,7 @@ def _comparable(game: Game) -> Game:
 
 
 def _without_dropout(classifier: Classifier) -> Classifier:
-    """Of our networks one without BatchNorm differs in training by its dropout alone."""
+    """Disable dropout: it is the only difference in training of our networks without BatchNorm."""
 
     def train(variables: Tree, x: Array, key: Key, axis_name: str | None = None) -> tuple[Array, Tree]:
         if variables["batch_stats"]:
@@ -150,7 +150,7 @@ def _without_dropout(classifier: Classifier) -> Classifier:
 
 
 def _moved(state: TrainState) -> TrainState:
-    """In float64, with noise on weights and statistics."""
+    """Return the state in float64, with noise on weights and statistics."""
     noise = np.random.default_rng(0)
     state = jax.tree.map(lambda a: a.astype("float64") if a.dtype == "float32" else a, state)
     params, stats = jax.tree.map(lambda a: a + 0.05 * noise.normal(size=a.shape), (state.params, state.stats))
@@ -158,7 +158,7 @@ def _moved(state: TrainState) -> TrainState:
 
 
 def _first_iterate(task: training.Task, state: TrainState, batch: Batch) -> Array:
-    """The first iterate of the attack in our next step."""
+    """Return the first iterate of the attack in our next step."""
     keys = fold_in(example_keys(jax.random.fold_in(state.key, state.step), len(batch.x)), 0)
     return find_start(training.options(task).get("start", "clean"))(threat.linf(task.eps), keys, batch.x)
 

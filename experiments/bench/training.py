@@ -1,4 +1,4 @@
-"""One training step as benchmarks have it: ours or a rival's in torch, what it multiplies, its peak memory.
+"""One training step for benchmarks: ours or a rival's in torch, its multiplications, its peak memory.
 
 task = training.Task("resnet20", "float32", 128, "grad_l2l:alternating", eps=8 / 255, attacker_width=16)
 programs = training.builders(task, rival=True)          # name -> what builds the program
@@ -31,9 +31,9 @@ __all__ = [
 PAPERS = {
     "plain": 1.0, "pgd_adv": 12.3, "naive_l2l": 2.76, "grad_l2l": 5.80, "two_step_l2l": 7.56,
 }  # fmt: skip
-"""Seconds a step over those of plain, in Learning to Defend by Learning to Attack, Table 3 (WRN-34-10, 10-step PGM)."""
+"""Seconds a step over plain training's: Learning to Defend by Learning to Attack, Table 3 (WRN-34-10, 10-step PGM)."""
 PAPER_SECONDS = {"rnn_adv": 268.50, "rnn_trades": 443.52, "l2l_da": 1972.41}
-"""Seconds an epoch in Improved Adversarial Training via Learned Optimizer, Table 2 (its net and data are not told)."""
+"""Seconds an epoch in Improved Adversarial Training via Learned Optimizer, Table 2 (network and data not given)."""
 
 
 class Task(NamedTuple):
@@ -43,21 +43,21 @@ class Task(NamedTuple):
     dtype: str
     batch_size: int
     method: str
-    """METHOD, which is joint, or METHOD:SCHEDULE."""
+    """METHOD (joint) or METHOD:SCHEDULE."""
     eps: float
     steps: int | None = None
-    """Of the attack, by default the method's; methods without them ignore it."""
+    """Steps of the attack, by default the method's; methods without steps ignore it."""
     attacker_width: int | None = None
-    """Of a convolutional attacker, by default the papers'."""
+    """Width of a convolutional attacker, by default the papers'."""
 
     @property
     def name(self) -> str:
-        """The method alone."""
+        """The method without the schedule."""
         return self.method.partition(":")[0]
 
     @property
     def schedule(self) -> str:
-        """Of `train.SCHEDULES`; another is an L2LError."""
+        """One of `train.SCHEDULES`; another raises an L2LError."""
         chosen = self.method.partition(":")[2] or "joint"
         if chosen not in SCHEDULES:
             raise L2LError(f"unknown schedule in {self.method}: choose METHOD:{', METHOD:'.join(SCHEDULES)}")
@@ -65,24 +65,24 @@ class Task(NamedTuple):
 
 
 def options(task: Task) -> dict[str, Any]:
-    """The method's options: its defaults, and what the task says."""
+    """Return the method's options: its defaults and the task's."""
     known = defenses.options(task.name)
     chosen = {"steps": task.steps, "attacker_width": task.attacker_width}
     return known | {name: value for name, value in chosen.items() if name in known and value is not None}
 
 
 def network(task: Task) -> tuple[Classifier, Batch]:
-    """The classifier, and images to train it on."""
+    """Return the classifier and its training images."""
     return models.create(task.arch, dtype=jnp.dtype(task.dtype)), benchmark.random_images(task.arch, task.batch_size)
 
 
 def defense(task: Task, classifier: Classifier, axis_name: str | None = AXIS) -> Defense:
-    """The task's method."""
+    """Return the task's defense."""
     return defenses.create(task.name, classifier, threat.linf(task.eps), axis_name=axis_name, **options(task))
 
 
 def ours(task: Task, count: int | None = None) -> Program:
-    """Our step on the first `count` local devices; on all by default."""
+    """Return our step on the first `count` local devices; on all by default."""
     classifier, batch = network(task)
     return benchmark.step_program(
         classifier, batch, defense(task, classifier), schedule=task.schedule, devices=devices.first(count)
@@ -90,12 +90,12 @@ def ours(task: Task, count: int | None = None) -> Program:
 
 
 def known(task: Task) -> dict[str, Any]:
-    """Count what a step takes, without running it.
+    """Count the work of a step without running it.
 
     Returns:
-      "flops", two for each multiplication of convolutions and matrix products, the attacker's included,
-      "attacker_parameters", and from the papers or None: "paper", the time in units of plain's, and "paper_seconds", an
-      epoch's.
+      "flops", two per multiplication of convolutions and matrix products, the attacker's included,
+      "attacker_parameters", and from the papers or None: "paper", the time over plain's, and "paper_seconds", of an
+      epoch.
     """
     classifier, batch = network(task)
     alone = defense(task, classifier, axis_name=None)
@@ -122,26 +122,26 @@ def known(task: Task) -> dict[str, Any]:
 
 
 def builders(task: Task, *, rival: bool, count: int | None = None) -> dict[str, Callable[[], Program]]:
-    """Name -> what builds our step, and torch's where asked, which are compared with it first.
+    """Return name -> builder of our step, and of torch's if requested, which are first compared with it.
 
     Raises:
       L2LError: see `torch_training.check`.
     """
-    found: dict[str, Callable[[], Program]] = {"l2ljax": functools.partial(ours, task, count)}
+    programs: dict[str, Callable[[], Program]] = {"l2ljax": functools.partial(ours, task, count)}
     if rival:
         torch_training = rivals.package("bench.torch_training")
         for which in torch_training.check(task):
             name = ", ".join(filter(None, [rivals.named("torch"), which]))
-            found[name] = functools.partial(torch_training.program, task, which)
-    return found
+            programs[name] = functools.partial(torch_training.program, task, which)
+    return programs
 
 
 def peak_bytes(build: Callable[[], Program]) -> int | None:
-    """The most memory that a step needs beside what stays between steps, in a process of its own on a CPU.
+    """Return the most memory that a step needs beyond the state between steps, in its own process on a CPU.
 
-    After a first step, which compiles, all that is free goes back to the system; then the resident memory's peak over
-    three more steps counts, less what was resident before them. None where the system keeps no such peak, or the steps
-    run on another device than the CPU.
+    After a first step, which compiles, free memory returns to the system. The result is the peak of resident memory
+    over three more steps, minus the resident memory before them. None if the system reports no such peak, or if the
+    steps run on another device.
     """
     if jax.default_backend() != "cpu" or not Path("/proc/self/clear_refs").exists():
         return None
@@ -157,12 +157,12 @@ def _peak(build: Callable[[], Program], cpu_devices: int) -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the resident memory
     for _ in range(3):
         program()
     return _resident("VmHWM") - before
 
 
 def _resident(what: str) -> int:
-    found = re.search(rf"^{what}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return 1024 * int(found[1]) if found else 0
+    match = re.search(rf"^{what}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return 1024 * int(match[1]) if match else 0

@@ -1,11 +1,11 @@
-"""Programs whose verdicts must not depend on the device: the same weights and images, on a CPU and elsewhere.
+"""Programs whose verdicts must not depend on the device: the same weights and images on a CPU and elsewhere.
 
     verdicts.make_reference(file, "resnet20", ["pgd10", "rnn_adv"], shape=(16, 16, 3), images=32)    # on a CPU
     reference = verdicts.load_reference(file)
     rows = {name: verdicts.compare(reference, name) for name in reference.outcomes}                  # on the device
 
-A program is named by an attack, by `autoattack`, or by a method: three joint training steps, then PGD-10. A suffix
-changes the network: `pgd10:bfloat16`, `pgd_adv:remat`. Its verdicts say which attacked images are classified right.
+A program's name is an attack, `autoattack`, or a method: three joint training steps, then PGD-10. A suffix changes the
+network: `pgd10:bfloat16`, `pgd_adv:remat`. Its verdicts are which attacked images are classified correctly.
 """
 
 import functools
@@ -28,31 +28,22 @@ from l2ljax.train import AXIS, TrainState, init_state, make_step
 from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Players, Tree
 
 __all__ = [
-    "BALL",
-    "FIRST_OPTIMIZER",
-    "FIRST_STEPS",
-    "OPTIMIZER",
-    "STEPS",
-    "Outcome",
-    "Reference",
-    "compare",
-    "load_reference",
-    "make_reference",
-    "run",
+    "BALL", "FIRST_OPTIMIZER", "FIRST_STEPS", "OPTIMIZER", "STEPS", "Outcome", "Reference", "compare", "load_reference",
+    "make_reference", "run",
 ]  # fmt: skip
 
 BALL = threat.linf(8 / 255)
 FIRST_STEPS, FIRST_OPTIMIZER = 60, optax.adam(3e-3)
 """PGD training before all programs, so that some of the attacks fail."""
 STEPS, OPTIMIZER = 3, optax.sgd(1e-3, momentum=0.9)
-"""A program's own training: short, as signs of gradients make more of rounding from step to step."""
+"""Steps of a program's own training: few, as signs of gradients amplify rounding from step to step."""
 
 
 class Outcome(NamedTuple):
     """The results of a program."""
 
     losses: np.ndarray
-    """[STEPS] of a method, [0] of an attack."""
+    """[STEPS] for a method, [0] for an attack."""
     gradient_norms: np.ndarray
     """Both players', [STEPS, 2] or [0, 2]."""
     logits: np.ndarray
@@ -60,26 +51,26 @@ class Outcome(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """Weights and images that all programs start from, and their results on a CPU."""
+    """The initial weights and images of all programs, and their results on a CPU."""
 
     arch: str
     variables: Tree
     batch: Batch
     outcomes: dict[str, Outcome]
-    """By program."""
+    """Results by program."""
     about: dict[str, Any]
     """See `provenance`."""
 
 
 def make_reference(file: Path, arch: str, programs: Sequence[str], *, shape: tuple[int, ...], images: int) -> None:
-    """Train a network for a moment on synthetic images, run the programs here, and keep everything in an .npz file.
+    """Train a network briefly on synthetic images, run the programs here, and write everything to an .npz file.
 
     Args:
-      file: to write.
+      file: the output file.
       arch: a classifier.
       programs: names.
       shape: of an image, [H, W, C].
-      images: how many.
+      images: number of images.
 
     Raises:
       L2LError: an unknown name, or an architecture that does not take such images.
@@ -99,7 +90,7 @@ def make_reference(file: Path, arch: str, programs: Sequence[str], *, shape: tup
 
 
 def load_reference(file: Path) -> Reference:
-    """Read what `make_reference` wrote; another file is an L2LError."""
+    """Read a file of `make_reference`; raise an L2LError for another file."""
     try:
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
             arrays = dict(saved)
@@ -111,32 +102,33 @@ def load_reference(file: Path) -> Reference:
             name: Outcome(*(arrays[f"{name} {field}"] for field in Outcome._fields)) for name in about["programs"]
         }
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise L2LError(f"{file} is no reference ({error}): delete it, and the next run makes one") from error
+        raise L2LError(f"{file} is no reference ({error}): delete it, and the next run writes one") from error
     return Reference(about["arch"], jax.tree.unflatten(tree, weights), batch, outcomes, about)
 
 
 def run(name: str, arch: str, variables: Tree, batch: Batch) -> Outcome:
-    """Run a program on the default device, from the given weights; a learned attacker's come from a seed."""
-    what, _, how = name.partition(":")
-    if how not in ("", "bfloat16", "remat"):
-        raise L2LError(f"unknown program {name}: after the colon stands bfloat16 or remat")
-    classifier, attack = _classifier(arch, how), what
-    found, norms = np.zeros(0), np.zeros((0, 2))
+    """Run a program on the default device from the given weights; a learned attacker's come from a seed."""
+    what, _, variant = name.partition(":")
+    if variant not in ("", "bfloat16", "remat"):
+        raise L2LError(f"unknown program {name}: give bfloat16 or remat after the colon")
+    classifier, attack = _classifier(arch, variant), what
+    step_losses, norms = np.zeros(0), np.zeros((0, 2))
     if what in defenses.METHODS:
-        state, found, norms = _trained(arch, how, what, batch, STEPS, OPTIMIZER, variables)
+        state, step_losses, norms = _trained(arch, variant, what, batch, STEPS, OPTIMIZER, variables)
         variables, attack = {"params": state.params.classifier, "batch_stats": state.stats.classifier}, "pgd10"
     logits = _attacked(attack)(jax.tree_util.Partial(classifier.logits, variables), jax.random.key(1), *batch)
-    return Outcome(found, norms, np.asarray(logits))
+    return Outcome(step_losses, norms, np.asarray(logits))
 
 
 def compare(reference: Reference, name: str) -> dict[str, Any]:
     """Run a program here and compare it with the reference.
 
     Returns:
-      "equal", whether all numbers are finite and no verdict differs; "flips", how many differ, of "images", of which
-      "right" are classified right in the reference; "flipped_margin", the largest distance from the decision that a
-      flipped image has in the reference, in logits; "logits_difference", the largest; "loss_differences", per step, and
-      "gradient_differences", of the first gradients' norms, relative. These three are None where one is not finite.
+      "equal", whether all numbers are finite and no verdict differs; "flips", the number that differ, of "images", of
+      which "right" are classified correctly in the reference; "flipped_margin", the largest distance of a flipped
+      image from the decision boundary in the reference, in logits; "logits_difference", the largest;
+      "loss_differences", per step, and "gradient_differences", of the first gradients' norms, relative. These three
+      are None if any is not finite.
     """
     ours, theirs = run(name, reference.arch, reference.variables, reference.batch), reference.outcomes[name]
     margins = [-np.asarray(losses.margin(jnp.asarray(o.logits), reference.batch.y)) for o in (ours, theirs)]
@@ -158,9 +150,9 @@ def compare(reference: Reference, name: str) -> dict[str, Any]:
 
 
 @functools.cache
-def _classifier(arch: str, how: str = "") -> Classifier:
-    """Build one per network, so that programs with the same attack compile once."""
-    return models.create(arch, dtype="bfloat16" if how == "bfloat16" else "float32", remat=how == "remat")
+def _classifier(arch: str, variant: str = "") -> Classifier:
+    """Build each network once, so that programs with the same attack compile once."""
+    return models.create(arch, dtype="bfloat16" if variant == "bfloat16" else "float32", remat=variant == "remat")
 
 
 @functools.cache
@@ -177,15 +169,15 @@ def _attacked(name: str) -> Callable[..., Array]:
 
 def _trained(
     arch: str,
-    how: str,
+    variant: str,
     method: str,
     batch: Batch,
     steps: int,
     optimizer: optax.GradientTransformation,
     variables: Tree = None,
 ) -> tuple[TrainState, np.ndarray, np.ndarray]:
-    """Return the state after joint steps on one batch, from the given weights or new ones, and an `Outcome`'s start."""
-    classifier, optimizers = _classifier(arch, how), Players(optimizer, optimizer)
+    """Return the state after joint steps on one batch from given or new weights, and an `Outcome`'s first fields."""
+    classifier, optimizers = _classifier(arch, variant), Players(optimizer, optimizer)
     defense = defenses.create(method, classifier, BALL, axis_name=AXIS)
     step = make_step(defense, optimizers, devices=jax.local_devices()[:1])
     state = init_state(jax.random.key(2), classifier, defense, optimizers, batch.x)
@@ -197,14 +189,14 @@ def _trained(
         )
     rows = []
     for _ in range(steps):
-        state, metrics = step(state, batch)
-        rows.append([float(metrics[name]) for name in ("loss", "classifier_gradient_norm", "attacker_gradient_norm")])
-    found = np.array(rows)
-    return state, found[:, 0], found[:, 1:]
+        state, values = step(state, batch)
+        rows.append([float(values[name]) for name in ("loss", "classifier_gradient_norm", "attacker_gradient_norm")])
+    metrics = np.array(rows)
+    return state, metrics[:, 0], metrics[:, 1:]
 
 
 def _images(shape: tuple[int, ...], n: int) -> Batch:
-    """Draw a smooth pattern per class, from faint to strong: attacks fool the first of them and not the last."""
+    """Draw a smooth pattern per class, from faint to strong: attacks fool the first images and not the last."""
     k_patterns, k_noise = jax.random.split(jax.random.key(3))
     patterns = jax.image.resize(jax.random.normal(k_patterns, (10, 4, 4, shape[-1])), (10, *shape), "linear")
     y = jnp.arange(n) % 10

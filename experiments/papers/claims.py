@@ -1,10 +1,10 @@
-"""What reproduces: each claim of the papers answered yes, no or open by a rule, from kept results alone.
+"""The papers' claims, each answered yes, no or open by a rule from kept results alone.
 
     for answer in answers(compare.read_records(), Path("experiments/results")): ...
 
 A comparison is of two groups of numbers, one per seed. Its noise is the larger of the groups' ranges over seeds and of
-two standard errors from the number of images. More than the noise is yes, as much the other way round no. Between, it
-is no where both have three seeds and the difference is within their ranges, else open.
+two standard errors from the number of images. A difference above the noise is yes, one below minus the noise is no.
+Between, it is no if both have three seeds and the difference is within their ranges, else open.
 """
 
 import json
@@ -19,27 +19,13 @@ from papers.compare import Record
 from papers.jobs import BESIDE
 
 __all__ = [
-    "ATTACKS",
-    "NEEDED",
-    "Answer",
-    "Group",
-    "answers",
-    "as_markdown",
-    "column",
-    "digits",
-    "diversity_helps",
-    "exceeds",
-    "gail_is_steadied",
-    "interpolation_falls",
-    "learned_attacker_wins",
-    "naive_fails",
-    "rnn_beats_adv_train",
-    "two_steps_beat_one",
-    "worst",
+    "ATTACKS", "NEEDED", "Answer", "Group", "answers", "as_markdown", "column", "digits", "diversity_helps", "exceeds",
+    "gail_is_steadied", "interpolation_falls", "learned_attacker_wins", "naive_fails", "rnn_beats_adv_train",
+    "two_steps_beat_one", "worst",
 ]  # fmt: skip
 
 NEEDED = 3
-"""Seeds that make a difference within the noise a no."""
+"""The number of seeds that makes a difference within the noise a no."""
 
 
 class Group(NamedTuple):
@@ -48,11 +34,11 @@ class Group(NamedTuple):
     name: str
     values: Sequence[float]
     images: int | None = None
-    """That an accuracy is over; None for other numbers."""
+    """The number of images of an accuracy; None for other numbers."""
 
 
 class Answer(NamedTuple):
-    """To one claim, from one place."""
+    """The answer to one claim in one place."""
 
     claim: str
     where: str
@@ -61,11 +47,11 @@ class Answer(NamedTuple):
     shown: str
     """The numbers and the noise."""
     seeds: int = 0
-    """Of the smaller group: with one, the noise does not hold the seeds'."""
+    """The number of seeds of the smaller group: with one, the noise does not include the seeds'."""
 
 
 def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
-    """Whether `more` is above `less` by more than the noise."""
+    """Return whether `more` is above `less` by more than the noise."""
     if not more.values or not less.values:
         missing = ", ".join(group.name for group in (more, less) if not group.values)
         return Answer(claim, where, "open", f"not run: {missing}")
@@ -84,12 +70,12 @@ def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
 
 
 def answers(records: Sequence[Record], results: Path) -> list[Answer]:
-    """Of all claims."""
+    """Return the answers to all claims."""
     return [answer for claim in CLAIMS for answer in claim(records, results)]
 
 
 def as_markdown(given: Sequence[Answer]) -> str:
-    """The section of BENCHMARKS.md."""
+    """Return the section of BENCHMARKS.md."""
     rows = [[a.claim, a.where, a.answer + ", one seed" * (a.seeds == 1), a.shown] for a in given]
     about = (
         "Answered by rules from the kept results (experiments/papers/claims.py), for the schedules that were run, not "
@@ -102,11 +88,11 @@ def as_markdown(given: Sequence[Answer]) -> str:
 # The numbers ---------------------------------------------------------------------------------------------------------
 
 ATTACKS = ("PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", "pgd100", "margin100", "CW-100")
-"""Columns that a row's worst is taken over, where all rows of a comparison have them."""
+"""Columns for a row's worst case, if all rows of a comparison have them."""
 
 
 def worst(records: Sequence[Record], table: str, row: str, *others: str) -> Group:
-    """Per seed the lowest accuracy among the attacks that this row and the others have."""
+    """Return per seed the lowest accuracy among the attacks that this row and the others share."""
     rows = [record for record in records if record["table"] == table and record["row"] in (row, *others)]
     common = [c for c in ATTACKS if rows and all(c in record["values"] for record in rows)]
     mine = [record for record in rows if record["row"] == row] if common else []
@@ -115,13 +101,13 @@ def worst(records: Sequence[Record], table: str, row: str, *others: str) -> Grou
 
 
 def column(records: Sequence[Record], table: str, row: str, name: str) -> Group:
-    """One column per seed."""
+    """Return one column per seed."""
     cells = [r["values"][name] for r in records if r["table"] == table and r["row"] == row and name in r["values"]]
     return Group(name, [c["value"] for c in cells], min((c["images"] for c in cells), default=None))
 
 
 def digits(results: Path, table: str, row: str) -> Group:
-    """PGD-100 per seed of a setting of experiments/ablation.py."""
+    """Return PGD-100 per seed of a setting of experiments/ablation.py."""
     path = results / f"digits_{table}.json"
     runs = json.loads(path.read_text())["rows"].get(row, []) if path.exists() else []
     return Group(row, [run["attacks"]["pgd100"]["robust_acc"] for run in runs], runs[0]["eval_size"] if runs else None)
@@ -151,7 +137,7 @@ def two_steps_beat_one(records: Sequence[Record], results: Path) -> list[Answer]
 
 
 def naive_fails(records: Sequence[Record], results: Path) -> list[Answer]:
-    """L2L, Table 2: an attacker that does not see the gradient defends nothing."""
+    """L2L, Table 2: an attacker without the gradient defends against nothing."""
     claim = "naive L2L fails: it keeps less than a tenth of what PGM training keeps"
     places = {
         "CIFAR-10 stand-in, worst of the common attacks": [
@@ -168,7 +154,7 @@ def naive_fails(records: Sequence[Record], results: Path) -> list[Answer]:
 
 
 def interpolation_falls(records: Sequence[Record], results: Path) -> list[Answer]:
-    """L2L v2, Table 4: whether AutoAttack takes from AIT what it does not take from PGM training."""
+    """L2L v2, Table 4: whether AutoAttack takes more from AIT than from PGM training."""
     claim = "AIT loses more from PGM-20 to AutoAttack than PGM training"
     pgm = _fall(records, "l2l:table2", "PGM Net")
     return [
@@ -178,7 +164,7 @@ def interpolation_falls(records: Sequence[Record], results: Path) -> list[Answer
 
 
 def learned_attacker_wins(records: Sequence[Record], results: Path) -> list[Answer]:
-    """RNN-Adv, Table 3; L2L-DA, Figure 2: at equal steps less accuracy is left."""
+    """RNN-Adv, Table 3; L2L-DA, Figure 2: less accuracy remains at equal steps."""
     said = []
     for row in ("RNN on AdvTrain", "L2L-DA on PGD10"):
         trained = column(records, "ours:attackers", row, "trained")
@@ -203,7 +189,7 @@ def diversity_helps(records: Sequence[Record], results: Path) -> list[Answer]:
 
 
 def gail_is_steadied(records: Sequence[Record], results: Path) -> list[Answer]:
-    """L2L v1, Figure 6: long training falls less."""
+    """L2L v1, Figure 6: long training declines less."""
     said = []
     for environment in ("CartPole-v1", "MountainCar-v0"):
         path = results / f"gail_figure6_{environment}.json"
@@ -229,7 +215,7 @@ _BESIDE = next(iter(BESIDE))
 
 
 def _fall(records: Sequence[Record], table: str, row: str) -> Group:
-    """PGM-20's accuracy less AutoAttack's on the same images, per seed."""
+    """Return PGM-20's accuracy minus AutoAttack's on the same images, per seed."""
     rows = [r["values"] for r in records if r["table"] == table and r["row"] == row]
     both = [values for values in rows if {_BESIDE, "AutoAttack"} <= set(values)]
     images = min((values["AutoAttack"]["images"] for values in both), default=None)
@@ -241,7 +227,7 @@ def _range(group: Group) -> float:
 
 
 def _error(group: Group) -> float:
-    """Standard error of an accuracy over so many images, of one seed; 0 where the numbers are none."""
+    """Return the standard error of an accuracy of one seed from its number of images; 0 for other numbers."""
     if not group.images:
         return 0.0
     p = min(max(abs(statistics.mean(group.values)), 1 / group.images), 1.0)

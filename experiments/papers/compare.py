@@ -1,9 +1,9 @@
-"""Markdown of the kept rows: the paper's number, ours, the difference, and what ours was really made with.
+"""The kept rows in Markdown: the paper's number, ours, the difference, and our actual setting.
 
     print(as_markdown(read_records()))
 
-What a run has shorter or smaller than the paper stands in the column `schedule`, and is read from the run's own
-config.json, not from the plan.
+The column `schedule` lists where a run is shorter or smaller than in the paper, from the run's own config.json, not
+from the plan.
 """
 
 import json
@@ -20,28 +20,20 @@ from papers.plan import PARTS
 from papers.targets import TABLES, Table
 
 __all__ = [
-    "Record",
-    "as_markdown",
-    "cell",
-    "elsewhere",
-    "images_of",
-    "read_records",
-    "section",
-    "shortened",
-    "value_of",
-]
+    "Record", "as_markdown", "cell", "elsewhere", "images_of", "read_records", "section", "shortened", "value_of",
+]  # fmt: skip
 
 Record = Mapping[str, Any]
 
 
 def read_records(folder: Path = records.FOLDER) -> list[Record]:
-    """All kept rows, by table, row and seed."""
+    """Return all kept rows, by table, row and seed."""
     rows = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     return sorted(rows, key=lambda r: (r["table"], r["row"], r["seed"]))
 
 
 def as_markdown(measured: Sequence[Record]) -> str:
-    """A section per table that has rows."""
+    """Return a section per table that has rows."""
     parts = ["## The papers' tables, ours beside them", _ABOUT, elsewhere()]
     for name, table in TABLES.items():
         mine = [record for record in measured if record["table"] == name]
@@ -51,7 +43,7 @@ def as_markdown(measured: Sequence[Record]) -> str:
 
 
 def elsewhere() -> str:
-    """Which rows have a section of their own, and how many have none."""
+    """List the rows that have their own section, and count those without results."""
     own: dict[str, list[str]] = {}
     for part in PARTS:
         if not part.columns and records.is_kept(part):
@@ -73,7 +65,7 @@ number stand beside the paper's attacks."""
 
 
 def section(name: str, table: Table, measured: Sequence[Record]) -> str:
-    """One table: rows with their schedule, seeds and cells."""
+    """Return one table: rows with their schedule, seeds and cells."""
     rows = [row for row in table.rows if any(record["row"] == row for record in measured)]
     columns = [*table.columns]
     columns += [c for record in measured for c in record["values"] if c not in columns]
@@ -95,7 +87,7 @@ def section(name: str, table: Table, measured: Sequence[Record]) -> str:
 
 
 def cell(column: str, table: Table, row: str, seeds: Sequence[Record]) -> str:
-    """Ours / the paper's (difference)."""
+    """Return ours / the paper's (difference)."""
     values = [value for record in seeds if (value := value_of(record, column, table)) is not None]
     printed = table.rows[row].get(column)
     if not values and any(column in record["values"] for record in seeds):
@@ -114,7 +106,7 @@ def cell(column: str, table: Table, row: str, seeds: Sequence[Record]) -> str:
 
 
 def value_of(record: Record, column: str, table: Table) -> float | None:
-    """A column of a kept row; Min is the lowest of those of the paper's attacks that were run."""
+    """Return a column of a kept row; Min is the lowest of the paper's attacks that were run."""
     if column != "Min":
         return record["values"].get(column, {}).get("value")
     attacks = [record["values"][c]["value"] for c in table.columns if c in record["values"] and c != "Natural"]
@@ -122,13 +114,13 @@ def value_of(record: Record, column: str, table: Table) -> float | None:
 
 
 def images_of(column: str, measured: Iterable[Record]) -> str:
-    """On how many test images a column is."""
+    """Return the number of test images of a column."""
     counts = {record["values"][column]["images"] for record in measured if column in record["values"]}
     return " or ".join(f"{count:,}" for count in sorted(counts)) + " images" if counts else ""
 
 
 def shortened(training: Mapping[str, Any], table: Table) -> str:
-    """In what the run differs from the paper's setting: the table's, and for the rest the recipe's."""
+    """Describe the run's differences from the paper's setting: the table's, and for the rest the recipe's."""
     paper = recipes.find(training["dataset"], training["method"])
     epochs = table.epochs or paper.epochs
     said = []

@@ -1,8 +1,8 @@
-"""Estimates of the time that jobs will take: multiplications that `cost` counts, at two assumed speeds.
+"""Time estimates for jobs: multiplications counted by `cost`, at two assumed speeds.
 
     effort.training("mnist", "small_cnn", "rnn_adv", epochs=6).hours("cpu")
 
-A pass is a forward and a backward one of the classifier over one image.
+A pass is a forward and a backward pass of the classifier over one image.
 """
 
 import functools
@@ -24,30 +24,29 @@ PASSES = {
     "naive_l2l": 1, "grad_l2l": 2, "two_step_l2l": 3, "grad_only_l2l": 2, "two_step_grad_only_l2l": 3, "ait": 3,
     "ait_l2l": 3, "rnn_adv": 11, "rnn_trades": 12, "l2l_da": 23, "l2l_star": 4,
 }  # fmt: skip
-"""Per image of a training step."""
+"""Passes per image of a training step."""
 GENERATORS = {
     "naive_l2l": 1.8e9, "grad_l2l": 1.8e9, "two_step_l2l": 3.6e9, "grad_only_l2l": 1.8e9,
     "two_step_grad_only_l2l": 3.6e9, "ait_l2l": 1.8e9, "l2l_da": 20 * 252e6, "l2l_star": 252e6,
 }  # fmt: skip
 """Multiplications of the learned attacker's forward passes in a step, per image of 32 x 32 at the papers' width (64).
-The U-Net's are counted three times: its narrow and strided convolutions run at a third of a classifier's speed on a
-CPU."""
+The U-Net's count three times: its narrow and strided convolutions run at a third of a classifier's speed on a CPU."""
 TRAIN_IMAGES = {"digits": 1300, "mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
 PIXELS = {"digits": 64, "mnist": 784}
-"""Others have 1,024."""
+"""Pixels per image; others have 1,024."""
 SPEEDS = {"cpu": 1e11, "gpu": 5e13}
-"""Multiplications a second: two CPU cores with a job on each (twice what one core did in training with PGD-10: 67
-images a second of resnet20, 226 of small_cnn), and what a data-center GPU is assumed to reach (0.1 PFLOP/s)."""
+"""Multiplications a second: two CPU cores with a job on each (twice one core's speed in training with PGD-10: 67 images
+a second for resnet20, 226 for small_cnn), and an assumed data-center GPU (0.1 PFLOP/s)."""
 LAUNCH = {"cpu": 0.0, "gpu": 5e-6}
-"""Seconds that a pass takes at least, per image: a GPU waits for small networks' kernels."""
+"""The least seconds of a pass per image: a GPU waits for small networks' kernels."""
 
 
 class Effort(NamedTuple):
-    """An amount of work. Nothing is counted before somebody asks for its multiplications."""
+    """An amount of work, counted lazily."""
 
     passes: float = 0.0
     forwards: tuple[tuple[str, float], ...] = ()
-    """Classifiers, and the number of forward passes that would multiply as often."""
+    """Classifiers, and the number of their forward passes."""
     attackers: float = 0.0
     """Multiplications of learned attackers."""
 
@@ -61,7 +60,7 @@ class Effort(NamedTuple):
         return sum(count * multiplications(arch) for arch, count in self.forwards) + self.attackers
 
     def hours(self, machine: str) -> float:
-        """On two CPU cores (`cpu`) or one data-center GPU (`gpu`)."""
+        """Return the hours on two CPU cores (`cpu`) or one data-center GPU (`gpu`)."""
         return max(self.multiplications / SPEEDS[machine], self.passes * LAUNCH[machine]) / 3600
 
 
@@ -78,14 +77,14 @@ def multiplications(arch: str) -> float:
 def training(
     dataset: str, arch: str, method: str, *, epochs: float, images: int | None = None, width: int = 64
 ) -> Effort:
-    """Return the effort of a training run: a gradient in x costs as much as a forward pass, one in the weights too.
+    """Return the effort of a training run: a gradient in x costs a forward pass, and so does one in the weights.
 
     Args:
       dataset: its name.
       arch: the classifier.
       method: as in `--method`.
-      epochs: how many.
-      images: of an epoch; all by default.
+      epochs: number of epochs.
+      images: images per epoch; all by default.
       width: of a convolutional attacker.
     """
     seen = epochs * (images or TRAIN_IMAGES[dataset])
@@ -101,9 +100,9 @@ def judging(arch: str, attacks: list[str], images: int) -> Effort:
 
 
 def passes_of(attack: str) -> float:
-    """About how many passes an attack of that name takes per image."""
+    """Estimate an attack's number of passes per image."""
     if attack == "standard":
-        return 3000.0  # up to 4,400 where nothing falls to the first attacks
+        return 3000.0  # up to 4,400 if the first attacks all fail
     match = re.match(r"(?P<family>trained:|l2l_cw|[a-z_]+?)(?P<n>\d+)?(?:[@+]|$)", attack)
     count = float((match and match["n"]) or 10)
     family = match["family"] if match else ""

@@ -1,4 +1,4 @@
-"""Figures that scripts draw beside their JSON: the limiting cycle, and bars of speed."""
+"""Figures of scripts: the limiting cycle, and bars of speed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +12,11 @@ __all__ = ["bars", "paths_in_the_plane"]
 
 
 def paths_in_the_plane(path: Path, paths: Mapping[str, ArrayLike]) -> None:
-    """Draw how players of a game on the plane move (L2L, Figure 8), as PNG.
+    """Draw the paths of players of a game on the plane (L2L, Figure 8), as PNG.
 
     Args:
       path: the file to write.
-      paths: title -> points [T, 2], x and y of the players; a panel each.
+      paths: title -> points [T, 2], x and y of the players, with a panel each.
     """
     from matplotlib.figure import Figure
 
@@ -39,7 +39,7 @@ def bars(path: Path, groups: Mapping[str, Mapping[str, tuple[float, float, float
     Args:
       path: the file to write.
       groups: title -> name -> (value, lowest, highest).
-      label: of the values.
+      label: the label of the values.
     """
     from matplotlib.figure import Figure
 

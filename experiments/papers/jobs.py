@@ -1,4 +1,4 @@
-"""Commands of our scripts as data, and the parts of the tables' rows that they make.
+"""Commands of our scripts as data, and their parts of the tables' rows.
 
 victim = trained("mnist", "small_cnn", "rnn_adv", epochs=6)
 part = white("rnn_adv:table3", "RNN-Adv", victim, {"PGD-10": "pgd10@rnn"}, images=1000)
@@ -20,17 +20,17 @@ RESULTS = "experiments/results"
 
 
 class Job(NamedTuple):
-    """One command. It is complete when the file `made` is there, which it writes last and whole."""
+    """One command. It is complete once the file `made` exists, which it writes last and completely."""
 
     script: str
     flags: tuple[str, ...]
     made: str
-    """From the repository's root."""
+    """A path from the repository's root."""
     effort: Effort = Effort()
     dataset: str = ""
-    """Whose --data-dir it takes."""
+    """The data set for its --data-dir."""
     about: Mapping[str, object] = {}
-    """What report.json has to say, for a training run."""
+    """The required content of report.json, for a training run."""
 
     @property
     def folder(self) -> str:
@@ -38,30 +38,30 @@ class Job(NamedTuple):
         return self.made.rpartition("/")[0]
 
     def command(self, data_dirs: Mapping[str, str] = {}) -> list[str]:
-        """Script and flags, with the place of the data where one is given."""
+        """Return script and flags, with the data folder if given."""
         given = [f"--data-dir={data_dirs[self.dataset]}"] if self.dataset in data_dirs else []
         return [self.script, *self.flags, *given]
 
 
 class Part(NamedTuple):
-    """Some columns of one row, of models of one seed."""
+    """Some columns of one row, for models of one seed."""
 
     table: str
     row: str
     jobs: tuple[Job, ...]
-    """In order; what the last one made has the columns."""
+    """Jobs in order; the last one's result has the columns."""
     columns: Mapping[str, str] = {}
-    """Column -> what it is called there: an attack's name, for a judgement. Empty: the job keeps its own JSON."""
+    """Column -> its name there: an attack's name, for an evaluation. Empty: the job keeps its own JSON."""
     seed: int = 0
     victim: Job | None = None
-    """The training run that the columns are about."""
+    """The training run behind the columns."""
 
 
 def trained(
     dataset: str, arch: str, method: str, epochs: int, seed: int = 0, *flags: str, variant: str = "",
     images: int | None = None, width: int | None = None,
 ) -> Job:  # fmt: skip
-    """A training run; `variant` tells its folder from that of other flags. Its own report is short."""
+    """Return a training run; `variant` distinguishes its folder from that of other flags. Its own report is short."""
     name = "-".join(filter(None, [dataset, arch, method, variant, f"{epochs}epochs", f"s{seed}"]))
     sized = [f"--train-size={images}"] * (images is not None) + [f"--attacker-width={width}"] * (width is not None)
     fixed = (f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")
@@ -76,7 +76,7 @@ def trained(
 
 
 def judged(victim: Job, attacks: list[str], images: int, *flags: str, variant: str = "") -> Job:
-    """A judgement of a trained model on the first test images, in a folder beside it."""
+    """Return an evaluation of a trained model on the first test images, in a folder next to it."""
     arch, out = str(victim.about["arch"]), f"{victim.folder}/judged-{variant or 'white'}-{images}"
     return Job(
         "experiments/evaluate.py",
@@ -91,7 +91,7 @@ def judged(victim: Job, attacks: list[str], images: int, *flags: str, variant: s
 def attacker(
     name: str, victim: Job, *flags: str, epochs: int = 4, width: int | None = None, beside: str = "pgd10@l2l_da"
 ) -> Job:
-    """A learned attacker trained on a model that does not move (4 epochs of MNIST: 1,876 steps), PGD beside it.
+    """Return a learned attacker trained on a fixed model (4 epochs of MNIST: 1,876 steps), compared with PGD.
 
     Attackers of one model differ by a point or two, so all test images are attacked.
     """
@@ -115,7 +115,7 @@ def white(
     table: str, row: str, victim: Job, columns: Mapping[str, str], images: int, *before: Job,
     variant: str = "", natural: bool = False,
 ) -> Part:  # fmt: skip
-    """The part that judges `victim` on those columns, after `before` ran."""
+    """Return the part that evaluates `victim` on those columns, after `before` ran."""
     job = judged(victim, list(columns.values()), images, variant=variant)
     named = {**({"Natural": "clean"} if natural else {}), **columns}
     return Part(table, row, (victim, *before, job), named, int(str(victim.about["seed"])), victim)
@@ -125,7 +125,7 @@ def black(
     table: str, row: str, victim: Job, surrogates: Mapping[str, Job], attacks: Mapping[str, str], *before: Job,
     variant: str = "black",
 ) -> Part:  # fmt: skip
-    """Attacks on other models, tried on `victim`; a column's name is the surrogate's and the attack's, joined."""
+    """Return attacks on other models, tested on `victim`; a column's name joins the surrogate's and the attack's."""
     listed = ",".join(job.folder for job in surrogates.values())
     flags = (f"--surrogates={listed}", f"--black-box={','.join(attacks.values())}")
     job = judged(victim, [], 1000, *flags, variant=variant)
@@ -140,12 +140,12 @@ def black(
 
 
 NEUTRAL = {"pgd100": "pgd100", "margin100": "margin100"}
-"""Beside every row's own attacks: the same two for all papers, and AutoAttack."""
+"""In addition to every row's own attacks: two more for all papers, and AutoAttack."""
 AUTOATTACK = {"AutoAttack": "standard"}
 BESIDE = {"PGM-20 beside AutoAttack": "pgd20@l2l"}
-"""On the same images as AutoAttack: what it takes beyond this is the model's, and not another sample's."""
+"""On the same images as AutoAttack: the difference is due to the model, not to another sample."""
 
 
 def kept(table: str, row: str, name: str, script: str, *flags: str, before: tuple[Job, ...] = ()) -> Part:
-    """A script that writes experiments/results/NAME.json itself."""
+    """Return a script that writes experiments/results/NAME.json itself."""
     return Part(table, row, (*before, Job(f"experiments/{script}.py", flags, f"{RESULTS}/{name}.json")))

@@ -22,7 +22,7 @@ METHODS = {
 
 
 def chosen(only: str) -> list[Part]:
-    """The plan's parts of those tables, or TABLE/ROW, separated by commas; all where nothing is named.
+    """Return the plan's parts of those tables, or TABLE/ROW, separated by commas; all by default.
 
     Raises:
       L2LError: no such table or row.
@@ -32,7 +32,7 @@ def chosen(only: str) -> list[Part]:
 
 
 def wanted(only: str) -> list[tuple[str, str]]:
-    """(table, row) that `--only` means."""
+    """Return the (table, row) pairs of `--only`."""
     rows = [(name, row) for name, table in TABLES.items() for row in table.rows]
     items = [item for item in only.split(",") if item]
     # A row's name may have a comma: "l2l_da:table1a/R-, D-".
@@ -44,12 +44,12 @@ def wanted(only: str) -> list[tuple[str, str]]:
             joined.append(item)
     for item in joined:
         if not any(item in (name, f"{name}/{row}") for name, row in rows):
-            raise L2LError(f"--only={item}: no such table or row; choose of {', '.join(TABLES)}, or TABLE/ROW")
+            raise L2LError(f"--only={item}: no such table or row; choose from {', '.join(TABLES)}, or TABLE/ROW")
     return [(name, row) for name, row in rows if not joined or {name, f"{name}/{row}"} & set(joined)]
 
 
 def listed(only: str = "") -> str:
-    """Markdown: a line per row, and the sums of what is planned and missing."""
+    """Return Markdown: a line per row, and the sums of planned and missing work."""
     cells: list[list[str]] = []
     missing: dict[str, Job] = {}
     for name, row in wanted(only):
@@ -78,7 +78,7 @@ def listed(only: str = "") -> str:
 
 
 def state(parts: Iterable[Part]) -> str:
-    """Done, partial, not run, or not planned."""
+    """Return done, partial, not run, or not planned."""
     parts = list(parts)
     if not parts:
         return "not planned"
@@ -89,7 +89,7 @@ def state(parts: Iterable[Part]) -> str:
 
 
 def papers(table: Table, row: str) -> Effort:
-    """What a row takes in the paper's own setting: training, and its columns on the whole test set."""
+    """Return a row's effort in the paper's own setting: training, and its columns on the whole test set."""
     if not (table.epochs and row in METHODS):
         return Effort()
     columns = [column for column in table.rows[row] if column not in ("Natural", "Min")]
@@ -98,7 +98,7 @@ def papers(table: Table, row: str) -> Effort:
 
 
 def _as_attack(column: str) -> str:
-    """An attack's name that gives the number of its passes."""
+    """Return an attack's name with the same number of passes."""
     return column.lower().replace("-", "").replace("pgm", "pgd").replace("&", "")
 
 

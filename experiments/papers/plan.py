@@ -1,9 +1,8 @@
-"""What can be run of the papers' tables: the models of their rows, and the list of parts, sized for two CPU cores.
+"""The runs for the papers' tables: the models of their rows, and the list of parts, sized for two CPU cores.
 
-    for part in PARTS: ...          # in the order of what a minute brings
+    for part in PARTS: ...          # by the gain per minute
 
-Where a schedule is shorter than the paper's, the result says so: it is read from the run's own settings (see
-`compare.shortened`).
+If a schedule is shorter than the paper's, the result says so, from the run's own settings (see `compare.shortened`).
 """
 
 from collections.abc import Mapping
@@ -24,8 +23,8 @@ RNN_ROWS = {
     "RNN-TRADES": "rnn_trades",
 }  # fmt: skip
 SMALL_CNN = ("--optimizer=adam", "--lr=0.001", "--lr-schedule=cosine")
-"""Flags of all of the small_cnn models but the generator's: the recipe's SGD needs more epochs to begin to learn."""
-# The generator takes 2 s a step; so 1,200 steps, with Adam because those are few.
+"""Flags of all small_cnn models but the generator's: the recipe's SGD needs more epochs to begin to learn."""
+# The generator takes 2 s a step: 1,200 steps, with Adam because those are few.
 SMALL_DA = (
     "--batch-size=100", "--warmup=1", "--optimizer=adam", "--lr=0.001", "--lr-schedule=constant",
     "--attacker-optimizer=adam", "--attacker-lr=0.001", "--val-size=0",
@@ -33,14 +32,14 @@ SMALL_DA = (
 
 
 def mnist(row: str, seed: int) -> Job:
-    """The model of a row of RNN-Adv's Table 3."""
+    """Return the model of a row of RNN-Adv's Table 3."""
     if row == "L2LDA":
         return trained("mnist", "small_cnn", "l2l_da", 6, seed, *SMALL_DA, variant="small", images=20_000, width=16)
     return trained("mnist", "small_cnn", RNN_ROWS[row], 6, seed, *SMALL_CNN)
 
 
 def rnn_table3(row: str, seed: int, which: str) -> Part:
-    """One of four groups of columns."""
+    """Return one of four groups of columns."""
     victim, optimizer = mnist(row, seed), mnist("RNN-Adv", 0)
     if which == "paper":
         own = f"trained:{optimizer.folder}"
@@ -55,27 +54,27 @@ def rnn_table3(row: str, seed: int, which: str) -> Part:
 
 
 def rnn_table1(row: str, method: str) -> Part:
-    """MNIST with and without the line search."""
+    """Return MNIST with and without the line search."""
     victim = trained("mnist", "small_cnn", method, 6, 0, *SMALL_CNN)
     columns = {"PGD": "pgd10@rnn", "PGD+BLS": "bls10"}
     return white("rnn_adv:table1", row, victim, columns, 1000, variant="bls", natural=True)
 
 
 def rnn_table6(row: str) -> Part:
-    """The optimizer with more steps."""
+    """Return the optimizer with more steps."""
     victim, optimizer = mnist(row, 0), mnist("RNN-Adv", 0)
     columns = {"10 steps": f"trained:{optimizer.folder}", "40 steps": f"trained40:{optimizer.folder}"}
     return white("rnn_adv:table6", row, victim, columns, 10_000, optimizer, variant="steps")
 
 
 def rnn_table7(row: str) -> Part:
-    """Black box: the surrogates are of another seed."""
+    """Return black-box attacks from surrogates of another seed."""
     victim, surrogates = mnist(row, 0), {"Plain-Net": mnist("Plain", 1), "PGD-Net": mnist("AdvTrain", 1)}
     return black("rnn_adv:table7", row, victim, surrogates, {"": "pgd10@rnn"})
 
 
 def rnn_figure3(row: str) -> Part:
-    """The landscape of one model."""
+    """Return the landscape of one model."""
     victim = mnist(row, 0)
     job = judged(victim, [], 100, "--figures=landscape", variant="landscape")
     job = job._replace(made=job.folder + "/landscape.json")
@@ -110,7 +109,7 @@ _BUDGET = (
 
 
 def cifar(row: str, seed: int = 0, *, slim: bool = False) -> Job:
-    """The stand-in of a row of L2L's tables: resnet20, 3 epochs of 10,000 images, attackers of width 16."""
+    """Return the stand-in of a row of L2L's tables: resnet20, 3 epochs of 10,000 images, attackers of width 16."""
     method = L2L_ROWS[row]
     width = None if method not in effort.GENERATORS else 32 if slim else 16
     flags = (*_BUDGET, "--attacker=slim") if slim else _BUDGET
@@ -119,7 +118,7 @@ def cifar(row: str, seed: int = 0, *, slim: bool = False) -> Job:
 
 
 def l2l_table2(row: str) -> list[Part]:
-    """All columns of a row."""
+    """Return all columns of a row."""
     table, victim = "l2l:table4-v2" if row.startswith("AIT") else "l2l:table2", cifar(row)
     victim = PLAIN_CIFAR if row == "Plain" else victim
     margins = {"CW-20": "margin20", "CW-100": "margin100", "pgd100": "pgd100"}
@@ -139,20 +138,20 @@ def l2l_table2(row: str) -> list[Part]:
 
 
 def l2l_table4(row: str) -> Part:
-    """Black box: the surrogates are of another seed."""
+    """Return black-box attacks from surrogates of another seed."""
     surrogates = {"Plain": cifar("Plain", 1), "FGSM": cifar("FGSM Net", 1), "PGM": cifar("PGM Net", 1)}
     attacks = {" FGSM": "fgsm", " PGM10": "pgd10"}
     return black("l2l:table4", "Plain Net" if row == "Plain" else row, cifar(row), surrogates, attacks)
 
 
 def l2l_table8(row: str) -> Part:
-    """The slim attacker, of width 32 instead of 128."""
+    """Return the slim attacker, of width 32 instead of 128."""
     columns = {"FGSM": "fgsm", "PGM-20": "pgd20@l2l"} | NEUTRAL
     return white("l2l:table8", row, cifar(row, slim=True), columns, 1000, natural=True)
 
 
 def l2l_figure(table: str, row: str, figures: str) -> Part:
-    """A figure of a model beside PGM Net's."""
+    """Return a figure of a model against PGM Net."""
     victim, baseline = cifar(row), cifar("PGM Net")
     beside = () if row == "PGM Net" else (f"--baseline={baseline.folder}",)
     job = judged(victim, [], 500, f"--figures={figures}", *beside, variant=figures)
@@ -184,12 +183,12 @@ DA_MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "delta-, y+": ("l2l_da", "no_delta", ("--options=delta=False",)),
     "delta-, y-": ("l2l_da", "no_delta_no_label", ("--options=delta=False,label=False",)),
 }
-"""Row -> method, what tells the folder apart, flags."""
+"""Row -> method, suffix of the folder, flags."""
 _FULL = {"R+, D+": "L2L-DA", "delta+, y+": "L2L-DA"}
 
 
 def lenet(row: str, seed: int = 0) -> Job:
-    """The model of a row of L2L-DA's MNIST tables: 20,000 images, 6 epochs, the first plain, generators of width 16."""
+    """Return the model of a row of L2L-DA's MNIST tables: 20,000 images, 6 epochs (1 plain), generators of width 16."""
     method, variant, flags = DA_MODELS[_FULL.get(row, row)]
     width = 16 if method.startswith("l2l") else None
     variant = "-".join(filter(None, ["small", variant]))
@@ -197,12 +196,12 @@ def lenet(row: str, seed: int = 0) -> Job:
 
 
 def da_white(table: str, row: str, columns: Mapping[str, str]) -> Part:
-    """The attacks without training."""
+    """Return the attacks without training."""
     return white(table, row, lenet(row), columns, 1000, natural=True, variant=table.partition(":")[2])
 
 
 def da_tuned(row: str, column: str, name: str) -> Part:
-    """A column of Table 2 whose attacker is trained on the row's model."""
+    """Return a column of Table 2 whose attacker is trained on the row's model."""
     victim = lenet(row)
     tuned = attacker(name, victim, width=16 if name == "l2l_da" else None)
     columns = {column: f"trained:{tuned.folder}"}
@@ -210,7 +209,7 @@ def da_tuned(row: str, column: str, name: str) -> Part:
 
 
 def da_black(row: str, letter: str, surrogate_row: str) -> Part:
-    """Three columns of Table 3."""
+    """Return three columns of Table 3."""
     surrogate = lenet(surrogate_row, 1)
     tuned = attacker("l2l_da", surrogate, width=16)
     names = {"L2L-DA ": f"trained:{tuned.folder}", "PGD10 ": "pgd10@l2l_da", "PGD100 ": "pgd100@l2l_da"}
@@ -222,7 +221,7 @@ def da_black(row: str, letter: str, surrogate_row: str) -> Part:
 
 
 def equal_steps(row: str, name: str, victim: Job, pgd: str, *flags: str, epochs: int, width: int | None = None) -> Part:
-    """An attacker trained on a fixed model, the same untrained, and PGD with as many steps."""
+    """Return an attacker trained on a fixed model, the same untrained, and PGD with as many steps."""
     tuned = attacker(name, victim, *flags, epochs=epochs, width=width, beside=pgd)
     columns = {"PGD": pgd, "untrained": "untrained", "trained": "mean draw"}
     return Part("ours:attackers", row, (victim, tuned), columns, 0, victim)
@@ -303,4 +302,4 @@ PARTS: tuple[Part, ...] = (
       for row in ("PGD classifier", "L2L-DA classifier")),
     *(rnn_table3(row, 0, "l2lda") for row in RNN_ROWS),
 )  # fmt: skip
-"""In the order of what a minute brings; `work.work` goes down this list."""
+"""In order of the gain per minute; `work.work` goes down this list."""

@@ -1,4 +1,4 @@
-"""What is kept of a finished part: experiments/results/papers/TABLE-ROW-sSEED.json, small, whole, without places.
+"""Records of finished parts: experiments/results/papers/TABLE-ROW-sSEED.json, small, complete, without local paths.
 
     {"table", "row", "seed", "values": {column: {"value", "images", "command"}}, "training": {...}, "provenance": {...}}
 
@@ -23,17 +23,17 @@ SETTINGS = (
     "method", "dataset", "arch", "eps", "norm", "epochs", "train_size", "batch_size", "optimizer", "lr", "lr_schedule",
     "warmup", "attacker_optimizer", "attacker_lr", "attacker_width", "options", "dtype", "seed",
 )  # fmt: skip
-"""Of the training run's config.json: what the result was really made with."""
+"""Settings from the training run's config.json: the actual setting of the result."""
 
 
 def path_of(part: Part) -> Path:
-    """Where a part's row of that seed is kept."""
+    """Return the file of a part's row and seed."""
     name = f"{part.table}-{part.row}-s{part.seed}".replace("*", " star")
     return FOLDER / f"{re.sub(r'[^0-9A-Za-z+]+', '-', name)}.json"
 
 
 def is_kept(part: Part) -> bool:
-    """Whether the part's columns are in the file, or for a script with its own, whether that is there."""
+    """Return whether the file has the part's columns, or, for a script with its own file, whether that exists."""
     if not part.columns:
         return Path(part.jobs[-1].made).exists()
     path = path_of(part)
@@ -44,7 +44,7 @@ def keep(part: Part) -> None:
     """Add a finished part to its file.
 
     Raises:
-      L2LError: a column is not in what the last job made.
+      L2LError: the last job's result lacks a column.
     """
     if not part.columns or part.victim is None:
         return
@@ -65,7 +65,7 @@ def keep(part: Part) -> None:
 
 
 def training(victim: Job) -> dict[str, Any]:
-    """The settings that the run had, and the plan's command."""
+    """Return the settings of the run, and the plan's command."""
     config, report = read_json(Path(victim.folder) / "config.json"), read_json(Path(victim.made))
     settings = {name: config[name] for name in SETTINGS if name in config}
     return {
@@ -77,7 +77,7 @@ def training(victim: Job) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """Name -> {"value", "images"} of what a job made: a judgement, or a figure's data."""
+    """Return name -> {"value", "images"} of a job's result: an evaluation, or a figure's data."""
     content = read_json(path)
     return READERS.get(path.name, _judgement)(content)
 
@@ -101,7 +101,7 @@ def _report(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _sweep(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The victim's curves: panel -> [[radius or steps, accuracy], ...]."""
+    """Return the victim's curves: panel -> [[radius or steps, accuracy], ...]."""
     curves = {
         panel: [list(point) for point in zip(shown["values"], next(iter(shown["accuracy"].values())), strict=True)]
         for panel, shown in content["data"].items()

@@ -1,6 +1,6 @@
-"""What BENCHMARKS.md says of each kept result, experiments/results/*.json (see experiments/reproduce.py).
+"""The text of BENCHMARKS.md for each kept result, experiments/results/*.json (see experiments/reproduce.py).
 
-`tell(record)` finds the table by what the result holds.
+`tell(record)` chooses the table by the result's keys.
 """
 
 import statistics
@@ -17,12 +17,12 @@ __all__ = [
 
 
 def tell(record: Mapping[str, Any]) -> str:
-    """Markdown of any kept result."""
+    """Return any kept result in Markdown."""
     return next(say for key, say in TABLES.items() if key in record)(record)
 
 
 def throughput(record: Mapping[str, Any]) -> str:
-    """Markdown of experiments/throughput.py --variants: a table per group.
+    """Return experiments/throughput.py --variants in Markdown: a table per group.
 
     The last column compares with the first row, see `quotient`.
     """
@@ -35,9 +35,9 @@ def throughput(record: Mapping[str, Any]) -> str:
 
 
 def quotient(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
-    """The time of one program over that of another within each round: "median", "least" and "most".
+    """Return the ratio of two programs' times within each round: "median", "least" and "most".
 
-    So what slows the machine for a while cancels. A slow program has fewer rounds.
+    This cancels slow periods of the machine. A slow program has fewer rounds.
     """
     ratios = [s / r for s, r in zip(seconds, reference, strict=False)]
     return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
@@ -60,9 +60,9 @@ def _times(row: Mapping[str, Any]) -> list[str]:
 
 
 def speed(record: Mapping[str, Any]) -> str:
-    """Markdown of experiments/throughput.py: a table per attack or training steps, model, dtype and batch size.
+    """Return experiments/throughput.py in Markdown: a table per attack or training steps, model, dtype and batch size.
 
-    TFLOP/s counts what the attack or step needs, two operations a multiplication, in the same way for all programs.
+    TFLOP/s counts the operations needed by the attack or step, two per multiplication, the same for all programs.
     """
     ceiling = ", ".join(f"{dtype} {flops / 1e12:.3g}" for dtype, flops in record["ceiling"].items())
     about = f"{record['machine']}, {record['date']}; linf eps {record['eps']}, {record['devices']} "
@@ -81,7 +81,7 @@ def speed(record: Mapping[str, Any]) -> str:
 
 
 def _attack(title: str, rows: Sequence[Mapping[str, Any]], most: float | None) -> str:
-    """The fifth column compares with the first row."""
+    """Return a table whose fifth column compares with the first row."""
     header = [title, *_TIMES, f"time / {rows[0]['program']}", *_RATES, "passes", "compiling and first call, s"]
     header += ["MB temporary", "MB in", "MB out", "MB peak of the device"]
     cells = [
@@ -101,9 +101,9 @@ def _attack(title: str, rows: Sequence[Mapping[str, Any]], most: float | None) -
 
 
 def _training(title: str, rows: Sequence[Mapping[str, Any]], most: float | None) -> str:
-    """Each is compared with ours of the same method, and with the first; so are its multiplications, and the papers'.
+    """Compare each with ours of the same method and with the first; also its multiplications and the papers' times.
 
-    No program can take less than its multiplications say at the same speed of multiplication.
+    At the same speed, no program can take less time than its multiplications.
     """
     base, ours = rows[0], {row["method"]: row for row in reversed(rows)}
     header = [title, "program", *_TIMES, f"time / {base['program']}", f"time / {base['method']}"]
@@ -130,7 +130,7 @@ def _training(title: str, rows: Sequence[Mapping[str, Any]], most: float | None)
 
 
 def _known_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The table without the columns that no row has."""
+    """Return the table without the columns that no row has."""
     columns = [column for column in zip(header, *rows, strict=True) if set(column[1:]) != {"-"}]
     header, *rows = zip(*columns, strict=True)
     return grid(header, rows)
@@ -149,12 +149,12 @@ def _megabytes(nbytes: int | None) -> str:
 
 
 def runs(record: Mapping[str, Any]) -> str:
-    """Markdown of collected reports (see experiments/reproduce.py): their table."""
+    """Return the table of collected reports in Markdown (see experiments/reproduce.py)."""
     return table(record["reports"])
 
 
 def judgements(record: Mapping[str, Any]) -> str:
-    """Markdown of collected results of experiments/evaluate.py: accuracies in percent, and the checks that rang."""
+    """Return collected results of experiments/evaluate.py in Markdown: accuracies in percent, and failed checks."""
     rows: list[dict[str, float]] = []
     notes = []
     for judged in record["judgements"]:
@@ -175,7 +175,7 @@ def judgements(record: Mapping[str, Any]) -> str:
 
 
 def strength(record: Mapping[str, Any]) -> str:
-    """Markdown of experiments/strength.py: the largest loss over draws, mean over images, and the draws' deviation."""
+    """Return experiments/strength.py in Markdown: mean over images of the largest loss and of the draws' deviation."""
     rows = [
         [victim, attack, f"{curve['largest'][0]:.3f}", f"{curve['largest'][-1]:.3f}", f"{curve['spread'][-1]:.3f}"]
         for victim, curves in record["panels"].items()
@@ -187,7 +187,7 @@ def strength(record: Mapping[str, Any]) -> str:
 
 
 def autoattack(record: Mapping[str, Any]) -> str:
-    """Markdown of experiments/autoattack.py: a row per seed with both verdicts, their difference, and the times."""
+    """Return experiments/autoattack.py in Markdown: a row per seed with both verdicts, their difference, and times."""
     theirs = next(name for name in record["autoattack"][0]["robust"] if name != "ours")
     header = ["seed", "robust, ours", "theirs", "verdicts that differ"]
     rows = [
@@ -204,7 +204,7 @@ def autoattack(record: Mapping[str, Any]) -> str:
 
 
 def goals(record: Mapping[str, Any]) -> str:
-    """Markdown of experiments/goals.py: the ratios that we want and those that there are, then each measurement."""
+    """Return experiments/goals.py in Markdown: target and measured ratios, then each measurement."""
 
     def cells(row: Mapping[str, Any]) -> list[str]:
         ratio = "{median:.2f} ({least:.2f}-{most:.2f})".format(**row["ratio"])
@@ -225,7 +225,7 @@ def goals(record: Mapping[str, Any]) -> str:
 
 
 def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown of training steps with growing batches and numbers of attack steps."""
+    """Return training steps with growing batches and numbers of attack steps in Markdown."""
     header = [
         "training step",
         "batch",
@@ -247,7 +247,7 @@ def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def scaling(record: Mapping[str, Any]) -> str:
-    """Markdown of experiments/scaling.py: per number of devices what is reduced, how long, and what hides it."""
+    """Return experiments/scaling.py in Markdown: per number of devices the bytes, time and batch to hide it."""
     rows = [
         [
             f"{row['devices']}",
@@ -273,14 +273,14 @@ def scaling(record: Mapping[str, Any]) -> str:
 
 
 def cycle(record: Mapping[str, Any]) -> str:
-    """Markdown of experiments/cycle.py: how far the players end from the equilibrium, where they started at 1."""
+    """Return experiments/cycle.py in Markdown: the players' final distances from the equilibrium, 1 at the start."""
     rows = [[name, f"{distance:.4f}"] for name, distance in record["distances"].items()]
     about = f"min over x, max over y of x y from (1, 0): {record['steps']:,} steps of {record['step']:g}."
     return f"{about}\n\n{grid(['players', 'distance from the equilibrium'], rows)}"
 
 
 def gail_speed(record: Mapping[str, Any]) -> str:
-    """Markdown of experiments/gail_speed.py: steps of the environment per second and the seconds of compiling."""
+    """Return experiments/gail_speed.py in Markdown: steps of the environment per second, and seconds of compiling."""
     slowest = min(statistics.median(row["steps_per_second"] for row in rows) for rows in record["gail_speed"].values())
     lines = ["| GAIL | rounds | steps/s | range | times the slowest | compiling, s |", "| --- |" + " ---: |" * 5]
     for name, rows in record["gail_speed"].items():
@@ -312,4 +312,4 @@ TABLES = {
     "arms": report.markdown,
     "gail_speed": gail_speed,
 }
-"""What a result holds -> how it is about."""
+"""Key of a result -> its table."""

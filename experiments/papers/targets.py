@@ -1,4 +1,4 @@
-"""What the papers print: every table and figure, accuracies in percent; of what has no numbers, the rows' names.
+"""The papers' printed numbers: every table and figure, accuracies in percent; without numbers, the rows' names.
 
     TABLES["rnn_adv:table3"].rows["RNN-Adv"]["PGD-100"]   # 95.62
 
@@ -18,20 +18,20 @@ class Table(NamedTuple):
 
     title: str
     printed: tuple[str, ...]
-    """Where, like `L2L v1 Table 2`."""
+    """Its place, like `L2L v1 Table 2`."""
     rows: Mapping[str, Mapping[str, float]]
-    """Row -> column -> what is printed; of a figure, rows without columns."""
+    """Row -> column -> printed number; for a figure, rows without columns."""
     columns: tuple[str, ...] = ()
     dataset: str = ""
     arch: str = ""
     """The papers' classifier."""
     epochs: int = 0
-    """Of training in the paper, or in the code that it builds on where the paper is silent."""
+    """Epochs of training in the paper, or in the code that it builds on if the paper is silent."""
     unit: str = "%"
 
 
 def _table(title: str, printed: str, columns: str, text: str, **about: object) -> Table:
-    """Of lines `row | number | number ...`, `-` where nothing is printed."""
+    """Parse lines `row | number | number ...`, with `-` if nothing is printed."""
     names = tuple(name.strip() for name in columns.split("|")) if columns else ()
     rows = {}
     for line in text.strip().splitlines():
@@ -343,7 +343,7 @@ TABLES = {
         dataset="digits",
     ),
 }  # fmt: skip
-"""What is compared, by name."""
+"""The tables to compare, by name."""
 
 ARCHITECTURES = (
     "L2L v1 Table 1", "L2L v1 Table 7", "L2L v1 Figure 2", "L2L v1 Figure 3", "L2L v1 Figure 7", "L2L v2 Table 1",

@@ -1,10 +1,9 @@
-"""Works down the plan: runs jobs as child processes, stops them in time, keeps what is finished.
+"""Runs the plan's jobs as child processes, stops them in time, keeps the finished parts.
 
     work(PARTS, minutes=90, data_dir=Path("data"))
 
-A job that is stopped with SIGTERM saves a checkpoint, or the state of its judgement, and goes on when it is started
-again. It counts as done only when the file that it writes last is there. Two of these may run at the same time: a job
-that the other one is at is left to it.
+A job stopped by SIGTERM saves a checkpoint, or the state of its evaluation, and resumes when started again. It is done
+only once its last file exists. Two of these may run at the same time: each leaves the other's current job alone.
 """
 
 import contextlib
@@ -26,17 +25,17 @@ from papers.jobs import Job, Part
 __all__ = ["GRACE", "at_work_on", "complete", "data_dirs", "log_of", "run", "tell", "work"]
 
 GRACE = 90.0
-"""Seconds that a job gets to finish its step and save, within the time that was given."""
+"""Seconds that a job has to finish its step and save, within the given time."""
 POLL = 0.5
 
 
 def tell(line: str) -> None:
-    """Print it at once, also into a file."""
+    """Print a line at once, also into a file."""
     print(line, flush=True)
 
 
 def data_dirs(folder: Path | None, jobs: Iterable[Job]) -> dict[str, str]:
-    """Data set -> FOLDER/NAME, for the jobs' data sets; without a folder the scripts look, or download, themselves.
+    """Return data set -> FOLDER/NAME, for the jobs' data sets; without a folder the scripts search or download.
 
     Raises:
       L2LError: the folder lacks one.
@@ -51,10 +50,10 @@ def data_dirs(folder: Path | None, jobs: Iterable[Job]) -> dict[str, str]:
 
 
 def complete(job: Job) -> bool:
-    """Whether the job's last file is there.
+    """Return whether the job's last file exists.
 
     Raises:
-      L2LError: it is there, of another run than the job's.
+      L2LError: the file belongs to another run.
     """
     made = Path(job.made)
     if not made.exists():
@@ -74,19 +73,19 @@ def work(
     data_dir: Path | None = None,
     tell: Callable[[str], None] = tell,
 ) -> bool:
-    """Go down the list until it is done or the minutes are over.
+    """Run the list until it is done or the minutes are over.
 
     Args:
-      parts: of the plan.
-      minutes: within which it ends; a job that is not done by then is stopped, and goes on next time.
-      data_dir: a folder with a folder for each data set.
+      parts: the plan's.
+      minutes: the time limit; an unfinished job is stopped, and resumes next time.
+      data_dir: a folder with a subfolder for each data set.
       tell: takes lines of progress.
 
     Returns:
       Whether all parts are kept.
 
     Raises:
-      L2LError: no data there, or results of other runs in the plan's folders.
+      L2LError: missing data, or results of other runs in the plan's folders.
     """
     parts = list(parts)
     until = time.monotonic() + 60 * minutes - GRACE
@@ -119,7 +118,7 @@ def work(
 
 
 def run(job: Job, dirs: Mapping[str, str], over: Callable[[], bool]) -> str:
-    """Run one job to its end, or until `over`; says how it ended."""
+    """Run one job to its end, or until `over`; return a description of its end."""
     with at_work_on(job) as lock:
         if lock is None:
             return "another process is at it"
@@ -142,13 +141,13 @@ def run(job: Job, dirs: Mapping[str, str], over: Callable[[], bool]) -> str:
 
 
 def log_of(job: Job) -> Path:
-    """Where the job's output goes."""
+    """Return the file of the job's output."""
     return Path("runs") / f"{_name(job)}.log"
 
 
 @contextlib.contextmanager
 def at_work_on(job: Job) -> Iterator[IO[bytes] | None]:
-    """A lock on the job, held by its process too, for as long as either lives; None if another one has it."""
+    """Lock the job, also by its process, for as long as either lives; yield None if another process has it."""
     path = Path("runs") / f".{_name(job)}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:

@@ -1,12 +1,12 @@
 """The one loop: unroll an optimizer of the input on a loss, inside a ball, as one `lax.scan`.
 
-rule = optax.sign_sgd(2 / 255)
-loss_fn = lambda x: (losses.cross_entropy(logits_fn(x), y), ())
-x_adv = ascend(loss_fn, rule, threat.linf(8 / 255), key, x, steps=10).x
+    rule = optax.sign_sgd(2 / 255)
+    loss_fn = lambda x: (losses.cross_entropy(logits_fn(x), y), ())
+    x_adv = ascend(loss_fn, rule, threat.linf(8 / 255), key, x, steps=10).x
 
-`init` and `advance` are its pieces, between which a host may stop (see `solver`).
+`init` and `advance` are its pieces; a host may stop between them (see `solver`).
 
-`keep_best` and `stop_at_success` are rules around a rule, for attacks that do not end with the last iterate.
+`keep_best` and `stop_at_success` wrap a rule, for attacks that do not return the last iterate.
 """
 
 from collections.abc import Callable
@@ -39,9 +39,9 @@ class Ascent(NamedTuple):
     path: Array
     """x_1..x_T [T, B, H, W, C]."""
     losses: Array
-    """The losses [T, B] at x_0..x_{T-1}: the one at x_T is not among them, the caller's next pass has it."""
+    """The losses [T, B] at x_0..x_{T-1}. The loss at x_T is left to the caller's next pass."""
     aux: Any
-    """What loss_fn returned beside the losses at x_0..x_{T-1}, stacked [T, ...]."""
+    """The auxiliary output of loss_fn at x_0..x_{T-1}, stacked [T, ...]."""
     state: Any
     """The rule's state after step T."""
 
@@ -55,42 +55,44 @@ def ascend(
     *,
     steps: int,
     start: Start | None = None,
-    **how: Any,
+    second_order: bool = False,
+    unroll: int | bool = 1,
 ) -> Ascent:
-    """x_{t+1} = project(x_t + rule(g_t)), g_t = grad loss_fn(x_t), for `steps` steps from `start` in the ball.
+    """Ascend loss_fn in the ball: x_{t+1} = project(x_t + rule(g_t)), g_t = grad loss_fn(x_t), for `steps` steps.
 
-    The rule is an optax optimizer: it is handed the gradient of *minus* the losses, per example, so that
-    `optax.sign_sgd(a)` is PGD; a rule that takes extra arguments finds `x0, losses, aux, loss_fn, ball` there.
+    The rule is an optax optimizer. It gets the gradient of *minus* the losses, per example, so that `optax.sign_sgd(a)`
+    is PGD. A rule with extra arguments gets `x0, losses, aux, loss_fn, ball`.
 
-    Everything returned is differentiable in whatever the rule closes over. The gradient g_t counts as a constant
-    feature (as in all the papers), and the losses are linear in x_t around its value,
+    The result is differentiable in everything that the rule closes over. The gradient g_t is a constant feature (as in
+    all the papers), and the losses are linear in x_t around its value,
 
         losses_t = L(c) + <grad L(c), x_t - c>,  c = stop_gradient(x_t):
 
-    the value of L(x_t), and its derivative in x_t. So differentiating them runs the rule and the projection
-    backwards, and the classifier not at all. What `loss_fn` closes over receives no gradient from here.
+    the value of L(x_t), and its derivative in x_t. Differentiating them runs the rule and the projection backwards, but
+    not the classifier. The variables that `loss_fn` closes over receive no gradient.
 
     Args:
       loss_fn: x -> (losses [B], aux).
       rule: the optimizer of the input.
-      ball: where the iterates stay.
+      ball: the set that contains the iterates.
       key: one key, or one per example [B].
       x: clean images [B, H, W, C] in [0, 1], the ball's center.
       steps: T >= 1.
       start: the first iterate, `uniform` by default.
-      **how: second_order, to differentiate through g_t also (T more passes through the classifier, and its memory);
-        unroll, as in `lax.scan`.
+      second_order: also differentiate through g_t (T more passes through the classifier, and its memory).
+      unroll: as in `lax.scan`.
 
     Raises:
       L2LError: images that are not floats [B, H, W, C].
     """
-    return advance(loss_fn, rule, ball, x, init(rule, ball, key, x, start), steps, **how)
+    carry = init(rule, ball, key, x, start)
+    return advance(loss_fn, rule, ball, x, carry, steps, second_order=second_order, unroll=unroll)
 
 
 def init(
     rule: optax.GradientTransformation, ball: threat.Ball, key: Key, x: Array, start: Start | None = None
 ) -> tuple[Array, Tree]:
-    """Return (x_0, the rule's state), from which `advance` goes on."""
+    """Return the carry (x_0, the rule's state) at which `advance` begins."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise L2LError(f"images are {x.dtype}: give floats in [0, 1], like images.astype('float32') / 255")
     if x.ndim < 2:
@@ -102,7 +104,7 @@ def advance(
     loss_fn: LossFn, rule: optax.GradientTransformation, ball: threat.Ball, x: Array, carry: tuple[Array, Tree], n: int,
     *, second_order: bool = False, unroll: int | bool = 1,
 ) -> Ascent:  # fmt: skip
-    """Take n steps of `ascend` from `carry`, (x_t, the rule's state). In several calls they are the same as in one."""
+    """Take n steps of `ascend` from `carry`, (x_t, the rule's state). Several calls take the same steps as one."""
     constant = (lambda a: a) if second_order else stop_gradient
     rule = optax.with_extra_args_support(rule)
 
@@ -128,7 +130,7 @@ class Best(NamedTuple):
     """The state of `keep_best`."""
 
     x: Array
-    """The iterate of largest loss before the present one [B, H, W, C]."""
+    """The iterate of largest loss before the current one [B, H, W, C]."""
     loss: Array
     """Its loss [B]."""
     inner: Any
@@ -136,7 +138,7 @@ class Best(NamedTuple):
 
 
 def keep_best(rule: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Rule: moves as `rule` does, and remembers per example the iterate x_0..x_{T-1} of largest loss."""
+    """Move as `rule` does, and remember per example the iterate x_0..x_{T-1} of largest loss."""
     rule = optax.with_extra_args_support(rule)
 
     def init(x: Array) -> Best:
@@ -150,10 +152,10 @@ def keep_best(rule: optax.GradientTransformation) -> optax.GradientTransformatio
 
 
 def stop_at_success(rule: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Rule: moves as `rule` does until an example is misclassified, and then no more.
+    """Move as `rule` does until an example is misclassified, and no further.
 
-    It reads `aux`, which has to be whether x_t is misclassified, bool [B]. Its state is an example's own: a number that
-    `rule` has for all examples together, like Adam's count of steps, is kept for each [B], so that some may be dropped.
+    `aux` must be whether x_t is misclassified, bool [B]. The state is per example: a number that `rule` shares among
+    examples, like Adam's step count, is repeated [B], so that examples can be dropped.
     """
     rule = optax.with_extra_args_support(rule)
 
@@ -171,13 +173,13 @@ def stop_at_success(rule: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def larger(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Per example that of (images [B, H, W, C], losses [B]) whose loss is larger; the first, if they are equal."""
+    """Return per example the (image [B, H, W, C], loss [B]) of larger loss; the first if they are equal."""
     rises = other[1] > one[1]
     return jnp.where(threat.spread(rises, one[0]), other[0], one[0]), jnp.where(rises, other[1], one[1])
 
 
 def uniform(ball: threat.Ball, key: Key, x0: Array) -> Array:
-    """Start at a uniform draw from the ball, cut to [0, 1] as MadryLab does (L2L and TRADES do not cut)."""
+    """Start at a uniform draw from the ball, clipped to [0, 1] as MadryLab does (L2L and TRADES do not clip)."""
     return ball.sample(key, x0)
 
 
@@ -187,7 +189,7 @@ def clean(ball: threat.Ball, key: Key, x0: Array) -> Array:
 
 
 def gaussian(ball: threat.Ball, key: Key, x0: Array) -> Array:
-    """Start at x0 + 0.001 N(0, I), as TRADES and RNN-Adv do (there it is not cut to [0, 1])."""
+    """Start at x0 + 0.001 N(0, I), as TRADES and RNN-Adv do (without clipping to [0, 1])."""
     keys = example_keys(key, len(x0))
     noise = jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:], x0.dtype))(keys)
     return ball.project(x0 + 0.001 * noise, x0)

@@ -1,7 +1,7 @@
-"""APGD: gradient ascent that halves its own step, without a step size to tune. Croce & Hein (2020), AutoAttack.
+"""APGD: gradient ascent that halves its own step size. Croce & Hein (2020), AutoAttack.
 
-    attack = attacks.apgd(threat.linf(8 / 255))                    # on the cross-entropy; loss="dlr" for the other one
-    attack = attacks.apgd_targeted(threat.linf(8 / 255))           # APGD-T: towards each of the nine likeliest classes
+    attack = attacks.apgd(threat.linf(8 / 255))                    # on the cross-entropy; or loss="dlr"
+    attack = attacks.apgd_targeted(threat.linf(8 / 255))           # APGD-T: towards each of nine classes
     x_adv = jax.jit(attack)(logits_fn, key, x, y)
 
 `ascend_adaptively` is the ascent, one `lax.scan`; the two attacks run it from random starts until an example falls.
@@ -26,34 +26,34 @@ __all__ = [
 ]  # fmt: skip
 
 GradientFn = Callable[[Array, Array], tuple[Array, Array, Array]]
-"""(x [B, H, W, C], number of the step) -> gradient of the losses [B, H, W, C], losses [B], misclassified [B]."""
-Model = Callable[..., Array]  # logits_fn(x), or of a stochastic model logits_fn(x, keys [B])
-Goals = Callable[[Array, Array], Array]  # (clean logits [B, K], y [B]) -> what the runs are after [runs, B]
+"""(x [B, H, W, C], step number) -> gradient of the losses [B, H, W, C], losses [B], misclassified [B]."""
+Model = Callable[..., Array]  # logits_fn(x); for a stochastic model logits_fn(x, keys [B])
+Goals = Callable[[Array, Array], Array]  # (clean logits [B, K], y [B]) -> the goal of each run [runs, B]
 LossOf = Callable[[Array], PerExampleLoss]  # (one goal [B]) -> the loss of that run
 
 LOSSES: dict[str, PerExampleLoss] = {"ce": losses.cross_entropy, "dlr": losses.dlr}
 
 
 class Trace(NamedTuple):
-    """What the ascent saw at x_0..x_T, stacked [T + 1, ...].
+    """The ascent at x_0..x_T, stacked [T + 1, ...].
 
-    A step size is the one with which x_t was left, after the halving at a checkpoint; the last is not used.
+    A step size is the one of the step from x_t, after any halving at a checkpoint; the last is not used.
     """
 
     x: Array  # the iterates [T + 1, B, H, W, C]
     losses: Array  # [T + 1, B]
-    best_losses: Array  # the largest loss up to here [T + 1, B]
+    best_losses: Array  # the largest loss so far [T + 1, B]
     step_sizes: Array  # [T + 1, B]
 
 
 class AdaptiveAscent(NamedTuple):
-    """The outcome of T steps, per example."""
+    """The result of T steps, per example."""
 
-    adversarial: Array  # the last misclassified iterate [B, H, W, C], the start where there is none
-    fooled: Array  # whether there is one [B]
+    adversarial: Array  # the last misclassified iterate [B, H, W, C]; the start if none
+    fooled: Array  # whether any iterate is misclassified [B]
     best: Array  # the iterate of largest loss [B, H, W, C]
     best_loss: Array  # its loss [B]
-    trace: Trace | None  # where it was asked for
+    trace: Trace | None  # if requested
 
 
 class _Point(NamedTuple):
@@ -69,17 +69,17 @@ class _State(NamedTuple):
     fooled: Array
     best: _Point
     step_size: Array  # [B]
-    rises: Array  # [B]: how often the loss rose since the last checkpoint
+    rises: Array  # [B]: number of loss increases since the last checkpoint
     last_loss: Array
     checked_loss: Array  # the best loss at the last checkpoint
     halved: Array  # whether the step was halved there
 
 
 def checkpoints(steps: int) -> list[tuple[int, int]]:
-    """(t, window): after step t the last `window` steps are judged. Croce & Hein (2020), section 3.1.
+    """Return (t, window) pairs: the last `window` steps are judged after step t. Croce & Hein (2020), section 3.1.
 
-    The first window is 0.22 T; each is 0.03 T shorter than the one before, down to 0.06 T: all rounded down, and 1 at
-    least, as in the released code (the paper rounds t up).
+    The first window is 0.22 T. Each is 0.03 T shorter than the one before, down to 0.06 T. All are rounded down, to at
+    least 1, as in the released code (the paper rounds t up).
     """
     window, shrink, shortest = (max(int(fraction * steps), 1) for fraction in (0.22, 0.03, 0.06))
     t, schedule = window, []
@@ -93,15 +93,15 @@ def checkpoints(steps: int) -> list[tuple[int, int]]:
 def ascend_adaptively(
     gradient_fn: GradientFn, ball: Ball, x: Array, start: Array, *, steps: int, rho: float = 0.75, trace: bool = False
 ) -> AdaptiveAscent:
-    """Momentum steps whose size is halved, per example, where a window of steps did too little.
+    """Take momentum steps, halving an example's step size when a window of steps gains too little.
 
         z = P(x_t + eta s(grad L(x_t))),  x_{t+1} = P(x_t + a (z - x_t) + (1 - a) (x_t - x_{t-1})),
 
-    eta = 2 eps at first, a = 0.75 (1 in the first step), s the sign or the gradient over its l2 norm + 1e-12. At a
-    checkpoint eta is halved, and the ascent goes on from the best point, where the loss rose in at most rho of the
-    window's steps, or where eta was kept at the last checkpoint and the best loss has not grown since. Croce & Hein
-    (2020), Algorithm 1, as released: the first step's loss counts as a rise if it is positive, not if it is larger than
-    the start's. The first pass is step 0 of the scan, so that the network is compiled once.
+    with eta = 2 eps at first, a = 0.75 (1 in the first step), and s the sign, or the gradient over its l2 norm + 1e-12.
+    A checkpoint halves eta and returns to the best point if the loss rose in at most rho of the window's steps, or if
+    the last checkpoint kept eta and the best loss has not grown since. Croce & Hein (2020), Algorithm 1, as released:
+    the first step's loss counts as a rise if it is positive, not if it exceeds the start's. The first pass is step 0 of
+    the scan, so that the network is compiled once.
 
     Args:
       gradient_fn: see `gradients`; called T + 1 times.
@@ -117,7 +117,7 @@ def ascend_adaptively(
     def step(state: _State, at: tuple[Array, Array]) -> tuple[_State, Trace | None]:
         t, window = at
         gradient, loss, wrong = gradient_fn(state.x, t)
-        # Where a model breaks it gives no direction, but x must stay an image: NaN is no adversarial example.
+        # A broken model gives no direction, but x must stay an image: NaN is no adversarial example.
         here = _Point(state.x, jnp.where(jnp.isfinite(gradient), gradient, 0), loss.astype(wide))
         best = choose(here.loss > state.best.loss, here, state.best)
 
@@ -158,18 +158,18 @@ def ascend_adaptively(
         rises=jnp.zeros(len(x), int),
         last_loss=jnp.zeros(len(x), wide),
         checked_loss=nowhere,
-        halved=~no,  # so that the first checkpoint compares with nothing
+        halved=~no,  # the first checkpoint has nothing to compare with
     )
     last, seen = jax.lax.scan(step, first, (jnp.arange(steps + 1), windows))
     return AdaptiveAscent(last.adversarial, last.fooled, last.best.x, last.best.loss, seen)
 
 
 def gradients(loss: PerExampleLoss, logits_fn: Model, y: Array, keys: Key, eot: int = 1) -> GradientFn:
-    """The gradient of `loss`, the losses, and where logits_fn(x) is not y; NaN logits count as misclassified.
+    """Return a `GradientFn` of `loss`: logits_fn is wrong where its argmax is not y or its logits are NaN.
 
-    With eot > 1 (expectation over transformation, for stochastic models) the gradient is the mean over that many
-    draws of logits_fn(x, keys), with keys folded from `keys` [B]; losses and predictions are the last draw's, as in
-    the released code.
+    With eot > 1 (expectation over transformation, for stochastic models) the gradient is the mean over that many draws
+    of logits_fn(x, keys), with keys folded from `keys` [B]. Losses and predictions come from the last draw, as in the
+    released code.
     """
 
     def once(x: Array, *keys: Key) -> tuple[Array, Array, Array]:
@@ -192,7 +192,7 @@ def gradients(loss: PerExampleLoss, logits_fn: Model, y: Array, keys: Key, eot: 
 
 
 def surface(ball: Ball, key: Key, x0: Array) -> Array:
-    """Start at distance eps from x0, then cut to [0, 1]: x0 + eps u / |u|, u uniform for linf and normal for l2."""
+    """Start at distance eps from x0, then clip to [0, 1]: x0 + eps u / |u|, u uniform for linf and normal for l2."""
     draw = functools.partial(jax.random.uniform, minval=-1) if ball.name == "linf" else jax.random.normal
     u = jax.vmap(lambda k: draw(k, x0.shape[1:], x0.dtype))(example_keys(key, len(x0)))
     return ball.project(x0 + ball.eps * _unit(ball, u), x0)
@@ -208,25 +208,25 @@ def apgd(
     eot: int = 1,
     start: Start = surface,
 ) -> Attack:
-    """`ascend_adaptively` from random starts. Croce & Hein (2020), APGD-CE and APGD-DLR.
+    """Run `ascend_adaptively` from random starts. Croce & Hein (2020), APGD-CE and APGD-DLR.
 
-    Returned is the last misclassified iterate of the first run that has one, and the clean image where none has one or
-    where it is misclassified itself. Once no example of the batch is left, the remaining runs are skipped.
+    Returns the last misclassified iterate of the first run that has one. Returns the clean image if none has, or if it
+    is misclassified itself. Remaining runs are skipped once the whole batch is misclassified.
 
     Args:
       ball: linf or l2.
       steps: of each run.
       loss: "ce", "dlr", or (logits [B, K], y [B]) -> losses [B] to ascend.
-      restarts: how many runs, 1 or more.
-      rho: the fraction of rises under which a step is halved.
-      eot: how many draws of a stochastic model make a gradient; above 1 the model is called as logits_fn(x, keys [B]).
+      restarts: number of runs, 1 or more.
+      rho: the fraction of increases at or below which a step is halved.
+      eot: draws of a stochastic model per gradient; above 1 the model is called as logits_fn(x, keys [B]).
       start: the first iterate of each run.
 
     Raises:
       L2LError: an unknown loss.
     """
     if isinstance(loss, str) and loss not in LOSSES:
-        raise L2LError(f"unknown loss {loss!r}: choose of {', '.join(LOSSES)}, or give a function of (logits, y)")
+        raise L2LError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}, or give a function of (logits, y)")
     ascended = LOSSES[loss] if isinstance(loss, str) else loss
     return _attack(ball, lambda clean, y: y[None], lambda _: ascended, steps, restarts, rho, eot, start)
 
@@ -242,11 +242,11 @@ def apgd_targeted(
     eot: int = 1,
     start: Start = surface,
 ) -> Attack:
-    """APGD-T: `apgd` on the targeted DLR loss, once per target. Croce & Hein (2020), section 4.2.
+    """Run `apgd` on the targeted DLR loss, once per target (APGD-T). Croce & Hein (2020), section 4.2.
 
-    The targets are the `target_classes` (all K - 1, if those are fewer) wrong classes of largest logit at the clean
-    image, in that order; the rest is as in `apgd`. With `first` they begin at that rank, which may be traced: so the
-    targets can be tried one by one, with the draws they have in the whole. Fewer than four classes are an L2LError.
+    The targets are the `target_classes` (at most K - 1) wrong classes of largest logit at the clean image, in that
+    order. They begin at rank `first`, which may be traced: targets tried one by one draw as they do together. The rest
+    is as in `apgd`. Fewer than four classes raise an L2LError.
     """
 
     def targets(clean: Array, y: Array) -> Array:
@@ -269,7 +269,7 @@ def _attack(
     start: Start,
     done: int | Array = 0,
 ) -> Attack:
-    """For each goal `restarts` runs on its loss, for the examples that are not fooled yet; `done` runs were before."""
+    """Make `restarts` runs per goal on the examples that are not fooled yet; `done` runs came before."""
 
     def attack(logits_fn: Model, key: Key, x: Array, y: Array) -> Array:
         keys = example_keys(key, len(x))
@@ -298,5 +298,5 @@ def _unit(ball: Ball, delta: Array) -> Array:
 
 
 def _direction(ball: Ball, gradient: Array) -> Array:
-    """As AutoAttack has it: where `ball.steepest` points, but in l2 short where the gradient is around 1e-12."""
+    """Return `ball.steepest` as AutoAttack computes it: in l2 it is short if the gradient is around 1e-12."""
     return jnp.sign(gradient) if ball.name == "linf" else _unit(ball, gradient)

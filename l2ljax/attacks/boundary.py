@@ -1,12 +1,11 @@
-"""FAB: the fast adaptive boundary attack, which looks for the nearest image that is misclassified.
+"""FAB: the fast adaptive boundary attack, which searches for the nearest misclassified image.
 
     attack = jax.jit(attacks.fab_targeted(threat.linf(8 / 255)))
-    x_adv = attack(logits_fn, key, x, y)  # in the ball; x itself where nothing nearer is misclassified
-    x_min, distance = attacks.minimal_perturbation(ball)(logits_fn, key, x, y)  # however far away
+    x_adv = attack(logits_fn, key, x, y)  # in the ball; x itself if nothing in the ball is misclassified
+    x_min, distance = attacks.minimal_perturbation(ball)(logits_fn, key, x, y)  # at any distance
 
 Croce & Hein (2020), "Minimally distorted adversarial examples with a fast adaptive boundary attack", as AutoAttack
-runs it. Nothing here asks which norm the ball has: `ball.norm` measures, and the steepest direction of `ball.steepest`
-is the one along which a hyperplane is nearest.
+runs it. The code serves any norm: `ball.norm` measures, and a hyperplane is nearest along `ball.steepest`.
 """
 
 import functools
@@ -28,12 +27,12 @@ __all__ = [
 
 
 class Nearest(NamedTuple):
-    """The nearest misclassified image that a search met."""
+    """The nearest misclassified image of a search."""
 
     x: Array
-    """It, [B, H, W, C] in [0, 1]; the clean image where none was met."""
+    """The image [B, H, W, C] in [0, 1]; the clean image if the search failed."""
     distance: Array
-    """Its distance from the clean image [B]: 0 where that is misclassified itself, infinite where none was met."""
+    """Its distance from the clean image [B]: 0 if that is misclassified itself, infinite if the search failed."""
 
 
 Search = Callable[[LogitsFn, Key, Array, Array], Nearest]
@@ -43,10 +42,10 @@ Search = Callable[[LogitsFn, Key, Array, Array], Nearest]
 def fab(
     ball: Ball, *, steps: int = 100, restarts: int = 1, alpha_max: float = 0.1, eta: float = 1.05, beta: float = 0.9
 ) -> Attack:
-    """FAB towards the nearest of all classes: K - 1 backward passes a step. See `minimal_perturbation`.
+    """Run FAB towards the nearest of all classes: K - 1 backward passes a step. See `minimal_perturbation`.
 
     Returns:
-      The attack: per example what the search finds if it is in the ball, else the clean image.
+      The attack: per example the nearest misclassified image if it is in the ball, else the clean image.
     """
     search = minimal_perturbation(ball, steps=steps, restarts=restarts, alpha_max=alpha_max, eta=eta, beta=beta)
     return _within(ball, search)
@@ -63,13 +62,13 @@ def fab_targeted(
     eta: float = 1.05,
     beta: float = 0.9,
 ) -> Attack:
-    """FAB-T, AutoAttack's: a run towards each of the `target_classes` most likely wrong classes, from rank `first` on.
+    """Run AutoAttack's FAB-T: towards each of the `target_classes` most likely wrong classes, from rank `first`.
 
-    That is one backward pass a step. Any misclassified image that a run meets counts. `first` may be traced, so that
-    the targets can be tried one by one, with the draws they have in the whole. See `minimal_perturbation`.
+    Each step takes one backward pass. Any misclassified image on the way counts. `first` may be traced: targets tried
+    one by one draw as they do together. See `minimal_perturbation`.
 
     Returns:
-      The attack: per example what the search finds if it is in the ball, else the clean image.
+      The attack: per example the nearest misclassified image if it is in the ball, else the clean image.
     """
     runs = functools.partial(minimal_perturbation, ball, target_classes=target_classes, first=first, restarts=restarts)
     return _within(ball, runs(steps=steps, alpha_max=alpha_max, eta=eta, beta=beta))
@@ -87,28 +86,28 @@ def minimal_perturbation(
     first: int | Array = 0,
     final_search: int = 0,
 ) -> Search:
-    """The search behind `fab`: the misclassified image of least distance, wherever it is.
+    """Return the search behind `fab`, for the misclassified image at the least distance.
 
-    Each step takes the decision boundary to be the hyperplane pi of `nearest_boundary`, and goes beyond it:
+    Each step takes the decision boundary to be the hyperplane pi of `nearest_boundary`, and crosses it:
 
         x' = clip((1 - a) (x_t + eta d) + a (x_0 + eta d_0), 0, 1)       d, d_0: the moves from x_t and x_0 onto pi
         a = min(|d| / (|d| + |d_0|), alpha_max)
         x_{t+1} = x_0 + beta (x' - x_0) where x' is misclassified, else x'
 
-    Croce & Hein (2020), section 2. The first run starts at the clean image, further ones at a draw from the ball shrunk
-    to half of its radius, or of the least distance so far where that is less. Runs do not end with the first success in
-    the ball, as AutoAttack's do: the same examples fall, at smaller distances. And small gradients count here, where
+    Croce & Hein (2020), section 2. The first run starts at the clean image. Further runs start at a draw from the ball
+    shrunk to half of its radius, or to half of the least distance so far if that is smaller. Unlike AutoAttack's, runs
+    do not end with the first success in the ball: the same examples fall, at smaller distances. Small gradients count:
     AutoAttack takes an entry below 1e-8 for 0 in l2.
 
     Args:
-      ball: the norm; its radius serves the random starts alone.
+      ball: gives the norm; its radius serves the random starts alone.
       steps: T of each run.
-      restarts: runs (towards each class).
-      alpha_max: the largest weight of the move that starts from the clean image, which biases the path towards it.
-      eta: how far beyond the hyperplane, >= 1.
-      beta: how far back towards the clean image after a success, in (0, 1).
-      target_classes: runs towards each of this many most likely wrong classes (FAB-T; at most K - 1), or 0: each step
-        takes the nearest of all.
+      restarts: number of runs (towards each class).
+      alpha_max: the largest weight of the move from the clean image, which biases the path towards it.
+      eta: overshoot beyond the hyperplane, >= 1.
+      beta: fraction of the distance kept after a success, in (0, 1).
+      target_classes: number of most likely wrong classes to run towards (FAB-T; at most K - 1); 0 for the nearest of
+        all classes at each step.
       first: the rank of the first of these classes, 0 the most likely.
       final_search: steps of `shorten` at the end. The paper has 3, AutoAttack none.
 
@@ -133,7 +132,7 @@ def minimal_perturbation(
                 best = _nearer(best, moved, jnp.where(wrong, ball.norm(moved - x), jnp.inf))
                 return (choose(wrong, x + beta * (moved - x), moved), best), None
 
-            # A draw scaled about its center: a draw from the smaller ball, and in [0, 1] as both ends are.
+            # A draw scaled about its center is a draw from the smaller ball, and in [0, 1] as both ends are.
             radius = jnp.where(best.distance < ball.eps, best.distance / ball.eps, 1) / 2
             drawn = x + spread(radius, x) * (ball.sample(fold_in(keys, i), x) - x)
             start = jnp.where(restart > 0, drawn, x)
@@ -149,20 +148,20 @@ def minimal_perturbation(
 
 
 def nearest_boundary(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, classes: Array) -> tuple[Array, Array]:
-    """Of the linearized boundaries between y and some classes, the one that is nearest to x.
+    """Return the linearized boundary between y and `classes` that is nearest to x.
 
-    f_k(z) = z_k - z_y is f_k(x) + <w_k, z - x> near x, w_k = grad f_k(x); the hyperplane on which that is 0 is
-    |f_k(x)| / |w_k|_* away (were there no bounds), in the dual norm |w|_* = <w, ball.steepest(w)>. Croce & Hein (2020).
+    f_k(z) = z_k - z_y is f_k(x) + <w_k, z - x> near x, with w_k = grad f_k(x). Without bounds its zero set is at the
+    distance |f_k(x)| / |w_k|_*, in the dual norm |w|_* = <w, ball.steepest(w)>. Croce & Hein (2020).
 
     Args:
       logits_fn: the classifier.
       ball: the norm.
       x: [B, H, W, C].
       y: the labels [B].
-      classes: other classes [M, B]. One backward pass each, one after the other: memory does not grow with M.
+      classes: other classes [M, B]. Each takes a backward pass, one after the other: memory does not grow with M.
 
     Returns:
-      f_k(x) [B] and w_k [B, H, W, C] of the nearest, the first of equals; both 0 where all w_k are 0 or not finite.
+      f_k(x) [B] and w_k [B, H, W, C] of the nearest, the first in a tie; both 0 if all w_k are 0 or not finite.
     """
     logits, vjp = jax.vjp(logits_fn, x)
 
@@ -173,7 +172,7 @@ def nearest_boundary(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, classe
         n = logits.shape[1]
         (w_k,) = vjp(jax.nn.one_hot(k, n, dtype=logits.dtype) - jax.nn.one_hot(y, n, dtype=logits.dtype))
         distance_k = jnp.abs(value_k) / jnp.maximum(_inner(w_k, ball.steepest(w_k)), jnp.finfo(x.dtype).tiny)
-        nearer = distance_k < distance  # never if NaN
+        nearer = distance_k < distance  # false if NaN
         distance, value = jnp.where(nearer, distance_k, distance), jnp.where(nearer, value_k, value)
         return (distance, value, choose(nearer, w_k, w)), None
 
@@ -182,7 +181,7 @@ def nearest_boundary(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, classe
 
 
 def approach(ball: Ball, x: Array, x0: Array, value: Array, w: Array, *, alpha_max: float, eta: float) -> Array:
-    """x' of `minimal_perturbation`: past the hyperplane value + <w, z - x> = 0, mostly from x, in part from x0."""
+    """Return x' of `minimal_perturbation`: past the hyperplane value + <w, z - x> = 0, from x and in part x0."""
     values = jnp.concatenate([value, value + _inner(w, x0 - x)])
     d, d0 = jnp.split(move_onto_hyperplane(ball, jnp.concatenate([x, x0]), values, jnp.concatenate([w, w])), 2)
     length, length0 = (jnp.maximum(ball.norm(move), 1e-8) for move in (d, d0))
@@ -191,28 +190,28 @@ def approach(ball: Ball, x: Array, x0: Array, value: Array, w: Array, *, alpha_m
 
 
 def move_onto_hyperplane(ball: Ball, x: Array, value: Array, w: Array) -> Array:
-    """The shortest d with value + <w, d> = 0 and x + d in [0, 1]; where no d has both, as far as [0, 1] reaches.
+    """Return the shortest d with value + <w, d> = 0 and x + d in [0, 1]; if none exists, d as far as [0, 1] reaches.
 
-    All coordinates leave x at once, each with the speed |s_i|, s = ball.steepest(w), and stop at their bound, where
-    t_i = (what is left to the bound) / |s_i|. At the time t
+    All coordinates leave x at once, with the speed |s_i|, s = ball.steepest(w). Coordinate i stops at its bound at
+    t_i = (distance to the bound) / |s_i|. At time t
 
         d_i = -sign(value) s_i min(t, t_i),      sum_i |w_i s_i| min(t, t_i) = |value|
 
-    In linf all |s_i| are 1, in l2 they are |w_i| / |w|: these are the optimality conditions. The sum on the left is
-    concave, increasing and linear between the t_i. The problem is Croce & Hein's (2020), section 2. d is 0 where
-    `value` or w is.
+    These are the optimality conditions of the problem in Croce & Hein (2020), section 2: in linf all |s_i| are 1, in l2
+    they are |w_i| / |w|. The sum on the left is concave, increasing, and linear between the t_i. d is 0 where `value`
+    or w is.
 
     Args:
       ball: the norm.
       x: [B, H, W, C] in [0, 1].
-      value: of the linear function at x, [B].
+      value: the linear function at x, [B].
       w: its gradient [B, H, W, C].
 
     Returns:
       d [B, H, W, C].
     """
     s = jnp.where(spread(value, w) < 0, 1, -1) * ball.steepest(w)
-    moves = jnp.abs(s) > jnp.finfo(x.dtype).tiny  # weights that small neither divide well nor matter
+    moves = jnp.abs(s) > jnp.finfo(x.dtype).tiny  # such small weights do not matter, and dividing by them overflows
     s, speed = jnp.where(moves, s, 0), jnp.where(moves, jnp.abs(s), 1)
     ends = jnp.where(moves, jnp.maximum(jnp.where(s > 0, 1 - x, x), 0) / speed, 0)
     t = _reach(jnp.abs(w * s).reshape(len(x), -1), ends.reshape(len(x), -1), jnp.abs(value))
@@ -220,11 +219,11 @@ def move_onto_hyperplane(ball: Ball, x: Array, value: Array, w: Array) -> Array:
 
 
 def _reach(slopes: Array, ends: Array, height: Array) -> Array:
-    """The least t >= 0 [B] with sum_i slopes_i min(t, ends_i) = height; the largest of `ends` where there is none.
+    """Return the least t >= 0 [B] with sum_i slopes_i min(t, ends_i) = height; the largest of `ends` if none exists.
 
-    Newton's method from t = 0 on a concave, piecewise linear function: it never overshoots, each step leaves a piece
-    for good, and on the last one it is exact and stays, so that an example does not feel its neighbours' further steps.
-    That takes a handful of steps, and less time than sorting the ends.
+    Newton's method from t = 0 on a concave, piecewise linear function never overshoots. Each step leaves a piece for
+    good, and on the last piece it is exact and stays there: an example ignores its neighbours' further steps. This
+    takes a handful of steps, and less time than sorting the ends.
     """
     last = ends.max(axis=1)
 
@@ -241,11 +240,11 @@ def _reach(slopes: Array, ends: Array, height: Array) -> Array:
 
 
 def shorten(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, nearest: Nearest, *, steps: int) -> Nearest:
-    """Search the segment from x [B, H, W, C] to that image for its first misclassified point: regula falsi.
+    """Search the segment from x [B, H, W, C] to `nearest` for its first misclassified point: regula falsi.
 
-    Each of `steps` tests the point where the line through the margins at the segment's ends is 0, and cuts off what is
-    beyond it (if it is misclassified) or before it: the final search of Croce & Hein (2020). It is moved 1 % outwards,
-    because exactly on the boundary rounding decides.
+    Each of `steps` tests the point where the line through the margins at the segment's ends is 0, moved 1 % outwards
+    because rounding decides exactly on the boundary. It cuts off the part beyond that point if it is misclassified,
+    else the part before it. The final search of Croce & Hein (2020).
     """
     if steps == 0:
         return nearest
@@ -277,7 +276,7 @@ def _within(ball: Ball, search: Search) -> Attack:
 
 
 def _rivals(logits: Array, y: Array, target_classes: int, first: int | Array) -> Array:
-    """The classes that each run may go to [R, M, B]: all M = K - 1 wrong ones, or one of the likeliest."""
+    """Return the classes each run may go to [R, M, B]: all M = K - 1 wrong ones, or one of the likeliest."""
     k = logits.shape[1]
     if target_classes == 0:
         others = jnp.arange(k - 1)[:, None]

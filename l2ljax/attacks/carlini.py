@@ -1,12 +1,12 @@
-"""Carlini & Wagner's attack in the forms that papers use under that name.
+"""Carlini & Wagner's attack in the variants that papers use under that name.
 
-attack = attacks.l2l_da_cw(threat.linf(0.3), steps=100)       # the CW100 column of L2L-DA and RNN-Adv
-attack = attacks.l2l_cw(threat.linf(0.031), steps=100)        # the CW column of L2L
-attack = attacks.cw_l2()                                      # the original: the least change in l2, whatever it is
-attack = attacks.cw_l2(threat.l2(0.5))                        # where it is at most 0.5
+    attack = attacks.l2l_da_cw(threat.linf(0.3), steps=100)       # the CW100 column of L2L-DA and RNN-Adv
+    attack = attacks.l2l_cw(threat.linf(0.031), steps=100)        # the CW column of L2L
+    attack = attacks.cw_l2()                                      # the original: the least change in l2
+    attack = attacks.cw_l2(threat.l2(0.5))                        # where it is at most 0.5
 
-The last two search: each example goes through rounds of Adam of its own, and the loop ends with the slowest. They
-descend in w, x' = (tanh(w) + 1) / 2, which keeps x' in [0, 1] without a projection.
+The last two search: each example goes through its own rounds of Adam, and the loop ends with the slowest. They descend
+in w, x' = (tanh(w) + 1) / 2, which keeps x' in [0, 1] without a projection.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ __all__ = ["CONSTANTS", "SMALLEST_TAU", "cw_l2", "l2l_cw", "l2l_da_cw", "margin_
 
 
 def margin_within(margin: Array, x: Array, x0: Array, tau: float) -> Array:
-    """min(margin, 0) - max(|x - x0|_inf - tau, 0), [B]: the objective of `l2l_da_cw`, to be ascended."""
+    """Return min(margin, 0) - max(|x - x0|_inf - tau, 0), [B]: the objective that `l2l_da_cw` ascends."""
     distance = jnp.abs(x - x0).max(axis=range(1, x.ndim))
     return jnp.minimum(margin, 0) - jnp.maximum(distance - tau, 0)
 
@@ -41,20 +41,20 @@ def l2l_da_cw(
     loss: PerExampleLoss = losses.margin,
     keep: str = "last",
 ) -> Attack:
-    """Adam from the clean image on the margin, in the ball; last iterate. L2L-DA's and RNN-Adv's "CW100".
+    """Ascend the margin by Adam from the clean image, in the ball; last iterate. L2L-DA's and RNN-Adv's "CW100".
 
-    The form of mister_ed, which L2L-DA's released code runs: tau is 8/255 on MNIST too, so that there the distance
-    term pulls back from the ball's edge, and a pixel moves at most about steps * learning_rate. The search over the
-    weight of the margin is inert in that code (ten identical rounds from the same start), so it is one round here. Its
-    stop after step 100, where the loss of the batch stands still, is left out: it looks at an example's neighbours.
+    The variant of mister_ed, which L2L-DA's released code runs. There tau is 8/255 on MNIST too, so that the distance
+    term pulls back from the ball's edge; a pixel moves at most about steps * learning_rate. That code's search over the
+    weight of the margin has no effect (ten identical rounds from the same start): this is one round. Its stop after
+    step 100, when the batch's loss stands still, is left out: it depends on an example's neighbours.
 
     Args:
-      ball: where the iterates stay.
+      ball: the set that contains the iterates.
       steps: of Adam.
       learning_rate: Adam's.
-      tau: the largest change that costs nothing.
-      loss: the margin, positive where the attack has succeeded.
-      keep: the iterate that is returned, see `gradient.ascent_attack`.
+      tau: the largest change without a penalty.
+      loss: the margin, positive once the attack has succeeded.
+      keep: the iterate to return, see `gradient.ascent_attack`.
     """
 
     def objective(logits_fn: LogitsFn, x0: Array, y: Array) -> LossFn:
@@ -70,18 +70,18 @@ def l2l_da_cw(
 CONSTANTS = 10.0 ** np.arange(-5, 2)
 """The weights of the margin that `l2l_cw` tries."""
 SMALLEST_TAU = 1 / 256
-"""The bound on the largest change at which it gives up."""
+"""The search gives up at this bound on the largest change."""
 
 
 class _Descent(NamedTuple):
-    """Adam of each example in tanh space."""
+    """The state of Adam for each example in tanh space."""
 
     w: Array  # [B, H, W, C]
     adam: Tree  # every leaf [B, ...]
 
 
 class _TauSearch(NamedTuple):
-    """Where each example [B] stands in `l2l_cw`."""
+    """The state of `l2l_cw` for each example [B]."""
 
     descent: _Descent
     tau: Array
@@ -94,24 +94,24 @@ class _TauSearch(NamedTuple):
 def l2l_cw(
     ball: Ball, *, steps: int = 100, learning_rate: float = 5e-3, loss: PerExampleLoss = losses.margin
 ) -> Attack:
-    """Least largest change in tanh space, until it is less than eps. Learning to Defend by Learning to Attack, "CW".
+    """Shrink the largest change, in tanh space, below eps. Learning to Defend by Learning to Attack, "CW".
 
         minimize  c max(z_y - max_{k != y} z_k, 0) + sum_i max(|x'_i - x_i| - tau, 0)
 
-    Carlini & Wagner (2017), section VI.C, in the form of L2L's released code: Adam with c = 1e-5, 1e-4, ..., 10, at
-    most `steps` each, from tau = 1. A misclassified x' with |x' - x|_inf < eps is returned at once. One whose loss is
-    below 1e-4 c ends the round: tau becomes 0.9 min(tau, |x' - x|_inf), and a new Adam starts from x' with the same c.
-    Where c or tau is spent (tau <= 1/256) the clean image comes back, as for examples that are misclassified already.
-    From one c to the next Adam and x' go on as they are.
+    Carlini & Wagner (2017), section VI.C, as in L2L's released code. Adam runs with c = 1e-5, 1e-4, ..., 10, at most
+    `steps` each, from tau = 1, and carries on from one c to the next. A misclassified x' with |x' - x|_inf < eps is
+    returned at once. A loss below 1e-4 c ends the round: tau becomes 0.9 min(tau, |x' - x|_inf), and a new Adam starts
+    from x' with the same c. When c or tau is exhausted (tau <= 1/256), or if x is already misclassified, the clean
+    image is returned.
 
-    The released code attacks one image at a time. Here the whole batch does, in the time of its slowest example: at
+    The released code attacks one image at a time. This attacks the whole batch, in the time of its slowest example: at
     most 59 * `steps` passes forward and backward (7 constants, of which the last ends it, and 52 values of tau).
 
     Args:
-      ball: linf. With another, tau still bounds the largest change, and what is returned is in that ball.
+      ball: linf. In another ball tau still bounds the largest change, and the result is in that ball.
       steps: with one c; the paper says 100, the released file 50.
       learning_rate: Adam's, in tanh space.
-      loss: the margin, positive where the attack has succeeded.
+      loss: the margin, positive once the attack has succeeded.
     """
     _check(steps=steps)
     rule = optax.adam(learning_rate)
@@ -155,14 +155,14 @@ def l2l_cw(
 
 
 class _ConstSearch(NamedTuple):
-    """Where each example [B] stands in `cw_l2`."""
+    """The state of `cw_l2` for each example [B]."""
 
     descent: _Descent
     const: Array
     lower: Array
     upper: Array
-    fooled: Array  # whether this constant has fooled the model
-    checked: Array  # the loss when it was last looked at
+    fooled: Array  # whether this constant fooled the model
+    checked: Array  # the loss at the last check
     round: Array
     step: Array
     best: Array  # [B, H, W, C]
@@ -180,26 +180,27 @@ def cw_l2(
     abort_early: bool = True,
     loss: PerExampleLoss = losses.margin,
 ) -> Attack:
-    """The misclassified image of least l2 distance. Carlini & Wagner (2017), section VI.A.
+    """Return the misclassified image of least l2 distance. Carlini & Wagner (2017), section VI.A.
 
         minimize  |x' - x|_2^2 + c max(z_y - max_{k != y} z_k + confidence, 0)
 
-    Adam from x, again for each c: ten times the last one until one fools the model, then halfway between the largest
-    that did not and the smallest that did. The best image of all steps is returned; the clean one where none fools the
-    model, or where it was misclassified already. At most `search_steps` * `steps` passes forward and backward.
+    Adam runs from x for each c. The next c is ten times the last until one fools the model, then the mean of the
+    largest that failed and the smallest that succeeded. Returns the best image of all steps; the clean image if none
+    fools the model or if it is already misclassified. Takes at most `search_steps` * `steps` passes forward and
+    backward.
 
     Args:
-      ball: where given, the result counts only in this ball, and elsewhere the clean image is returned. The search
-        is the same: it looks for the least l2 distance, so l2 is the ball that goes with it.
+      ball: if given, results outside it are replaced by the clean image. The search is unchanged and minimizes the l2
+        distance, so l2 is the ball to use.
       steps: with one c.
-      learning_rate: Adam's, in tanh space. Its first step moves a mid-gray pixel by half of it, whatever c is: where
-        that alone fools the model, the search runs to ever smaller c and returns about that step, not the least change.
+      learning_rate: Adam's, in tanh space. Its first step moves a mid-gray pixel by half of it, for any c: if that
+        alone fools the model, c keeps shrinking and the result is about that step, not the least change.
       initial_const: the first c.
-      search_steps: how many c are tried.
-      confidence: the margin max_{k != y} z_k - z_y that counts as misclassified has to be larger.
-      abort_early: go to the next c where a tenth of the steps lowered the loss by less than 0.01 %. Per example, where
-        the authors' code looks at the whole batch.
-      loss: the margin, positive where the attack has succeeded.
+      search_steps: number of constants c.
+      confidence: the margin max_{k != y} z_k - z_y must exceed it to count as misclassified.
+      abort_early: go to the next c when a tenth of the steps lowered the loss by less than 0.01 %. Per example; the
+        authors' code looks at the whole batch.
+      loss: the margin, positive once the attack has succeeded.
     """
     _check(steps=steps, search_steps=search_steps)
     rule = optax.adam(learning_rate)
@@ -258,12 +259,12 @@ def cw_l2(
 
 
 def _begin(rule: optax.GradientTransformation, x: Array, shrink: float) -> _Descent:
-    """At x, drawn towards the middle gray so that black and white have a finite w."""
+    """Start at x, shrunk towards middle gray so that black and white have a finite w."""
     return _Descent(jnp.arctanh(shrink * (2 * x - 1)), jax.vmap(rule.init)(x))
 
 
 def _descend(rule: optax.GradientTransformation, loss_fn: LossFn, at: _Descent) -> tuple[_Descent, Array, Array, Any]:
-    """One step of the rule on loss_fn(x') -> (losses [B], aux): where it leads, and x', losses and aux before it."""
+    """Take one step on loss_fn(x') -> (losses [B], aux). Return the new state, and x', losses and aux before it."""
 
     def total(w: Array) -> tuple[Array, tuple[Array, Array, Any]]:
         x = (jnp.tanh(w) + 1) / 2

@@ -27,7 +27,7 @@ __all__ = [
 
 
 def best_of(attacks: Sequence[Attack]) -> Attack:
-    """Per example the result of largest margin loss: misclassified if any of the attacks makes it so."""
+    """Return per example the result of largest margin loss: misclassified if any of the attacks succeeds."""
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         keys = example_keys(key, len(x))
@@ -40,9 +40,9 @@ def best_of(attacks: Sequence[Attack]) -> Attack:
 
 
 def restarts(attack: Attack, n: int) -> Attack:
-    """`attack` n times with different keys, per example the result of largest margin loss.
+    """Run `attack` n times with different keys; return per example the result of largest margin loss.
 
-    On the host (see `solver`) one that stops at success leaves out, from run to run, the examples that it has fooled.
+    On the host (see `solver`), an attack that stops at success skips the examples that earlier runs fooled.
     """
 
     def restarted(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
@@ -58,27 +58,27 @@ def restarts(attack: Attack, n: int) -> Attack:
 
 
 def targeted(attack: Attack, target: int | Array | None = None) -> Attack:
-    """`attack` with another aim: that the model answers with the class `target`.
+    """Aim `attack` at making the model answer with the class `target`.
 
         targeted(pgd(ball, step_size=2 / 255, steps=20), 3)
-        targeted(apgd(ball))(logits_fn, key, x, target)              # in place of the labels, a class for each image
+        targeted(apgd(ball))(logits_fn, key, x, target)              # a class per image in place of the labels
 
-    An example is fooled where the target's logit is the largest, whatever its label: that is where +first and APGD
-    stop, and what `restarts` and `best_of` count, inside of `targeted` (FAB, Square and the like return the image
-    itself where they do not get there). The attack sees a model of the two classes "another" and "target",
+    An example is fooled if the target's logit is the largest, whatever its label. +first and APGD stop at that, and
+    `restarts` and `best_of` inside `targeted` count it; FAB, Square and the like return the clean image if they fail.
+    The attack sees a model of the two classes "another" and "target",
 
         z' = (0, z_t - max_{k != t} z_k),
 
-    which it is to lead from the first to the second. So the margin loss is z_t - max_{k != t} z_k, and the
-    cross-entropy, log(1 + exp(that)), has its gradient, scaled. It serves all attacks but those that need more classes
-    (DLR, APGD-T) and the learned ones that read labels.
+    and leads it from the first to the second. So the margin loss is z_t - max_{k != t} z_k, and the cross-entropy,
+    log(1 + exp(that)), has its gradient, scaled. All attacks can be targeted except those that need more classes (DLR,
+    APGD-T) and learned attacks that read labels.
 
     Args:
-      attack: of one aim, like `pgd`, `apgd`, `fab`, `square`, or `restarts` of them.
-      target: the class to reach, or one for each example [B]; without it the attack's labels are the targets.
+      attack: an untargeted attack, like `pgd`, `apgd`, `fab`, `square`, or `restarts` of them.
+      target: the class to reach, or one per example [B]; by default the attack's labels are the targets.
 
     Raises:
-      L2LError: a target that the model does not have (when called).
+      L2LError: a class that the model lacks (when called).
     """
 
     def towards(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
@@ -102,17 +102,17 @@ def multi_targeted(
     loss: PerExampleLoss = losses.cross_entropy,
     target_classes: int = 9,
 ) -> Attack:
-    """An attack towards each of the likeliest wrong classes in turn, per example the result of largest margin loss.
+    """Attack towards each of the likeliest wrong classes in turn; return per example the result of largest margin loss.
 
         multi_targeted(lambda loss: pgd(ball, step_size=2 / 255, steps=20, loss=loss))
 
-    Towards a class t the loss to ascend is -L(logits, t), whatever the label. The classes are those of largest logit
-    at the clean image, in that order, as in APGD-T.
+    The loss towards a class t is -L(logits, t), whatever the label. The classes are those of largest logit at the clean
+    image, in that order, as in APGD-T.
 
     Args:
       make: loss -> attack.
-      loss: L, (logits [B, K], classes [B]) -> [B], which is small where the class is likely.
-      target_classes: how many, or all K - 1 if those are fewer.
+      loss: L, (logits [B, K], classes [B]) -> [B], small for a likely class.
+      target_classes: number of classes, at most K - 1.
     """
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
@@ -131,14 +131,14 @@ def multi_targeted(
 
 
 def cascade(attacks: Sequence[Attack], *, stochastic: bool = False) -> Attack:
-    """Per example what the first attack makes that fools the model, or the clean image where none does.
+    """Return per example the result of the first attack that fools the model, or the clean image if none does.
 
-    The pure form of attacking the survivors only: all examples go through all attacks, fooled ones are left as they
+    The pure form of attacking only the survivors: all examples go through all attacks, but fooled ones stay as they
     are. An example that is misclassified from the start stays clean.
 
     Args:
-      attacks: in their order.
-      stochastic: the model is logits_fn(x, keys [B]); of each image one draw decides.
+      attacks: in order.
+      stochastic: whether the model is logits_fn(x, keys [B]); one draw decides for each image.
     """
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
@@ -156,13 +156,13 @@ def cascade(attacks: Sequence[Attack], *, stochastic: bool = False) -> Attack:
 
 
 def misclassified(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array, *, stochastic: bool) -> Array:
-    """Whether the model is wrong [B]; a stochastic one, called as logits_fn(x, keys [B]), in one draw."""
+    """Return whether the model is wrong [B]; a stochastic one, logits_fn(x, keys [B]), in one draw."""
     logits = logits_fn(x, keys) if stochastic else logits_fn(x)
     return losses.accuracy(logits, y) == 0
 
 
 def transfer(attack: Attack, surrogate: LogitsFn) -> Attack:
-    """`attack` on another model, whatever model it is asked about: a black-box attack."""
+    """Return a black-box attack: `attack` on `surrogate`, whatever model it is given."""
     return lambda logits_fn, key, x, y: attack(surrogate, key, x, y)
 
 
@@ -170,9 +170,9 @@ class Version(NamedTuple):
     """A version of AutoAttack."""
 
     attacks: dict[str, tuple[Callable[..., Attack], dict[str, Any]]]
-    """Name -> (the function that makes it of a ball, its keywords that are not the defaults), in order."""
+    """Name -> (constructor from a ball, its non-default keywords), in order."""
     stochastic: bool = False
-    """For models with randomness, called as logits_fn(x, keys [B])."""
+    """Whether it serves stochastic models, called as logits_fn(x, keys [B])."""
 
 
 VERSIONS = {
@@ -202,37 +202,37 @@ TARGETED = (apgd.apgd_targeted, fab.fab_targeted)
 
 
 def autoattack(ball: Ball, version: str = "standard") -> Attack:
-    """AutoAttack as one pure `Attack`: an adversarial image where one is found, else the clean one.
+    """Return AutoAttack as one pure `Attack`: an adversarial image per example, or the clean one.
 
     Args:
       ball: linf or l2.
-      version: standard (APGD-CE, APGD-T, FAB-T, Square with 5,000 queries), plus, or rand, which is for stochastic
-        models, called as logits_fn(x, keys [B]).
+      version: standard (APGD-CE, APGD-T, FAB-T, Square with 5,000 queries), plus, or rand (for stochastic models,
+        called as logits_fn(x, keys [B])).
 
     Raises:
       L2LError: an unknown version; when called, a model with fewer than four classes.
     """
-    found = version_named(version)
-    members = [make(ball, **how) for make, how in found.attacks.values()]
-    return cascade(members, stochastic=found.stochastic)
+    chosen = version_named(version)
+    members = [make(ball, **keywords) for make, keywords in chosen.attacks.values()]
+    return cascade(members, stochastic=chosen.stochastic)
 
 
 @functools.lru_cache(maxsize=8)
 def stages(ball: Ball, version: str, *, num_classes: int) -> tuple[tuple[str, Attack], ...]:
-    """AutoAttack in parts, named: one per attack, and one per target class of a targeted attack.
+    """Split AutoAttack into named parts: one per attack, or one per target class of a targeted attack.
 
-    The parts of one attack are one compiled program, of which the target's rank is an argument; asked for again with
-    the same ball, they are the same parts, and nothing compiles again.
+    The parts of one attack share one compiled program, with the target's rank as an argument. Calls with the same ball
+    return the same parts, so that nothing compiles again.
     """
-    found = []
-    for name, (make, how) in version_named(version).attacks.items():
+    parts = []
+    for name, (make, keywords) in version_named(version).attacks.items():
         if make in TARGETED:
-            towards = functools.partial(_towards, functools.partial(make, ball, **how))
+            towards = functools.partial(_towards, functools.partial(make, ball, **keywords))
             ranks = range(min(9, num_classes - 1))
-            found += [(name, jax.tree_util.Partial(towards, jnp.int32(rank))) for rank in ranks]
+            parts += [(name, jax.tree_util.Partial(towards, jnp.int32(rank))) for rank in ranks]
         else:
-            found.append((name, jax.tree_util.Partial(make(ball, **how))))
-    return tuple(found)
+            parts.append((name, jax.tree_util.Partial(make(ball, **keywords))))
+    return tuple(parts)
 
 
 def _towards(make: Callable[..., Attack], rank: Array, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
@@ -240,7 +240,7 @@ def _towards(make: Callable[..., Attack], rank: Array, logits_fn: LogitsFn, key:
 
 
 def version_named(name: str) -> Version:
-    """The version of that name; an unknown one is an L2LError."""
+    """Return the version of that name; raise an L2LError if there is none."""
     if name not in VERSIONS:
-        raise L2LError(f"unknown version {name!r} of AutoAttack: choose of {', '.join(VERSIONS)}")
+        raise L2LError(f"unknown version {name!r} of AutoAttack: choose from {', '.join(VERSIONS)}")
     return VERSIONS[name]

@@ -1,4 +1,4 @@
-"""Attacks that follow the input gradient: FGSM, PGD, momentum, line search, PGD on the margin; and random noise.
+"""Attacks along the input gradient: FGSM, PGD, momentum, line search, PGD on the margin; and random noise.
 
     attack = attacks.pgd(threat.linf(8 / 255), step_size=2 / 255, steps=10)
     x_adv = jax.jit(attack)(logits_fn, key, x, y)
@@ -40,17 +40,16 @@ def gradient_attack(
     keep: str = "last",
     unroll: int | bool = 1,
 ) -> Attack:
-    """The attack that unrolls `rule` on `loss` for `steps` steps.
+    """Return the attack that unrolls `rule` on `loss` for `steps` steps.
 
     Args:
-      ball: where the iterates stay.
+      ball: the set that contains the iterates.
       rule: the optimizer of the input.
-      steps: how many.
-      loss: what to ascend.
+      steps: T >= 1.
+      loss: the loss to ascend.
       start: the first iterate.
-      keep: the iterate that is returned, per example: "last", as in the papers' tables; "best", that of largest loss
-        (best so far; one more forward pass); "first", the first that is misclassified, at which an example stops, else
-        the last.
+      keep: the iterate to return per example: "last", as in the papers' tables; "best", the one of largest loss (one
+        more forward pass); "first", the first misclassified one, where an example stops, else the last.
       unroll: as in `lax.scan`.
 
     Raises:
@@ -71,13 +70,13 @@ def ascent_attack(
     objective: Callable[[LogitsFn, Array, Array], LossFn], rule: optax.GradientTransformation, ball: Ball, *,
     steps: int, start: Start = uniform, keep: str = "last", unroll: int | bool = 1,
 ) -> Attack:  # fmt: skip
-    """`gradient_attack` on an objective that knows the clean image: (logits_fn, x0, y) -> loss_fn of `ascend`.
+    """Return `gradient_attack` on an objective that depends on the clean image: (logits_fn, x0, y) -> loss_fn.
 
-    The loss function's aux is whether x is misclassified, bool [B].
+    The auxiliary output of loss_fn is whether x is misclassified, bool [B].
     """
     wrappers = {"last": lambda rule: rule, "best": keep_best, "first": stop_at_success}
     if keep not in wrappers:
-        raise L2LError(f"keep={keep!r}: choose of {', '.join(wrappers)}")
+        raise L2LError(f"keep={keep!r}: choose from {', '.join(wrappers)}")
     rule = wrappers[keep](rule)
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
@@ -93,7 +92,7 @@ def ascent_attack(
 
     def advance(logits_fn: LogitsFn, key: Key, x: Array, y: Array, carry: Carry, n: int) -> Carry:
         climb = ascent.advance(objective(logits_fn, x, y), rule, ball, x, (carry.x, carry.state), n, unroll=unroll)
-        return Carry(climb.x, climb.aux[-1], climb.state)  # misclassified at x_{t+n-1}, and so at x_{t+n}, which it is
+        return Carry(climb.x, climb.aux[-1], climb.state)  # x_{t+n} equals x_{t+n-1} if that is misclassified
 
     if keep == "first":
         attack.solvers = (Solver(Partial(init), Partial(advance), steps),)  # type: ignore[attr-defined]
@@ -101,52 +100,62 @@ def ascent_attack(
 
 
 def steepest_ascent(ball: Ball, step_size: float) -> optax.GradientTransformation:
-    """Rule: a step of length `step_size` in the ball's norm along its steepest direction (the sign, for linf)."""
+    """Step by `step_size` in the ball's norm along its steepest direction (the sign, for linf)."""
     return optax.stateless(lambda g, _: -step_size * ball.steepest(g))
 
 
-def fgsm(ball: Ball, *, start: Start = clean, **how: Any) -> Attack:
-    """x + eps sign(grad): one step as long as the radius. Goodfellow et al. (2015), eq. of section 4."""
-    return gradient_attack(ball, steepest_ascent(ball, ball.eps), steps=1, start=start, **how)
+def fgsm(
+    ball: Ball, *, loss: PerExampleLoss = losses.cross_entropy, start: Start = clean, keep: str = "last",
+    unroll: int | bool = 1,
+) -> Attack:  # fmt: skip
+    """Take one step as long as the radius: x + eps sign(grad). Goodfellow et al. (2015), section 4."""
+    rule = steepest_ascent(ball, ball.eps)
+    return gradient_attack(ball, rule, steps=1, loss=loss, start=start, keep=keep, unroll=unroll)
 
 
-def pgd(ball: Ball, *, step_size: float, steps: int, **how: Any) -> Attack:
-    """x_{t+1} = project(x_t + a steepest(grad L(x_t))), last iterate. Madry et al. (2018), section 2.1.
+def pgd(
+    ball: Ball, *, step_size: float, steps: int, loss: PerExampleLoss = losses.cross_entropy, start: Start = uniform,
+    keep: str = "last", unroll: int | bool = 1,
+) -> Attack:  # fmt: skip
+    """Project gradient steps: x_{t+1} = project(x_t + a steepest(grad L(x_t))). Madry et al. (2018), section 2.1.
 
     Args:
       ball: linf or l2.
       step_size: a, in the ball's norm.
-      steps: how many.
-      **how: the other arguments of `gradient_attack`. Of them, `loss=functools.partial(losses.margin, kappa=50)` gives
-        "CW" as the challenges mean it, and `start` is `uniform`, `clean` or `gaussian` of `attacks.ascent`.
+      steps: T >= 1.
+      loss: the loss to ascend; `functools.partial(losses.margin, kappa=50)` gives the challenges' "CW".
+      start: `uniform`, `clean` or `gaussian` of `attacks.ascent`.
+      keep: the iterate to return, see `gradient_attack`.
+      unroll: as in `lax.scan`.
     """
-    return gradient_attack(ball, steepest_ascent(ball, step_size), steps=steps, **how)
+    rule = steepest_ascent(ball, step_size)
+    return gradient_attack(ball, rule, steps=steps, loss=loss, start=start, keep=keep, unroll=unroll)
 
 
 def momentum(
-    ball: Ball, *, step_size: float, steps: int, decay: float = 1.0, start: Start = clean, **how: Any
-) -> Attack:
-    """m = decay m + g / |g|_1, x = project(x + a steepest(m)). Dong et al. (2018), eq. 6 and 7 (MI-FGSM)."""
+    ball: Ball, *, step_size: float, steps: int, decay: float = 1.0, loss: PerExampleLoss = losses.cross_entropy,
+    start: Start = clean, keep: str = "last", unroll: int | bool = 1,
+) -> Attack:  # fmt: skip
+    """Follow m = decay m + g / |g|_1: x = project(x + a steepest(m)). Dong et al. (2018), eq. 6 and 7 (MI-FGSM)."""
 
     def normalize(g: Array, _: Any) -> Array:
         return g / jnp.maximum(jnp.sum(jnp.abs(g), axis=range(1, g.ndim), keepdims=True), jnp.finfo(g.dtype).tiny)
 
     rule = optax.chain(optax.stateless(normalize), optax.trace(decay), steepest_ascent(ball, step_size))
-    return gradient_attack(ball, rule, steps=steps, start=start, **how)
+    return gradient_attack(ball, rule, steps=steps, loss=loss, start=start, keep=keep, unroll=unroll)
 
 
 def backtracking(
     *, max_step: float, rho: float = 0.5, c: float = 1e-4, halvings: int = 10
 ) -> optax.GradientTransformationExtraArgs:
-    """Rule: along p = grad L(x), the largest a in {max_step rho^k} with enough ascent, per example.
+    """Step along p = grad L(x) by the largest a in {max_step rho^k} that ascends enough, per example.
 
         L(project(x + a p)) >= L(x) + c a p.p          RNN-Adv paper, eq. 4
 
-    optax's own line searches find one step for the whole batch, so this one is ours. Three readings of the paper
-    are fixed here. The projection is inside the test (the point tested is the point taken). `max_step`, which the
-    paper does not give, is in the ball's norm: p is the raw gradient, whose scale differs by orders of magnitude
-    between examples, so the search starts at a = max_step / norm(p). Where no a passes after `halvings`, the
-    smallest is taken.
+    optax's own line searches choose one step for the whole batch. Three readings of the paper are fixed here. The
+    projection is inside the test: the tested point is the next iterate. `max_step`, which the paper does not give, is
+    in the ball's norm: the raw gradient p differs by orders of magnitude between examples, so the search starts at
+    a = max_step / norm(p). If no a passes after `halvings`, the smallest is taken.
     """
 
     def update(
@@ -162,7 +171,7 @@ def backtracking(
     ) -> tuple[Array, optax.EmptyState]:
         shape = (-1, *[1] * (x.ndim - 1))
         largest = jnp.abs(grads).max(axis=range(1, x.ndim), keepdims=True)
-        d = -grads / jnp.maximum(largest, jnp.finfo(x.dtype).tiny)  # squares of p itself may underflow
+        d = -grads / jnp.maximum(largest, jnp.finfo(x.dtype).tiny)  # squares of p may underflow
         slope = jnp.sum(-grads * d, axis=range(1, x.ndim))
         first = max_step / jnp.maximum(ball.norm(d), 1e-12)
 
@@ -182,13 +191,17 @@ def backtracking(
     return optax.GradientTransformationExtraArgs(lambda x: optax.EmptyState(), update)
 
 
-def line_search(ball: Ball, *, max_step: float, steps: int, rho: float = 0.5, c: float = 1e-4, **how: Any) -> Attack:
-    """PGD along the raw gradient with `backtracking` for the step size."""
-    return gradient_attack(ball, backtracking(max_step=max_step, rho=rho, c=c), steps=steps, **how)
+def line_search(
+    ball: Ball, *, max_step: float, steps: int, rho: float = 0.5, c: float = 1e-4,
+    loss: PerExampleLoss = losses.cross_entropy, start: Start = uniform, keep: str = "last", unroll: int | bool = 1,
+) -> Attack:  # fmt: skip
+    """Ascend along the raw gradient with step sizes from `backtracking`."""
+    rule = backtracking(max_step=max_step, rho=rho, c=c)
+    return gradient_attack(ball, rule, steps=steps, loss=loss, start=start, keep=keep, unroll=unroll)
 
 
 def random_noise(ball: Ball, *, samples: int) -> Attack:
-    """Of `samples` uniform draws from the ball, per example the one of largest margin loss. No gradients."""
+    """Return per example the one of `samples` uniform draws from the ball with the largest margin loss."""
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         keys = example_keys(key, len(x))
@@ -203,7 +216,7 @@ def random_noise(ball: Ball, *, samples: int) -> Attack:
 
 
 def random_signs(ball: Ball) -> Attack:
-    """x0 + eps times a random sign at each pixel: the measure of how much of an attack's effect is mere noise."""
+    """Return x0 + eps times a random sign per pixel: the baseline for an attack's gain over noise."""
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         keys = example_keys(key, len(x))
@@ -214,14 +227,14 @@ def random_signs(ball: Ball) -> Attack:
 
 
 def keep_stronger(logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], candidate: Array) -> tuple[Array, Array]:
-    """Per example the image of larger margin loss of (image, margin) `best` and a candidate; NaN logits are a win."""
+    """Return per example the image of larger margin loss, `best` or `candidate`; NaN logits win."""
     value = losses.margin(logits_fn(candidate), y).astype(best[1].dtype)
     value = jnp.where(jnp.isnan(value), jnp.inf, value)
     return larger(best, (candidate, value))
 
 
 def likeliest_wrong(logits: Array, y: Array, n: int, first: int | Array = 0) -> Array:
-    """The n (at most K - 1) wrong classes of largest logit, from rank `first` on: [B, K], [B] -> [n, B]."""
+    """Return the n (at most K - 1) wrong classes of largest logit, from rank `first` on: [B, K], [B] -> [n, B]."""
     true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
     order = jnp.argsort(jnp.where(true, jnp.inf, logits), axis=1, descending=True)
     return jax.lax.dynamic_slice_in_dim(order, 1 + first, min(n, order.shape[1] - 1), axis=1).T

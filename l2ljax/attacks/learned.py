@@ -1,4 +1,4 @@
-"""Learned attackers: rules whose updates a network makes, trained by differentiating through `ascend`.
+"""Learned attackers: a network makes the rule's updates and is trained by differentiating through `ascend`.
 
     attacker = learned.recurrent()
     params, batch_stats = attacker.init(key, x)
@@ -23,20 +23,20 @@ __all__ = ["INPUTS", "Attacker", "ConvolutionalState", "convolutional", "fixed",
 
 
 class Attacker(NamedTuple):
-    """An optimizer of the input with parameters."""
+    """An optimizer of the input with learned parameters."""
 
     init: Callable[[Key, Array], tuple[Tree, Tree]]
     """(key, x [B, H, W, C]) -> (params, batch_stats)."""
     rule: Callable[..., optax.GradientTransformation]
-    """(params, batch_stats, keys [B], y [B], train=False, axis_name=None) -> the rule for `ascend` on images of those
-    labels, with draws from those keys. `train` sets its BatchNorm mode; `axis_name` is the pmapped axis, over which
-    what depends on the whole batch is taken."""
+    """(params, batch_stats, keys [B], y [B], train=False, axis_name=None) -> the rule for `ascend` on images of labels
+    y, with draws from keys. `train` sets its BatchNorm mode. `axis_name` is the pmapped axis, over which quantities of
+    the whole batch are reduced."""
     batch_stats: Callable[[Any], Tree]
     """(state of the rule after the ascent) -> batch_stats."""
 
 
 def fixed(rule: optax.GradientTransformation) -> Attacker:
-    """A rule that learns nothing, as an attacker with empty parameters."""
+    """Wrap a rule without parameters as an attacker."""
     return Attacker(
         init=lambda key, x: ({}, {}),
         rule=lambda params, batch_stats, keys, y, train=False, axis_name=None: rule,
@@ -45,14 +45,14 @@ def fixed(rule: optax.GradientTransformation) -> Attacker:
 
 
 def normalize_gradient(g: Array, kind: str, axis_name: str | None = None) -> Array:
-    """Scale the input gradient g [B, H, W, C] before a network sees it.
+    """Scale the input gradient g [B, H, W, C] for a network.
 
     Args:
       g: per-example gradients (of the sum over the batch).
       kind: "none"; "example": by the largest |g| of each example; "channel": by the Euclidean norm over height and
         width of each channel of each example (the released L2L-DA code); "batch": by the largest |g| of the whole
-        batch, over all devices of `axis_name`, which is what the released L2L code does and makes an example's attack
-        depend on its neighbours. Examples (or batches) with gradient 0 stay 0.
+        batch, over all devices of `axis_name` (the released L2L code), which makes an example's attack depend on its
+        neighbours. A gradient of 0 stays 0.
       axis_name: the pmapped axis, in training.
     """
     if kind == "none":
@@ -66,7 +66,7 @@ def normalize_gradient(g: Array, kind: str, axis_name: str | None = None) -> Arr
         g = normalize_gradient(g, "example")  # squares of tiny gradients are 0
         largest = jnp.sqrt(jnp.sum(g**2, axis=(1, 2), keepdims=True))
     else:
-        raise L2LError(f"unknown gradient normalization {kind!r}: choose none, example, channel or batch")
+        raise L2LError(f"unknown gradient normalization {kind!r}: choose from none, example, channel or batch")
     return g / jnp.maximum(largest, jnp.finfo(g.dtype).tiny)
 
 
@@ -77,20 +77,20 @@ def recurrent(
     hidden: int = 10,
     biases: bool = False,
 ) -> Attacker:
-    """RNN-Adv's coordinate-wise optimizer: x_{t+1} = project(x_t + scale eps delta_t).
+    """Return RNN-Adv's coordinate-wise optimizer: x_{t+1} = project(x_t + scale eps delta_t).
 
     h_{t+1} = tanh(U g_t + W h_t), delta_t = tanh(V h_{t+1}): Improved Adversarial Training via Learned Optimizer,
-    eq. 5-7, read so that g_t moves x_t at once (eq. 6 as printed, with h_t, leaves delta_0 = 0 and g_{T-1} unused).
+    eq. 5-7, read so that g_t moves x_t at once (eq. 6 as printed, with h_t, gives delta_0 = 0 and ignores g_{T-1}).
 
     Args:
-      scale: of delta, in units of eps. The paper has no factor, that is `1 / eps`: its tanh then reaches across the
-        whole ball unless V h is tiny.
-      normalize: of g_t, see `normalize_gradient`. The paper has none ("none", the gradient of the summed loss).
+      scale: of delta, in units of eps. The paper has no factor, which is `1 / eps`: its tanh then spans the whole ball
+        unless V h is tiny.
+      normalize: of g_t, see `normalize_gradient`. The paper has "none", the gradient of the summed loss.
       hidden: d, the size of each coordinate's hidden state.
-      biases: the b_1 and b_2 of eq. 6 and 7, which the paper leaves out.
+      biases: use b_1 and b_2 of eq. 6 and 7, which the paper leaves out.
     """
     network = RecurrentOptimizer(hidden=hidden, use_bias=biases)
-    # Backwards, the hidden layer is computed again from h_t: that is cheaper than to keep it, `hidden` times as large
+    # The backward pass recomputes the hidden layer from h_t: that is cheaper than keeping it, `hidden` times as large
     # as the images and T times over.
     apply = jax.checkpoint(lambda params, g, h: network.apply({"params": params}, g, h))
 
@@ -111,17 +111,17 @@ def recurrent(
 
 
 INPUTS = ("image", "clean", "gradient", "delta", "pattern")
-"""What a convolutional attacker may see: the iterate x_t, the clean image x_0, the gradient, the perturbation so far, a
-fixed pattern of noise."""
+"""The inputs of a convolutional attacker: the iterate x_t, the clean image x_0, the gradient, the perturbation so far,
+a fixed pattern of noise."""
 
 
 class ConvolutionalState(NamedTuple):
-    """What a convolutional attacker carries from step to step."""
+    """The state of a convolutional attacker between steps."""
 
     delta: Array
-    """The accumulated perturbation [B, H, W, C], within +-eps, not cut to the pixels' range."""
+    """The accumulated perturbation [B, H, W, C], within +-eps, not clipped to the range of pixels."""
     z: Array
-    """The latent [B, latent], one for the whole path."""
+    """The latent [B, latent], fixed along the path."""
     batch_stats: Tree
 
 
@@ -134,19 +134,19 @@ def convolutional(
     latent: int = 0,
     remat: bool = False,
 ) -> Attacker:
-    """delta_{t+1} = clip(delta_t + step eps net(what it sees), -eps, eps), x_{t+1} = project(x_0 + delta_{t+1}).
+    """Step by delta_{t+1} = clip(delta_t + step eps net(inputs), -eps, eps), x_{t+1} = project(x_0 + delta_{t+1}).
 
     Learning to Defend by Learning to Attack, section 3.1, with step 1: one step is Naive, Grad and Grad-only L2L, two
-    steps 2-Step L2L (the sum of both steps' perturbations is cut, each alone may be as long as eps). Adversarial
+    steps are 2-Step L2L (the sum of both perturbations is clipped; each alone may be as long as eps). Adversarial
     Defense via Learning to Generate Diverse Attacks, eq. 5, with step 1/4 and a latent z ~ N(0, I).
 
     Args:
-      network: of `models.attackers` or `models.generators`: maps [B, H, W, C'] to (-1, 1)^[B, H, W, C].
-      inputs: what it sees, of `INPUTS`, in this order, concatenated as channels.
-      normalize: of the gradient, see `normalize_gradient`; "batch" is the released L2L code's, "channel" L2L-DA's.
+      network: from `models.attackers` or `models.generators`; maps [B, H, W, C'] to (-1, 1)^[B, H, W, C].
+      inputs: some of `INPUTS`, concatenated as channels in this order.
+      normalize: of the gradient, see `normalize_gradient`; "batch" in the released L2L code, "channel" in L2L-DA's.
       step: the longest step, in units of eps.
       latent: the size of z; 0 for a deterministic attacker.
-      remat: compute the network's activations again in the backward pass instead of keeping those of all steps.
+      remat: recompute the network's activations in the backward pass instead of keeping those of all steps.
     """
     if not inputs or set(inputs) - set(INPUTS):
         raise L2LError(f"a convolutional attacker's inputs are some of {', '.join(INPUTS)}, not {inputs}")

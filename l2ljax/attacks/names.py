@@ -1,7 +1,6 @@
 """The names of attacks, as reports and `--attacks` use them: `create("pgd100+best+restarts5", ball)`.
 
-`FAMILIES` has one record for each name, `register` adds one of yours, and `parameters(name, ball)` lists what stands
-behind a name.
+`FAMILIES` has a record for each name, `register` adds one, and `parameters(name, ball)` lists an attack's parameters.
 """
 
 import functools
@@ -27,23 +26,23 @@ PAPER_STEPS: dict[str, Callable[[float, int], float]] = {
     "rnn": lambda eps, n: eps / 4,
     "l2l_da": lambda eps, n: eps / 12 if n >= 100 else eps / 4,
 }
-"""The step of PGD in a paper's tables, of (eps, steps): L2L 0.003 at eps 0.031; RNN-Adv eps/4; L2L-DA's code."""
+"""PGD's step size in a paper's tables, from (eps, steps): L2L 0.003 at eps 0.031; RNN-Adv eps/4; L2L-DA's code."""
 
 
 class Family(NamedTuple):
-    """The record of one name: the attacks that it stands for with one number or another."""
+    """The record of one name and the attacks it denotes."""
 
     make: Callable[..., Attack]
-    """(ball, *, ...) -> the attack. With a keyword `keep` the name has the options +best and +first, with a function
-    as the default of `loss` +targeted."""
+    """(ball, *, ...) -> the attack. A keyword `keep` gives the name the options +best and +first, a function as default
+    of `loss` gives +targeted."""
     parameters: Callable[[Ball, int], dict[str, Any]]
-    """(ball, N) -> keywords of `make`, N the number behind the name: of steps, samples or queries."""
+    """(ball, N) -> keywords of `make`, for the number N in the name: steps, samples or queries."""
     help: str
     """One line for the README and `--help`."""
     n: int | None = None
-    """N of a name without a number; None: it needs one; 0: it takes none."""
+    """N of a name without a number; None: N is required; 0: N is refused."""
     step_sizes: Mapping[str, Callable[[float, int], float]] = {}
-    """Behind an @: (eps, N) -> the step size of a paper's tables."""
+    """After an @: (eps, N) -> the step size of a paper's tables."""
 
 
 def _steps(ball: Ball, n: int) -> dict[str, Any]:
@@ -90,22 +89,22 @@ FAMILIES = {
         square_search.square, lambda ball, n: {"queries": n}, "AutoAttack's Square, random search with N queries", 5000
     ),
 }
-"""The names, in the order of `--help`."""
+"""The records by name, in the order of `--help`."""
 RESERVED = ("own", "trained", "paper", *VERSIONS)
-"""Names that scripts give other meanings."""
+"""Names that scripts use otherwise."""
 
 
 def create(name: str, ball: Ball) -> Attack:
-    """The attack of that name at that threat.
+    """Return the attack of that name for that threat.
 
     A name is one of `FAMILIES`, its number, @ and a paper if it has such step sizes, and options, like
-    pgd100@l2l+best+restarts5. +best returns the iterate of largest loss and +first the first that is misclassified,
-    instead of the last; +targeted runs towards each of the nine likeliest wrong classes; +restartsN runs it N times.
-    Of several runs the image of largest margin loss is returned, per example (`evaluate.run_in_turn` of +first: the
-    first that fools). Attacks without +best and +first choose their iterate by themselves.
+    pgd100@l2l+best+restarts5. +best returns the iterate of largest loss and +first the first misclassified one, instead
+    of the last. +targeted runs towards each of the nine likeliest wrong classes. +restartsN makes N runs and returns
+    per example the image of largest margin loss (`evaluate.run_in_turn` with +first: the first that fools). Attacks
+    without +best and +first choose their iterate themselves.
 
     Raises:
-      L2LError: an unknown name, or an option that the attack does not have; the message lists what there is.
+      L2LError: an unknown name, or an option that the attack lacks; the message lists the choices.
     """
     chosen = _read(name, ball)
     make = functools.partial(chosen.make, ball, **chosen.keywords)
@@ -114,7 +113,7 @@ def create(name: str, ball: Ball) -> Attack:
 
 
 def parameters(name: str, ball: Ball) -> dict[str, Any]:
-    """All keywords of an attack of `create` or of a version of AutoAttack, defaults included; for a report's JSON.
+    """Return all keywords of a named attack or version of AutoAttack, with defaults, for a report's JSON.
 
     Raises:
       L2LError: as `create`.
@@ -134,7 +133,7 @@ def register(
     n: int | None = None,
     help: str = "",
 ) -> None:
-    """Add an attack to the names that `create`, `--attacks` and all reports take.
+    """Add an attack to the names that `create`, `--attacks` and all reports accept.
 
         attacks.register("mine", mine)      # with def mine(ball, *, steps=20): mine, mine50, mine50+restarts5
 
@@ -142,12 +141,12 @@ def register(
       name: letters, digits and underscores.
       make: (ball, *, ...) -> attack. Keywords that `parameters` does not set need defaults; see `Family` for `keep` and
         `loss`.
-      parameters: (ball, N) -> keywords of `make` for the number N behind the name; `steps` by default.
-      n: N of a name without a number; by default that of `make`'s own `steps`.
+      parameters: (ball, N) -> keywords of `make` for the number N in the name; `steps` by default.
+      n: N of a name without a number; by default the default of `make`'s `steps`.
       help: one line for `--help`.
 
     Raises:
-      L2LError: a name that is taken, or no name; keywords without a value.
+      L2LError: a taken or invalid name; keywords without a value.
     """
     known = keywords(make)
     if n is None:
@@ -165,7 +164,7 @@ def register(
 
 
 def check_name(kind: str, name: str, taken: Sequence[str]) -> None:
-    """Refuse the name of an attack or a method that is no word, or with which others would be mixed up: `taken`."""
+    """Refuse the name of an attack or a method that is not a word or that clashes with `taken`."""
     if not re.fullmatch(r"[A-Za-z]\w*", name):
         raise L2LError(f"{kind} {name!r}: name it with letters, digits and underscores")
     if taken:
@@ -173,15 +172,13 @@ def check_name(kind: str, name: str, taken: Sequence[str]) -> None:
 
 
 def keywords(function: Callable[..., Any], after: int = 1) -> dict[str, Any]:
-    """The parameters of a function `after` its first, with their defaults: `inspect.Parameter.empty` where none is."""
-    known = list(inspect.signature(function).parameters.values())
-    others = any(p.kind is p.VAR_KEYWORD for p in known)  # they are those of gradient_attack
-    passed_on = keywords(gradient.gradient_attack, after=2) if others else {}
-    return {**passed_on, **{p.name: p.default for p in known[after:] if p.kind is not p.VAR_KEYWORD}}
+    """Return a function's parameters `after` its first, with their defaults, or `inspect.Parameter.empty`."""
+    known = list(inspect.signature(function).parameters.values())[after:]
+    return {p.name: p.default for p in known if p.kind is not p.VAR_KEYWORD}
 
 
 def listing() -> dict[str, str]:
-    """The ways to write each name, N for the number, with its help: {"fgsm": ..., "pgdN, pgdN@l2l, ...": ...}."""
+    """Return {forms of a name: help}, N for the number: {"fgsm": ..., "pgdN, pgdN@l2l, ...": ...}."""
     rows = {}
     for name, family in FAMILIES.items():
         numbered = name if family.n == 0 else f"{name}N"
@@ -191,7 +188,7 @@ def listing() -> dict[str, str]:
 
 
 def table() -> str:
-    """The names as text, a line each."""
+    """Return the names as text, one a line."""
     rows = listing()
     width = max(map(len, rows)) + 2
     return "\n".join(f"  {forms:{width}}{help}" for forms, help in rows.items())
@@ -212,7 +209,7 @@ def _read(name: str, ball: Ball) -> _Chosen:
     match = re.fullmatch(rf"({families})([1-9]\d*)?(?:@(\w+))?((?:\+\w+)*)", name)
     if match is None or not _fits(FAMILIES[match[1]], match[2], match[3]):
         raise L2LError(
-            f"unknown attack {name!r}: choose of {', '.join(listing())}, own, ownN (N a number, like pgd20), with "
+            f"unknown attack {name!r}: choose from {', '.join(listing())}, own, ownN (N a number, like pgd20), with "
             "options like pgd20+best; --import=MODULE adds yours"
         )
     family = FAMILIES[match[1]]
@@ -237,13 +234,13 @@ def _read(name: str, ball: Ball) -> _Chosen:
 
 
 def _fits(family: Family, number: str | None, paper: str | None) -> bool:
-    """Whether a name has the number that its family needs, and no paper that it does not know."""
+    """Return whether a name has the number that its family needs, and no unknown paper."""
     counted = number is None if family.n == 0 else bool(number or family.n)
     return counted and (paper is None or paper in family.step_sizes)
 
 
 def _describe(ball: Ball, make: Callable[..., Attack], chosen: dict[str, Any]) -> dict[str, Any]:
-    """The function's name and all its keywords, as JSON takes them."""
+    """Return the function's name and all its keywords as JSON values."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, functools.partial):

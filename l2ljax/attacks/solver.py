@@ -1,10 +1,10 @@
-"""Attacks in pieces: a host may stop in between and drop the examples that are done.
+"""Attacks in pieces: a host may stop in between and drop finished examples.
 
     (solver,) = solvers(attacks.create("pgd100+first", ball))
     carry = solver.init(logits_fn, keys, x, y)
     carry = solver.advance(logits_fn, keys, x, y, carry, 10)
 
-An attack that stops at success has them in its attribute `solvers`. Any other is one solver that ends with `init`.
+An attack that stops at success has the attribute `solvers`. Any other is one solver that ends with `init`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ __all__ = ["Carry", "Solver", "as_tree", "one_by_one", "solvers"]
 
 
 class Carry(NamedTuple):
-    """Where a solver is. All its arrays are [B, ...]: of each example its own."""
+    """The state of a solver. Every array is [B, ...], one entry per example."""
 
     x: Array
     done: Array
-    """bool [B]: whether further steps leave x as it is."""
+    """bool [B]: whether further steps leave x unchanged."""
     state: Tree = ()
 
 
@@ -37,16 +37,16 @@ class Solver(NamedTuple):
     advance: Partial | None = None
     """(logits_fn, keys [B], x, y, carry, n) -> Carry after n more steps."""
     steps: int = 0
-    """How many there are after `init`."""
+    """The number of steps after `init`."""
 
 
 def solvers(attack: Attack) -> tuple[Solver, ...]:
-    """Return the solvers of an attack: a host runs them in turn, each on the examples not fooled before."""
+    """Return an attack's solvers, which a host runs in turn, each on the examples not fooled so far."""
     return getattr(attack, "solvers", None) or (Solver(Partial(_at_once, as_tree(attack))),)
 
 
 def one_by_one(attack: Attack, members: Sequence[Attack]) -> Attack:
-    """Give an attack the solvers of its members, if all have some; the i-th draws from the keys folded with i."""
+    """Give an attack the solvers of its members, if all have some; the i-th draws from keys folded with i."""
     if not all(hasattr(member, "solvers") for member in members):
         return attack
     numbered = [(np.int32(i), solver) for i, member in enumerate(members) for solver in solvers(member)]
@@ -57,8 +57,8 @@ def one_by_one(attack: Attack, members: Sequence[Attack]) -> Attack:
 def as_tree(function: Callable[..., Any]) -> Partial:
     """Return the function as a pytree that jit takes as an argument.
 
-    The arrays are traced of a Partial, and of a function that is itself a pytree, like an NNX or an Equinox module:
-    another such of the same structure does not compile again. A plain function is static.
+    Arrays are traced in a Partial, and in a function that is itself a pytree, like an NNX or an Equinox module: another
+    one of the same structure does not compile again. A plain function is static.
     """
     if isinstance(function, Partial):
         return function
@@ -71,11 +71,11 @@ def as_tree(function: Callable[..., Any]) -> Partial:
 
 
 class _Structure(NamedTuple):
-    """A function that is a pytree, without its arrays: equal where the structure is."""
+    """A function that is a pytree, without its arrays; equal if the structure is."""
 
     tree: Any
     static: tuple[Any, ...]
-    """Its leaves that are no arrays, None in the place of those that are."""
+    """Its leaves that are not arrays, None in place of the arrays."""
 
     def __call__(self, arrays: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         leaves = [array if fixed is None else fixed for array, fixed in zip(arrays, self.static, strict=True)]

@@ -3,7 +3,7 @@
     attack = attacks.square(threat.linf(8 / 255), queries=5000)
     x_adv = jax.jit(attack)(logits_fn, key, x, y)
 
-`linf_moves` and `l2_moves` say what is tried, `halvings` how large, `accept` what is kept.
+`linf_moves` and `l2_moves` define the proposals, `halvings` the size of their windows, `accept` the acceptance.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""The proposals, counted from 0, after which the window's area is halved; for 10,000 queries in the paper."""
+"""The proposals, counted from 0, after which the window's area is halved; for the paper's 10,000 queries."""
 SMALL = 1e-12  # keeps the directions of zero vectors finite
 
 Best = tuple[Array, Array]
@@ -31,12 +31,12 @@ Best = tuple[Array, Array]
 
 
 class Draw(NamedTuple):
-    """What chance decides in one proposal for one example."""
+    """The random choices of one proposal for one example."""
 
     corner: Array
-    """Row and column [2] where the window begins."""
+    """Row and column [2] of the window's corner."""
     second: Array
-    """Where the window begins whose perturbation is taken away; l2 only."""
+    """The corner of the window whose perturbation is removed; l2 only."""
     signs: Array
     """-1 or 1 for each channel [C]."""
     turned: Array
@@ -44,33 +44,33 @@ class Draw(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """The images that are tried, for one example x [H, W, C]; they are projected on the ball afterwards."""
+    """The proposed images for one example x [H, W, C]; they are projected onto the ball afterwards."""
 
     start: Callable[[Key, Array], Array]
-    """(key, x) -> the first one."""
+    """(key, x) -> the first image."""
     place: Callable[[Draw, Array | int, Array, Array], Array]
-    """(draw, halvings, x, the best one so far) -> the next one."""
+    """(draw, halvings, x, the best image so far) -> the next image."""
     sides: np.ndarray
     """The window's side by the number of halvings."""
 
 
 def halvings(queries: int, *, rescale: bool = False) -> np.ndarray:
-    """How often the window's area has been halved at proposal 0..queries-1. Section 3 and appendix of the paper.
+    """Return the number of halvings of the window's area at proposal 0..queries-1. Section 3 and appendix of the paper.
 
     Args:
-      queries: how many.
-      rescale: stretch the schedule, which is made for 10,000 queries, over `queries`. AutoAttack does not.
+      queries: number of proposals.
+      rescale: stretch the schedule, made for 10,000 queries, over `queries`. AutoAttack does not.
     """
     i = np.arange(queries)
     return np.searchsorted(HALVED_AFTER, (i / queries * 10_000).astype(int) if rescale else i)
 
 
 def linf_moves(eps: float, p_init: float, shape: tuple[int, ...]) -> Moves:
-    """Stripes, then squares of one color: every perturbation is eps or -eps at each pixel. Algorithm 2.
+    """Propose stripes, then squares of one color: each pixel moves by eps or -eps. Algorithm 2.
 
     Args:
       eps: the radius.
-      p_init: the share of the pixels that the first windows cover.
+      p_init: the share of pixels in the first windows.
       shape: (H, W, C).
     """
     sides = np.maximum(_sides(p_init, shape), 1).clip(max=min(shape[:2]))
@@ -85,17 +85,17 @@ def linf_moves(eps: float, p_init: float, shape: tuple[int, ...]) -> Moves:
 
 
 def l2_moves(eps: float, p_init: float, shape: tuple[int, ...]) -> Moves:
-    """Tiles with two bumps, then windows with two bumps that take the perturbation of another one. Algorithm 3.
+    """Propose tiles with two bumps, then windows with two bumps that absorb another window's perturbation. Algorithm 3.
 
-    In each channel, with nu the perturbation, W the window and V the other one, s = +-1 and eta from `bumps`,
+    In each channel, with nu the perturbation, W the window and V the other window, s = +-1 and eta from `bumps`,
 
         nu_W = (s eta + nu_W / |nu_W|) / |s eta + nu_W / |nu_W|| * sqrt(|nu_(W or V)|^2 + (eps^2 - |nu|^2) / C),
 
-    nu_V = 0 outside W, and the sum is scaled to the length eps.
+    nu_V = 0 outside W, and the result is scaled to the length eps.
 
     Args:
       eps: the radius.
-      p_init: the share of the pixels that the first windows cover.
+      p_init: the share of pixels in the first windows.
       shape: (H, W, C).
     """
     height, width, channels = shape
@@ -139,7 +139,7 @@ def l2_moves(eps: float, p_init: float, shape: tuple[int, ...]) -> Moves:
 
 
 def bumps(side: int) -> np.ndarray:
-    """The pattern of l2 [side, side], of norm 1: a bump in its upper half and its negative in the lower half.
+    """Return the l2 pattern [side, side], of norm 1: a bump in the upper half and its negative in the lower half.
 
     A bump over a rectangle of h x w pixels is sum_{k=d}^{n} 1 / (k + 1)^2 with d the Chebyshev distance to the pixel
     (h // 2, w // 2) and n = max(h // 2, w // 2).
@@ -159,9 +159,9 @@ MOVES = {"linf": linf_moves, "l2": l2_moves}
 
 
 def propose(moves: Moves, key: Key, level: Array | int, x: Array, best: Array) -> Array:
-    """The next image to try for one example x [H, W, C], from its best one so far. Every position may be drawn.
+    """Propose the next image for one example x [H, W, C] from its best one so far. Every position may be drawn.
 
-    AutoAttack's code leaves out the last row and column of positions, and all examples share their windows there.
+    AutoAttack's code leaves out the last row and column of positions, and shares the windows among examples.
     """
     room = jnp.array(x.shape[:2]) - jnp.asarray(moves.sides)[level] + 1
     u = jax.random.uniform(key, (5 + x.shape[2],))
@@ -175,26 +175,25 @@ def propose(moves: Moves, key: Key, level: Array | int, x: Array, best: Array) -
 
 
 def accept(logits_fn: LogitsFn, y: Array, best: Best, candidate: Array) -> Best:
-    """The candidate where it raises the margin, for the examples that are not misclassified yet; one pass."""
+    """Take the candidate if it raises the margin of an example that is not misclassified yet; one pass."""
     fooled, new = best[1] > 0, keep_stronger(logits_fn, y, best, candidate)
     return choose(fooled, best, new)
 
 
 def square(ball: Ball, *, queries: int = 5000, p_init: float = 0.8, rescale: bool = False) -> Attack:
-    """Random search on the margin max_{k != y} z_k - z_y, an image for each example until it is misclassified.
+    """Search at random for a positive margin max_{k != y} z_k - z_y, with one query per step and example.
 
-    The start replaces the image, each later proposal changes a window of the best image so far and stays if the margin
-    rises. Andriushchenko et al. (2020), Algorithm 1. Where nothing fools the model the clean image comes back.
+    The start replaces the image. Each later proposal changes a window of the best image so far and stays if the margin
+    rises. Andriushchenko et al. (2020), Algorithm 1. If nothing fools the model the clean image is returned.
 
-    The loop ends when the whole batch is misclassified; until then every example is evaluated, those that are done
-    too, though nothing changes in them. An example's draws come from its own key. Proposals are as in AutoAttack's
-    code but for what `propose` says and for the tiles of the l2 start, which here fill images of any shape; and that
-    code does not count the start as a query.
+    The loop ends when the whole batch is misclassified. Until then every example is evaluated, but finished ones stay
+    as they are. An example draws from its own key. Proposals are as in AutoAttack's code except as `propose` says and
+    for the tiles of the l2 start, which here fill images of any shape. That code does not count the start as a query.
 
     Args:
       ball: linf or l2.
-      queries: the largest number of images tried for an example, the start among them, the clean image not.
-      p_init: the share of the pixels that the first windows cover, in (0, 1].
+      queries: the largest number of images tried per example, with the start, without the clean image.
+      p_init: the share of pixels in the first windows, in (0, 1].
       rescale: see `halvings`.
 
     Raises:
@@ -203,7 +202,7 @@ def square(ball: Ball, *, queries: int = 5000, p_init: float = 0.8, rescale: boo
     if queries < 1 or not 0 < p_init <= 1:
         raise L2LError(f"queries={queries}, p_init={p_init}: give one query or more and a share of pixels in (0, 1]")
     if ball.name not in MOVES:
-        raise L2LError(f"square knows the balls {', '.join(MOVES)}, not {ball.name!r}")
+        raise L2LError(f"square does not support the ball {ball.name!r}: choose from {', '.join(MOVES)}")
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         keys = example_keys(key, len(x))
@@ -220,7 +219,7 @@ def square(ball: Ball, *, queries: int = 5000, p_init: float = 0.8, rescale: boo
             return ball.project(tried, x)
 
         def query(state: tuple[Array, Best]) -> tuple[Array, Best]:
-            # The clean image and the start pass through the same lines, so that the network is compiled once.
+            # The clean image and the start take the same lines, so that the network is compiled once.
             i, (best, margin) = state
             candidate = jax.lax.switch(jnp.minimum(i, 2), [clean, start, proposal], i, best)
             margin = jnp.where((i < 2) & (margin <= 0), -jnp.inf, margin)  # the start need not beat the clean image
@@ -237,13 +236,13 @@ def square(ball: Ball, *, queries: int = 5000, p_init: float = 0.8, rescale: boo
 
 
 def _sides(p_init: float, shape: tuple[int, ...]) -> np.ndarray:
-    """The side of a square of the share p_init / 2^k of the pixels, k = 0, 1, ..., rounded."""
+    """Return the side of a square with the share p_init / 2^k of the pixels, k = 0, 1, ..., rounded."""
     p = p_init / 2.0 ** np.arange(len(HALVED_AFTER) + 1)
     return np.rint(np.sqrt(p * shape[0] * shape[1])).astype(int)
 
 
 def _window(corner: Array, side: Array, shape: tuple[int, ...]) -> Array:
-    """Whether a pixel is in the window, [H, W, 1]: masks, for a slice of a traced size has no static shape."""
+    """Return whether each pixel is in the window, [H, W, 1]; a slice of a traced size has no static shape."""
     rows, columns = (jnp.arange(n) - first for n, first in zip(shape[:2], corner, strict=True))
     inside = [(offset >= 0) & (offset < side) for offset in (rows, columns)]
     return (inside[0][:, None] & inside[1][None])[..., None]

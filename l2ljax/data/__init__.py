@@ -1,7 +1,7 @@
-"""Data sets as arrays, in memory or on the disk, and batches of them.
+"""Data sets as arrays, in memory or on disk, and their batches.
 
     dataset = load("cifar10", val_size=1000)              # or load("cifar10", "~/data"), load("digits"), load("my.npz")
-    dataset = from_arrays(train_images, train_labels)     # of your own
+    dataset = from_arrays(train_images, train_labels)     # your own
     for step, batch in stream(dataset.train, key, batch_size=128, augment=dataset.augment):
         ...
 
@@ -11,11 +11,11 @@
 | sources.py | the table of data sets |
 | local.py | a data set in a folder or an archive |
 | remote.py | a data set prepared by tensorflow-datasets, or downloaded |
-| images.py | an array of images that stay on the disk |
+| images.py | an array of images that stay on disk |
 | imagenet.py | Restricted ImageNet, in folders or prepared |
 | arrays.py | a user's own arrays, in memory, in a file or from a function |
-| functions.py | functions of the user's by name |
-| load.py | `load`: the chain of these, and the splits |
+| functions.py | user functions by name |
+| load.py | `load`, which tries these in turn, and the splits |
 | pipeline.py | training and evaluation batches |
 """
 
@@ -34,20 +34,7 @@ from l2ljax.data.readers import Split
 from l2ljax.data.sources import SOURCES, nearest
 
 __all__ = [
-    "AUGMENTS",
-    "NAMES",
-    "SOURCES",
-    "Dataset",
-    "EvalBatch",
-    "Split",
-    "batches",
-    "epoch_order",
-    "from_arrays",
-    "load",
-    "nearest",
-    "pixels",
-    "source",
-    "steps_per_epoch",
-    "stream",
-    "train_batch",
-]
+    "AUGMENTS", "NAMES", "SOURCES", "Dataset", "EvalBatch", "Split", "batches", "epoch_order", "from_arrays", "load",
+    "nearest", "pixels", "source", "steps_per_epoch", "stream", "train_batch",
+]  # fmt: skip
+__dir__ = lambda: __all__

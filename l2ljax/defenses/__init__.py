@@ -1,9 +1,9 @@
-"""Defenses: saddle-point objectives by the names that `--method` takes.
+"""Defenses: saddle-point objectives by their `--method` names.
 
     defense = defenses.create("rnn_adv", classifier, threat.linf(8 / 255), steps=10)
 
-`methods` has the names; `classic` holds those without a learned attacker, `l2l`, `interpolation` and `generative` those
-with one, `one_shot` attackers for a classifier that does not move, `saddle` the objective that they share.
+`methods` has the names. `classic` holds defenses without a learned attacker, `l2l`, `interpolation` and `generative`
+those with one, `one_shot` attackers for a fixed classifier, and `saddle` the objective that they share.
 """
 
 from l2ljax.defenses.classic import cw_adv, fgsm_adv, pgd_adv, pgd_bls_adv, plain, stability, trades
@@ -18,3 +18,4 @@ __all__ = [
     "find", "gap", "l2l_da", "l2l_star", "options", "pgd_adv", "pgd_bls_adv", "plain", "register", "rnn_adv",
     "rnn_trades", "stability", "trades",
 ]  # fmt: skip
+__dir__ = lambda: __all__

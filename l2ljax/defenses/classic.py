@@ -1,4 +1,4 @@
-"""Plain training and the defenses whose attacker learns nothing: FGSM, PGD, line search, C&W, TRADES, stability."""
+"""Plain training and defenses without a learned attacker: FGSM, PGD, line search, C&W, TRADES, stability."""
 
 from collections.abc import Callable
 
@@ -34,14 +34,14 @@ STARTS: dict[str, Start] = {"uniform": uniform, "clean": clean, "gaussian": gaus
 
 
 def find_start(name: str) -> Start:
-    """The start of an attack by its name: uniform, clean or gaussian."""
+    """Return the start of an attack by name: uniform, clean or gaussian."""
     if name not in STARTS:
         raise L2LError(f"unknown start {name!r}: choose one of {', '.join(STARTS)}")
     return STARTS[name]
 
 
 def plain(classifier: Classifier, ball: Ball, *, axis_name: str | None = None) -> Defense:
-    """Cross-entropy at the clean images; `ball` goes unused."""
+    """Train with cross-entropy on the clean images; `ball` is not used."""
 
     def objective(
         params: Players, stats: Players, key: Key, batch: Batch, mode: str
@@ -65,15 +65,15 @@ def pgd_adv(
     clean_weight: float = 0.0,
     axis_name: str | None = None,
 ) -> Defense:
-    """Adversarial training on PGD. Madry et al. (2018), eq. 2.1.
+    """Train on PGD. Madry et al. (2018), eq. 2.1.
 
     Args:
       classifier: the network.
       ball: the threat.
       steps: of the attack.
-      step_size: eps / 4 where not given (the RNN-Adv paper's).
+      step_size: eps / 4 by default (the RNN-Adv paper's).
       start: uniform, clean or gaussian.
-      clean_weight: share of the clean images' loss, in [0, 1): 0.5 is the mixture of L2L's released code.
+      clean_weight: weight of the clean images' loss, in [0, 1); 0.5 in L2L's released code.
       axis_name: the pmapped axis, in training.
     """
     if not 0 <= clean_weight < 1:
@@ -98,12 +98,12 @@ def fgsm_adv(
     start: str = "clean",
     axis_name: str | None = None,
 ) -> Defense:
-    """Adversarial training on FGSM's one step as long as the radius.
+    """Train on FGSM, one step as long as the radius.
 
     Args:
       classifier: the network.
       ball: the threat.
-      labels: what the attack ascends the loss of. "true" lets the perturbation give the label away (label leaking);
+      labels: the labels of the attack's loss. "true" lets the perturbation reveal the label (label leaking);
         "predicted" takes the classifier's own most likely class. Kurakin et al. (2017), section 4.
       start: uniform, clean or gaussian.
       axis_name: the pmapped axis, in training.
@@ -135,15 +135,15 @@ def pgd_bls_adv(
     start: str = "uniform",
     axis_name: str | None = None,
 ) -> Defense:
-    """Adversarial training on gradient ascent with backtracking line search: RNN-Adv paper, section 3.3.
+    """Train on gradient ascent with backtracking line search: RNN-Adv paper, section 3.3.
 
     Args:
       classifier: the network.
       ball: the threat.
       steps: of the attack.
-      max_step: the longest step tried, in the ball's norm; eps where not given (the paper does not say).
-      rho: the factor from try to try.
-      c: the share of the first-order ascent that a step must reach.
+      max_step: the longest step tried, in the ball's norm; eps by default (the paper does not say).
+      rho: the factor between tries.
+      c: the required fraction of the first-order ascent.
       start: uniform, clean or gaussian.
       axis_name: the pmapped axis, in training.
     """
@@ -169,14 +169,14 @@ def trades(
     start: str = "gaussian",
     axis_name: str | None = None,
 ) -> Defense:
-    """TRADES. Zhang et al. (2019), eq. 5; see `saddle.trades` for the one deviation.
+    """Train with TRADES. Zhang et al. (2019), eq. 5; see `saddle.trades` for the one deviation.
 
     Args:
       classifier: the network.
       ball: the threat.
       beta: the weight of the KL term (the paper's 1 / lambda).
       steps: of the attack.
-      step_size: eps / 4 where not given (the released code has 0.007 of 0.031 on CIFAR-10).
+      step_size: eps / 4 by default (the released code has 0.007 for eps 0.031 on CIFAR-10).
       start: uniform, clean or gaussian.
       axis_name: the pmapped axis, in training.
     """
@@ -201,14 +201,14 @@ def cw_adv(
     tau: float = 8 / 255,
     axis_name: str | None = None,
 ) -> Defense:
-    """Adversarial training on `attacks.carlini.l2l_da_cw`: the C&W100 row of L2L-DA's Table 2.
+    """Train on `attacks.carlini.l2l_da_cw`: the C&W100 row of L2L-DA's Table 2.
 
     Args:
       classifier: the network.
       ball: the threat.
       steps: of the attack.
-      learning_rate: of its Adam.
-      tau: the distance beyond which it pulls back.
+      learning_rate: Adam's.
+      tau: the distance without a penalty.
       axis_name: the pmapped axis, in training.
     """
 
@@ -228,15 +228,15 @@ def stability(
     sigma: float = 0.04,
     axis_name: str | None = None,
 ) -> Defense:
-    """CE(f(x)) + alpha KL(f(x) || f(x + sigma N(0, I))). Zheng et al. (2016), eq. 1 and 4; `ball` goes unused.
+    """Descend CE(f(x)) + alpha KL(f(x) || f(x + sigma N(0, I))). Zheng et al. (2016), eq. 1 and 4.
 
     The noise is Gaussian and no attack is run; the defaults of alpha and sigma are ours.
 
     Args:
       classifier: the network.
-      ball: not read.
+      ball: not used.
       alpha: weight of the stability term.
-      sigma: standard deviation of the noise, which is cut to [0, 1].
+      sigma: standard deviation of the noise; noisy images are clipped to [0, 1].
       axis_name: the pmapped axis, in training.
     """
     criterion = saddle.trades(alpha)

@@ -36,30 +36,30 @@ def l2l_da(
     num_classes: int = 10,
     axis_name: str | None = None,
 ) -> Defense:
-    """min over theta of CE at [x, x_T(z_1), x_T(z_2)], max over phi of sum_t CE(x_t) + diversity div_t: eq. 5-8.
+    """Solve min over theta of CE at [x, x_T(z_1), x_T(z_2)], max over phi of sum_t CE(x_t) + diversity div_t: eq. 5-8.
 
         delta_{t+1} = clip(delta_t + step eps g(x, y, z, delta_t, u_t), -eps, eps),  u_t the normalized gradient,
         div_t = mean_b mean|x_t(z_1) - x_t(z_2)| / mean|z_1 - z_2|,  means over pixels and over the latent.
 
-    As in the released code: sums over t and over pixels are means or sums as above (the paper has 1/T and L1 norms),
-    clean and adversarial images share one loss over 3 B images (1/3 : 2/3), no random start. Deviation: the loss at
-    x_T comes from the training pass, in training mode (the code runs one more pass in evaluation mode): 2 T + 3
-    passes over B images instead of 2 T + 4. Table 1's rows: recursion off is steps=1, step=1; diversity off is
+    As in the released code, sums over t and over pixels are sums or means as above (the paper has 1/T and L1 norms),
+    clean and adversarial images share one loss over 3 B images (1/3 : 2/3), and there is no random start. Deviation:
+    the loss at x_T comes from the training pass, in training mode (the code runs one more pass in evaluation mode): 2 T
+    + 3 passes over B images instead of 2 T + 4. Table 1's rows: recursion off is steps=1, step=1; diversity off is
     diversity=0; `delta` and `label` switch these inputs.
 
     Args:
       classifier: the network.
       ball: the threat.
       steps: T.
-      step: the longest step of the generator, in units of eps.
+      step: the generator's longest step, in units of eps.
       diversity: lambda of eq. 8: 0.02 on MNIST, 0.5 on CIFAR-10.
-      latent: the size of z; 0 for a deterministic generator, which is drawn once.
+      latent: the size of z; 0 for a deterministic generator, with one draw.
       delta: whether the generator sees the accumulated perturbation.
       label: whether its BatchNorms see the label.
-      normalize: of the gradient it sees: channel (per example and channel, the paper's Frobenius norm), example, batch
-        or none. Without it, the input is orders of magnitude smaller than the image beside it.
-      attacker_width: channels of its first convolution, 64 where not given.
-      num_classes: K, where `label`.
+      normalize: the gradient's normalization: channel (per example and channel, the paper's Frobenius norm), example,
+        batch or none. Without it, this input is orders of magnitude smaller than the image.
+      attacker_width: channels of its first convolution, 64 by default.
+      num_classes: K, for `label`.
       axis_name: the pmapped axis, in training.
     """
     if diversity and not latent:
@@ -91,14 +91,14 @@ def l2l_da(
 l2l_star = functools.partial(
     l2l_da, steps=1, step=1.0, diversity=0.0, latent=0, delta=False, label=False, normalize="none"
 )
-"""L2L as L2L-DA's paper has it for a baseline (section 5.1): one shot, deterministic, from image and raw gradient.
+"""L2L-DA's baseline "L2L" (section 5.1): one shot, deterministic, from image and raw gradient.
 
 The paper says little of its network; here it is the same U-Net without latent, label and delta.
 """
 
 
 def clean_and_adversarial(draws: int) -> saddle.Criterion:
-    """Cross-entropy over the clean images and `draws` attacks of them, in one pass, all of the same weight."""
+    """Return the cross-entropy over the clean images and `draws` attacks of them, in one pass with equal weights."""
 
     def inner(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array, Array], Array]:
         return lambda x, logits: losses.cross_entropy(logits, batch.y)
@@ -112,7 +112,7 @@ def clean_and_adversarial(draws: int) -> saddle.Criterion:
 
 
 def diversity_of(ascent: Ascent) -> Array:
-    """sum_t div_t of the two draws that `ascent` holds one after the other: L2L-DA, eq. 7, as the code has it."""
+    """Return sum_t div_t of the two consecutive draws in `ascent`: L2L-DA, eq. 7, as in the code."""
     x_1, x_2 = jnp.split(ascent.path, 2, axis=1)
     z_1, z_2 = jnp.split(ascent.state.z, 2)
     apart = jnp.abs(x_1 - x_2).mean(axis=range(2, x_1.ndim))

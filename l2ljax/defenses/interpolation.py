@@ -1,7 +1,7 @@
-"""Adversarial Interpolation Training, by hand (`ait`) and with a learned attacker (`ait_l2l`).
+"""Adversarial Interpolation Training, by a fixed rule (`ait`) and with a learned attacker (`ait_l2l`).
 
-Zhang & Xu (2020), as Algorithms 2 and 4 of Learning to Defend by Learning to Attack (2021) have it: an image is moved
-until its features resemble those of a partner, and its label moves away from the partner's.
+Zhang & Xu (2020), as in Algorithms 2 and 4 of Learning to Defend by Learning to Attack (2021): an image moves until its
+features resemble those of a partner, and its label moves away from the partner's.
 """
 
 import jax
@@ -31,12 +31,12 @@ __all__ = ["ait", "ait_l2l", "interpolated"]
 
 
 def ait(classifier: Classifier, ball: Ball, *, label_eps: float = 0.5, axis_name: str | None = None) -> Defense:
-    """One step as long as eps towards the partner's features. L2L (2021), Algorithm 2; see `interpolated`.
+    """Take one step as long as eps towards the partner's features. L2L (2021), Algorithm 2; see `interpolated`.
 
     Args:
       classifier: the network.
       ball: the threat.
-      label_eps: how far the label moves, eps_y, in [0, 1].
+      label_eps: eps_y, the label's move, in [0, 1].
       axis_name: the pmapped axis, in training.
     """
     player = learned.fixed(steepest_ascent(ball, ball.eps))
@@ -53,15 +53,15 @@ def ait_l2l(
     normalize: str = "batch",
     axis_name: str | None = None,
 ) -> Defense:
-    """A convolutional attacker, that sees the noisy image and the gradient, moves it. L2L (2021), Algorithm 4.
+    """Move the image by a convolutional attacker with inputs noisy image and gradient. L2L (2021), Algorithm 4.
 
     Args:
       classifier: the network.
       ball: the threat.
-      label_eps: how far the label moves, eps_y, in [0, 1].
+      label_eps: eps_y, the label's move, in [0, 1].
       attacker: a name of `models.attackers.ATTACKERS`.
-      attacker_width: channels of its first convolution; the paper's where not given.
-      normalize: of the gradient it sees, see `attacks.learned.normalize_gradient`.
+      attacker_width: channels of its first convolution; the paper's by default.
+      normalize: of the gradient, see `attacks.learned.normalize_gradient`.
       axis_name: the pmapped axis, in training.
     """
     network = attackers.create(attacker, width=attacker_width)
@@ -72,14 +72,14 @@ def ait_l2l(
 def interpolated(
     classifier: Classifier, attacker: learned.Attacker, ball: Ball, *, label_eps: float, axis_name: str | None = None
 ) -> Defense:
-    """min over theta of CE(f(x~), y~), max over phi of -d(x~), x~ made by phi from x + U(-eps, eps).
+    """Solve min over theta of CE(f(x~), y~), max over phi of -d(x~), with x~ made by phi from x + U(-eps, eps).
 
         d(x) = 1 - cos(features(x), features(x')),    y~ = (1 - eps_y) y + eps_y (1 - y') / (K - 1),
 
-    with the partner (x', y') the batch in reversed order (over all devices), as in the released code: the papers print
-    the similarity where the code has the distance, and their label problem has another solution than the interpolation
-    that both algorithms take. The noise is not cut to [0, 1], x~ is. phi's turn comes first and both players move on
-    one perturbation, which is schedule "joint". The features are those of evaluation mode.
+    where the partners (x', y') are the batch in reversed order (over all devices), as in the released code: the papers
+    print the similarity where the code has the distance, and their label problem has another solution than the
+    interpolation in both algorithms. The noise is not clipped to [0, 1], but x~ is. phi moves first and both players
+    use one perturbation, which is schedule "joint". Features are those of evaluation mode.
 
     Args:
       classifier: the network; its `features` are compared.
@@ -95,7 +95,7 @@ def interpolated(
         keys = fold_in(keys, 1)
         noise = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:], x.dtype, -ball.eps, ball.eps))(keys)
         around_x = ball._replace(project=lambda moved, _: ball.project(moved, x))
-        # The noisy image is where the attacker starts and what it sees; the ball is that of the clean one.
+        # The attacker starts at the noisy image and sees it; the ball is the clean image's.
         return ascend(loss_fn, rule, around_x, keys, x + noise, steps=steps, start=clean)
 
     def objective(
@@ -135,7 +135,7 @@ def interpolated(
 
 
 def _reverse(a: Array, axis_name: str | None) -> Array:
-    """The batch in reversed order, over all devices of the axis."""
+    """Return the batch in reversed order, over all devices of the axis."""
     if axis_name:
         n = jax.lax.axis_size(axis_name)
         a = jax.lax.ppermute(a, axis_name, [(i, n - 1 - i) for i in range(n)])

@@ -1,4 +1,4 @@
-"""Defenses whose attacker is learned together with the classifier: L2L's five, RNN-Adv and RNN-TRADES."""
+"""Defenses with an attacker learned together with the classifier: L2L's five, RNN-Adv and RNN-TRADES."""
 
 from collections.abc import Sequence
 
@@ -24,21 +24,21 @@ def convolutional_l2l(
     normalize: str = "batch",
     axis_name: str | None = None,
 ) -> Defense:
-    """min over theta, max over phi of CE(f(x_T), y), x_T made by a convolutional attacker from the clean image.
+    """Solve min over theta, max over phi of CE(f(x_T), y), with x_T made by a convolutional attacker from x.
 
-    Learning to Defend by Learning to Attack, section 3: Algorithm 1 under schedule "alternating", where theta is
-    stepped first and the attack is made again with the new theta for phi, with the released code's BatchNorm modes
-    (Algorithm 2 as printed lies between: phi at the new theta on the old perturbation). Under "joint" both move on
-    one perturbation.
+    Learning to Defend by Learning to Attack, section 3. Schedule "alternating" is Algorithm 1: theta steps first and
+    the attack is repeated with the new theta for phi, with the released code's BatchNorm modes (Algorithm 2 as printed
+    lies
+    between: phi at the new theta on the old perturbation). Under "joint" both move on one perturbation.
 
     Args:
       classifier: the network.
       ball: the threat.
-      inputs: what the attacker sees, of image and gradient.
-      steps: how often it is applied.
+      inputs: the attacker's inputs, some of image and gradient.
+      steps: number of the attacker's steps.
       attacker: a name of `models.attackers.ATTACKERS`.
-      attacker_width: channels of its first convolution; the papers' where not given.
-      normalize: of the gradient it sees: batch (the released code), example or none.
+      attacker_width: channels of its first convolution; the papers' by default.
+      normalize: the gradient's normalization: batch (the released code), example or none.
       axis_name: the pmapped axis, in training.
     """
     network = attackers.create(attacker, width=attacker_width)
@@ -72,7 +72,7 @@ def rnn_adv(
     start: str = "gaussian",
     axis_name: str | None = None,
 ) -> Defense:
-    """min over theta of the end's loss, max over phi of sum_t w_t L(x_t): RNN-Adv paper, eq. 8-10, Algorithm 1.
+    """Solve min over theta of the end's loss, max over phi of sum_t w_t L(x_t): RNN-Adv paper, eq. 8-10, Algorithm 1.
 
     An ablation on digits over 3 seeds (BENCHMARKS.md, "digits rnn") favors none of the choices: scale, normalization,
     weights and biases change the PGD-100 accuracy by less than its standard error. So w_t = t and no biases are the
@@ -84,10 +84,10 @@ def rnn_adv(
       ball: the threat.
       criterion: the loss; `rnn_trades` has another.
       steps: T.
-      scale: of the optimizer's output, in units of eps (the paper has none, that is 1 / eps).
-      normalize: of the gradient it sees: none (the paper), example or batch.
+      scale: of the optimizer's output, in units of eps (the paper has none, which is 1 / eps).
+      normalize: the gradient's normalization: none (the paper), example or batch.
       weights: "t" (w_t = t, the paper) or "final" (w_T alone).
-      biases: whether the optimizer has biases (the paper argues for none).
+      biases: whether the optimizer has biases (the paper argues against them).
       hidden: the size of its hidden state, 10 in the paper.
       start: gaussian (the paper's 0.001 N(0, I)), uniform or clean.
       axis_name: the pmapped axis, in training.
@@ -121,7 +121,7 @@ def rnn_trades(
     start: str = "gaussian",
     axis_name: str | None = None,
 ) -> Defense:
-    """`rnn_adv`, whose arguments it has, on TRADES's loss: RNN-Adv paper, section 4 and eq. 2.
+    """Run `rnn_adv`, with its arguments, on TRADES's loss: RNN-Adv paper, section 4 and eq. 2.
 
     Args:
       beta: the weight of the KL term.

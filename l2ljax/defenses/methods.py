@@ -1,6 +1,6 @@
-"""The names of methods, as `--method` takes them: `create("rnn_adv", classifier, ball, steps=10)`.
+"""The names of methods for `--method`: `create("rnn_adv", classifier, ball, steps=10)`.
 
-`METHODS` has one record for each name, `ATTACKERS` those for a classifier that does not move; `register` adds yours.
+`METHODS` has a record for each name, `ATTACKERS` those for a fixed classifier; `register` adds one.
 """
 
 import functools
@@ -26,7 +26,7 @@ class Method(NamedTuple):
     make: Callable[..., Defense]
     """(classifier, ball, *, axis_name=None, ...) -> the defense."""
     options: dict[str, Any]
-    """Its keywords that `--options` sets, numbers and names, with their defaults."""
+    """Its keywords for `--options`, numbers and names, with their defaults."""
     learns: bool
     """Whether its attacker has parameters."""
 
@@ -61,30 +61,30 @@ METHODS = {
     "l2l_da": _record(l2l_da, learns=True),
     "l2l_star": _record(l2l_star, learns=True),
 }
-"""The names of `--method`."""
+"""The records by `--method` name."""
 ATTACKERS = {
     "advgan": _record(advgan, learns=True),
     "gap": _record(gap, learns=True),
     "gap_universal": _record(functools.partial(gap, universal=True), learns=True),
 }
-"""Attackers for a classifier that does not move; every method that learns serves for that too."""
+"""Attackers for a fixed classifier; every method with a learned attacker serves too."""
 
 
 def register(name: str, make: Callable[..., Defense], *, learns: bool = False) -> None:
-    """Add a method to the names that `create`, `--method` and all reports take.
+    """Add a method to the names that `create`, `--method` and all reports accept.
 
         defenses.register("mine", mine)    # def mine(classifier, ball, *, beta=1.0, axis_name=None): ...
 
-    Its keywords whose defaults are numbers, names or None are its options. On a data set for which `run.recipes` has no
-    recipe of it, it is trained as pgd_adv is there.
+    Its options are the keywords whose defaults are numbers, names or None. A data set without a recipe for it in
+    `run.recipes` uses that of pgd_adv.
 
     Args:
       name: letters, digits and underscores.
       make: (classifier, ball, *, axis_name=None, ...) -> the defense; `axis_name` is the pmapped axis, in training.
-      learns: whether its attacker has parameters, so that it can attack as `own` and be trained by attack.py.
+      learns: whether its attacker has parameters, so that it can attack as `own` and attack.py can train it.
 
     Raises:
-      L2LError: a name that is taken, or no name; keywords without a default; no `axis_name`.
+      L2LError: a taken or invalid name; keywords without a default; no `axis_name`.
     """
     record, known = _record(make, learns=learns), keywords(make, after=2)
     if METHODS.get(name) == record:
@@ -98,7 +98,7 @@ def register(name: str, make: Callable[..., Defense], *, learns: bool = False) -
 
 
 def find(name: str) -> Method:
-    """The record of a method or an attacker.
+    """Return the record of a method or an attacker.
 
     Raises:
       L2LError: an unknown name.
@@ -113,22 +113,22 @@ def find(name: str) -> Method:
 
 
 def options(method: str) -> dict[str, Any]:
-    """The options of a method with their defaults; an unknown one is an L2LError."""
+    """Return the options of a method with their defaults; raise an L2LError if it is unknown."""
     return dict(find(method).options)
 
 
 def create(method: str, classifier: Classifier, ball: Ball, *, axis_name: str | None = None, **chosen: Any) -> Defense:
-    """The defense of that name.
+    """Return the defense of that name.
 
     Args:
       method: a key of `METHODS` or `ATTACKERS`.
       classifier: the network to defend.
       ball: the threat.
-      axis_name: the pmapped axis over which training takes its statistics, if any.
-      **chosen: of `options(method)`, those that differ from the defaults.
+      axis_name: the pmapped axis over which training reduces its statistics, if any.
+      **chosen: those of `options(method)` that differ from the defaults.
 
     Raises:
-      L2LError: an unknown method, or an option that it does not have.
+      L2LError: an unknown method, or an option that it lacks.
     """
     record = find(method)
     for name in chosen:

@@ -1,6 +1,6 @@
-"""AdvGAN and GAP: generators of perturbations that look at the image alone, or at nothing.
+"""AdvGAN and GAP: generators of perturbations from the image alone, or from nothing.
 
-They are attacks on a classifier that does not move (`experiments/attack.py`, schedule "attacker").
+They attack a fixed classifier (`experiments/attack.py`, schedule "attacker").
 """
 
 import flax.linen as nn
@@ -28,19 +28,19 @@ def advgan(
     attacker_width: int | None = None,
     axis_name: str | None = None,
 ) -> Defense:
-    """max over G of min(margin(f(x + eps G(x))), kappa) + gan log D(x + eps G(x)).
+    """Solve max over G of min(margin(f(x + eps G(x))), kappa) + gan log D(x + eps G(x)).
 
-    D, trained with it, tells clean images from perturbed ones.
+    D is trained along with G to distinguish clean images from perturbed ones.
 
-    Xiao et al. (2018), eq. 3, untargeted. Their hinge on the norm of the perturbation has no part here: tanh keeps it
+    Xiao et al. (2018), eq. 3, untargeted. Their hinge on the norm of the perturbation is not needed: tanh keeps it
     inside the ball.
 
     Args:
-      classifier: the one attacked.
+      classifier: the network to attack.
       ball: the threat.
-      gan: weight of the discriminator's judgement.
-      kappa: where more margin stops to count.
-      attacker_width: channels of the generator's first convolution, 8 where not given.
+      gan: weight of the discriminator's term.
+      kappa: the largest margin that counts.
+      attacker_width: channels of the generator's first convolution, 8 by default.
       axis_name: the pmapped axis, in training.
     """
     network = Discriminator()
@@ -68,13 +68,13 @@ def gap(
     attacker_width: int | None = None,
     axis_name: str | None = None,
 ) -> Defense:
-    """max over G of log CE(f(x + eps G(x))). Poursaeed et al. (2018), section 3.2, not targeted.
+    """Solve max over G of log CE(f(x + eps G(x))). Poursaeed et al. (2018), section 3.2, untargeted.
 
     Args:
-      classifier: the one attacked.
+      classifier: the network to attack.
       ball: the threat.
-      universal: whether G sees one pattern of noise in place of the image, and so makes one perturbation for all.
-      attacker_width: channels of the generator's first convolution, 8 where not given.
+      universal: whether G sees a fixed pattern of noise instead of the image, and makes one perturbation for all.
+      attacker_width: channels of the generator's first convolution, 8 by default.
       axis_name: the pmapped axis, in training.
     """
     network = EncoderDecoder(attacker_width or 8)
@@ -84,7 +84,7 @@ def gap(
 
 
 def _with_discriminator(attacker: learned.Attacker, network: nn.Module) -> learned.Attacker:
-    """The attacker with the discriminator's parameters beside the generator's."""
+    """Add the discriminator's parameters to the generator's."""
 
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
         params, batch_stats = attacker.init(key, x)

@@ -1,9 +1,9 @@
-"""The objective that every defense with an unrolled attack shares; a defense is an attacker and a criterion.
+"""The objective of every defense with an unrolled attack; a defense is an attacker and a criterion.
 
     theta descends  E end(theta, x_T),    phi ascends  E sum_t w_t inner(x_t) + bonus,    x_t made by phi.
 
-One scalar and one backward pass give both gradients: inside the attack theta is behind `stop_gradient`, and at x_T
-the attacker feels the end's gradient scaled to be that of w_T inner.
+One scalar and one backward pass give both gradients: inside the attack theta is behind `stop_gradient`, and at x_T the
+attacker gets the end's gradient, scaled to that of w_T inner.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,24 +36,24 @@ from l2ljax.types import (
 __all__ = ["Climb", "Criterion", "Forward", "adversarial", "mixture", "step_weights", "trades", "trained", "unrolled"]
 
 Forward = Callable[[Tree, Array], tuple[Array, Tree]]
-"""(batch_stats, x) -> (logits, batch_stats), in the mode of the player who moves."""
+"""(batch_stats, x) -> (logits, batch_stats), in the mode of the moving player."""
 Climb = Callable[[LossFn, optax.GradientTransformation, Key, Array, int], Ascent]
-"""(loss_fn, rule, keys [B], x, steps) -> `ascend` as a defense has it: its ball, its start."""
+"""(loss_fn, rule, keys [B], x, steps) -> `ascend` with the defense's ball and start."""
 
 
 class Criterion(NamedTuple):
-    """What the two players fight over."""
+    """The losses of the two players."""
 
     inner: Callable[[LogitsFn, Batch], Callable[[Array, Array], Array]]
-    """(eval-mode logits function, batch) -> the loss that the attack ascends: (x, logits [B, K] at x) -> [B]."""
+    """(eval-mode logits function, batch) -> the attack's loss: (x, logits [B, K] at x) -> [B]."""
     end: Callable[[Forward, Tree, Batch, Array], tuple[Array, Array, Tree]]
     """(forward, batch_stats, batch, x_T) -> (losses [B], logits at x_T, batch_stats)."""
     weight: float
-    """The share of the mean inner loss in the mean of the end's."""
+    """The share of the mean inner loss in the mean of the end's loss."""
 
 
 def adversarial(loss: PerExampleLoss = losses.cross_entropy) -> Criterion:
-    """The loss at the adversarial images alone; cross-entropy is Madry et al. (2018), eq. 2.1."""
+    """Take the loss at the adversarial images alone; with cross-entropy, Madry et al. (2018), eq. 2.1."""
 
     def end(forward: Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
         logits, stats = forward(stats, x_adv)
@@ -67,7 +67,7 @@ def adversarial(loss: PerExampleLoss = losses.cross_entropy) -> Criterion:
 
 
 def mixture(clean: float) -> Criterion:
-    """clean CE(f(x)) + (1 - clean) CE(f(x_adv)), `clean` in [0, 1). L2L's released code has 1/2 for PGM training."""
+    """Take clean CE(f(x)) + (1 - clean) CE(f(x_adv)), `clean` in [0, 1); 1/2 in L2L's released code for PGM."""
 
     def end(forward: Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
         at_x, stats = forward(stats, batch.x)
@@ -79,10 +79,10 @@ def mixture(clean: float) -> Criterion:
 
 
 def trades(beta: float) -> Criterion:
-    """CE(f(x), y) + beta KL(f(x) || f(x_adv)); the attack ascends the KL. Zhang et al. (2019), eq. 5.
+    """Take CE(f(x), y) + beta KL(f(x) || f(x_adv)); the attack ascends the KL. Zhang et al. (2019), eq. 5.
 
-    The gradient goes through both arguments of the KL. The released code runs three training-mode passes (it
-    repeats the clean one); here the clean logits serve both terms, so BatchNorm's running statistics move twice.
+    The gradient flows through both arguments of the KL. The released code runs three training-mode passes (it repeats
+    the clean one); here the clean logits serve both terms, so BatchNorm's running statistics move twice.
     """
 
     def inner(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array, Array], Array]:
@@ -98,7 +98,7 @@ def trades(beta: float) -> Criterion:
 
 
 def step_weights(name: str, steps: int) -> list[float]:
-    """RNN-Adv eq. 10's w_1..w_T: "t" (w_t = t) or "final" (w_T alone)."""
+    """Return w_1..w_T of RNN-Adv's eq. 10: "t" (w_t = t) or "final" (w_T alone)."""
     return [float(t) if name == "t" else float(t == steps) for t in range(1, steps + 1)]
 
 
@@ -117,28 +117,27 @@ def unrolled(
     unroll: int | bool = 1,
     axis_name: str | None = None,
 ) -> Defense:
-    """The defense that trains `classifier` on what `attacker` reaches in `steps` steps.
+    """Return the defense that trains `classifier` on the images that `attacker` reaches in `steps` steps.
 
     Args:
       classifier: the network to defend.
-      attacker: `attacks.learned.recurrent`, `convolutional`, or `fixed(rule)`, which learns nothing.
+      attacker: `attacks.learned.recurrent`, `convolutional`, or `fixed(rule)`, which has no parameters.
       ball: the threat.
-      criterion: `adversarial()`, `trades(beta)` or one of your own.
+      criterion: `adversarial()`, `trades(beta)` or your own.
       steps: T, the attack's length.
       start: of the attack.
-      weights: w_1..w_T of the losses along the attack in the attacker's objective; the last alone by default.
-      draws: how often each example is attacked, with other keys; the criterion's batch then holds the examples
-        `draws` times, one draw after the other.
-      bonus: (attacker's parameters, the criterion's batch, the attack) -> a scalar that it ascends besides its losses.
-      query: BatchNorm mode of the gradient passes when the classifier moves alone (schedule "alternating"): the
-        released L2L code has "train" there. With it the running statistics see these passes too.
+      weights: w_1..w_T of the losses along the attack in the attacker's objective; by default the last alone.
+      draws: attacks per example, with different keys; the criterion's batch then repeats the examples `draws` times,
+        one draw after the other.
+      bonus: (attacker's parameters, the criterion's batch, the attack) -> a scalar to ascend besides the losses.
+      query: BatchNorm mode of the gradient passes when the classifier moves alone (schedule "alternating"): "train" in
+        the released L2L code, where the running statistics include these passes.
       unroll: of the attack's loop, as in `lax.scan`.
       axis_name: the pmapped axis, in training.
 
-    BatchNorm otherwise: the attack sees the classifier in evaluation mode; the pass at x_T is in training mode where
-    the classifier moves; the attacker is in training mode where it moves. So under "joint" the attacker's last loss
-    is taken in training mode, from the very pass that trains the classifier (the papers' code runs one more in
-    evaluation mode).
+    BatchNorm otherwise: the attack uses the classifier in evaluation mode. The pass at x_T is in training mode if the
+    classifier moves; the attacker is in training mode if it moves. So under "joint" the attacker's last loss comes from
+    the training-mode pass that trains the classifier (the papers' code runs one more in evaluation mode).
     """
     weights = [0.0] * (steps - 1) + [1.0] if weights is None else weights
 
@@ -182,7 +181,7 @@ def unrolled(
         x_last = _scale_gradient(ascent.x, weights[-1] / criterion.weight)
         end, logits, batch_stats = criterion.end(forward, batch_stats, batch, x_last)
         value = end.mean()
-        if any(weights[:-1]):  # else the path's losses would cost passes that nothing needs
+        if any(weights[:-1]):  # else the path's losses cost unneeded passes
             value += jnp.array(weights[:-1]) @ ascent.losses[1:].mean(axis=1)
         if bonus is not None:
             value += bonus(params.attacker, batch, ascent)
@@ -197,12 +196,12 @@ def unrolled(
 
 
 def trained(attacker: Attacker, climb: Climb, steps: int) -> Callable[..., Attack | None]:
-    """Make `Defense.attack`: the trained attacker ascends the cross-entropy, whatever it was trained on.
+    """Make `Defense.attack`: the trained attacker ascends the cross-entropy, whatever its training objective.
 
     Args:
-      attacker: the one that the defense trains.
+      attacker: the one trained by the defense.
       climb: the defense's ascent.
-      steps: how many by default.
+      steps: the default number of steps.
 
     Returns:
       (params, batch_stats, steps=steps, path=False) -> Attack, or None without parameters.
@@ -224,23 +223,23 @@ def trained(attacker: Attacker, climb: Climb, steps: int) -> Callable[..., Attac
 
 
 def _repeat_keys(keys: Key, times: int) -> Key:
-    """The keys of a batch that holds the examples several times, one repetition after the other."""
+    """Return the keys of a batch that repeats the examples, one repetition after the other."""
     return keys if times == 1 else jnp.concatenate([fold_in(keys, i) for i in range(times)])
 
 
 def _scale_gradient(x: Array, factor: float) -> Array:
-    """x itself, with its derivative times `factor`."""
+    """Return x, with its derivative times `factor`."""
     return stop_gradient(x) + factor * (x - stop_gradient(x))
 
 
 def _one_after_the_other(one_pass: Callable[[Tree], Tree], first: Tree, updated: Tree) -> Tree:
-    """The running statistics after T passes, from those that each pass alone makes of the `first` [T, ...].
+    """Return the running statistics after T passes, given those that each pass alone makes from `first` [T, ...].
 
-    A pass makes m r + (1 - m) b of r, with a momentum m of each layer's own, which is the derivative of any pass in r.
-    Passes that start from the same r are put in a row by r_{t+1} = updated_t + m (r_t - first).
+    A pass turns r into m r + (1 - m) b. The momentum m of each layer is the derivative of any pass in r. Passes from
+    the same r are chained by r_{t+1} = updated_t + m (r_t - first).
     """
     ones = jax.tree.map(jnp.ones_like, first)
-    momentum = jax.jvp(one_pass, (first,), (ones,))[1]  # of the pass itself the compiler leaves nothing
+    momentum = jax.jvp(one_pass, (first,), (ones,))[1]  # the compiler removes the pass itself
 
     def chain(r0: Array, rows: Array, m: Array) -> Array:
         r = r0

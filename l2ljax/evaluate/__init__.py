@@ -12,3 +12,4 @@ __all__ = [
     "AttackRow", "Evaluation", "InTurn", "check_batch", "check_logits", "evaluate", "losses_of_draws", "run_in_turn",
     "run_standard_evaluation",
 ]  # fmt: skip
+__dir__ = lambda: __all__

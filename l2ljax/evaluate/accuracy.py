@@ -21,28 +21,28 @@ __all__ = ["AttackRow", "Evaluation", "as_tree", "evaluate", "losses_of_draws"]
 
 
 class AttackRow(NamedTuple):
-    """What one attack did to a split of N examples."""
+    """The result of one attack on a split of N examples."""
 
     robust_acc: float
-    """Fraction of the N that is classified correctly, before and after the attack."""
+    """Fraction of the N classified correctly, before and after the attack."""
     seconds: float
-    """Of the attack on all N, compilation apart."""
+    """Seconds of the attack on all N, without compilation."""
     passes: float
-    """Forward and input-gradient passes through the classifier per batch, counted in the program (see `cost`); of an
-    attack that stops at success, the mean of those that were taken."""
+    """Forward and input-gradient passes through the classifier per batch, counted in the program (see `cost`); for an
+    attack that stops at success, the mean of those taken."""
     correct: np.ndarray
-    """bool [N], which examples are classified correctly before and after."""
+    """bool [N], whether each example is classified correctly before and after."""
 
 
 class Evaluation(NamedTuple):
-    """What a list of attacks did to a split."""
+    """The result of several attacks on a split."""
 
     clean_acc: float
     classes_predicted: int
-    """How many classes are predicted for some clean image: fewer than there are mean a collapsed model."""
+    """Number of classes predicted for the clean images: fewer than there are mean a collapsed model."""
     attacks: dict[str, AttackRow]
     worst_case_acc: float
-    """Fraction that none of the attacks fools."""
+    """Fraction of examples that no attack fools."""
 
 
 def evaluate(
@@ -54,23 +54,23 @@ def evaluate(
     batch_size: int = 250,
     progress: Callable[[str], None] = lambda name: None,
 ) -> Evaluation:
-    """Attack every example of a split; those that stop at success (`+first`) on the examples that stand (see `loop`).
+    """Attack every example of a split; attacks that stop at success (`+first`) skip finished examples (see `loop`).
 
-    Example i draws from fold_in(key, i) with i its position in the split, so the result does not depend on the batch
-    size (an attack that looks across the batch, like L2L's with its batch-wide gradient maximum, excepted).
+    Example i draws from fold_in(key, i), with i its position in the split, so the result does not depend on the batch
+    size (except for an attack that looks across the batch, like L2L's with its batch-wide gradient maximum).
 
     Args:
-      logits_fn: images -> logits in evaluation mode. A `jax.tree_util.Partial` over the weights compiles an attack
-        once for all weights.
+      logits_fn: images -> logits in evaluation mode. With a `jax.tree_util.Partial` over the weights, an attack
+        compiles once for all weights.
       split: images [N, H, W, C], uint8 or floats in [0, 1], and integer labels [N].
       attacks: name -> attack.
       key: one key.
-      batch_size: examples at a time, in equal parts on all local devices; the last batch is filled up with copies.
-      progress: called with "clean" and each attack's name before it runs.
+      batch_size: examples per batch, split evenly over all local devices; copies fill the last batch.
+      progress: called with "clean" and with each attack's name before it runs.
 
     Raises:
-      L2LError: no examples, labels that the classifier does not have, probabilities instead of logits, an attack that
-        leaves [0, 1] or returns NaN.
+      L2LError: no examples, labels that the classifier lacks, probabilities instead of logits, an attack that leaves
+        [0, 1] or returns NaN.
     """
     images, labels = split
     check_examples(images, np.asarray(labels))
@@ -101,10 +101,10 @@ def _row(job: Job, name: str, attack: Attack, key: Key, clean: np.ndarray) -> At
 def losses_of_draws(
     logits_fn: LogitsFn, split: Split, attack: Attack, *, key: Key, draws: int, batch_size: int = 250
 ) -> np.ndarray:
-    """The cross-entropies that an attack reaches on a split, each draw with another key.
+    """Return the cross-entropies that an attack reaches on a split, each draw with another key.
 
     Returns:
-      [draws, T, N], of an attack that returns its path x_1..x_T [T, B, H, W, C]; T is 1 for all others.
+      [draws, T, N] for an attack that returns its path x_1..x_T [T, B, H, W, C]; T is 1 for all others.
     """
     job = job_of(logits_fn, *split, batch_size=batch_size)
     keys = jax.random.split(as_key(key), draws)

@@ -1,4 +1,4 @@
-"""The entrance of every evaluation: what it cannot use is refused, on the host, before anything runs."""
+"""Checks before every evaluation, on the host: bad images, labels and logits are refused before anything runs."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ __all__ = ["check_batch", "check_logits"]
 
 
 def check_batch(x: Array | np.ndarray, y: Array | np.ndarray, num_classes: int | None = None) -> None:
-    """Check that images and labels are what attacks take. Runs on the host: not under jit.
+    """Check that images and labels are valid inputs of attacks. Runs on the host: not under jit.
 
     Raises:
       L2LError: x is not float [B, H, W, C] in [0, 1], or y not integers [B] in 0..K-1.

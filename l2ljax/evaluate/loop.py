@@ -1,11 +1,11 @@
-"""The loop of all evaluations, on the host: attacks in turn, each on the examples that none before has fooled.
+"""The loop of all evaluations, on the host: attacks in turn, each on the examples that no earlier one fooled.
 
     job = job_of(logits_fn, images, labels, batch_size=250)
     clean = clean_logits(job, key).argmax(axis=1) == labels
     attack_in_turn(job, [Turn("pgd20", solver, key) for solver in solvers(attack)], state)
 
-An attack in pieces (see `attacks.solver`), like "pgd100+first", is stopped every ten steps, and the examples that it is
-done with leave the batch: of a model that is 50 % robust, PGD-100 takes a little more than half of the passes.
+The host stops an attack in pieces (see `attacks.solver`), like "pgd100+first", every ten steps and drops the finished
+examples: on a model that is 50 % robust, PGD-100 takes a little more than half of the passes.
 """
 
 import functools
@@ -28,7 +28,7 @@ from l2ljax.types import Array, Key, L2LError, Tree, as_key
 __all__ = ["ROUND", "STANDS", "Job", "Progress", "Turn", "attack_in_turn", "clean_logits", "job_of", "over"]
 
 ROUND = 10
-"""Steps after which the examples that a solver is done with are dropped."""
+"""Number of steps between dropping a solver's finished examples."""
 STANDS = np.iinfo(np.int32).max
 
 
@@ -36,24 +36,24 @@ class Job(NamedTuple):
     """A model and N examples."""
 
     logits_fn: Partial
-    """On all local devices; a stochastic one is called as logits_fn(x, keys [B])."""
+    """Replicated on all local devices; a stochastic model is called as logits_fn(x, keys [B])."""
     images: Any
     """[N, H, W, C], uint8 or floats in [0, 1]."""
     labels: np.ndarray
     batch_size: int
     unit: int
-    """Batches that are not full are filled up with copies to a multiple of this."""
+    """Copies fill incomplete batches to a multiple of this."""
     stochastic: bool
 
     def batch(self, key: Key, rows: np.ndarray) -> tuple[Key, Array, Array]:
-        """Return the keys, each its own, the images and the labels of the examples of these numbers."""
+        """Return each example's key, image and label, for the examples with the numbers `rows`."""
         x = pixels(self.images[rows])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(as_key(key), jnp.asarray(rows))
-        return devices.spread((keys, x, self.labels[rows]))
+        return devices.shard((keys, x, self.labels[rows]))
 
 
 class Turn(NamedTuple):
-    """A solver of the attack of that name, and the key that it draws from."""
+    """A solver, its attack's name, and the key for its draws."""
 
     name: str
     solver: Solver
@@ -61,46 +61,46 @@ class Turn(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far the turns are. The loop writes into these arrays."""
+    """The progress of the turns. The loop writes into these arrays."""
 
     x_adv: np.ndarray | None
-    """[N, H, W, C]: an adversarial image where one was found, else the clean one; None keeps none."""
+    """[N, H, W, C]: an adversarial image if an attack succeeded, else the clean one; None keeps none."""
     fooled_by: np.ndarray
-    """[N]: the number of the turn that fooled an example, `STANDS` where none has, -1 for those to leave out."""
+    """[N]: the number of the turn that fooled an example, `STANDS` if none did, -1 to skip it."""
     at: np.ndarray
-    """[2]: the present turn, and the example at which it goes on."""
+    """[2]: the current turn, and its next example."""
     spent: np.ndarray
-    """[turns, 2]: seconds in its programs, compilation apart; and steps, summed over examples and copies."""
+    """[turns, 2]: seconds in its programs, without compilation; and steps, summed over examples and copies."""
 
 
 def job_of(
     logits_fn: Callable[..., Array], x: Any, y: Any, *, batch_size: int, sizes: int = 1, stochastic: bool = False
 ) -> Job:
-    """Return the job, in batches of at most that many sizes, spread over all local devices."""
+    """Return the job, in batches of at most `sizes` sizes, split over all local devices."""
     if min(len(y), batch_size) < 1:
         raise L2LError("there are no examples to evaluate on: give --eval-size and --batch-size of 1 or more")
     size = devices.round_up(min(batch_size, len(y)))
     unit = devices.round_up(max(size // sizes, 1))
-    return Job(devices.copied(as_tree(logits_fn)), x, np.asarray(y), size, unit, stochastic)
+    return Job(devices.replicate(as_tree(logits_fn)), x, np.asarray(y), size, unit, stochastic)
 
 
-def over(job: Job, function: Callable[..., Tree], key: Key, **how: Any) -> Tree:
-    """Return function(logits_fn, keys, x, y, **how), arrays [B, ...], of all examples: [N, ...]."""
+def over(job: Job, function: Callable[..., Tree], key: Key, **options: Any) -> Tree:
+    """Return function(logits_fn, keys, x, y, **options), arrays [B, ...], for all examples: [N, ...]."""
     n, size = len(job.labels), job.batch_size
     parts = [_filled(rows, job.unit, size) for rows in np.split(np.arange(n), range(size, n, size))]
-    found = [_run(job, np.zeros(2), function, *job.batch(key, rows), **how) for rows in parts]
-    return jax.tree.map(lambda *a: np.concatenate(a)[:n], *found)
+    results = [_run(job, np.zeros(2), function, *job.batch(key, rows), **options) for rows in parts]
+    return jax.tree.map(lambda *a: np.concatenate(a)[:n], *results)
 
 
 def clean_logits(job: Job, key: Key) -> np.ndarray:
-    """Return the logits [N, K] of the clean images; those that are none are an L2LError."""
+    """Return the logits [N, K] of the clean images; raise an L2LError for invalid ones."""
     logits, _ = over(job, _logits, key, stochastic=job.stochastic)
     check_logits(logits, job.labels)
     return logits
 
 
 def attack_in_turn(job: Job, todo: Sequence[Turn], state: Progress, tick: Callable[[], None] = lambda: None) -> None:
-    """Go on from `state` to the end; call `tick` after each batch and each turn.
+    """Continue from `state` to the end; call `tick` after each batch and each turn.
 
     Raises:
       L2LError: an attack that leaves [0, 1] or returns NaN.
@@ -120,11 +120,11 @@ def attack_in_turn(job: Job, todo: Sequence[Turn], state: Progress, tick: Callab
 
 
 def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[Array, np.ndarray]:
-    """One batch: the images, copies at their end, and which of `rows` fool the model."""
+    """Attack one batch; return its images, with copies at the end, and which of `rows` fool the model."""
     count, rows = len(rows), _filled(rows, job.unit, job.batch_size)
     keys, x, y = part = job.batch(turn.key, rows)
     carry = _run(job, spent, turn.solver.init, *part)
-    x_adv, at, standing = np.zeros(x.shape, x.dtype), np.arange(len(rows)), count  # at: the carry's places in the batch
+    x_adv, at, standing = np.zeros(x.shape, x.dtype), np.arange(len(rows)), count  # at: positions in the batch
     for begun in range(0, turn.solver.steps, ROUND):
         left = np.flatnonzero(~np.asarray(carry.done)[:standing])
         if not len(left):
@@ -133,7 +133,7 @@ def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[
         if len(packed) < len(at):
             whole = jax.device_get(carry)
             x_adv[at[:standing]] = whole.x[:standing]
-            carry = devices.spread(jax.tree.map(operator.itemgetter(packed), whole))
+            carry = devices.shard(jax.tree.map(operator.itemgetter(packed), whole))
             at, standing, part = at[packed], len(left), job.batch(turn.key, rows[at[packed]])
         n = min(ROUND, turn.solver.steps - begun)
         carry = _run(job, spent, turn.solver.advance, *part, carry, n=n)
@@ -141,7 +141,7 @@ def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[
     reached = carry.x
     if len(at) < len(rows):
         x_adv[at[:standing]] = np.asarray(carry.x)[:standing]
-        reached = devices.spread(x_adv)
+        reached = devices.shard(x_adv)
     logits, valid = map(np.asarray, _run(job, spent, _logits, keys, reached, y, stochastic=job.stochastic))
     if not valid[:count].all():
         raise L2LError(
@@ -152,16 +152,16 @@ def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[
 
 
 def _logits(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array, *, stochastic: bool) -> tuple[Array, Array]:
-    """The logits [B, K], and whether the images are valid [B]."""
+    """Return the logits [B, K], and whether each image is valid [B]."""
     valid = ((x >= 0) & (x <= 1)).all(axis=range(1, x.ndim))  # NaN compares as false
     return logits_fn(x, keys) if stochastic else logits_fn(x), valid
 
 
-def _run(job: Job, spent: np.ndarray, function: Any, *batch: Tree, **how: Any) -> Any:
-    """function(logits_fn, *batch, **how) on all devices; its seconds, without those of compiling, add to `spent`."""
-    args = (devices.copied(as_tree(function)), job.logits_fn, *batch)
+def _run(job: Job, spent: np.ndarray, function: Any, *batch: Tree, **options: Any) -> Any:
+    """Run function(logits_fn, *batch, **options) on all devices; add its seconds, without compilation, to `spent`."""
+    args = (devices.replicate(as_tree(function)), job.logits_fn, *batch)
     leaves, treedef = jax.tree.flatten(args)
-    program = _compiled(treedef, tuple(map(devices.placed, leaves)), tuple(how.items()))
+    program = _compiled(treedef, tuple(map(devices.placed, leaves)), tuple(options.items()))
     began = time.perf_counter()
     result = jax.block_until_ready(program(*args))
     spent[0] += time.perf_counter() - began
@@ -169,11 +169,11 @@ def _run(job: Job, spent: np.ndarray, function: Any, *batch: Tree, **how: Any) -
 
 
 @functools.lru_cache(maxsize=128)
-def _compiled(treedef: Any, shapes: tuple[Any, ...], how: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-    program = devices.on_each(lambda function, *args: function(*args, **dict(how)), whole=2)
+def _compiled(treedef: Any, shapes: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    program = devices.on_each(lambda function, *args: function(*args, **dict(options)), whole=2)
     return jax.jit(program).lower(*jax.tree.unflatten(treedef, shapes)).compile()
 
 
 def _filled(rows: np.ndarray, unit: int, most: int) -> np.ndarray:
-    """The numbers, and copies of some at the end that make them a multiple of `unit`, or `most`."""
+    """Return the numbers, with copies at the end that make them a multiple of `unit`, or `most`."""
     return np.resize(rows, min(-(-len(rows) // unit) * unit, most))

@@ -1,11 +1,11 @@
-"""Whether a model's robustness may be an illusion: checks for masked gradients, each with its figure and verdict.
+"""Checks whether a model masks gradients and its robustness is an illusion, each with a figure and a verdict.
 
     for check in masking_checks(logits_fn, dataset.test, ball, key=key):
         print(check.verdict, check.name, check.figure)
 
 After Athalye et al. (2018), section 3.1, Carlini et al. (2019) and AutoAttack's own flags; the checklist of Learning to
-Defend by Learning to Attack, appendix E. Where accuracies are compared, a difference counts beyond one standard error
-of the paired difference, and attacks keep the best of what they passed, so that sound models do not ring.
+Defend by Learning to Attack, appendix E. A difference of accuracies counts beyond one standard error of the paired
+difference, and attacks keep their best iterate, so that sound models raise no alarm.
 """
 
 import functools
@@ -27,31 +27,25 @@ from l2ljax.threat import BALLS, Ball
 from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
 
 __all__ = [
-    "LARGEST_ZERO_FRACTION",
-    "WIDE",
-    "Check",
-    "StochasticLogitsFn",
-    "data_dependent_operations",
-    "masking_checks",
-    "randomized",
-    "zero_gradients",
+    "LARGEST_ZERO_FRACTION", "WIDE", "Check", "StochasticLogitsFn", "data_dependent_operations", "masking_checks",
+    "randomized", "zero_gradients",
 ]  # fmt: skip
 
 StochasticLogitsFn = Callable[[Array, Key], Array]
 """(images [B, H, W, C], key) -> logits [B, K]."""
 LARGEST_ZERO_FRACTION = 0.1
 WIDE = {"linf": 1.0, "l2": 100.0}
-"""A radius in which every model must fall."""
+"""A radius at which every model must fail."""
 
 
 class Check(NamedTuple):
-    """One question to a model."""
+    """One check of a model."""
 
     name: str
-    """What a sound model does."""
+    """The property of a sound model."""
     passed: bool
     figure: str
-    """What was measured."""
+    """The measurement."""
 
     @property
     def verdict(self) -> str:
@@ -69,19 +63,19 @@ def masking_checks(
     queries: int = 500,
     batch_size: int = 250,
 ) -> list[Check]:
-    """Ask a model everything that tells robust from masked.
+    """Run all checks that tell a robust model from one that masks gradients.
 
     Args:
-      logits_fn: images -> logits; as a `jax.tree_util.Partial` over the weights it compiles once for all weights.
+      logits_fn: images -> logits; a `jax.tree_util.Partial` over the weights compiles once for all weights.
       split: images [N, H, W, C], uint8 or floats in [0, 1], and labels [N]; a few hundred are enough.
       ball: the threat.
       key: one key.
-      stochastic: the model with its randomness, where it has any.
-      queries: of the Square attack and of random search.
-      batch_size: examples at a time.
+      stochastic: the model with its randomness, if any.
+      queries: the number for the Square attack and for random search.
+      batch_size: examples per batch.
 
     Raises:
-      L2LError: what `evaluate` raises, for instance for probabilities in the place of logits.
+      L2LError: as `evaluate`, for instance for probabilities instead of logits.
     """
 
     def steps(n: int, ball: Ball = ball, loss: Callable[..., Array] = losses.cross_entropy) -> Attack:
@@ -100,16 +94,16 @@ def masking_checks(
         "Square": square(ball, queries=queries),
         "random search": random_noise(ball, samples=queries),
     }
-    found = evaluate(logits_fn, split, named, key=key, batch_size=batch_size)
-    correct = {name: row.correct for name, row in found.attacks.items()}
+    rows = evaluate(logits_fn, split, named, key=key, batch_size=batch_size).attacks
+    correct = {name: row.correct for name, row in rows.items()}
     correct["white box"] = correct["100 steps"] & correct["100 steps on the margin"]
 
     def not_weaker(stronger: str, weaker: str) -> tuple[bool, str]:
-        """Whether what should be the stronger attack leaves no more examples standing than the weaker one."""
+        """Return whether the supposedly stronger attack leaves no more examples standing than the weaker one."""
         difference = correct[stronger].astype(float) - correct[weaker]
         error = difference.std() / np.sqrt(len(difference))
-        told = f"{stronger}: {correct[stronger].mean():.1%}, {weaker}: {correct[weaker].mean():.1%} (+-{error:.1%})"
-        return bool(difference.mean() <= error), told
+        figure = f"{stronger}: {correct[stronger].mean():.1%}, {weaker}: {correct[weaker].mean():.1%} (+-{error:.1%})"
+        return bool(difference.mean() <= error), figure
 
     kept, converged = not_weaker("50 steps", "100 steps")
     unbounded = correct["50 steps in any radius"].mean()
@@ -135,15 +129,15 @@ def masking_checks(
     classes = int(jax.eval_shape(logits_fn, x).shape[1])
     return [
         *checks,
-        Check("inference is one fixed program", not dynamic, f"found {', '.join(dynamic)}" if dynamic else "it is"),
-        Check("there are classes enough for the DLR losses (4)", classes >= 4, f"{classes} classes"),
+        Check("inference is one fixed program", not dynamic, f"it has {', '.join(dynamic)}" if dynamic else "it is"),
+        Check("there are enough classes for the DLR losses (4)", classes >= 4, f"{classes} classes"),
     ]
 
 
 def zero_gradients(
     logits_fn: LogitsFn, split: Split, ball: Ball, *, key: Key, steps: int, batch_size: int = 250
 ) -> np.ndarray:
-    """The fraction [steps] of examples whose input gradient of the cross-entropy is 0 everywhere, along PGD's path."""
+    """Return the fraction [steps] of examples with an input gradient of 0 (of the cross-entropy) along PGD's path."""
 
     def count(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
         def step(x_t: Array, _: None) -> tuple[Array, Array]:
@@ -157,10 +151,9 @@ def zero_gradients(
 
 
 def randomized(stochastic: StochasticLogitsFn, key: Key) -> LogitsFn:
-    """A stochastic model as a logits function whose noise is drawn anew wherever it is asked.
+    """Return a logits function that draws a stochastic model's noise anew at every image.
 
-    The key of a call is folded from the images' bits, so that the function stays pure: the same images meet the same
-    noise, all others another one.
+    A call's key is folded from the images' bits, so that the function stays pure: equal images get equal noise.
     """
 
     def logits_fn(x: Array) -> Array:
@@ -174,25 +167,25 @@ def _deterministic(stochastic: StochasticLogitsFn, split: Split, key: Key) -> Ch
     x = jnp.asarray(pixels(split.images[:100]))
     one, two = (np.asarray(jax.jit(stochastic)(x, fold_in(key, i))) for i in (0, 1))
     gap = float(np.abs(one - two).max())
-    told = f"logits differ by up to {gap:.2g} between two keys" + (": use the version rand" if gap else "")
-    return Check("the model is deterministic", gap == 0, told)
+    figure = f"logits differ by up to {gap:.2g} between two keys" + (": use the version rand" if gap else "")
+    return Check("the model is deterministic", gap == 0, figure)
 
 
 def data_dependent_operations(logits_fn: LogitsFn, x: Array) -> list[str]:
-    """What in a model's program depends on its input's values: loops and branches, and gradients taken inside.
+    """Return the operations that depend on the input's values: loops and branches, and gradients taken inside.
 
-    A `lax.scan`, whose length is fixed, is none.
+    A `lax.scan` does not, as its length is fixed.
     """
-    found: dict[str, None] = {}
+    operations: dict[str, None] = {}
 
     def walk(jaxpr: core.Jaxpr) -> None:
         for equation in jaxpr.eqns:
             if equation.primitive.name in ("while", "cond"):
-                found[equation.primitive.name] = None
+                operations[equation.primitive.name] = None
             if "transpose(" in str(equation.source_info.name_stack):
-                found["gradient"] = None
+                operations["gradient"] = None
             for inner in inner_jaxprs(equation):
                 walk(inner)
 
     walk(jax.make_jaxpr(logits_fn)(x).jaxpr)
-    return list(found)
+    return list(operations)

@@ -1,4 +1,4 @@
-"""Attacks on the survivors of those before, on the host, in batches of a few sizes, resumable: AutoAttack, and others.
+"""Attacks in turn on the surviving examples, on the host, in batches of a few sizes, resumable: AutoAttack and others.
 
 result = run_standard_evaluation(logits_fn, x, y, ball=threat.linf(8 / 255), key=jax.random.key(0))
 result.robust_acc, result.x_adv
@@ -32,19 +32,19 @@ SAVE_SECONDS = 20.0
 
 
 class InTurn(NamedTuple):
-    """What attacks in turn did to N examples."""
+    """The result of attacks in turn on N examples."""
 
     clean_acc: float
     robust_acc: float
-    """Fraction that no attack fools."""
+    """Fraction of examples that no attack fools."""
     after: dict[str, float]
     """Attack -> the fraction left after it and all before it."""
     seconds: dict[str, float]
-    """Attack -> of its batches, compilation apart."""
+    """Attack -> seconds of its batches, without compilation."""
     x_adv: np.ndarray
-    """[N, H, W, C]: an adversarial image where one was found, else the clean one."""
+    """[N, H, W, C]: an adversarial image if an attack succeeded, else the clean one."""
     robust: np.ndarray
-    """bool [N]."""
+    """bool [N], whether the image fools the model."""
 
 
 def run_standard_evaluation(
@@ -56,9 +56,11 @@ def run_standard_evaluation(
     version: str = "standard",
     only: Sequence[str] = (),
     key: Key,
-    **how: Any,
+    batch_size: int | None = None,
+    state_path: str | Path | None = None,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> InTurn:
-    """AutoAttack (Croce & Hein, 2020), on any model in JAX. The targeted attacks drop fooled examples after each class.
+    """Run AutoAttack (Croce & Hein, 2020) on any JAX model. Targeted attacks drop fooled examples after each class.
 
     Args:
       logits_fn: as in `run_in_turn`; for the version "rand" a stochastic model, called as logits_fn(x, keys [B]).
@@ -66,23 +68,28 @@ def run_standard_evaluation(
       y: labels [N].
       ball: the threat.
       version: "standard", "plus" or "rand", see `attacks.autoattack`.
-      only: names of attacks of that version, to run no others.
+      only: names of attacks of that version; no others run.
       key: one key.
-      **how: batch_size, state_path and progress, see `run_in_turn`.
+      batch_size: see `run_in_turn`, also for state_path and progress.
+      state_path: a file for the state.
+      progress: called with a line of text after each attack.
 
     Raises:
       L2LError: what `run_in_turn` raises, an unknown version or attack, a model with too few classes.
     """
-    found = version_named(version)
-    unknown = set(only) - set(found.attacks)
+    record = version_named(version)
+    unknown = set(only) - set(record.attacks)
     if unknown:
-        raise L2LError(f"{version} has no attack {', '.join(unknown)}: choose of {', '.join(found.attacks)}")
+        raise L2LError(f"{version} has no attack {', '.join(unknown)}: choose from {', '.join(record.attacks)}")
 
     def chosen(classes: int) -> list[tuple[str, Attack]]:
         return [stage for stage in stages(ball, version, num_classes=classes) if not only or stage[0] in only]
 
     about = (ball.name, ball.eps, version, *only)
-    return run_in_turn(logits_fn, x, y, chosen, key=key, about=about, stochastic=found.stochastic, **how)
+    return run_in_turn(
+        logits_fn, x, y, chosen, key=key, about=about, stochastic=record.stochastic, batch_size=batch_size,
+        state_path=state_path, progress=progress,
+    )  # fmt: skip
 
 
 def run_in_turn(
@@ -98,30 +105,30 @@ def run_in_turn(
     state_path: str | Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> InTurn:
-    """Run each attack on the examples that the model classifies right and no attack before it has fooled.
+    """Run each attack on the examples that are classified correctly and not fooled by an earlier attack.
 
-    What is left is packed into batches of `batch_size`, the last one filled up to a multiple of its eighth, so that
-    each attack compiles a few times at most; a batch is spread over all local devices. Example i draws from keys of its
-    own: its result depends neither on the batch size, but for rounding, nor on who else is left (for an attack that
-    looks across the batch, like L2L's with its batch-wide gradient maximum, it does).
+    The rest is packed into batches of `batch_size`, the last one filled up to a multiple of its eighth, so that each
+    attack compiles a few times at most; a batch is split over all local devices. Example i draws from its own keys: its
+    result depends neither on the batch size, except by rounding, nor on the other examples left (unless an attack looks
+    across the batch, like L2L's with its batch-wide gradient maximum).
 
     Args:
-      logits_fn: images -> logits [B, K] in evaluation mode. As a `jax.tree_util.Partial` over the weights it compiles
-        once for all weights.
+      logits_fn: images -> logits [B, K] in evaluation mode. A `jax.tree_util.Partial` over the weights compiles once
+        for all weights.
       x: images [N, H, W, C], floats in [0, 1].
       y: labels [N].
-      attacks: name -> attack; or K -> pairs of those, of which some may share a name.
+      attacks: name -> attack; or K -> (name, attack) pairs, where names may repeat.
       key: one key.
-      about: what else tells these attacks from others of their names, like the radius: a saved state belongs to it.
-      stochastic: the model is called as logits_fn(x, keys [B]).
+      about: whatever else distinguishes attacks of these names, like the radius: a saved state belongs to it.
+      stochastic: whether the model is called as logits_fn(x, keys [B]).
       batch_size: the largest batch, by default `default_batch_size`.
-      state_path: a file to save the state to every 20 seconds and after each attack, and to go on from, to the same
-        bits (it holds the adversarial images, and no code).
-      progress: called with a line after each attack.
+      state_path: a file for the state, saved every 20 seconds and after each attack, and resumed bit by bit. It holds
+        the adversarial images, and no code.
+      progress: called with a line of text after each attack.
 
     Raises:
-      L2LError: images, labels or logits that are not what they should be, an attack that leaves [0, 1] or returns NaN,
-        a state file of another evaluation.
+      L2LError: invalid images, labels or logits, an attack that leaves [0, 1] or returns NaN, a state file of another
+        evaluation.
     """
     x, y, key = np.asarray(x), np.asarray(y), as_key(key)
     check_batch(x, y)
@@ -134,8 +141,8 @@ def run_in_turn(
     keys = [jax.random.fold_in(key, i) for i in range(len(named))]
     todo = [Turn(name, s, k) for (name, attack), k in zip(named, keys, strict=True) for s in solvers(attack)]
     state = Progress(x.copy(), np.where(clean, STANDS, -1), np.zeros(2, int), np.zeros((len(todo), 2)))
-    told = (*([] if callable(attacks) else attacks), *about, job.batch_size, x.shape)
-    identity = checksum((job.logits_fn, x, y, jax.random.key_data(key)), repr(told))
+    settings = (*([] if callable(attacks) else attacks), *about, job.batch_size, x.shape)
+    identity = checksum((job.logits_fn, x, y, jax.random.key_data(key)), repr(settings))
     file = None if state_path is None else Path(state_path)
     if file is not None and file.exists():
         state = _load(file, identity)
@@ -162,9 +169,9 @@ def run_in_turn(
 
 
 def default_batch_size(image_shape: tuple[int, ...]) -> int:
-    """250, or on a CPU so many that each device gets the pixels of 32 images of 32x32x3, 8 at least.
+    """Return 250; on a CPU, per device the number with the pixels of 32 images of 32x32x3, at least 8.
 
-    The activations of larger batches no longer fit in a CPU's cache.
+    The activations of larger batches exceed a CPU's cache.
     """
     if jax.default_backend() != "cpu":
         return 250
@@ -184,11 +191,11 @@ def _load(file: Path, identity: str) -> Progress:
     try:
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
             whole = {name: saved[name] for name in saved.files}
-        found = str(whole.pop("identity"))
+        saved_identity = str(whole.pop("identity"))
         state = Progress(**whole)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise L2LError(f"{file} is no state of an evaluation ({error}): delete it, or name another file") from error
-    if found != identity:
+        raise L2LError(f"{file} is no evaluation's state ({error}): delete it, or name another file") from error
+    if saved_identity != identity:
         raise L2LError(
             f"{file} is the state of another evaluation (model, data, threat, key or batch size): name another"
         )

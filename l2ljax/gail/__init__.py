@@ -1,6 +1,6 @@
-"""Generative adversarial imitation learning (Ho and Ermon, 2016); Adam or a learned updater moves the discriminator.
+"""Generative adversarial imitation learning (Ho and Ermon, 2016), with Adam or a learned updater of the discriminator.
 
-`environments` and `gym_adapter`: where one acts. `policy`, `rollout`, `trpo`: who acts, what came of it, and how to
-improve. `discriminator`, `updaters`: the reward that is learned, and who moves its parameters. `experts`, `cloning`,
-`imitate`: whom to imitate, the simple way, the adversarial way. `experiment`, `report`: `experiments/gail.py`.
+`environments` and `gym_adapter` are the tasks. `policy`, `rollout` and `trpo` act, collect and improve. `discriminator`
+learns the reward, by a rule of `updaters`. `experts` trains whom to imitate, `cloning` imitates by supervision,
+`imitate` adversarially. `experiment` and `report` serve `experiments/gail.py`.
 """

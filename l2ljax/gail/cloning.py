@@ -1,4 +1,4 @@
-"""Behavioral cloning: the policy that the expert's actions are likeliest under. What GAIL is compared with.
+"""Behavioral cloning: the policy of largest likelihood for the expert's actions, GAIL's baseline.
 
 agent = clone(key, networks, demonstrations)
 """
@@ -24,16 +24,16 @@ def clone(
     batch_size: int = 128,
     held_out: float = 0.3,
 ) -> Agent:
-    """Maximum likelihood by Adam, stopped by the likelihood of held-out pairs (as Ho and Ermon do).
+    """Maximize the likelihood by Adam, stopped by the likelihood of held-out pairs (as Ho and Ermon do).
 
     Args:
-      key: draws the start, the split and the batches.
-      networks: of the agent; its value function stays new.
+      key: for the initial parameters, the split and the batches.
+      networks: the agent's; its value function stays untrained.
       demonstrations: M pairs.
-      steps: of Adam; the parameters that were best on the held-out pairs are kept.
+      steps: of Adam; the best parameters on the held-out pairs are kept.
       lr: Adam's.
       batch_size: pairs per step, drawn with replacement.
-      held_out: the fraction of pairs that are only looked at.
+      held_out: the fraction of pairs held out.
     """
     k_agent, k_split, k_batches = jax.random.split(key, 3)
     agent = networks.init(k_agent, demonstrations.statistics)

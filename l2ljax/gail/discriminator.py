@@ -1,4 +1,4 @@
-"""The discriminator of GAIL: its network, the objective it ascends, and the reward that it pays the policy.
+"""The discriminator of GAIL: its network, the objective it ascends, and the reward that it gives the policy.
 
     disc = discriminator.create(observation_size=4, actions=2)
     params = disc.init(key)
@@ -6,8 +6,8 @@
     r = reward(disc.logits(params, s, a), sign=1)
 
 Signs. The papers' D(s, a) is the probability that (s, a) comes from the *policy*. Here the network gives the logit l of
-"expert", as the released code of Ho & Ermon does, so D = sigmoid(-l), log D = -softplus(l) and
-log(1 - D) = -softplus(-l): nothing below takes the logarithm of a sigmoid, and all is finite for any finite l.
+"expert", as in Ho & Ermon's released code, so D = sigmoid(-l), log D = -softplus(l) and log(1 - D) = -softplus(-l):
+nothing takes the logarithm of a sigmoid, and all is finite for any finite l.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,32 +22,32 @@ from l2ljax.types import Array, Key, L2LError, Tree
 __all__ = ["Discriminator", "Pairs", "accuracy", "bernoulli_entropy", "create", "objective", "reward"]
 
 Pairs = tuple[Array, Array]
-"""Observations s [N, observation_size] and the actions a taken there, see `Discriminator.logits`."""
+"""Observations s [N, observation_size] and actions a, see `Discriminator.logits`."""
 
 
 class Discriminator(NamedTuple):
-    """A network that tells the expert's state-action pairs from the policy's, as pure functions."""
+    """A classifier of the expert's against the policy's state-action pairs, as pure functions."""
 
     init: Callable[[Key], Tree]
     """key -> params."""
     logits: Callable[[Tree, Array, Array], Array]
-    """(params, s, a) -> l [N], the logit of "expert": positive where (s, a) looks like the expert's.
+    """(params, s, a) -> l [N], the logit of "expert": positive if (s, a) resembles the expert's.
 
-    s is [N, observation_size]. The type of `a` tells discrete from continuous actions: integers [N] in 0..actions-1,
-    which become one-hot, or floats [N, actions]. Other shapes are an L2LError. Observations and continuous actions go
-    in as they are: Ho & Ermon's code standardizes them first, which is the caller's to do."""
+    s is [N, observation_size]. The type of `a` distinguishes discrete actions, integers [N] in 0..actions-1, which
+    become one-hot, from continuous ones, floats [N, actions]. Other shapes raise an L2LError. Observations and
+    continuous actions enter unscaled: Ho & Ermon's code standardizes them first, which is left to the caller."""
 
 
 def create(observation_size: int, actions: int, *, hidden: Sequence[int] = (64, 32)) -> Discriminator:
-    """A perceptron on [s, a] with tanh between its layers and one output.
+    """Return a perceptron on [s, a] with tanh between its layers and one output.
 
     The paper's (appendix C.2) has the hidden sizes 64 and 32. Ho & Ermon's code has 100 and 100, gives one score per
     discrete action instead of reading the action, and starts the output layer at zero; here all weights start
-    Glorot-uniform, so that a discriminator that never learns is a random reward, not a constant one.
+    Glorot-uniform, so that an untrained discriminator is a random reward, not a constant one.
 
     Args:
       observation_size: entries of an observation.
-      actions: how many inputs an action takes: the number of discrete actions, or the size of continuous ones.
+      actions: the number of discrete actions, or the size of continuous ones.
       hidden: sizes of the hidden layers.
     """
     if min(observation_size, actions, *hidden) < 1:
@@ -76,16 +76,17 @@ def create(observation_size: int, actions: int, *, hidden: Sequence[int] = (64, 
 def objective(
     disc: Discriminator, params: Tree, policy_batch: Pairs, expert_batch: Pairs, *, entropy: float = 1e-3
 ) -> Array:
-    """What the discriminator ascends, a scalar.
+    """Return the discriminator's objective to ascend, a scalar.
 
         mean_policy log D + mean_expert log(1 - D) + entropy (mean_policy H(D) + mean_expert H(D))
 
-    Learning to Defend by Learning to Attack, eq. 4, without -lambda H(pi), which is the policy's; H(D) is the entropy
-    of the guess in nats: the regularizer of Ho & Ermon's code, not in either text. The two batches weigh the same,
-    whatever their sizes. Where policy and expert agree, the optimum is D = 1/2: -2 log 2, and `entropy` times 2 log 2.
+    Learning to Defend by Learning to Attack, eq. 4, without -lambda H(pi), which belongs to the policy. H(D) is the
+    entropy of the prediction in nats: the regularizer of Ho & Ermon's code, in neither paper. The two batches have
+    equal weight, whatever their sizes. If policy and expert agree, the optimum is D = 1/2: -2 log 2, and `entropy`
+    times 2 log 2.
 
     Args:
-      disc: from `create`.
+      disc: the discriminator.
       params: its parameters.
       policy_batch: (s, a) of the policy.
       expert_batch: (s, a) of the expert.
@@ -97,30 +98,30 @@ def objective(
 
 
 def bernoulli_entropy(logits: Array) -> Array:
-    """-p log p - (1 - p) log(1 - p) of p = sigmoid(logits), in nats, elementwise: between 0 and log 2."""
+    """Return -p log p - (1 - p) log(1 - p) of p = sigmoid(logits), in nats, elementwise: between 0 and log 2."""
     return jax.nn.softplus(logits) - logits * jax.nn.sigmoid(logits)
 
 
 def accuracy(disc: Discriminator, params: Tree, policy_batch: Pairs, expert_batch: Pairs) -> Array:
-    """The share of right guesses, a scalar in [0, 1]; each batch weighs one half. l > 0 is the guess "expert"."""
+    """Return the fraction of correct predictions in [0, 1], with equal weight on both batches; l > 0 means "expert"."""
     policy, expert = disc.logits(params, *policy_batch), disc.logits(params, *expert_batch)
     return 0.5 * (jnp.mean(policy <= 0) + jnp.mean(expert > 0))
 
 
 def reward(logits: Array, sign: int) -> Array:
-    """The policy's reward sign * softplus(sign * l), elementwise; it grows with l for either sign.
+    """Return the policy's reward sign * softplus(sign * l), elementwise; it grows with l for either sign.
 
-    +1: softplus(l) = -log D >= 0, the papers' reward. It pays for staying alive, so it is for tasks that a failure
-        ends (CartPole).
-    -1: -softplus(-l) = log(1 - D) <= 0. It charges for every step, so it is for tasks that success ends (MountainCar).
-        No paper states it; Ho & Ermon's code switches so.
+    +1: softplus(l) = -log D >= 0, the papers' reward. It pays for staying alive, so it suits tasks that end by failure
+        (CartPole).
+    -1: -softplus(-l) = log(1 - D) <= 0. It charges for every step, so it suits tasks that end by success (MountainCar).
+        No paper states it; Ho & Ermon's code switches like this.
 
-    By itself +1 favours long episodes and -1 short ones, whatever D has learned, so show a discriminator that never
-    learns (`updaters.frozen`) beside a result. Where all episodes are equally long, both signs serve.
+    By itself +1 favours long episodes and -1 short ones, whatever D has learned, so show an untrained discriminator
+    (`updaters.frozen`) beside a result. If all episodes are equally long, both signs work.
 
     Args:
       logits: l, of any shape.
-      sign: +1 or -1, a property of the task; anything else is an L2LError.
+      sign: +1 or -1, a property of the task; anything else raises an L2LError.
     """
     if sign not in (1, -1):
         raise L2LError(f"the reward's {sign=} must be 1 (a failure ends the task) or -1 (success ends it)")

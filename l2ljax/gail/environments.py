@@ -1,13 +1,13 @@
-"""Environments as pure functions of traced parameters, equal step by step to gymnasium's.
+"""Environments as pure functions of traced parameters, equal to gymnasium's step by step.
 
-CartPole-v0, CartPole-v1, MountainCar-v0 and Pendulum-v1 are gymnasium's. FixedCartPole is ours: an episode goes on
-after the pole has fallen, so that its length tells nothing and the return depends on imitation.
+CartPole-v0, CartPole-v1, MountainCar-v0 and Pendulum-v1 are gymnasium's. FixedCartPole is ours: an episode continues
+after the pole has fallen, so that its length carries no information and the return depends on imitation.
 
     env = environments.create("CartPole-v1")
     state = env.reset(env.params, key)
     state, reward, terminated = env.step(env.params, state, action)      # one environment: vmap for several
 
-The limit on the steps of an episode is not here: `rollout.collect` counts them.
+The limit on an episode's steps is not here: `rollout.collect` counts them.
 """
 
 from collections.abc import Callable
@@ -37,41 +37,41 @@ class Box(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What is known of an environment beside its dynamics."""
+    """The properties of an environment besides its dynamics."""
 
     name: str
     gymnasium: str | None
-    """The id of gymnasium's environment with the same dynamics and rewards, where there is one."""
+    """The id of gymnasium's environment with the same dynamics and rewards, if any."""
     observation_size: int
     action: Discrete | Box
     horizon: int
-    """Steps after which an episode ends in any case."""
+    """The largest number of steps of an episode."""
     sign: int
-    """Of the imitation reward: +1 where longer episodes are better, -1 where an episode ends on success."""
+    """The sign of the imitation reward: +1 if longer episodes are better, -1 if an episode ends on success."""
     solved: float
-    """The return that an expert must reach before its trajectories are kept."""
+    """The return that an expert must reach for its trajectories to be kept."""
     stride: int
-    """Every `stride`-th step of an expert's trajectory is kept (Ho and Ermon's, for CartPole and MountainCar)."""
+    """Keep every `stride`-th step of an expert's trajectory (Ho and Ermon's, for CartPole and MountainCar)."""
 
 
 class Environment(NamedTuple):
-    """Dynamics of one environment; the state is a tree of floats, all functions are pure."""
+    """The dynamics of one environment as pure functions; the state is a tree of floats."""
 
     spec: Spec
     params: Tree
-    """A NamedTuple of floats; they may be traced, so other masses or lengths do not recompile."""
+    """A NamedTuple of floats, which may be traced: other masses or lengths do not recompile."""
     reset: Callable[[Tree, Key], Tree]
-    """(params, key) -> the state that an episode starts in."""
+    """(params, key) -> the initial state of an episode."""
     step: Callable[[Tree, Tree, Array], tuple[Tree, Array, Array]]
     """(params, state, action) -> (state, reward, terminated)."""
     observe: Callable[[Tree], Array]
     """state -> observation [observation_size]."""
     potential: Callable[[Tree, Array], Array] | None = None
-    """(params, observation) -> a potential in [0, 1] that an expert's reward may be shaped with."""
+    """(params, observation) -> a potential in [0, 1] to shape an expert's reward."""
 
 
 class CartPoleParams(NamedTuple):
-    """Units are SI; the angle is in radians."""
+    """SI units; the angle is in radians."""
 
     gravity: float = 9.8
     cart_mass: float = 1.0
@@ -98,7 +98,7 @@ def _cart_pole_reset(params: CartPoleParams, key: Key) -> CartPoleState:
 
 
 def _cart_pole_step(params: CartPoleParams, state: CartPoleState, action: Array) -> tuple[CartPoleState, Array, Array]:
-    """Euler's method, the rates of before moving position and angle; a reward of 1 for each step, the last included."""
+    """Take a step of Euler's method with the old rates; the reward is 1 for each step, the last included."""
     x, x_dot, theta, theta_dot = state
     total, moment = params.cart_mass + params.pole_mass, params.pole_mass * params.half_length
     force = jnp.where(action == 1, params.force, -params.force)
@@ -127,19 +127,19 @@ def _fixed_reset(params: CartPoleParams, key: Key) -> FixedCartPoleState:
 def _fixed_step(
     params: CartPoleParams, state: FixedCartPoleState, action: Array
 ) -> tuple[FixedCartPoleState, Array, Array]:
-    """CartPole-v1's rewards until the pole falls, then 0: the return is CartPole-v1's, the length the horizon."""
+    """Give CartPole-v1's rewards until the pole falls, then 0: the return is CartPole-v1's, the length the horizon."""
     new, reward, terminated = _cart_pole_step(params, state.pole, action)
     pole = jax.tree.map(lambda a, b: jnp.where(state.fallen, a, b), state.pole, new)
     return FixedCartPoleState(pole, state.fallen | terminated), jnp.where(state.fallen, 0.0, reward), jnp.array(False)
 
 
 def _fixed_observe(state: FixedCartPoleState) -> Array:
-    """CartPole's four numbers and 0; once fallen, zeros and 1: all fallen states look the same."""
+    """Return CartPole's four numbers and 0; once fallen, zeros and 1: all fallen states look the same."""
     return jnp.append(jnp.where(state.fallen, 0.0, jnp.stack(state.pole)), state.fallen.astype(state.pole.x.dtype))
 
 
 class MountainCarParams(NamedTuple):
-    """Without units; a step is one unit of time."""
+    """No units; a step is one unit of time."""
 
     force: float = 0.001
     gravity: float = 0.0025
@@ -164,7 +164,7 @@ def _mountain_car_reset(params: MountainCarParams, key: Key) -> MountainCarState
 def _mountain_car_step(
     params: MountainCarParams, state: MountainCarState, action: Array
 ) -> tuple[MountainCarState, Array, Array]:
-    """Actions 0, 1, 2 push to the left, not at all, to the right; a reward of -1 for each step."""
+    """Push left, not at all, or right for actions 0, 1, 2; the reward is -1 for each step."""
     v = state.v + (action - 1) * params.force - jnp.cos(3 * state.x) * params.gravity
     v = jnp.clip(v, -params.max_speed, params.max_speed)
     x = jnp.clip(state.x + v, params.min_position, params.max_position)
@@ -173,14 +173,14 @@ def _mountain_car_step(
 
 
 def _mountain_car_energy(params: MountainCarParams, observation: Array) -> Array:
-    """Kinetic and potential energy, as a fraction of what the goal's height and no speed amount to at most."""
+    """Return kinetic and potential energy as a fraction of their largest sum at the goal's height without speed."""
     x, v = observation[..., 0], observation[..., 1]
     height = params.gravity / 3
     return (v**2 / 2 + height * (jnp.sin(3 * x) + 1)) / (2 * height)
 
 
 class PendulumParams(NamedTuple):
-    """SI units; the angle is 0 where the pendulum stands upright."""
+    """SI units; the angle is 0 if the pendulum stands upright."""
 
     gravity: float = 10.0
     mass: float = 1.0
@@ -203,7 +203,7 @@ def _pendulum_reset(params: PendulumParams, key: Key) -> PendulumState:
 
 
 def _pendulum_step(params: PendulumParams, state: PendulumState, action: Array) -> tuple[PendulumState, Array, Array]:
-    """Costs for the angle, its rate and the torque; it never terminates."""
+    """Charge for the angle, its rate and the torque; the episode never terminates."""
     theta, theta_dot = state
     torque = jnp.clip(action[0], -params.max_torque, params.max_torque)
     angle = (theta + jnp.pi) % (2 * jnp.pi) - jnp.pi
@@ -249,10 +249,10 @@ ENVIRONMENTS: dict[str, Callable[[], Environment]] = {
 
 
 def create(name: str, **params: Any) -> Environment:
-    """The environment of that name; keywords replace its parameters.
+    """Return the environment of that name; keywords replace its parameters.
 
     Raises:
-      L2LError: there is none of that name, or it has no such parameter.
+      L2LError: an unknown name, or an unknown parameter.
     """
     if name not in ENVIRONMENTS:
         raise L2LError(

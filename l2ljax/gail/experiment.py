@@ -33,20 +33,20 @@ from l2ljax.types import L2LError
 __all__ = ["CHUNK", "MAY_CHANGE", "Chunks", "Diverged", "main", "run"]
 
 CHUNK = 25
-"""Iterations at most in one call of the jitted scan."""
+"""The largest number of iterations in one call of the jitted scan."""
 EVALUATION_KEY = 2
 MAY_CHANGE = ("workdir", "out", "updater", "controls", "episodes", "checkpoint_every")
-"""Flags that may differ when a run goes on: they change nothing that was trained already; arms may be added."""
+"""Flags that may differ when a run resumes: they do not affect trained arms; arms may be added."""
 Chunks = Callable[[Updater, int], tuple[Iterations, int]]
-"""(updater, sign of the reward) -> what `_chunk` makes."""
+"""(updater, sign of the reward) -> the result of `_chunk`."""
 
 
 class Diverged(L2LError):
-    """The discriminator's parameters left their bound."""
+    """The discriminator's parameters exceeded their bound."""
 
 
 def main() -> None:
-    """The command line of experiments/gail.py."""
+    """Run experiments/gail.py from the command line."""
     import tyro
 
     arguments = imports.load()
@@ -57,14 +57,14 @@ def main() -> None:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train or read the expert, run all arms or go on with them, evaluate, write everything into the workdir.
+    """Train or read the expert, run or resume all arms, evaluate, and write everything into the workdir.
 
     Returns:
       The content of report.json.
 
     Raises:
-      L2LError: bad settings, an expert below its gate, a discriminator that diverged (after the report is written), a
-        workdir of another run, a full disk.
+      L2LError: bad settings, an expert below its threshold, a discriminator that diverged (after the report is
+        written), a workdir of another run, a full disk.
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     task = prepare(config)
@@ -113,7 +113,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _chunk(config: Config, task: Task, updater: Updater, sign: int) -> tuple[Iterations, int]:
-    """Several iterations in one call, as many as divide the run and are not more than CHUNK, and their number."""
+    """Return a jitted run of several iterations, the largest divisor of their number up to CHUNK, and that divisor."""
     learn = imitate.learner(task.networks, task.disc, updater, sign=sign)
     length = next(n for n in range(min(CHUNK, config.iterations), 0, -1) if config.iterations % n == 0)
     if isinstance(task.environment, GymEnvironments):
@@ -124,10 +124,10 @@ def _chunk(config: Config, task: Task, updater: Updater, sign: int) -> tuple[Ite
 def _train(
     config: Config, task: Task, arm: Arm, name: str, workdir: Path, chunks: Chunks
 ) -> tuple[dict[str, np.ndarray], Agent, dict[str, float | None]]:
-    """Run one arm, or go on with it.
+    """Run one arm, or resume it.
 
     Returns:
-      {metric: [seeds, iterations]}; the last agents; how fast it was, where that was measured.
+      {metric: [seeds, iterations]}; the last agents; the speed, if measured.
     """
     environment, nets = task.environment, task.networks
     folder = Workdir(workdir / name, {"arm": name})
@@ -168,7 +168,7 @@ def _train(
 
 
 def _rows(metrics: dict[str, np.ndarray], done: int) -> list[dict[str, Any]]:
-    """One row per iteration for metrics.jsonl: lists over seeds."""
+    """Return one row per iteration for metrics.jsonl, with lists over seeds."""
     length = metrics["return"].shape[1]
     return [{"step": done + i + 1} | {k: v[:, i].tolist() for k, v in metrics.items()} for i in range(length)]
 
@@ -181,7 +181,7 @@ def _check(max_abs: np.ndarray, done: int) -> None:
 
 
 def _speed(seconds: list[float], iterations: int) -> dict[str, float | None]:
-    """Iterations per second of all seeds together once compiled, and the seconds that the first chunk took longer."""
+    """Return iterations per second of all seeds together after compilation, and the first chunk's extra seconds."""
     if len(seconds) < 2:
         return {"iterations_per_second": None, "compile_seconds": None}
     usual = statistics.median(seconds[1:])
@@ -189,7 +189,7 @@ def _speed(seconds: list[float], iterations: int) -> dict[str, float | None]:
 
 
 def _final_returns(config: Config, task: Task, agents: Agent) -> np.ndarray:
-    """The mean return [seeds] of the policies over episodes, in gymnasium where it has the environment."""
+    """Return the policies' mean returns [seeds] over episodes, in gymnasium if it has the environment."""
     means = []
     for i in range(config.seeds):
         agent = jax.tree.map(lambda a, i=i: a[i], agents)

@@ -1,10 +1,11 @@
-"""Experts: trained with TRPO on the environment's rewards, kept only if good, their trajectories saved and loaded.
+"""Experts: trained with TRPO on the environment's rewards, kept if good enough, with trajectories saved and loaded.
 
-agent = train(key, environment, networks)              # the best of several seeds
-check(environment.spec, returns)                       # an L2LError where they are too low
-expert = record(key, environment, networks, agent)     # Trajectories
-save(path, expert); expert = load(path, environment.spec)
-demonstrations = subsample(key, expert, stride=10)
+agent = train(key, environment, networks, columns=10)             # the best of several seeds
+rollout = act(key, environment, networks, agent, episodes=50)
+check(environment.spec, episode_returns(rollout))                 # raises an L2LError if they are too low
+expert = trajectories(rollout, 25)
+save(path, expert, environment.spec)
+demonstrations = subsample(key, load(path, environment.spec), stride=10)
 """
 
 import io
@@ -30,41 +31,41 @@ __all__ = [
 ]  # fmt: skip
 
 VALUE_STEPS = 5
-"""Of the value function per iteration; Ho and Ermon's 1 needs more iterations."""
+"""Steps of the value function per iteration; Ho and Ermon's 1 needs more iterations."""
 SHAPING = 20.0
-"""How much a potential counts."""
+"""The weight of a potential."""
 
 
 class Trajectories(NamedTuple):
-    """Whole episodes one after the other, M steps in all."""
+    """Complete episodes one after the other, M steps in all."""
 
     observations: np.ndarray
     """[M, O]."""
     actions: np.ndarray
     """[M, ...]."""
     lengths: np.ndarray
-    """[episodes], which sum to M."""
+    """[episodes], with sum M."""
     returns: np.ndarray
     """[episodes]."""
 
 
 class ExpertState(NamedTuple):
-    """What a training iteration changes."""
+    """The state of training between iterations."""
 
     agent: Agent
     key: Key
 
 
 def init(key: Key, networks: Networks, size: int) -> ExpertState:
-    """The state before the first iteration: observations not normalized yet."""
+    """Return the state before the first iteration, without normalization of observations."""
     k_agent, key = jax.random.split(key)
     return ExpertState(networks.init(k_agent, Statistics(jnp.float32(1), jnp.zeros(size), jnp.ones(size))), key)
 
 
 def learner(networks: Networks, environment: Environment | None = None) -> Learn:
-    """One iteration of TRPO on the environment's rewards, see `rollout.Learn`; no data.
+    """Return one iteration of TRPO on the environment's rewards, see `rollout.Learn`; it takes no data.
 
-    With an environment that has a potential, rewards are `shaped`.
+    In an environment with a potential, rewards are `shaped`.
     """
     settings = trpo.Settings(value_steps=VALUE_STEPS)
 
@@ -80,10 +81,10 @@ def learner(networks: Networks, environment: Environment | None = None) -> Learn
 
 
 def shaped(rewards: Array, phi: Array, ends: Array, *, discount: float) -> Array:
-    """r_t + 20 (discount Phi_{t+1} - Phi_t), Phi 0 after an end: [T, N] from the potential `phi` [T + 1, N].
+    """Return r_t + 20 (discount Phi_{t+1} - Phi_t), Phi 0 after an end: [T, N] from the potential `phi` [T + 1, N].
 
-    It changes no policy's advantages (Ng, Harada and Russell, 1999), and shows the way where all returns are equal at
-    first, as on MountainCar.
+    Shaping changes no policy's advantages (Ng, Harada and Russell, 1999), and guides learning if all returns are equal
+    at first, as on MountainCar.
     """
     return rewards + SHAPING * (discount * jnp.where(ends, 0, phi[1:]) - phi[:-1])
 
@@ -97,9 +98,9 @@ def train(
     seeds: int = 4,
     iterations: int = 100,
 ) -> Agent:
-    """The best of several seeds by the mean return of the last ten iterations.
+    """Train several seeds and return the best by the mean return of the last ten iterations.
 
-    Where the environment has a potential, as many iterations on shaped rewards come first.
+    In an environment with a potential, as many iterations on shaped rewards come first.
     """
     spec = environment.spec
     states = jax.vmap(lambda k: init(k, networks, spec.observation_size))(jax.random.split(key, seeds))
@@ -118,7 +119,7 @@ def train(
 def act(
     key: Key, environment: Environment | GymEnvironments, networks: Networks, agent: Agent, *, episodes: int
 ) -> Rollout:
-    """A rollout of as many columns, whose first episodes count; in gymnasium itself where it has the environment."""
+    """Act in one column per episode, of which the first episode counts; in gymnasium if it has the environment."""
     if environment.spec.gymnasium:
         return gym_adapter.rollout_of(environment.spec.gymnasium, networks, agent, key, episodes=episodes)
     assert not isinstance(environment, GymEnvironments)
@@ -127,7 +128,7 @@ def act(
 
 
 def check(spec: Spec, returns: np.ndarray) -> None:
-    """Refuse an expert that has not solved its task: imitating it would fail without a word.
+    """Refuse an expert that has not solved its task: imitating it would fail silently.
 
     Raises:
       L2LError: the mean of `returns` is below `spec.solved`.
@@ -140,7 +141,7 @@ def check(spec: Spec, returns: np.ndarray) -> None:
 
 
 def trajectories(rollout: Rollout, count: int) -> Trajectories:
-    """The first episodes of the first `count` columns."""
+    """Return the first episodes of the first `count` columns."""
     ends = np.asarray(rollout.ends)[:, :count]
     lengths = ends.argmax(axis=0) + 1
     whole = lambda a: np.concatenate([np.asarray(a)[:n, i] for i, n in enumerate(lengths)])
@@ -149,14 +150,14 @@ def trajectories(rollout: Rollout, count: int) -> Trajectories:
 
 
 def subsample(key: Key, expert: Trajectories, *, stride: int, count: int | None = None) -> Demonstrations:
-    """Every `stride`-th step of the first `count` trajectories, each from a random start below `stride` (Ho and Ermon).
+    """Keep every `stride`-th step of the first `count` trajectories, from random starts below `stride` (Ho and Ermon).
 
     Raises:
-      L2LError: there are not as many trajectories.
+      L2LError: there are fewer trajectories.
     """
     count = len(expert.lengths) if count is None else count
     if not 1 <= count <= len(expert.lengths):
-        raise L2LError(f"{count} trajectories asked for: the expert has {len(expert.lengths)}")
+        raise L2LError(f"{count} trajectories requested: the expert has {len(expert.lengths)}")
     starts = np.asarray(jax.random.randint(key, (count,), 0, stride))
     offsets = np.cumsum([0, *expert.lengths])
     chosen = np.concatenate([np.arange(offsets[i] + starts[i], offsets[i + 1], stride) for i in range(count)])
@@ -165,28 +166,28 @@ def subsample(key: Key, expert: Trajectories, *, stride: int, count: int | None 
 
 
 def shuffled(key: Key, demonstrations: Demonstrations) -> Demonstrations:
-    """A control: the same observations and the same actions, but which action belongs to which observation is lost."""
+    """Shuffle the actions among the observations, as a control."""
     return demonstrations._replace(actions=jax.random.permutation(key, demonstrations.actions))
 
 
 def save(path: Path, expert: Trajectories, spec: Spec) -> None:
-    """Write an .npz file with the fields of `Trajectories` and the environment's name."""
+    """Write an .npz file with the trajectories and the environment's name."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, environment=np.array(spec.name), **expert._asdict())
     write_files({path: buffer.getvalue()})
 
 
 def load(path: Path, spec: Spec) -> Trajectories:
-    """Read what `save` wrote.
+    """Read a file of `save`.
 
     Raises:
-      L2LError: no such file, another environment's, a damaged one, or an expert that has not solved its task.
+      L2LError: no such file, a damaged one, one of another environment, or an expert that has not solved its task.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             fields = {name: file[name] for name in (*Trajectories._fields, "environment")}
     except (OSError, ValueError, KeyError) as error:
-        raise L2LError(f"cannot read expert trajectories from {path} ({error}): give a file that a run left") from error
+        raise L2LError(f"cannot read expert trajectories from {path} ({error}): give a file of a run") from error
     name = str(fields.pop("environment"))
     expert = Trajectories(**fields)
     if name != spec.name:

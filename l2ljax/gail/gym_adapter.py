@@ -1,10 +1,10 @@
-"""gymnasium's own environments: rollouts in any one with discrete actions or a box, and final scores.
+"""gymnasium's own environments: rollouts in any with discrete actions or a box, and final scores.
 
     env = GymEnvironments("Acrobot-v1", columns=10, sign=-1)
-    run = iterations(env, networks(env.spec), learn, length=25)      # as rollout.iterations, the acting on the host
+    run = iterations(env, networks(env.spec), learn, length=25)      # like rollout.iterations, acting on the host
     rollout = rollout_of("CartPole-v1", networks, agent, key, episodes=50)
 
-gymnasium's vector environments reset in the step that ends an episode (SAME_STEP): no transition is made up.
+gymnasium's vector environments reset in the step that ends an episode (SAME_STEP): every transition is real.
 """
 
 import warnings
@@ -29,13 +29,13 @@ class GymEnvironments:
 
     Args:
       name: gymnasium's id.
-      columns: how many.
-      sign: of the imitation reward, +1 where longer episodes are better, -1 where an episode ends on success.
+      columns: number of copies.
+      sign: of the imitation reward, +1 if longer episodes are better, -1 if an episode ends on success.
       solved: the return that an expert must reach; any by default.
-      stride: which steps of an expert's trajectory are kept.
+      stride: keep every `stride`-th step of an expert's trajectory.
 
     Raises:
-      L2LError: no such environment, or observations or actions that are not supported, or no limit on an episode.
+      L2LError: no such environment, unsupported observations or actions, or no limit on an episode's steps.
     """
 
     def __init__(self, name: str, *, columns: int, sign: int, solved: float = -np.inf, stride: int = 1) -> None:
@@ -45,7 +45,7 @@ class GymEnvironments:
         kwargs = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # an older version is asked for knowingly
+                warnings.simplefilter("ignore", DeprecationWarning)  # an older version is requested knowingly
                 self.envs = gymnasium.make_vec(name, columns, vectorization_mode="sync", vector_kwargs=kwargs)
         except (gymnasium.error.Error, ImportError) as error:
             raise L2LError(
@@ -65,10 +65,10 @@ class GymEnvironments:
                 return Discrete(int(n))
             case gymnasium.spaces.Box(shape=(size,)):
                 return Box(size)
-        raise L2LError(f"actions {self.envs.single_action_space} are not supported: 0..n-1 or a vector are")
+        raise L2LError(f"actions {self.envs.single_action_space} are not supported: use 0..n-1 or a vector")
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Observations [N, O] (after an end the next episode's first), rewards [N], ends [N]. Boxes are clipped."""
+        """Return observations [N, O] (after an end the next episode's first), rewards [N], ends [N]. Clips boxes."""
         sent = actions
         if isinstance(self.spec.action, Box):
             space: Any = self.envs.single_action_space
@@ -77,7 +77,7 @@ class GymEnvironments:
         return observations, np.asarray(rewards, np.float32), terminated | truncated
 
     def collect(self, act: Callable[[Key, Array], Array], key: Key) -> Rollout:
-        """A rollout of `horizon` steps, see `Rollout`; `act` is (key, observations [N, O]) -> actions."""
+        """Return a rollout of `horizon` steps, see `Rollout`; `act` is (key, observations [N, O]) -> actions."""
         k_reset, key = jax.random.split(key)
         observation, _ = self.envs.reset(seed=int(jax.random.randint(k_reset, (), 0, 2**31 - 1)))
         time = np.zeros(self.columns, np.int32)
@@ -98,7 +98,7 @@ class GymEnvironments:
 
 
 def horizon(name: str) -> int:
-    """The limit on the steps of an episode of gymnasium's environment.
+    """Return the limit on an episode's steps in gymnasium's environment.
 
     Raises:
       L2LError: no such environment, or it has no limit.
@@ -115,9 +115,9 @@ def horizon(name: str) -> int:
 
 
 def iterations(environments: GymEnvironments, networks: Networks, learn: Learn, *, length: int) -> Iterations:
-    """As `rollout.iterations`; acting happens on the host, one seed after the other, learning is jitted.
+    """Run like `rollout.iterations`, acting on the host, one seed after the other; learning is jitted.
 
-    The first argument of what is returned, an environment's parameters, is not used.
+    The first argument of the returned function, an environment's parameters, is not used.
     """
 
     @jax.jit
@@ -145,7 +145,7 @@ def iterations(environments: GymEnvironments, networks: Networks, learn: Learn, 
 
 
 def rollout_of(name: str, networks: Networks, agent: Agent, key: Key, *, episodes: int = 50) -> Rollout:
-    """What the policy does in `episodes` columns of gymnasium's environment, its actions drawn as in training."""
+    """Act in `episodes` columns of gymnasium's environment, with actions drawn as in training."""
     environments = GymEnvironments(name, columns=episodes, sign=1)
     rollout = environments.collect(partial(_act, networks, agent), key)
     environments.envs.close()

@@ -1,4 +1,4 @@
-"""GAIL: the discriminator moves, then the policy improves on the reward that it now gives.
+"""GAIL: the discriminator moves, then the policy improves on its new reward.
 
     learn = imitate.learner(networks, disc, updater, sign=env.spec.sign)
     states = imitate.init(keys, networks, disc, updater, demonstrations)
@@ -24,7 +24,7 @@ __all__ = ["Demonstrations", "GailState", "init", "learner"]
 
 
 class Demonstrations(NamedTuple):
-    """What the expert did: M state-action pairs, and the statistics of all its observations."""
+    """The expert's data: M state-action pairs, and the statistics of all its observations."""
 
     observations: Array
     """[M, O], raw."""
@@ -34,7 +34,7 @@ class Demonstrations(NamedTuple):
 
 
 class GailState(NamedTuple):
-    """What an iteration changes."""
+    """The state of imitation between iterations."""
 
     agent: Agent
     discriminator: Tree
@@ -45,7 +45,7 @@ class GailState(NamedTuple):
 def init(
     keys: Key, networks: Networks, disc: Discriminator, updater: Updater, demonstrations: Demonstrations
 ) -> GailState:
-    """The states before the first iteration, one for each of the keys [S]; observations are scaled as the expert's."""
+    """Return the states before the first iteration, one per key [S]; observations are scaled as the expert's."""
 
     def one(key: Key) -> GailState:
         k_agent, k_disc, k_updater, key = jax.random.split(key, 4)
@@ -65,17 +65,18 @@ def learner(
     entropy: float = 1e-3,
     settings: trpo.Settings = trpo.HO_ERMON,
 ) -> Learn:
-    """One iteration's learning, see `rollout.Learn`; its data are `Demonstrations`.
+    """Return one iteration's learning, see `rollout.Learn`; its data are `Demonstrations`.
 
     Args:
-      networks: of the agent.
-      disc: the discriminator; it sees observations normalized as the policy sees them.
-      updater: what moves it, one step on all pairs of the rollout and as many of the expert's, drawn with replacement.
+      networks: the agent's.
+      disc: the discriminator; its observations are normalized as the policy's.
+      updater: the discriminator's, one step on all pairs of the rollout and as many of the expert's, with replacement.
       sign: of the reward, see `discriminator.reward`.
       entropy: weight of the discriminator's entropy.
       settings: of TRPO.
 
-    Metrics: return (the environment's, of first episodes), accuracy and objective of the discriminator before its step,
+    Metrics: return (the environment's, over first episodes), accuracy and objective of the discriminator before its
+      step,
     imitation_reward (mean per step), max_abs of its parameters after it, and those of `trpo.improve`.
     """
 

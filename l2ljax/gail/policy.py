@@ -1,10 +1,10 @@
-"""What acts and what it is judged by: policies, the value function, running statistics of observations.
+"""Policies, the value function, and running statistics of observations.
 
     policy = categorical(4, 2)
     dist = policy.distribution(policy.init(key), x)         # x: normalized observations [..., O]
-    actions = policy.act(dist, policy.draw(key, (n,)))      # noise of 0 gives the likeliest action
+    actions = policy.act(dist, policy.draw(key, (n,)))      # noise 0 gives the likeliest action
 
-An `Agent` is the state of one of each; `Networks` are the functions that belong to it.
+An `Agent` holds the state of each; `Networks` are its functions.
 """
 
 import itertools
@@ -24,19 +24,19 @@ __all__ = [
 ]  # fmt: skip
 
 CLIP = 10.0
-"""Normalized observations are kept within +-10: what the statistics have not seen may be far out."""
+"""Normalized observations are clipped to +-10: unseen ones may lie far out."""
 MIN_DEVIATION = 1e-3
 
 
 class Policy(NamedTuple):
-    """A distribution of actions given observations. Shapes below are for any number of leading axes."""
+    """A distribution of actions given observations, with any number of leading axes."""
 
     init: Callable[[Key], Tree]
     """key -> params."""
     distribution: Callable[[Tree, Array], Tree]
-    """(params, normalized observations [..., O]) -> what describes the distribution of the action."""
+    """(params, normalized observations [..., O]) -> the parameters of the action's distribution."""
     draw: Callable[[Key, tuple[int, ...]], Array]
-    """(key, leading shape) -> the noise that `act` needs; drawn apart so that a rollout draws all of it at once."""
+    """(key, leading shape) -> the noise for `act`; drawn separately so that a rollout draws all of it at once."""
     act: Callable[[Tree, Array], Array]
     """(distribution, noise) -> actions, int32 [...] or float [..., size]."""
     log_prob: Callable[[Tree, Array], Array]
@@ -46,7 +46,7 @@ class Policy(NamedTuple):
 
 
 def categorical(observation_size: int, actions: int, hidden: Sequence[int] = (64, 32)) -> Policy:
-    """A policy over actions 0..actions-1: a tanh network of logits, uniform at the start."""
+    """Return a policy over actions 0..actions-1: a tanh network of logits, uniform at the start."""
 
     def log_prob(logits: Array, action: Array) -> Array:
         return jnp.take_along_axis(jax.nn.log_softmax(logits), action[..., None], axis=-1)[..., 0]
@@ -73,7 +73,7 @@ class Gaussian(NamedTuple):
 
 
 def gaussian(observation_size: int, size: int, hidden: Sequence[int] = (64, 32)) -> Policy:
-    """A policy over vectors: a tanh network of means, 0 at the start; deviations, 1 there, of no observation."""
+    """Return a policy over vectors: a tanh network of means, initially 0, and free deviations, initially 1."""
 
     def init(key: Key) -> Tree:
         return {"mean": init_mlp(key, (observation_size, *hidden, size)), "log_std": jnp.zeros(size)}
@@ -102,7 +102,7 @@ def gaussian(observation_size: int, size: int, hidden: Sequence[int] = (64, 32))
 
 
 class Statistics(NamedTuple):
-    """Of all samples that were seen: their number, mean and variance per feature."""
+    """The number, mean and variance per feature of all samples seen."""
 
     seen: Array
     mean: Array
@@ -110,13 +110,13 @@ class Statistics(NamedTuple):
 
 
 def statistics_of(x: Array) -> Statistics:
-    """Of samples [..., F], over all leading axes."""
+    """Return the statistics of samples [..., F], over all leading axes."""
     axes = tuple(range(x.ndim - 1))
     return Statistics(jnp.float32(x.size // x.shape[-1]), x.mean(axes), x.var(axes))
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-    """Of both sets of samples together (Chan, Golub and LeVeque)."""
+    """Return the statistics of both sets of samples together (Chan, Golub and LeVeque)."""
     seen = a.seen + b.seen
     share = b.seen / seen
     between = (b.mean - a.mean) ** 2 * share * (1 - share)
@@ -124,23 +124,23 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 
 
 def deviation(statistics: Statistics) -> Array:
-    """Standard deviations, of 1e-3 at least: a feature that never changed must not be divided by 0."""
+    """Return standard deviations, at least 1e-3: a constant feature must not be divided by 0."""
     return jnp.maximum(jnp.sqrt(statistics.var), MIN_DEVIATION)
 
 
 def normalize(statistics: Statistics, x: Array) -> Array:
-    """Samples [..., F] to mean 0 and deviation 1, clipped to +-10."""
+    """Scale samples [..., F] to mean 0 and deviation 1, clipped to +-10."""
     return jnp.clip((x - statistics.mean) / deviation(statistics), -CLIP, CLIP)
 
 
 class Agent(NamedTuple):
-    """What a policy optimization step changes."""
+    """The state of policy optimization between steps."""
 
     policy: Tree
     value: Tree
     observations: Statistics
     returns: Statistics
-    """Of the targets [..., 1] that the value function was fitted to."""
+    """Statistics of the value function's targets [..., 1]."""
 
 
 class Networks(NamedTuple):
@@ -151,28 +151,28 @@ class Networks(NamedTuple):
     horizon: int
 
     def init(self, key: Key, observations: Statistics) -> Agent:
-        """A new agent, given statistics to start from: an expert's, or those of a first random rollout."""
+        """Return a new agent with initial statistics: an expert's, or those of a random rollout."""
         k_policy, k_value = jax.random.split(key)
         unit = Statistics(jnp.float32(1), jnp.zeros(1), jnp.ones(1))
         return Agent(self.policy.init(k_policy), self.value_init(k_value), observations, unit)
 
     def distribution(self, agent: Agent, observations: Array) -> Tree:
-        """The policy's, at raw observations [..., O]."""
+        """Return the policy's distribution at raw observations [..., O]."""
         return self.policy.distribution(agent.policy, normalize(agent.observations, observations))
 
     def value_features(self, agent: Agent, observations: Array, times: Array) -> Array:
-        """Normalized observations and the time t/horizon, since the value at the limit is 0: [..., O + 1]."""
+        """Append the time t/horizon to normalized observations, since the value at the limit is 0: [..., O + 1]."""
         x = normalize(agent.observations, observations)
         return jnp.concatenate([x, times[..., None] / self.horizon], axis=-1)
 
     def value(self, agent: Agent, observations: Array, times: Array) -> Array:
-        """Expected discounted rewards [...] to the end of the episode, from step `times` [...] of it on."""
+        """Return expected discounted rewards [...] to the end of the episode, from its step `times` [...] on."""
         out = apply_mlp(agent.value, self.value_features(agent, observations, times))[..., 0]
         return agent.returns.mean[0] + deviation(agent.returns)[0] * out
 
 
 def networks(spec: Spec, hidden: Sequence[int] = (64, 32)) -> Networks:
-    """Policy and value function for an environment, each a tanh network with these hidden layers."""
+    """Return policy and value function for an environment, each a tanh network with these hidden layers."""
     size = spec.observation_size
     match spec.action:
         case Discrete(n):
@@ -183,7 +183,7 @@ def networks(spec: Spec, hidden: Sequence[int] = (64, 32)) -> Networks:
 
 
 def init_mlp(key: Key, sizes: Sequence[int]) -> list[dict[str, Array]]:
-    """Glorot-uniform weights, zero biases, and a last layer of zeros (Ho and Ermon)."""
+    """Return Glorot-uniform weights, zero biases, and a last layer of zeros (Ho and Ermon)."""
     layers = []
     for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         limit = 0.0 if i == len(sizes) - 2 else math.sqrt(6 / (n_in + n_out))
@@ -193,7 +193,7 @@ def init_mlp(key: Key, sizes: Sequence[int]) -> list[dict[str, Array]]:
 
 
 def apply_mlp(layers: list[dict[str, Array]], x: Array) -> Array:
-    """tanh after each layer but the last: [..., n_in] -> [..., n_out]."""
+    """Apply layers with tanh after each but the last: [..., n_in] -> [..., n_out]."""
     for layer in layers[:-1]:
         x = jnp.tanh(x @ layer["w"] + layer["b"])
     return x @ layers[-1]["w"] + layers[-1]["b"]

@@ -1,10 +1,10 @@
-"""What a GAIL run leaves behind: the figures of each arm, report.json, report.md, curves.
+"""The results of a GAIL run: figures of each arm, report.json, report.md, curves.
 
     result["arms"]["adam"] = summarize(curves, final_returns, expert_return)
     write(workdir, result, curves)
 
 An arm is one way to move the discriminator, or a control. `curves` are {metric: [seeds, iterations]}; returns are sums
-of the environment's own rewards; `final_returns` [seeds] are those of the last policies, in gymnasium.
+of the environment's own rewards; `final_returns` [seeds] are the last policies', in gymnasium.
 """
 
 import io
@@ -21,22 +21,22 @@ from l2ljax.files import write_files
 __all__ = ["WINDOW", "about", "draw", "goal", "markdown", "summarize", "table", "write"]
 
 WINDOW = 20
-"""Iterations that a return is averaged over, where its deepest fall and its end are looked for."""
+"""The number of iterations to average a return over, for its lowest value and its end."""
 
 
 def goal(expert_return: float) -> float:
-    """95 % of the expert: its return less 5 % of its size, so that it is below the expert for negative returns too."""
+    """Return 95 % of the expert: its return less 5 % of its size, so that it is lower for negative returns too."""
     return expert_return - 0.05 * abs(expert_return)
 
 
 def summarize(curves: Mapping[str, np.ndarray], final_returns: np.ndarray, expert_return: float) -> dict[str, Any]:
-    """The numbers of one arm, lists over its seeds.
+    """Return the numbers of one arm, as lists over its seeds.
 
     Returns:
-      final_return; last_return, the mean of the last 20 iterations; reached, the first iteration (from 1 on) with 95 %
-      of the expert's return, or None; lowest_after, the lowest mean of 20 iterations from there on, or None, and
-      lowest_late, that in the second half of the run; accuracy of the discriminator at the end, the largest KL of a
-      step, and the largest parameter of the discriminator.
+      final_return; last_return, the mean of the last 20 iterations; reached, the first iteration (from 1) with 95 % of
+      the expert's return, or None; lowest_after, the lowest mean of 20 iterations from there on, or None, and
+      lowest_late, in the second half of the run; the discriminator's accuracy at the end, the largest KL of a step,
+      and the discriminator's largest parameter.
     """
     returns = curves["return"]
     reached = [_first(row >= goal(expert_return)) for row in returns]
@@ -55,9 +55,9 @@ def summarize(curves: Mapping[str, np.ndarray], final_returns: np.ndarray, exper
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """GitHub-Markdown: a row for each arm of a result, and where there is a frozen discriminator the gap to it closed.
+    """Return a GitHub-Markdown table of a result's arms, with the gap closed if there is a frozen discriminator.
 
-    The gap is that between the mean of the frozen control's final returns and the expert's.
+    The gap is between the mean of the frozen control's final returns and the expert's.
     """
     arms, expert = result["arms"], result["expert_return"]
     floor = _mean(arms["frozen"]["final_return"]) if "frozen" in arms else None
@@ -92,7 +92,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def about(result: Mapping[str, Any]) -> str:
-    """What a table is about: task, expert, budget, command."""
+    """Describe a table: task, expert, budget, command."""
     sign = {1: "+1 (softplus(l) >= 0: staying alive pays)", -1: "-1 (-softplus(-l) <= 0: every step costs)"}
     speeds = [
         f"{name} {arm['iterations_per_second']:.1f}"
@@ -115,7 +115,7 @@ def about(result: Mapping[str, Any]) -> str:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The text of one result, for BENCHMARKS.md."""
+    """Return one result as text, for BENCHMARKS.md."""
     return f"{about(result)}\n\n{table(result)}"
 
 
@@ -124,9 +124,9 @@ def write(workdir: Path, result: Mapping[str, Any], curves: Mapping[str, np.ndar
 
     Args:
       workdir: the run's folder.
-      result: see the README; NumPy scalars are not in it.
+      result: see the README; without NumPy scalars.
       curves: arm -> returns [seeds, iterations].
-      out: a JSON file; the figure goes beside it.
+      out: a JSON file; the figure goes next to it.
     """
     text = json.dumps(result, indent=2) + "\n"
     horizontal = {"expert": result["expert_return"]}
@@ -147,7 +147,7 @@ def write(workdir: Path, result: Mapping[str, Any], curves: Mapping[str, np.ndar
 
 
 def draw(curves: Mapping[str, np.ndarray], horizontal: Mapping[str, float], title: str) -> bytes:
-    """A PNG: the mean return of each arm against iterations, a band from its lowest to its highest seed."""
+    """Return a PNG: the mean return of each arm against iterations, with a band from lowest to highest seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="tight")

@@ -1,12 +1,12 @@
-"""Rollouts: what a policy did, in columns of episodes, and loops of "act, then learn".
+"""Rollouts of a policy in columns of episodes, and loops of "act, then learn".
 
-    rollout = collect(env.spec, env, networks, agent, key, columns=10)          # Rollout of [horizon, 10] steps
+    rollout = collect(env, env.params, networks, agent, key, columns=10)        # Rollout of [horizon, 10] steps
     run = iterations(env, networks, learn, columns=10, length=25)               # one jitted scan, vmapped over seeds
     states, metrics = run(env.params, states, data)
 
-A column starts a new episode and has as many steps as an episode can have, so its first episode is whole. Where one
-ends, the next starts in the same step: no transition is made up. The last may be cut: the value function stands for its
-rest. (Ho and Ermon sample whole episodes, whose number of steps varies.)
+A column starts a new episode and has as many steps as an episode can have, so its first episode is complete. The next
+episode starts in the step that ends one: every transition is real. The last may be cut: the value function stands for
+the rest. (Ho and Ermon sample complete episodes, with a varying number of steps.)
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ __all__ = ["Iterations", "Learn", "Rollout", "State", "collect", "episode_return
 
 
 class Rollout(NamedTuple):
-    """T steps in N columns. Row t + 1 of the first two is what follows step t, unless an episode ended there."""
+    """T steps in N columns. Row t + 1 of the first two follows step t, unless an episode ended there."""
 
     observations: Array
-    """[T + 1, N, O], raw. After an end comes the first observation of the next episode."""
+    """[T + 1, N, O], raw. An end is followed by the first observation of the next episode."""
     times: Array
     """int32 [T + 1, N]: steps since the start of the episode."""
     actions: Array
@@ -39,7 +39,7 @@ class Rollout(NamedTuple):
 
 
 class State(Protocol):
-    """What a training loop carries: at least these two fields, and `_replace`."""
+    """The state of a training loop: at least these two fields, and `_replace`."""
 
     agent: Agent
     key: Key
@@ -50,21 +50,21 @@ class State(Protocol):
 Learn = Callable[[Key, Any, Rollout, Any], tuple[Any, dict[str, Array]]]
 """(key, state, rollout of its agent, data) -> (state, metrics: scalars)."""
 Iterations = Callable[[Tree, Any, Any], tuple[Any, dict[str, Array]]]
-"""(params of the environment, states [S, ...], data of all seeds) -> (states, metrics [S, length])."""
+"""(params of the environment, states [S, ...], data shared by all seeds) -> (states, metrics [S, length])."""
 
 
 def collect(
     environment: Environment, params: Tree, networks: Networks, agent: Agent, key: Key, *, columns: int
 ) -> Rollout:
-    """Act for `horizon` steps in `columns` environments; all random numbers are drawn before.
+    """Act for `horizon` steps in `columns` environments; all random numbers are drawn beforehand.
 
     Args:
-      environment: where to act; its `params` are given apart, because they may be traced.
+      environment: the task; its `params` are a separate argument, because they may be traced.
       params: its parameters.
       networks: the agent's functions.
-      agent: whose policy acts.
+      agent: acts by its policy.
       key: one key.
-      columns: how many environments act side by side.
+      columns: number of environments side by side.
     """
     spec, policy = environment.spec, networks.policy
     k_start, k_noise = jax.random.split(key)
@@ -92,24 +92,24 @@ def collect(
 
 
 def episode_returns(rollout: Rollout) -> Array:
-    """The sum of rewards of each column's first episode [N].
+    """Return the sum of rewards of each column's first episode [N].
 
-    These are whole, and no kind of episode is preferred: of the later ones the long ones are cut more often.
+    These are complete and unbiased: of the later episodes, long ones are cut more often.
     """
     first = jnp.cumsum(rollout.ends, axis=0) - rollout.ends == 0
     return (rollout.rewards * first).sum(axis=0)
 
 
 def pairs(rollout: Rollout) -> tuple[Array, Array]:
-    """All (observation, action): [T * N, O] and [T * N, ...]."""
+    """Return all (observation, action): [T * N, O] and [T * N, ...]."""
     n = rollout.ends.size
     return rollout.observations[:-1].reshape(n, -1), rollout.actions.reshape(n, *rollout.actions.shape[2:])
 
 
 def iterations(environment: Environment, networks: Networks, learn: Learn, *, columns: int, length: int) -> Iterations:
-    """`length` times "act, then learn", one jitted scan, for several seeds side by side.
+    """Return `length` times "act, then learn" as one jitted scan, for several seeds side by side.
 
-    The states given to it are donated: do not use them again.
+    The given states are donated: do not use them again.
     """
 
     def once(params: Tree, data: Any, state: Any) -> tuple[Any, dict[str, Array]]:

@@ -1,4 +1,4 @@
-"""What a GAIL run is made of, from its flags: the task, its expert, and the arms."""
+"""The parts of a GAIL run, from its flags: the task, its expert, and the arms."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,10 +31,10 @@ UPDATERS: dict[str, tuple[Callable[..., Updater], float]] = {
     "l2l_dense": (updaters.dense, 1e-6),
     "l2l_coordinate": (updaters.coordinate, 1e-4),
 }
-"""Name -> (the updater for a learning rate, the default of that). `ascent` stays what the learned ones start as: beside
-them it shows what the learning of the updater does."""
+"""Name -> (the updater for a learning rate, its default). `ascent` is the initial rule of the learned updaters: beside
+them it shows the effect of learning."""
 CONTROLS = ("frozen", "wrong_sign", "shuffled", "cloning")
-"""A random discriminator that never moves; the other sign of the reward; the expert's actions shuffled; no reward."""
+"""A random fixed discriminator; the other sign of the reward; the expert's actions shuffled; no reward."""
 GYM = "gym:"
 EXPERT_KEY, PAIRS_KEY = 0, 1
 """The expert and its pairs are the same for all seeds."""
@@ -47,13 +47,13 @@ class Config:
     env: str = "CartPole-v1"
     """CartPole-v0, CartPole-v1, FixedCartPole, MountainCar-v0, Pendulum-v1, or gym:ID of one of gymnasium's."""
     updater: str = "adam"
-    """What moves the discriminator: adam, ascent, l2l_dense, l2l_coordinate; several, separated by commas."""
+    """Updaters of the discriminator: adam, ascent, l2l_dense, l2l_coordinate; several, separated by commas."""
     lr: str = ""
-    """Its learning rate (of theta_U for the learned ones); several, separated by commas, are arms of their own."""
+    """Its learning rate (of theta_U for learned updaters); several, separated by commas, are separate arms."""
     start: updaters.Start = "ascent"
-    """How a learned updater starts: identity, or gradient ascent with step 1."""
+    """The start of a learned updater: identity, or gradient ascent with step 1."""
     controls: str = ",".join(CONTROLS)
-    """What is shown beside, with Adam where something learns; none for nothing."""
+    """Controls to run as well, with Adam if something learns; none for no control."""
     seeds: int = 8
     seed: int = 0
     """The first seed."""
@@ -61,24 +61,24 @@ class Config:
     pairs: int = 5000
     """Steps per iteration, rounded down to whole columns of the environment's horizon."""
     trajectories: int = 10
-    """Of the expert, every 10th (CartPole) or 5th (MountainCar) step of them."""
+    """Number of the expert's trajectories; every 10th (CartPole) or 5th (MountainCar) step of them is used."""
     hidden: str = "64,32"
     """Hidden layers of policy and value function."""
     disc_hidden: str = "64,32"
     """Hidden layers of the discriminator; 16,8 makes the dense updater 100 times smaller."""
     sign: int | None = None
-    """Of the reward: 1 where longer episodes are better, -1 where success ends them; gym:ID needs it."""
+    """Sign of the reward: 1 if longer episodes are better, -1 if success ends them; required by gym:ID."""
     expert: str | None = None
-    """A file of expert trajectories; trained and saved there if missing; runs/experts/ENV.npz by default."""
+    """A file of expert trajectories; trained and saved there if missing; by default runs/experts/ENV.npz."""
     expert_iterations: int = 100
     episodes: int = 50
-    """Of the final evaluation."""
+    """Episodes of the final evaluation."""
     checkpoint_every: int = 100
     """Iterations between checkpoints; 0 for none."""
     out: str | None = None
-    """A JSON file that report.json is also written to, its figure beside it."""
+    """Another JSON file for report.json, with its figure next to it."""
     workdir: str | None = None
-    """runs/gail_ENV_UPDATER_sSEED by default."""
+    """By default runs/gail_ENV_UPDATER_sSEED."""
 
 
 class Arm(NamedTuple):
@@ -90,7 +90,7 @@ class Arm(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What all arms share."""
+    """The setting shared by all arms."""
 
     environment: Environment | GymEnvironments
     networks: Networks
@@ -101,16 +101,16 @@ class Task(NamedTuple):
 
 
 def prepare(config: Config) -> Task:
-    """The task that the flags name.
+    """Return the task given by the flags.
 
     Raises:
-      L2LError: a flag's value is not one that can be.
+      L2LError: a flag has an invalid value.
     """
     for name in ("seeds", "iterations", "pairs", "trajectories", "expert_iterations", "episodes"):
         if getattr(config, name) < 1:
             raise L2LError(f"--{name.replace('_', '-')}={getattr(config, name)}: give 1 or more")
     if config.sign not in (None, 1, -1):
-        raise L2LError(f"--sign={config.sign}: give 1 where longer episodes are better, -1 where success ends them")
+        raise L2LError(f"--sign={config.sign}: give 1 if longer episodes are better, -1 if success ends them")
     unknown = [name for name in config.updater.split(",") if name not in UPDATERS]
     unknown += [name for name in controls(config) if name not in CONTROLS]
     if unknown:
@@ -128,13 +128,11 @@ def prepare(config: Config) -> Task:
 
 
 def _environment(config: Config) -> tuple[Environment | GymEnvironments, int]:
-    """The environment, and how many columns of its horizon make up the steps of an iteration."""
+    """Return the environment, and the number of columns of its horizon in an iteration."""
     environment: Environment | GymEnvironments
     if config.env.startswith(GYM):
         if config.sign is None:
-            raise L2LError(
-                f"--env={config.env} needs --sign: 1 where longer episodes are better, -1 where success ends them"
-            )
+            raise L2LError(f"--env={config.env} needs --sign: 1 if longer episodes are better, -1 if success ends them")
         name = config.env.removeprefix(GYM)
         columns = config.pairs // gym_adapter.horizon(name)
         environment = GymEnvironments(name, columns=max(1, columns), sign=config.sign)
@@ -149,16 +147,16 @@ def _environment(config: Config) -> tuple[Environment | GymEnvironments, int]:
 
 
 def find_expert(config: Config, task: Task) -> Trajectories:
-    """Read the expert's trajectories; where there are none, train one, keep it if it is good, and save them.
+    """Read the expert's trajectories, or train an expert, check it and save them.
 
     Raises:
-      L2LError: the expert is not good enough, or the file is not one of trajectories on this environment.
+      L2LError: the expert is not good enough, or the file does not hold trajectories of this environment.
     """
     environment, spec = task.environment, task.environment.spec
     path = Path(config.expert or f"runs/experts/{spec.name.replace('/', '_')}.npz")
     if path.exists():
         return experts.load(path, spec)
-    print(f"training an expert on {spec.name}; its trajectories will be kept in {path}", flush=True)
+    print(f"training an expert on {spec.name}; its trajectories go to {path}", flush=True)
     k_train, k_act = jax.random.split(jax.random.key(EXPERT_KEY))
     nets = networks(spec)
     agent = experts.train(k_train, environment, nets, columns=task.columns, iterations=config.expert_iterations)
@@ -170,7 +168,7 @@ def find_expert(config: Config, task: Task) -> Trajectories:
 
 
 def arms(config: Config, task: Task, data: Demonstrations) -> dict[str, Arm]:
-    """Name -> arm: each updater with each learning rate, then the controls that are imitation too."""
+    """Return name -> arm: each updater with each learning rate, then the controls that imitate."""
     sign = task.environment.spec.sign
     made = {}
     for name in config.updater.split(","):
@@ -189,7 +187,7 @@ def arms(config: Config, task: Task, data: Demonstrations) -> dict[str, Arm]:
 
 
 def controls(config: Config) -> list[str]:
-    """The controls that the flags name."""
+    """Return the controls given by the flags."""
     return [] if config.controls == "none" else config.controls.split(",")
 
 

@@ -2,8 +2,8 @@
 
     agent, metrics = improve(key, networks, agent, rollout, rewards)        # policy, then value function
 
-`trust_region_step` is the heart: it ascends any objective within a bound on any KL divergence. The policy ascends the
-surrogate with it, the value function, a normal distribution of deviation 1 around its output, minus the squared error.
+`trust_region_step` ascends any objective within a bound on any KL divergence. It serves the policy with the surrogate,
+and the value function, as a normal distribution of deviation 1 around its output, with minus the squared error.
 """
 
 from collections.abc import Callable
@@ -34,20 +34,20 @@ class Settings(NamedTuple):
     damping: float = 0.1
     cg_iterations: int = 10
     fisher_fraction: float = 0.1
-    """Of the steps, drawn anew each time, that the Fisher matrix is estimated from."""
+    """The fraction of steps, drawn anew each time, that estimate the Fisher matrix."""
     halvings: int = 10
-    """How many step sizes the line search tries."""
+    """The number of step sizes in the line search."""
     accept_ratio: float = 0.1
-    """A step must gain this fraction of what the gradient promises."""
+    """The required fraction of the gain that the gradient predicts."""
     value_steps: int = 1
-    """Of the value function per iteration."""
+    """Steps of the value function per iteration."""
 
 
 HO_ERMON = Settings()
 
 
 def discounted_sums(x: Array, factors: Array) -> Array:
-    """y_t = x_t + factors_t y_{t+1} over the first axis, y_T = 0: [T, ...] each."""
+    """Return y_t = x_t + factors_t y_{t+1} over the first axis, y_T = 0: [T, ...] each."""
 
     def step(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
         total = now[0] + now[1] * later
@@ -57,12 +57,12 @@ def discounted_sums(x: Array, factors: Array) -> Array:
 
 
 def gae(rewards: Array, values: Array, ends: Array, *, discount: float, lam: float) -> Array:
-    """Generalized advantage estimates [T, N] (Schulman et al., 2016, eq. 16), within episodes.
+    """Return generalized advantage estimates [T, N] (Schulman et al., 2016, eq. 16), within episodes.
 
         delta_t = r_t + discount V_{t+1} - V_t,    A_t = delta_t + discount lam A_{t+1}
 
     After an end both V_{t+1} and A_{t+1} are 0, whether the episode terminated or reached its limit (Ho and Ermon; the
-    value function knows the time). What the rollout cuts of an episode is in V_T alone.
+    value function knows the time). V_T alone stands for the cut part of an episode.
 
     Args:
       rewards: [T, N].
@@ -77,9 +77,9 @@ def gae(rewards: Array, values: Array, ends: Array, *, discount: float, lam: flo
 
 
 def fisher_product(kl: ScalarFn, params: Tree, damping: float) -> Callable[[Tree], Tree]:
-    """v -> (F + damping) v, F the Hessian of `kl` at `params`, where its gradient is 0: the Fisher information.
+    """Return v -> (F + damping) v, with F the Hessian of `kl` at `params`, where its gradient is 0: the Fisher matrix.
 
-    By the jvp of the gradient (of which the part that does not depend on v is computed once).
+    This is the jvp of the gradient (whose part independent of v is computed once).
     """
     _, hessian_product = jax.linearize(jax.grad(kl), params)
     return lambda v: jax.tree.map(lambda h, x: h + damping * x, hessian_product(v), v)
@@ -92,18 +92,18 @@ def trust_region_step(
     sampled_kl: ScalarFn | None = None,
     settings: Settings = HO_ERMON,
 ) -> tuple[Tree, dict[str, Array]]:
-    """Ascend `objective` along the natural gradient, not farther than `kl` allows.
+    """Ascend `objective` along the natural gradient, within the bound on `kl`.
 
-    The step (F + damping)^-1 g, scaled to a predicted KL of max_kl, is halved until the objective gains accept_ratio
-    of what g promises and kl <= 2 max_kl. If no size passes, the parameters stay as they are (Ho and Ermon's code
+    The step (F + damping)^-1 g, scaled to a predicted KL of max_kl, is halved until the objective gains accept_ratio of
+    the gain predicted by g and kl <= 2 max_kl. If no size passes, the parameters are unchanged (Ho and Ermon's code
     takes the last, tiny step).
 
     Args:
-      objective: params -> what to ascend.
+      objective: params -> the scalar to ascend.
       kl: params -> KL(old || new), 0 at `params`.
       params: any tree of floats.
-      sampled_kl: for the Fisher matrix, maybe from fewer samples; `kl` by default.
-      settings: see there.
+      sampled_kl: for the Fisher matrix, possibly from fewer samples; `kl` by default.
+      settings: see `Settings`.
 
     Returns:
       Parameters, and metrics: kl, gain (of the objective), accepted (1 or 0).
@@ -147,19 +147,19 @@ def trust_region_step(
 def improve(
     key: Key, networks: Networks, agent: Agent, rollout: Rollout, rewards: Array, settings: Settings = HO_ERMON
 ) -> tuple[Agent, dict[str, Array]]:
-    """One iteration of TRPO: advantages from the value function as it is, a policy step, then the value function's.
+    """Take one iteration of TRPO: advantages from the current value function, a policy step, then a value step.
 
     Args:
-      key: draws the steps for the Fisher matrices.
+      key: for the steps in the Fisher matrices.
       networks: the agent's functions.
-      agent: who made the rollout.
+      agent: the one that acted in the rollout.
       rollout: see `Rollout`.
       rewards: [T, N], the environment's or a discriminator's.
-      settings: see there.
+      settings: see `Settings`.
 
     Returns:
-      The agent, whose statistics know the rollout too, and metrics: kl, gain, accepted; value_r2, of the value
-      function that the advantages come from.
+      The agent, with statistics that include the rollout, and metrics: kl, gain, accepted; value_r2, of the value
+      function behind the advantages.
     """
     s = settings
     n = rewards.size

@@ -1,23 +1,23 @@
-"""What moves the discriminator: `adam`, the learned `dense` and `coordinate` updaters, and `frozen`.
+"""Updaters of the discriminator: `adam`, the learned `dense` and `coordinate`, and `frozen`.
 
     updater = updaters.dense(1e-6)
     state = updater.init(key, params)
     params, state, metrics = updater.step(state, params, objective_fn)     # objective_fn(params) is ascended
     updaters.check(metrics["max_abs"])                                     # on the host
 
-A learned updater U reads the discriminator's parameters theta [m] and the gradient g of the objective there, and adds
-what it says: theta' = theta + U([theta, g]), the network with a skip of Learning to Defend by Learning to Attack,
-section 4 and appendix C. In the order of Algorithm 3, one step is
+A learned updater U reads the discriminator's parameters theta [m] and the objective's gradient g, and adds its output:
+theta' = theta + U([theta, g]), the network with a skip of Learning to Defend by Learning to Attack, section 4 and
+appendix C. In the order of Algorithm 3, one step is
 
     g        = gradient of objective at theta
     theta'   = theta + U([theta, g]; theta_U)                     with theta_U as it was
     theta_U' = theta_U + Adam(gradient by theta_U of objective(theta + U([theta, g]; theta_U)))
 
-that is, theta_U moves by the gradient at the theta' just made, theta and g constant, and its move is felt at the next
-step. Section 4 moves theta_U by gradient *ascent*, Algorithm 3 prints "minimizing" the same expression: only ascent
-agrees with eq. 4, whose maximum over D is sought, so ascent it is.
+that is, theta_U moves by the gradient at the new theta', with theta and g constant, and affects the next step. Section
+4 moves theta_U by gradient *ascent*, Algorithm 3 prints "minimizing" the same expression: only ascent agrees with eq.
+4, a maximum over D.
 
-All step functions jit, scan, and vmap over seeds, and give back a state of the same shapes: donate it.
+All step functions jit, scan, and vmap over seeds, and return a state of the same shapes: donate it.
 """
 
 import functools
@@ -40,7 +40,7 @@ ObjectiveFn = Callable[[Tree], Array]
 """Parameters of the discriminator -> the scalar to ascend."""
 Start = Literal["identity", "ascent"]
 SLOPE = 0.25
-"""PReLU's slope at the start: torch's default."""
+"""PReLU's initial slope: torch's default."""
 
 
 class Updater(NamedTuple):
@@ -50,16 +50,16 @@ class Updater(NamedTuple):
     """(key, params) -> state."""
     step: Callable[[Any, Tree, ObjectiveFn], tuple[Tree, Any, dict[str, Array]]]
     """(state, params, objective_fn) -> (params, state, metrics): one step uphill. Metrics are scalars: "objective" at
-    the parameters given, "max_abs" the largest |theta| of those returned (NaN where one is)."""
+    the given parameters, "max_abs" the largest |theta| of the returned ones (NaN if any is)."""
 
 
 class LearnedState(NamedTuple):
-    """What a learned updater carries."""
+    """The state of a learned updater."""
 
     network: Tree
     """theta_U."""
     optimizer: Any
-    """The state of the optimizer that moves theta_U."""
+    """The state of theta_U's optimizer."""
 
 
 class Network(NamedTuple):
@@ -68,11 +68,11 @@ class Network(NamedTuple):
     init: Callable[[Key, Array], Tree]
     """(key, theta [m]) -> theta_U, in theta's type."""
     apply: Callable[[Tree, Array, Array], Array]
-    """(theta_U, theta [m], g [m]) -> what to add to theta, [m]."""
+    """(theta_U, theta [m], g [m]) -> the change of theta [m]."""
 
 
 def adam(lr: float) -> Updater:
-    """optax.adam on the discriminator itself, ascending: GAIL's own. Ho & Ermon's code has lr = 0.01."""
+    """Ascend by optax.adam on the discriminator itself: GAIL's own. Ho & Ermon's code has lr = 0.01."""
     optimizer = _ascending(optax.adam(lr))
 
     def step(state: Any, params: Tree, objective_fn: ObjectiveFn) -> tuple[Tree, Any, dict[str, Array]]:
@@ -85,34 +85,35 @@ def adam(lr: float) -> Updater:
 
 
 def frozen() -> Updater:
-    """Leaves the discriminator as it is: the control of a reward that has learned nothing."""
+    """Keep the discriminator as it is: the control of an untrained reward."""
     return Updater(lambda key, params: (), lambda state, params, f: (params, state, _metrics(f(params), params)))
 
 
 def dense(lr: float, *, start: Start = "identity", alpha: float = 1.0) -> Updater:
-    """The paper's updater, `dense_network`, with Adam on theta_U.
+    """Return the paper's updater, `dense_network`, with Adam on theta_U.
 
     Args:
-      lr: Adam's. The paper takes the baseline's (0.01 in Ho & Ermon's code), at which theta grows without bound within
-        a few steps: Adam moves every weight by about lr, and an output sums 4m of them. A deviation is needed, of about
-        0.01 / (4m): 1e-6 at the paper's m.
+      lr: Adam's. The paper takes the baseline's (0.01 in Ho & Ermon's code), with which theta grows without bound
+        within a few steps: Adam moves every weight by about lr, and an output sums 4m of them. About 0.01 / (4m) is
+        needed
+        instead: 1e-6 at the paper's m.
       start: "identity" (last layer zero, theta' = theta) or "ascent" (exactly theta' = theta + alpha g). The paper does
-        not say how theta_U starts.
+        not give the start of theta_U.
       alpha: the step of the start "ascent".
     """
     return learned(dense_network(start, alpha), optax.adam(lr))
 
 
 def coordinate(lr: float, *, start: Start = "identity", alpha: float = 1.0) -> Updater:
-    """A variant, not the paper's: `coordinate_network`, with Adam on theta_U. Arguments as in `dense`, lr near 1e-4."""
+    """Return `coordinate_network` with Adam on theta_U, a variant of ours. Arguments as in `dense`, lr near 1e-4."""
     return learned(coordinate_network(start, alpha), optax.adam(lr))
 
 
 def dense_network(start: Start, alpha: float) -> Network:
-    """One perceptron 2m -> 8m -> 4m -> m on all of theta and g, with PReLU: 52 m^2 + 13 m + 2 parameters.
+    """Return one perceptron 2m -> 8m -> 4m -> m on all of theta and g, with PReLU: 52 m^2 + 13 m + 2 parameters.
 
-    At the paper's discriminator, m = 2,561 for CartPole, these are 341 million, and 4.1 GB with Adam's moments. Donate
-    the state to the step, which then needs 0.8 GB more; without, it needs all of them twice.
+    The paper's discriminator, m = 2,561 for CartPole, takes 341 million, and 4.1 GB with Adam's moments. Donate the
+    state to the step, which then needs 0.8 GB more; otherwise it needs all of them twice.
     """
     _check_start(start)
     return Network(
@@ -122,9 +123,9 @@ def dense_network(start: Start, alpha: float) -> Network:
 
 
 def coordinate_network(start: Start, alpha: float) -> Network:
-    """`dense_network` at m = 1, one for all coordinates of theta, each of which goes through by itself: 67 parameters.
+    """Return `dense_network` at m = 1, shared by all coordinates of theta, each on its own: 67 parameters.
 
-    No coordinate sees another one, as in Andrychowicz et al. (2016).
+    No coordinate sees another, as in Andrychowicz et al. (2016).
     """
     _check_start(start)
     return Network(
@@ -134,9 +135,9 @@ def coordinate_network(start: Start, alpha: float) -> Network:
 
 
 def learned(network: Network, optimizer: optax.GradientTransformation) -> Updater:
-    """The updater that `network` is, its parameters moved uphill by `optimizer`: the module docstring's step.
+    """Return the updater by `network`, whose parameters `optimizer` moves uphill: the module docstring's step.
 
-    One forward pass of the network gives both theta' and the gradient by theta_U.
+    One forward pass of the network gives both theta' and the gradient in theta_U.
     """
     optimizer = _ascending(optimizer)
 
@@ -164,14 +165,14 @@ def learned(network: Network, optimizer: optax.GradientTransformation) -> Update
 
 
 def check(max_abs: Array, *, bound: float = 1e6) -> None:
-    """Stop a run whose discriminator runs away: call it on the host with the metric "max_abs".
+    """Stop a run whose discriminator diverges: call it on the host with the metric "max_abs".
 
     Args:
       max_abs: any shape, such as [iterations, seeds].
-      bound: the largest |theta| that passes.
+      bound: the largest |theta| allowed.
 
     Raises:
-      L2LError: an entry is above the bound or NaN.
+      L2LError: an entry above the bound or NaN.
     """
     if not (jnp.asarray(max_abs) <= bound).all():
         raise L2LError(
@@ -194,7 +195,7 @@ def _check_start(start: str) -> None:
 
 
 def _perceptron(layers: Tree, x: Array) -> Array:
-    """x [..., 2m] -> [..., m]; PReLU with one slope a layer after all layers but the last."""
+    """Map x [..., 2m] to [..., m]; PReLU with one slope per layer after all layers but the last."""
     *hidden, last = layers
     for layer in hidden:
         x = _affine(layer, x)
@@ -203,21 +204,21 @@ def _perceptron(layers: Tree, x: Array) -> Array:
 
 
 def _affine(layer: Tree, x: Array) -> Array:
-    # In full float32 on every device: a GPU's shorter products would blur the small steps, and win nothing where
-    # reading the weights takes all the time.
+    # Full float32 on every device: a GPU's shorter products would blur the small steps, and gain nothing, as reading
+    # the weights takes all the time.
     return jnp.matmul(x, layer["kernel"], precision=jax.lax.Precision.HIGHEST) + layer["bias"]
 
 
 def _init_perceptron(key: Key, m: int, start: Start, alpha: float, dtype: Any) -> Tree:
-    """2m -> 8m -> 4m -> m: torch's uniform hidden weights, zero biases, and a last layer of zeros.
+    """Initialize 2m -> 8m -> 4m -> m: torch's uniform hidden weights, zero biases, and a last layer of zeros.
 
-    "ascent" lays alpha g through the first 2m units of each hidden layer, m for g and m for -g, since
-    prelu(x) - prelu(-x) = (1 + slope) x. Nothing else enters these units; the other ones stay random, and do not reach
-    the output.
+    "ascent" passes alpha g through the first 2m units of each hidden layer, m for g and m for -g, since
+    prelu(x) - prelu(-x) = (1 + slope) x. Nothing else enters these units; the others stay random, and do not reach the
+    output.
     """
 
     def uniform(key: Key, fan_in: int, fan_out: int) -> Array:
-        # Row by row: the generator's scratch memory is several times what it draws.
+        # Row by row: the generator's scratch memory is several times its output.
         bound = fan_in**-0.5
         row = functools.partial(jax.random.uniform, shape=(fan_out,), dtype=dtype, minval=-bound, maxval=bound)
         return jax.lax.map(row, jax.random.split(key, fan_in))

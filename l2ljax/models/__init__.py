@@ -5,9 +5,9 @@
     logits = clf.logits(variables, x)                             # evaluation mode
     logits, batch_stats = clf.train(variables, x, key)            # training mode
 
-Images [B, H, W, C] are in [0, 1]; what normalization a network has is inside it. `CLASSIFIERS` is the
-table of names. `from_linen`, `from_nnx` and `from_functions` make the same of a network of your own,
-`from_torch_state` variables of a PyTorch checkpoint.
+Images [B, H, W, C] are in [0, 1]; a network's normalization is inside it. `CLASSIFIERS` is the table of names.
+`from_linen`, `from_nnx` and `from_functions` make a `Classifier` of your own network, `from_torch_state` variables from
+a PyTorch checkpoint.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from l2ljax.models.torch_state import from_torch_state
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, example_keys
 
 __all__ = ["CLASSIFIERS", "Classifier", "create", "from_functions", "from_linen", "from_nnx", "from_torch_state"]
+__dir__ = lambda: __all__
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": cnn.DigitsCNN,
@@ -31,7 +32,7 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "vgg16": cnn.VGG16,
     **resnet.RESNETS,
 }
-"""Name -> linen module of (num_classes, dtype, train, axis_name): (x, keys) -> (logits, features)."""
+"""Name -> linen module from (num_classes, dtype, train, axis_name): (x, keys) -> (logits, features)."""
 
 
 def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32, remat: bool = False) -> Classifier:
@@ -40,17 +41,17 @@ def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32, remat:
     Args:
       name: one of `CLASSIFIERS`.
       num_classes: K.
-      dtype: what it computes in; parameters and statistics are float32 whatever it is, logits float32 or wider.
-      remat: keep of a residual network only what goes from block to block, and compute the rest again in the backward
-        pass: the same gradients with less memory, for about a forward pass more. The variables are the same. XLA:CPU
-        does it too early to gain from it: there it only costs time.
+      dtype: of the computation; parameters and statistics are always float32, logits float32 or wider.
+      remat: keep only what passes between a residual network's blocks, and recompute the rest in the backward pass: the
+        same gradients and variables with less memory, for about a forward pass more. XLA:CPU recomputes too early to
+        save
+        memory: there it only costs time.
 
     Returns:
       A `Classifier`.
 
     Raises:
-      L2LError: for an unknown name, for a network without blocks to rematerialize, and, when called, for images of a
-        shape that it does not take.
+      L2LError: an unknown name, `remat` of a network without blocks, and, when called, images of an unsupported shape.
     """
     if name not in CLASSIFIERS:
         raise L2LError(f"unknown classifier {name!r}: choose one of {', '.join(CLASSIFIERS)}")
@@ -62,7 +63,7 @@ def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32, remat:
     wide = jnp.promote_types(dtype, jnp.float32)
 
     def check(x: Array) -> None:
-        expected = module.image_shape  # (H, W, C), None where any size will do
+        expected = module.image_shape  # (H, W, C), None for any size
         if x.ndim != 4 or any(n not in (None, m) for n, m in zip(expected, x.shape[1:], strict=True)):
             shape = ", ".join(str(n or letter) for n, letter in zip(expected, "HWC", strict=True))
             raise L2LError(f"{name} takes images [B, {shape}], got {list(x.shape)}")

@@ -1,18 +1,18 @@
-"""Classifiers of networks that are not ours: of linen and nnx modules, and of plain functions.
+"""Classifiers from other networks: linen and nnx modules, and plain functions.
 
-    clf = models.from_linen(MyResNet(num_classes=10))             # __call__(self, x, train) or the like
+    clf = models.from_linen(MyResNet(num_classes=10))             # its __call__(self, x, train) or the like
     clf = models.from_nnx(MyNet(rngs=nnx.Rngs(0)))
     clf = models.from_functions(init, logits, train)
     variables = clf.init(jax.random.key(0), x)
 
-Every defense and `train.make_step` take them. Attacks take any function of images, so there a model serves as it is,
+Every defense and `train.make_step` take them. Attacks take any function of images, so a model can be attacked as it is,
 with its weights as arguments of the compiled program: `jax.jit(attack)(model, key, x, y)` for an nnx module in
-evaluation mode, `eqx.filter_jit(attack)` for a module of Equinox that maps batches. A plain function is static:
+evaluation mode, `eqx.filter_jit(attack)` for an Equinox module that maps batches. A plain function is static:
 `jax.jit(attack, static_argnums=0)`.
 
 `nn.Dropout` and `nnx.Dropout` draw a mask for each example from its own key, so that it does not depend on the number
-of devices (but layers that `nn.scan` repeats share theirs). Other random layers draw for the batch of a device, from
-the key of its first example.
+of devices (but layers repeated by `nn.scan` share theirs). Other random layers draw for a device's batch, from the key
+of its first example.
 """
 
 import inspect
@@ -30,7 +30,7 @@ from l2ljax.types import Array, Classifier, Key, L2LError, Tree, as_key, example
 __all__ = ["MODES", "from_functions", "from_linen", "from_nnx"]
 
 MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
-"""The arguments by which a linen network's `__call__` learns its mode -> their values in training."""
+"""The arguments of `__call__` that give a linen network's mode -> their values in training."""
 
 
 def from_functions(
@@ -40,9 +40,9 @@ def from_functions(
     *,
     features: Callable[[Tree, Array], Array] | None = None,
 ) -> Classifier:
-    """Make a classifier of functions of {"params": tree, "batch_stats": tree}.
+    """Make a classifier from functions of {"params": tree, "batch_stats": tree}.
 
-    A network of another library is a pair of functions too; one of Equinox without state:
+    A network of another library is a pair of functions too, like a stateless Equinox module:
 
         params, static = eqx.partition(net, eqx.is_inexact_array)
         clf = from_functions(
@@ -54,12 +54,12 @@ def from_functions(
       init: (key, x [B, H, W, C]) -> variables, whose batch_stats (floats) may be missing.
       logits: (variables, x) -> logits [B, K] in evaluation mode.
       train: (variables, x, key, axis_name=None) -> (logits, batch_stats) in training mode, with `key` one key or one
-        per example [B]; without it training is as evaluation.
-      features: (variables, x) -> penultimate features [B, D] in evaluation mode, which ait and ait_l2l compare.
+        per example [B]; by default as in evaluation.
+      features: (variables, x) -> penultimate features [B, D] in evaluation mode, compared by ait and ait_l2l.
 
     Returns:
-      A `Classifier`. Calling it raises an L2LError where the network returns anything but [B, K], and where a defense
-      needs `features` and there are none.
+      A `Classifier`. Calling it raises an L2LError if the network returns anything but [B, K], or if a defense needs
+      missing `features`.
     """
 
     def own(key: Key, x: Array) -> Tree:
@@ -86,17 +86,17 @@ def from_linen(
     rngs: Sequence[str] = ("dropout",),
     features: Callable[[Tree, Array], Array] | None = None,
 ) -> Classifier:
-    """Make a classifier of a linen network, with its BatchNorm and dropout.
+    """Make a classifier from a linen network, with its BatchNorm and dropout.
 
-    BatchNorm takes its statistics over all devices that train, whatever axis the network itself names.
+    BatchNorm reduces its statistics over all devices that train, whatever axis the network itself names.
 
     Args:
       module: maps x [B, H, W, C] to logits [B, K]; its collections are params and batch_stats.
-      train_kwargs: the keyword arguments of `__call__` in training. Where neither they nor `eval_kwargs` are given,
-        those of `MODES` that it has are set.
+      train_kwargs: the keyword arguments of `__call__` in training. By default (without `eval_kwargs`) those of `MODES`
+        that it has.
       eval_kwargs: those in evaluation.
       rngs: the names of its random streams.
-      features: (variables, x) -> penultimate features [B, D], as a method of the module may return them:
+      features: (variables, x) -> penultimate features [B, D], for instance from a method of the module:
         `lambda variables, x: module.apply(variables, x, method="embed")`.
 
     Returns:
@@ -146,14 +146,14 @@ def from_linen(
 
 
 def from_nnx(model: nnx.Module, *, features: Callable[[Any, Array], Array] | None = None) -> Classifier:
-    """Make a classifier of an nnx network, with its BatchNorm and dropout; `model` itself stays as it is.
+    """Make a classifier from an nnx network, with its BatchNorm and dropout; `model` itself is unchanged.
 
-    The classifier starts at the weights that the model has: `init` does not read its key. Whatever the model keeps
-    beside parameters and random streams is batch_stats. BatchNorm takes its statistics over all devices that train,
-    whatever axis the network itself names.
+    The classifier starts at the model's weights: `init` ignores its key. All state besides parameters and random
+    streams is batch_stats. BatchNorm reduces its statistics over all devices that train, whatever axis the network
+    itself names.
 
     Args:
-      model: maps x [B, H, W, C] to logits [B, K]; its modes are those of `model.train()` and `model.eval()`.
+      model: maps x [B, H, W, C] to logits [B, K], in the modes of `model.train()` and `model.eval()`.
       features: (model, x) -> penultimate features [B, D], like a method of its class.
     """
 
@@ -181,9 +181,9 @@ def from_nnx(model: nnx.Module, *, features: Callable[[Any, Array], Array] | Non
         drop = _dropper(key, x)
 
         class Dropout(nnx.Dropout):
-            def __call__(self, inputs: Array, **how: Any) -> Array:
+            def __call__(self, inputs: Array, **keywords: Any) -> Array:
                 call = super().__call__
-                return drop(lambda x, **own_key: call(x, **{**how, **own_key}), inputs, "rngs")
+                return drop(lambda x, **own_key: call(x, **{**keywords, **own_key}), inputs, "rngs")
 
         for _, module in nnx.iter_modules(network):
             if type(module) is nnx.Dropout:
@@ -201,9 +201,9 @@ def from_nnx(model: nnx.Module, *, features: Callable[[Any, Array], Array] | Non
 
 
 def _dropper(key: Key, x: Array) -> Callable[[Callable[..., Array], Array, str], Array]:
-    """Return what calls dropout layers one after the other, each example with a key of its own as the argument named.
+    """Return a function that calls dropout layers in turn, passing each example its own key as argument `name`.
 
-    Activations that are not [B, ...] are dropped by the layer's own key.
+    Activations that are not [B, ...] are dropped with the layer's own key.
     """
     keys, number = example_keys(key, len(x)), itertools.count()
 
@@ -217,7 +217,7 @@ def _dropper(key: Key, x: Array) -> Callable[[Callable[..., Array], Array, str],
 
 
 def _one(key: Key) -> Key:
-    """One key for a batch: itself, or of keys [B] the first."""
+    """Return one key for a batch: `key` itself, or the first of keys [B]."""
     key = as_key(key)
     return key if key.ndim == 0 else key[0]
 
@@ -225,10 +225,10 @@ def _one(key: Key) -> Key:
 def _checked(logits: Any) -> Array:
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2:
-        told = f"a {type(logits).__name__}" if shape is None else list(shape)
-        raise L2LError(f"the network returns {told}: wrap it in one that returns logits [B, K] alone")
+        result = f"a {type(logits).__name__}" if shape is None else list(shape)
+        raise L2LError(f"the network returns {result}: wrap it in one that returns logits [B, K] alone")
     return logits
 
 
 def _no_features(variables: Tree, x: Array) -> Array:
-    raise L2LError("this classifier has no features, which ait and ait_l2l compare: make it with features=...")
+    raise L2LError("this classifier has no features for ait and ait_l2l to compare: make it with features=...")

@@ -1,6 +1,6 @@
 """The attackers' networks: RNN-Adv's recurrent optimizer and L2L's convolutional attackers.
 
-`create(name, width)` gives L2L's by name; `attacks.learned` makes them optimizers of the input.
+`create(name, width)` makes L2L's by name; `attacks.learned` turns them into optimizers of the input.
 """
 
 import functools
@@ -25,23 +25,23 @@ xavier_sqrt2 = variance_scaling(2.0, "fan_avg", "uniform")
 
 
 class RecurrentOptimizer(nn.Module):
-    """h' = tanh(U g + W h), delta = tanh(V h'), for each coordinate by itself: 120 parameters at hidden = 10.
+    """h' = tanh(U g + W h), delta = tanh(V h'), for each coordinate separately: 120 parameters at hidden = 10.
 
     Improved Adversarial Training via Learned Optimizer, eq. 6 and 7 (see `attacks.learned.recurrent`).
-    The state is flat, hidden units first: products along one long axis of coordinates take half the time of those over
-    the images' own axes.
+    The state is flat, hidden units first: products along one long axis of coordinates take half the time of products
+    over the images' own axes.
     """
 
     hidden: int = 10
     use_bias: bool = False
 
     def initial_state(self, x: Array) -> Array:
-        """Zeros [hidden, x.size]."""
+        """Return zeros [hidden, x.size]."""
         return jnp.zeros((self.hidden, x.size), x.dtype)
 
     @nn.compact
     def __call__(self, g: Array, h: Array) -> tuple[Array, Array]:
-        """g [...], h [hidden, g.size] -> (delta [...] in (-1, 1), h)."""
+        """Map g [...], h [hidden, g.size] to (delta [...] in (-1, 1), h)."""
         init = nn.initializers.normal(self.hidden**-0.5)
         u = self.param("U", init, (self.hidden,)).astype(g.dtype)
         w = self.param("W", init, (self.hidden, self.hidden)).astype(g.dtype)
@@ -59,7 +59,7 @@ class RecurrentOptimizer(nn.Module):
 class GeneratorBlock(nn.Module):
     """BN - PReLU - conv - BN - PReLU - conv, plus a shortcut: SNGAN's generator block without upsampling.
 
-    L2L's released code: BatchNorm without affine parameters, one PReLU slope each, a 1x1 shortcut where the number
+    As in L2L's released code: BatchNorm without affine parameters, one PReLU slope each, a 1x1 shortcut if the number
     of channels changes.
     """
 
@@ -67,7 +67,7 @@ class GeneratorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, norm: Callable[..., BatchNorm]) -> Array:
-        """[B, H, W, C] -> [B, H, W, features]."""
+        """Map [B, H, W, C] to [B, H, W, features]."""
         plain_norm = functools.partial(norm, use_bias=False, use_scale=False)
         conv = functools.partial(Conv, self.features, dtype=x.dtype)
         y = PReLU()(plain_norm()(x))
@@ -82,13 +82,13 @@ class GeneratorBlock(nn.Module):
 class WideAttacker(nn.Module):
     """L2L's attacker of the main tables: conv - generator blocks - BN - conv - tanh.
 
-    Learning to Defend by Learning to Attack, Table 1 lists three blocks and no BatchNorm before the last convolution;
+    Learning to Defend by Learning to Attack, Table 1, lists three blocks and no BatchNorm before the last convolution;
     the released code has four blocks and one.
 
     Attributes:
-      blocks: the channels of the blocks; the first convolution has 64 (or `blocks[-1]`'s share of it when narrowed).
+      blocks: channels of each block.
       first: the channels of the first convolution.
-      last_norm: whether a BatchNorm (without affine parameters) stands before the last convolution.
+      last_norm: whether a BatchNorm (without affine parameters) precedes the last convolution.
     """
 
     blocks: tuple[int, ...] = (128, 256, 128, 64)
@@ -97,7 +97,7 @@ class WideAttacker(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, channels: int, train: bool, axis_name: str | None = None, **_: Any) -> Array:
-        """[B, H, W, C'] -> [B, H, W, channels] in (-1, 1)."""
+        """Map [B, H, W, C'] to [B, H, W, channels] in (-1, 1)."""
         norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name)
         y = Conv(self.first, padding=1, use_bias=False, dtype=x.dtype)(x)
         y = nn.relu(norm(epsilon=1e-3)(y))
@@ -111,11 +111,11 @@ class WideAttacker(nn.Module):
 class SlimAttacker(nn.Module):
     """L2L's smaller attacker (appendix B): half the resolution inside, and a learned scale before the tanh.
 
-    The released code's form: the first convolution has the stride 2 (Table 7 prints 1).
+    As in the released code, the first convolution has stride 2 (Table 7 prints 1).
 
     Attributes:
       width: channels of the first convolution; the blocks have 2 and 1 times as many, the upsampling an eighth.
-      skip: whether the attacker's input goes to the last convolution too.
+      skip: whether the last convolution also gets the attacker's input.
     """
 
     width: int = 128
@@ -123,7 +123,7 @@ class SlimAttacker(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, channels: int, train: bool, axis_name: str | None = None, **_: Any) -> Array:
-        """[B, H, W, C'], H and W even -> [B, H, W, channels] in (-1, 1)."""
+        """Map [B, H, W, C'], H and W even, to [B, H, W, channels] in (-1, 1)."""
         norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name)
         y = Conv(self.width, strides=2, padding=1, use_bias=False, dtype=x.dtype)(x)
         y = nn.relu(norm(epsilon=1e-3)(y))
@@ -147,15 +147,15 @@ ATTACKERS: dict[str, tuple[int, Callable[[int], Any]]] = {
     "slim": (128, lambda width: SlimAttacker(width)),
     "slim_no_skip": (128, lambda width: SlimAttacker(width, skip=False)),
 }
-"""name -> (the papers' width, network of a given width)."""
+"""Name -> (the papers' width, network of a given width)."""
 
 
 def create(name: str, *, width: int | None = None) -> nn.Module:
-    """One of L2L's convolutional attackers: wide, wide_paper, slim, slim_no_skip.
+    """Return one of L2L's convolutional attackers: wide, wide_paper, slim, slim_no_skip.
 
     Args:
       name: a key of `ATTACKERS`.
-      width: channels of the first convolution, the papers' (64 wide, 128 slim) where not given.
+      width: channels of the first convolution; the papers' by default (64 wide, 128 slim).
 
     Raises:
       L2LError: an unknown name, or a width below 1.

@@ -1,7 +1,7 @@
 """Plain convolutional networks: `SmallCNN` and `LeNet5` for MNIST, `VGG16` for CIFAR, `DigitsCNN` for 8x8.
 
-Each maps images [B, H, W, C] in [0, 1] to (logits [B, K], penultimate features [B, D]), and takes one key
-per example [B] for training.
+Each maps images [B, H, W, C] in [0, 1] to (logits [B, K], penultimate features [B, D]), and takes one key per example
+[B] for training.
 """
 
 import functools
@@ -28,7 +28,7 @@ class DigitsCNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
-        """[B, 8, 8, 1] -> [B, K], [B, 1024]."""
+        """Map [B, 8, 8, 1] to [B, K], [B, 1024]."""
         conv = functools.partial(layers.Conv, padding=1, dtype=self.dtype)
         x = nn.relu(conv(32)(x))
         x = nn.relu(conv(64, strides=2)(x))
@@ -40,7 +40,7 @@ class DigitsCNN(nn.Module):
 class SmallCNN(nn.Module):
     """The four-convolution MNIST network of Carlini and Wagner, as in TRADES' code: 312,202 parameters.
 
-    The last layer starts at zero. Dropout acts in training only.
+    The last layer starts at zero. Dropout is active in training only.
 
     Reference: Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy (2019), code.
     """
@@ -53,7 +53,7 @@ class SmallCNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
-        """[B, 28, 28, 1] -> [B, K], [B, 200]; with dropout where there are keys [B]."""
+        """Map [B, 28, 28, 1] to [B, K], [B, 200]; with dropout if there are keys [B]."""
         zeros = initializers.zeros
         conv = functools.partial(layers.Conv, kernel_init=layers.kaiming_fan_in, bias_init=zeros, dtype=self.dtype)
         dense = functools.partial(layers.Dense, dtype=self.dtype)
@@ -70,7 +70,7 @@ class SmallCNN(nn.Module):
 class LeNet5(nn.Module):
     """LeNet-5 with ReLU and max pooling, as in L2L-DA's code: 61,706 parameters.
 
-    It returns logits, where the code's network ends in a log-softmax (which cross-entropy ignores).
+    It returns logits; the code's network ends in a log-softmax (which cross-entropy ignores).
     """
 
     num_classes: int = 10
@@ -81,7 +81,7 @@ class LeNet5(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
-        """[B, 28, 28, 1] -> [B, K], [B, 84]."""
+        """Map [B, 28, 28, 1] to [B, K], [B, 84]."""
         conv = functools.partial(
             layers.Conv,
             kernel_size=5,
@@ -100,7 +100,7 @@ class LeNet5(nn.Module):
 class VGG16(nn.Module):
     """VGG-16 with BatchNorm for 32x32 images, as in RNN-Adv's experiments: 14,728,266 parameters.
 
-    Thirteen 3x3 convolutions (with bias), a 2x2 max pooling after each group, and one linear layer.
+    Thirteen 3x3 convolutions (with bias), 2x2 max pooling after each group, and one linear layer.
     """
 
     num_classes: int = 10
@@ -111,7 +111,7 @@ class VGG16(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
-        """[B, 32, 32, C] -> [B, K], [B, 512]."""
+        """Map [B, 32, 32, C] to [B, K], [B, 512]."""
         norm = functools.partial(
             layers.BatchNorm,
             use_running_average=not self.train,

@@ -1,15 +1,14 @@
 """A 2-D convolution whose gradients are fast on XLA:CPU, inside `lax.scan` too.
 
-XLA's own rules for the gradients of a convolution miss its fast path on CPU when they stand in a loop,
-and often outside one: by 10 to 100 times (jax-ml/jax issue 12868). Everything here rests on one
-trilinear form of images x, kernel k and output y, for given strides and padding:
+XLA's own gradients of a convolution miss its fast path on CPU inside a loop, and often outside one: by a factor of 10
+to 100 (jax-ml/jax issue 12868). This module builds on one trilinear form of images x, kernel k and output y, for given
+strides and padding:
 
     T(x, k, y) = sum_{b, p, i, c, o}  x[b, s p + i - pad, c]  k[i, c, o]  y[b, p, o]
 
-Its three partial derivatives are the convolution (by y), the gradient for the images, which is also the
-transposed convolution (by x), and the gradient for the kernel (by k). Each is written so that the CPU
-compiler takes its fast path, and the derivatives of each are the other two: reverse mode works to any
-order, and every order is fast.
+Its three partial derivatives are the convolution (by y), the gradient for the images, which is also the transposed
+convolution (by x), and the gradient for the kernel (by k). Each is written so that the CPU compiler takes its fast
+path, and the derivatives of each are the other two: reverse mode works to any order, and every order is fast.
 
     y = conv2d(x, kernel, strides=(2, 2), padding=1)
     with stock_convolution():            # forward mode: jax.jvp, jax.hessian
@@ -37,7 +36,7 @@ _force_stock = False
 def stock_convolution() -> Iterator[None]:
     """Build convolutions with JAX's own derivative rules, which have a forward mode (`jax.jvp`).
 
-    Read when a function is traced: one that is already compiled keeps the rules it was traced with.
+    This applies while a function is traced: a compiled function keeps the rules it was traced with.
     """
     global _force_stock
     before, _force_stock = _force_stock, True
@@ -48,7 +47,7 @@ def stock_convolution() -> Iterator[None]:
 
 
 def conv2d(x: Array, kernel: Array, *, strides: Pair = (1, 1), padding: int | tuple[Pair, Pair]) -> Array:
-    """Convolve (cross-correlate) images with a kernel, as torch's Conv2d does.
+    """Convolve (cross-correlate) images with a kernel, like torch's Conv2d.
 
     Args:
       x: images [B, H, W, C].
@@ -66,15 +65,15 @@ def conv2d(x: Array, kernel: Array, *, strides: Pair = (1, 1), padding: int | tu
 
 
 def conv_transpose2d(x: Array, kernel: Array, *, strides: Pair, padding: int) -> Array:
-    """Transpose of `conv2d`, as torch's ConvTranspose2d: kernel 4, stride 2, padding 1 doubles the size.
+    """Apply the transpose of `conv2d`, like torch's ConvTranspose2d: kernel 4, stride 2, padding 1 doubles the size.
 
     y[b, s p + i - padding, o] += x[b, p, c] kernel[i, o, c], over positions p and offsets i.
 
     Args:
       x: images [B, H, W, C].
-      kernel: [kh, kw, O, C]: the kernel of the convolution from O to C channels that this transposes.
+      kernel: [kh, kw, O, C], that of the convolution from O to C channels.
       strides: factors of upsampling.
-      padding: rows and columns cut off each side.
+      padding: rows and columns removed on each side.
 
     Returns:
       [B, (H - 1) * stride + kh - 2 * padding, same for W, O].
@@ -87,7 +86,7 @@ def conv_transpose2d(x: Array, kernel: Array, *, strides: Pair, padding: int) ->
 
 
 class _Geometry(NamedTuple):
-    """What is static about one convolution: sizes (height, width) of image, kernel and output."""
+    """The static sizes (height, width) of one convolution's image, kernel and output."""
 
     image: Pair
     kernel: Pair
@@ -99,7 +98,7 @@ class _Geometry(NamedTuple):
 def _geometry(
     image: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padding: int | tuple[Pair, Pair]
 ) -> _Geometry:
-    """From the shapes of images and kernel."""
+    """Return the geometry from the shapes of images and kernel."""
     (top, bottom), (left, right) = ((padding, padding),) * 2 if isinstance(padding, int) else padding
     output = (
         (image[1] + top + bottom - kernel[0]) // strides[0] + 1,
@@ -117,19 +116,19 @@ def _stock(x: Array, kernel: Array, geo: _Geometry) -> Array:
 
 
 def _stock_transpose(y: Array, kernel: Array, geo: _Geometry) -> Array:
-    """Convolve y, dilated by the strides, with the kernel flipped and its channels swapped."""
+    """Convolve y, dilated by the strides, with the flipped kernel, its channels swapped."""
     return lax.conv_general_dilated(
         y, _flip(kernel), (1, 1), _opposite(geo), lhs_dilation=geo.strides, dimension_numbers=DIMENSIONS
     )
 
 
 def _flip(kernel: Array) -> Array:
-    # The barrier keeps the compiler from folding the flip into the convolution, off its fast path.
+    # The barrier keeps the compiler from folding the flip into the convolution, which would leave its fast path.
     return lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 def _opposite(geo: _Geometry) -> tuple[Pair, Pair]:
-    """The padding with which y, dilated, gives x."""
+    """Return the padding with which y, dilated, gives x."""
     (top, _), (left, _) = geo.padding
     height, width = ((n - 1) * s + 1 for n, s in zip(geo.output, geo.strides, strict=True))
     return (
@@ -138,26 +137,26 @@ def _opposite(geo: _Geometry) -> tuple[Pair, Pair]:
     )
 
 
-# A convolution with strides s is one without, of blocks: with the s x s pixels of a block as its channels (and the
-# padding made part of the image), offset i in the kernel is offset a = i mod s in a block and block i div s.
+# A convolution with strides s equals one without strides on blocks: the s x s pixels of a block are its channels (and
+# the padding is part of the image), and offset i in the kernel is offset a = i mod s in block i div s.
 
 
 def _taps(geo: _Geometry) -> Pair:
-    """The size of the kernel in blocks."""
+    """Return the kernel's size in blocks."""
     return -(-geo.kernel[0] // geo.strides[0]), -(-geo.kernel[1] // geo.strides[1])
 
 
 def _image_to_blocks(x: Array, geo: _Geometry) -> Array:
-    """[B, H, W, C] -> [B, H' + taps - 1, W' + taps - 1, sh * sw * C]."""
+    """Map [B, H, W, C] to [B, H' + taps - 1, W' + taps - 1, sh * sw * C]."""
     (sh, sw), (m, n) = geo.strides, ((o + t - 1) for o, t in zip(geo.output, _taps(geo), strict=True))
     (top, _), (left, _) = geo.padding
-    ends = ((top, m * sh - top - x.shape[1]), (left, n * sw - left - x.shape[2]))  # negative: cut off
+    ends = ((top, m * sh - top - x.shape[1]), (left, n * sw - left - x.shape[2]))  # negative: cropped
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*end, 0) for end in ends), (0, 0, 0)])
     return x.reshape(len(x), m, sh, n, sw * x.shape[3]).swapaxes(2, 3).reshape(len(x), m, n, -1)
 
 
 def _blocks_to_image(blocks: Array, geo: _Geometry) -> Array:
-    """The inverse of `_image_to_blocks`, zero where that cut off."""
+    """Invert `_image_to_blocks`, with zeros where it cropped."""
     b, m, n, channels = blocks.shape
     sh, sw = geo.strides
     x = blocks.reshape(b, m, n, sh, channels // sh).swapaxes(2, 3).reshape(b, m * sh, n * sw, channels // (sh * sw))
@@ -167,7 +166,7 @@ def _blocks_to_image(blocks: Array, geo: _Geometry) -> Array:
 
 
 def _kernel_to_blocks(kernel: Array, geo: _Geometry) -> Array:
-    """[kh, kw, C, O] -> [taps, taps, sh * sw * C, O]."""
+    """Map [kh, kw, C, O] to [taps, taps, sh * sw * C, O]."""
     (sh, sw), (th, tw) = geo.strides, _taps(geo)
     kh, kw, c, o = kernel.shape
     kernel = jnp.pad(kernel, ((0, th * sh - kh), (0, tw * sw - kw), (0, 0), (0, 0)))
@@ -175,7 +174,7 @@ def _kernel_to_blocks(kernel: Array, geo: _Geometry) -> Array:
 
 
 def _blocks_to_kernel(blocks: Array, geo: _Geometry) -> Array:
-    """The inverse of `_kernel_to_blocks`."""
+    """Invert `_kernel_to_blocks`."""
     (th, tw), (sh, sw), o = _taps(geo), geo.strides, blocks.shape[-1]
     kernel = blocks.reshape(th, tw, sh, -1, o).swapaxes(1, 2).reshape(th * sh, tw * sw, -1, o)
     return kernel[: geo.kernel[0], : geo.kernel[1]]
@@ -183,13 +182,13 @@ def _blocks_to_kernel(blocks: Array, geo: _Geometry) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, geo: _Geometry) -> Array:
-    """dT/dy: [B, H, W, C], [kh, kw, C, O] -> [B, H', W', O]."""
+    """Compute dT/dy: [B, H, W, C], [kh, kw, C, O] -> [B, H', W', O]."""
     return correlate(x, kernel, geo.strides, geo.padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pull_back_image(y: Array, kernel: Array, geo: _Geometry) -> Array:
-    """dT/dx: [B, H', W', O], [kh, kw, C, O] -> [B, H, W, C]."""
+    """Compute dT/dx: [B, H', W', O], [kh, kw, C, O] -> [B, H, W, C]."""
     if geo.strides == (1, 1):
         return correlate(y, _flip(kernel), (1, 1), _opposite(geo))
     th, tw = _taps(geo)
@@ -199,7 +198,7 @@ def _pull_back_image(y: Array, kernel: Array, geo: _Geometry) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pull_back_kernel(x: Array, y: Array, geo: _Geometry) -> Array:
-    """dT/dk: [B, H, W, C], [B, H', W', O] -> [kh, kw, C, O]."""
+    """Compute dT/dk: [B, H, W, C], [B, H', W', O] -> [kh, kw, C, O]."""
     if geo.strides == (1, 1):
         return kernel_gradient(x, y, geo.kernel, geo.padding)
     return _blocks_to_kernel(kernel_gradient(_image_to_blocks(x, geo), y, _taps(geo), ((0, 0), (0, 0))), geo)

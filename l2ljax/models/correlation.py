@@ -1,6 +1,6 @@
-"""Correlations of images with kernels as XLA:CPU computes them fast; which way is the fastest was measured.
+"""Correlations of images with kernels that are fast on XLA:CPU; the choices among them were measured.
 
-Plain functions without derivative rules: `convolution` has those.
+These are plain functions without derivative rules, which are in `convolution`.
 """
 
 import jax.numpy as jnp
@@ -15,18 +15,18 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 FEW = 4
-"""Up to this many output channels, one matrix product whose parts are added shifted is up to five times faster."""
+"""Up to this many output channels, one matrix product with shifted sums of its parts is up to five times faster."""
 PART = 8
-"""Images whose part of a kernel's gradient is computed at a time."""
+"""The number of images per part of a kernel's gradient."""
 
 
 def correlate(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
-    """The convolution itself. With few channels, neighbouring columns of the output become channels.
+    """Convolve. With few channels, neighbouring columns of the output become channels.
 
-    The compiler's matrix products are too narrow to be fast there. A kernel that holds `block` copies of itself, each a
-    column further, fills them, at the price of products with zeros; the output then has the same entries in the same
-    order. It pays from or to an image's channels; between layers of 16 channels too where a device is one core (a third
-    of the time less), but not where two share the work, for the compiler does not cut this one into parts.
+    Matrix products with few channels are too narrow for the compiler. A kernel with `block` copies of itself, each
+    shifted by a column, fills them, at the price of products with zeros; the output has the same entries in the same
+    order. This pays from or to an image's channels, and between layers of 16 channels if a device is one core (a third
+    less time), but not if two cores share the work, as the compiler does not split it.
     """
     _, kw, c, o = kernel.shape
     if o <= FEW and strides == (1, 1) and x.dtype.itemsize >= 4:
@@ -52,10 +52,10 @@ def correlate(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array
 
 
 def compiled(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
-    """The compiler's convolution; without padding it gets a row of zeros, whose output is cut off.
+    """Run the compiler's convolution; without padding, add a row of zeros, whose output is cropped.
 
-    Else a batch of more than about 32,000 pixels takes it seven times as long (3x3, 32 channels), and three times as
-    long for a kernel's gradient. A kernel of one pixel is a matrix product there, and stays one.
+    Otherwise a batch of more than about 32,000 pixels takes seven times as long (3x3, 32 channels), and three times as
+    long for a kernel's gradient. A kernel of one pixel is a matrix product, and stays one.
     """
     if padding != ((0, 0), (0, 0)) or kernel.shape[:2] == (1, 1):
         return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=DIMENSIONS)
@@ -64,12 +64,12 @@ def compiled(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
 
 
 def _fits_rows(x: Array, kernel: Array, strides: Pair) -> bool:
-    """Whether `_correlate_rows` is faster than the convolution: measured for 16 to 640 channels on 2 cores.
+    """Return whether `_correlate_rows` is faster than the convolution: measured for 16 to 640 channels on 2 cores.
 
-    Cut into parts for two cores, the compiler's convolution reaches half of its speed with 64 channels and fewer, and
-    less on images of a few pixels (resnet20 on 8x8: a third of what this gives); with 16 channels these products are
-    too narrow, too. The larger intermediate has to stay in the cache. A device with one core does not cut. Half
-    precision is left to the convolution, which sums all products before it rounds.
+    Split over two cores, the compiler's convolution reaches half of its speed with 64 channels and fewer, and less on
+    images of a few pixels (resnet20 on 8x8: a third of the rows' speed); with 16 channels the rows' products are too
+    narrow, too. The larger intermediate has to stay in the cache. A device with one core does not split. Half precision
+    is left to the convolution, which sums all products before it rounds.
     """
     kh, kw, c, o = kernel.shape
     narrow = min(c, o) >= 32 and max(c, o) <= 64
@@ -78,7 +78,7 @@ def _fits_rows(x: Array, kernel: Array, strides: Pair) -> bool:
 
 
 def _correlate_rows(x: Array, kernel: Array, padding: Padding) -> Array:
-    """The convolution without strides as kh matrix products, one for each row of the kernel."""
+    """Convolve without strides by kh matrix products, one per row of the kernel."""
     kh, kw, c, o = kernel.shape
     columns = _columns(x, kw, padding)
     height = columns.shape[1] - kh + 1
@@ -87,15 +87,15 @@ def _correlate_rows(x: Array, kernel: Array, padding: Padding) -> Array:
 
 
 def _columns(x: Array, kw: int, padding: Padding) -> Array:
-    """The padded image with the kw columns under a kernel as channels, [B, H + padding, W', kw * C]."""
+    """Return the padded image with the kw columns under a kernel as channels, [B, H + padding, W', kw * C]."""
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*ends, 0) for ends in padding), (0, 0, 0)])
-    x = lax.optimization_barrier(x)  # or what makes x is done again for each of its copies
+    x = lax.optimization_barrier(x)  # else x is recomputed for each of its copies
     width = x.shape[2] - kw + 1
     return jnp.concatenate([x[:, :, j : j + width] for j in range(kw)], axis=3)
 
 
 def _add_shifted(x: Array, kernel: Array, padding: Padding) -> Array:
-    """The convolution without strides as one matrix product with the whole kernel, whose parts are added shifted."""
+    """Convolve without strides by one matrix product with the whole kernel, adding its parts shifted."""
     kh, kw, c, o = kernel.shape
     (top, bottom), (left, right) = padding
     products = x.reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)
@@ -113,9 +113,9 @@ def _add_shifted(x: Array, kernel: Array, padding: Padding) -> Array:
 def kernel_gradient(x: Array, y: Array, kernel: Pair, padding: Padding) -> Array:
     """Return the gradient of a kernel, sum over images b and positions p of x[b, p + i - padding, c] y[b, p, o].
 
-    Each row of the kernel is a matrix product of y with the columns of pixels beside each other, summed over parts of
-    `PART` images, which stay in the cache. GFLOP/s at batch 128 on a processor with AVX-512, with a device on each of
-    two cores / one device on both:
+    Each row of the kernel is a matrix product of y with the columns of adjacent pixels, summed over parts of `PART`
+    images, which stay in the cache. GFLOP/s at batch 128 on a processor with AVX-512, with a device per core on two
+    cores / one device on both:
 
                               16 ch. 32x32   32 ch. 16x16   64 ch. 8x8   128 ch. 16x16
       these products             67 / 88        90 / 154     170 / 143      192 / 216
@@ -123,8 +123,8 @@ def kernel_gradient(x: Array, y: Array, kernel: Pair, padding: Padding) -> Array
       a convolution, batch
       and channels swapped       95 / 56        65 / 64      196 / 94       156 / 124
 
-    On one with AVX2 that convolution reached 15, 30 and 43. The narrower side makes the columns: with 64 channels and
-    3 the products take 12 ms, the other way round 65.
+    With AVX2 that convolution reached 15, 30 and 43. The narrower side makes the columns: with 64 channels and 3, the
+    products take 12 ms, and 65 ms the other way round.
 
     Args:
       x: images [B, H, W, C].
@@ -135,7 +135,7 @@ def kernel_gradient(x: Array, y: Array, kernel: Pair, padding: Padding) -> Array
     Returns:
       [kh, kw, C, O], summed in float32 or wider.
     """
-    if x.shape[3] > y.shape[3]:  # as images y, whose outputs are x: every offset is the opposite one
+    if x.shape[3] > y.shape[3]:  # with images y and outputs x, every offset is reversed
         ends = zip(kernel, padding, y.shape[1:3], x.shape[1:3], strict=False)
         opposite = [(k - 1 - low, n - m + low) for k, (low, _), m, n in ends]
         return kernel_gradient(y, x, kernel, (opposite[0], opposite[1]))[::-1, ::-1].swapaxes(2, 3)

@@ -1,6 +1,6 @@
-"""The generators of perturbations: L2L-DA's U-Net, and the encoder-decoder of AdvGAN and GAP with its discriminator.
+"""Generators of perturbations: L2L-DA's U-Net, and the encoder-decoder of AdvGAN and GAP with its discriminator.
 
-All map what an attacker sees, [B, H, W, C'], to (-1, 1)^[B, H, W, channels] (see `attacks.learned.convolutional`).
+All map an attacker's inputs, [B, H, W, C'], to (-1, 1)^[B, H, W, channels] (see `attacks.learned.convolutional`).
 """
 
 import functools
@@ -20,15 +20,15 @@ __all__ = ["ConditionalBatchNorm", "Discriminator", "EncoderDecoder", "UNet"]
 class ConditionalBatchNorm(nn.Module):
     """BatchNorm whose scale and shift depend on the class: gamma = gamma_y + gamma_shared, and beta likewise.
 
-    As in L2L-DA's released code: epsilon 1e-10, momentum 0.9, gamma_y ~ N(0, 0.02), gamma_shared ~ N(1, 0.02), beta
-    0. With `num_classes=0` the shared row alone is left.
+    As in L2L-DA's released code: epsilon 1e-10, momentum 0.9, gamma_y ~ N(0, 0.02), gamma_shared ~ N(1, 0.02), beta 0.
+    With `num_classes=0` only the shared row remains.
     """
 
     num_classes: int
 
     @nn.compact
     def __call__(self, x: Array, y: Array, train: bool, axis_name: str | None = None) -> Array:
-        """x [B, H, W, C], y [B] -> [B, H, W, C]."""
+        """Map x [B, H, W, C], y [B] to [B, H, W, C]."""
         norm = BatchNorm(
             use_running_average=not train,
             axis_name=axis_name if train else None,
@@ -49,14 +49,14 @@ class UNet(nn.Module):
     """L2L-DA's generator: two levels down, two up, the latent at the first three layers, the label in the BatchNorms.
 
     The released code's layers, all convolutions without bias: 3x3; 4x4 stride 2, CBN; 4x4 stride 2 (each after the
-    encoded latent is tiled and concatenated, each followed by a leaky ReLU); transposed 4x4 stride 2, CBN, ReLU,
-    twice, each joined by the layer of its size on the way down; 3x3, tanh. 500,944 parameters for CIFAR-10 with
-    image, gradient and delta as inputs, 495,184 for MNIST.
+    encoded latent is tiled and concatenated, each followed by a leaky ReLU); transposed 4x4 stride 2, CBN, ReLU, twice,
+    each joined by the layer of its size on the way down; 3x3, tanh. 500,944 parameters for CIFAR-10 with image,
+    gradient and delta as inputs, 495,184 for MNIST.
 
     Attributes:
       width: channels of the first convolution.
       latent: size of z; 0 for a deterministic generator.
-      num_classes: K, or 0 for a generator that does not see the label.
+      num_classes: K, or 0 for a generator without labels.
     """
 
     width: int = 64
@@ -67,7 +67,7 @@ class UNet(nn.Module):
     def __call__(
         self, x: Array, *, channels: int, train: bool, y: Array, z: Array, axis_name: str | None = None
     ) -> Array:
-        """x [B, H, W, C'], H and W multiples of 4; labels y [B]; z [B, latent] -> [B, H, W, channels] in (-1, 1)."""
+        """Map x [B, H, W, C'], H and W multiples of 4, y [B] and z [B, latent] to [B, H, W, channels] in (-1, 1)."""
         _check_halves_twice(x)
         conv = functools.partial(Conv, use_bias=False, padding=1, kernel_init=normal(0.02), dtype=x.dtype)
         up = functools.partial(ConvTranspose, kernel_init=normal(0.02), dtype=x.dtype)
@@ -103,7 +103,7 @@ class EncoderDecoder(nn.Module):
 
     Attributes:
       width: w, 8 in AdvGAN.
-      blocks: of two convolutions each, 4 in AdvGAN.
+      blocks: number of blocks of two convolutions, 4 in AdvGAN.
     """
 
     width: int = 8
@@ -113,7 +113,7 @@ class EncoderDecoder(nn.Module):
     def __call__(
         self, x: Array, *, channels: int, train: bool, y: Array, z: Array, axis_name: str | None = None
     ) -> Array:
-        """x [B, H, W, C'], H and W multiples of 4; y and z are not read -> [B, H, W, channels] in (-1, 1)."""
+        """Map x [B, H, W, C'], H and W multiples of 4, to [B, H, W, channels] in (-1, 1); y and z are not used."""
         _check_halves_twice(x)
         conv = functools.partial(Conv, padding=1, use_bias=False, dtype=x.dtype)
         norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name if train else None)
@@ -129,13 +129,13 @@ class EncoderDecoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """AdvGAN's: three convolutions of stride 2 with leaky ReLUs, mean over the image, linear (Xiao et al., 2018)."""
+    """AdvGAN's discriminator: three convolutions of stride 2 with leaky ReLUs, mean over the image, linear."""
 
     width: int = 8
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Images [B, H, W, C] -> logits [B]: large for clean ones."""
+        """Map images [B, H, W, C] to logits [B], large for clean images."""
         for features in (self.width, 2 * self.width, 4 * self.width):
             x = nn.leaky_relu(Conv(features, 4, strides=2, padding=1, dtype=x.dtype)(x), 0.2)
         dense: Any = nn.Dense(1, dtype=x.dtype)
@@ -144,4 +144,4 @@ class Discriminator(nn.Module):
 
 def _check_halves_twice(x: Array) -> None:
     if x.shape[1] % 4 or x.shape[2] % 4:
-        raise L2LError(f"the generator halves images twice: {x.shape[1]} x {x.shape[2]} are not multiples of 4")
+        raise L2LError(f"images are {x.shape[1]} x {x.shape[2]}: the generator needs multiples of 4")

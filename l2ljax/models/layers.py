@@ -1,7 +1,7 @@
-"""The layers that all networks share, with torch's conventions, in which the papers' code is written.
+"""The layers of all networks, with the conventions of torch, in which the papers' code is written.
 
-`Conv` and `ConvTranspose` (explicit padding; gradients that are fast on CPU, see `convolution`),
-`BatchNorm` (torch's momentum and epsilon), `PReLU`, `dropout` (one mask per example) and initializers.
+`Conv` and `ConvTranspose` (explicit padding; gradients that are fast on CPU, see `convolution`), `BatchNorm` (torch's
+momentum and epsilon), `PReLU`, `dropout` (one mask per example) and initializers.
 
     y = Conv(64, 3, strides=2, padding=1, use_bias=False)(x)     # in a linen module
     y = BatchNorm(use_running_average=not train, axis_name=axis_name)(y)
@@ -31,15 +31,15 @@ torch_uniform = variance_scaling(1 / 3, "fan_in", "uniform")
 kaiming_fan_in = variance_scaling(2.0, "fan_in", "normal")
 """N(0, 2 / fan_in): torch's `kaiming_normal_`."""
 kaiming_fan_out = variance_scaling(2.0, "fan_out", "normal")
-"""N(0, 2 / fan_out): the Wide ResNets' choice."""
+"""N(0, 2 / fan_out), as in Wide ResNets."""
 
 
 class BatchNorm(nn.Module):
     """Normalize each channel, with torch's defaults (torch writes momentum 0.9 as 0.1).
 
-    y = scale (x - mean) / sqrt(var + epsilon) + bias, with the statistics of the batch (of all devices along
-    `axis_name`), or with the running ones. The running variance gathers the biased batch variance, where torch's is the
-    unbiased one: n / (n - 1) times it. In training mode the derivative is `normalize`'s.
+    y = scale (x - mean) / sqrt(var + epsilon) + bias, with the statistics of the batch (over all devices along
+    `axis_name`), or with the running ones. The running variance averages the biased batch variance; torch's is
+    unbiased, n / (n - 1) times it. In training mode the derivative is `normalize`'s.
     """
 
     use_running_average: bool
@@ -52,7 +52,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, ..., C] -> the same shape."""
+        """Map [B, ..., C] to the same shape."""
         channels = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         var = self.variable("batch_stats", "var", jnp.ones, channels)
@@ -70,7 +70,7 @@ class BatchNorm(nn.Module):
 
 
 Dense = functools.partial(nn.Dense, kernel_init=torch_uniform)
-"""`nn.Dense` with torch's default weights; the bias starts at zero, torch's is uniform like the weights."""
+"""`nn.Dense` with torch's default weights; the bias starts at zero (torch's is uniform like the weights)."""
 
 
 class Conv(nn.Module):
@@ -90,7 +90,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, H, W, C] -> [B, (H + 2 padding - kernel_size) // strides + 1, same for W, features]."""
+        """Map [B, H, W, C] to [B, (H + 2 padding - kernel_size) // strides + 1, same for W, features]."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=(self.strides,) * 2, padding=self.padding)
@@ -115,7 +115,7 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, H, W, C] -> [B, (H - 1) strides + kernel_size - 2 padding, same for W, features]."""
+        """Map [B, H, W, C] to [B, (H - 1) strides + kernel_size - 2 padding, same for W, features]."""
         shape = (self.kernel_size, self.kernel_size, self.features, x.shape[-1])
         kernel = self.param("kernel", self.kernel_init, shape)
         return conv_transpose2d(
@@ -124,20 +124,20 @@ class ConvTranspose(nn.Module):
 
 
 class PReLU(nn.Module):
-    """max(x, 0) + a min(x, 0) with one learned slope a, 0.25 at first: torch's default."""
+    """max(x, 0) + a min(x, 0) with one learned slope a, initially 0.25: torch's default."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Any shape -> the same."""
+        """Map any shape to the same."""
         slope = self.param("slope", nn.initializers.constant(0.25), ())
         return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
 
 
 def max_pool(x: Array) -> Array:
-    """2x2 max pooling, stride 2: [B, H, W, C] -> [B, H // 2, W // 2, C].
+    """Pool by 2x2 maxima with stride 2: [B, H, W, C] -> [B, H // 2, W // 2, C].
 
-    Of equal entries the first (in rows, then columns) takes the gradient, as in torch: on MNIST's flat
-    background that decides the gradient. Comparisons, because XLA:CPU's own pooling gradient is slow.
+    In a tie the first entry (in rows, then columns) takes the gradient, as in torch: on MNIST's flat background that
+    decides the gradient. This uses comparisons, because XLA:CPU's own pooling gradient is slow.
     """
     x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
 
@@ -151,8 +151,8 @@ def max_pool(x: Array) -> Array:
 def dropout(keys: Key, x: Array, rate: float) -> Array:
     """Zero entries with probability `rate`, scale the others by 1 / (1 - rate).
 
-    Example i draws from keys[i] alone, so its mask depends neither on its neighbours nor on how the
-    batch is split over devices.
+    Example i draws from keys[i] alone, so its mask depends neither on its neighbours nor on the split of the batch over
+    devices.
 
     Args:
       keys: one key per example [B] (see `types.example_keys`).

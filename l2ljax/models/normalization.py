@@ -1,8 +1,8 @@
-"""Normalization by the statistics of a batch, with its derivative in closed form.
+"""Normalization by a batch's statistics, with its derivative in closed form.
 
-Differentiated operation by operation, it keeps several arrays as large as x for the way back and reads each of them
-again; this one keeps x alone. A joint step of L2L with its convolutional attacker takes 0.92 of the time, and its
-devices wait for each other once a layer on the way back.
+Differentiated operation by operation, it keeps several arrays as large as x for the backward pass and reads each again;
+this function keeps x alone. A joint step of L2L with its convolutional attacker takes 0.92 of the time, and devices
+wait for each other once a layer in the backward pass.
 """
 
 import functools
@@ -31,16 +31,16 @@ def normalize(x: Array, scale: Array, bias: Array, epsilon: float, axis_name: st
       scale: [C].
       bias: [C].
       epsilon: added to the variance.
-      axis_name: of the devices that share the batch, or None. dscale and dbias are each device's own.
+      axis_name: the axis of the devices that share the batch, or None. dscale and dbias are each device's own.
 
     Returns:
-      y as x, in float32 or wider; mean and biased variance [C], which are constants to derivatives.
+      y, of x's shape, in float32 or wider; mean and biased variance [C], which are constants in derivatives.
     """
     return _forward(x, scale, bias, epsilon, axis_name)[0]
 
 
 def _means(a: Array, b: Array, axis_name: str | None) -> Array:
-    """Over all but the channels and over the devices, [2, C]."""
+    """Average over all but the channels and over the devices, [2, C]."""
     axes = tuple(range(a.ndim - 1))
     means = jnp.stack([a.mean(axes), b.mean(axes)])
     return means if axis_name is None else lax.pmean(means, axis_name)

@@ -1,7 +1,7 @@
-"""Residual networks: one `ResNet`, two blocks, and the six networks as partials of it.
+"""Residual networks: one `ResNet`, two blocks, and six networks as partials of it.
 
 For small images `resnet20` (zero-padding shortcuts, input normalization inside), `resnet18`, `preact_resnet18`,
-`wrn_28_10`, `wrn_34_10`; for large ones `resnet18_imagenet`. All take images of any size and number of channels.
+`wrn_28_10`, `wrn_34_10`; for large images `resnet18_imagenet`. All take images of any size and number of channels.
 """
 
 import functools
@@ -17,24 +17,16 @@ from l2ljax.models import layers
 from l2ljax.types import Array, Key
 
 __all__ = [
-    "RESNETS",
-    "BasicBlock",
-    "PreActBlock",
-    "ResNet",
-    "preact_resnet18",
-    "resnet18",
-    "resnet18_imagenet",
-    "resnet20",
-    "wrn_28_10",
-    "wrn_34_10",
+    "RESNETS", "BasicBlock", "PreActBlock", "ResNet", "preact_resnet18", "resnet18", "resnet18_imagenet", "resnet20",
+    "wrn_28_10", "wrn_34_10",
 ]  # fmt: skip
 
 
 class BasicBlock(nn.Module):
     """relu(BN(conv(relu(BN(conv(x))))) + shortcut(x)) (He et al., 2015).
 
-    Where the shape changes, the shortcut is a 1x1 convolution and BatchNorm (their option B), or, with
-    `zero_pad`, every second pixel and zeros for the new channels (option A).
+    If the shape changes, the shortcut is a 1x1 convolution and BatchNorm (their option B), or, with `zero_pad`, every
+    second pixel and zeros for the new channels (option A).
     """
 
     width: int
@@ -45,7 +37,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), width]."""
+        """Map [B, H, W, C] to [B, ceil(H / strides), ceil(W / strides), width]."""
         y = self.conv(self.width, 3, strides=self.strides, padding=1)(x)
         y = nn.relu(self.norm()(y))
         y = self.conv(self.width, 3, padding=1)(y)
@@ -63,7 +55,7 @@ class BasicBlock(nn.Module):
 class PreActBlock(nn.Module):
     """conv(relu(BN(conv(z)))) + shortcut, z = relu(BN(x)) (He et al., 2016).
 
-    The shortcut is x; where the shape changes, a 1x1 convolution of z.
+    The shortcut is x, or a 1x1 convolution of z if the shape changes.
     """
 
     width: int
@@ -73,7 +65,7 @@ class PreActBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), width]."""
+        """Map [B, H, W, C] to [B, ceil(H / strides), ceil(W / strides), width]."""
         z = nn.relu(self.norm()(x))
         y = self.conv(self.width, 3, strides=self.strides, padding=1)(z)
         y = nn.relu(self.norm()(y))
@@ -87,16 +79,16 @@ class ResNet(nn.Module):
     """A stem, groups of blocks (each but the first halves the size), average pooling, linear.
 
     Attributes:
-      widths: channels of each group.
-      depths: blocks of each group.
+      widths: channels in each group.
+      depths: blocks in each group.
       block: `BasicBlock` or `PreActBlock`.
       stem: channels of the first convolution.
-      stem_quarters: that convolution is ImageNet's, 7x7 with stride 2, and a 3x3 max pooling with stride 2 follows,
+      stem_quarters: use ImageNet's first convolution, 7x7 with stride 2, followed by 3x3 max pooling with stride 2,
         instead of 3x3 with stride 1 and no pooling.
       stem_norm: BatchNorm and ReLU after the first convolution.
       final_norm: BatchNorm and ReLU before the pooling.
-      mean, std: input normalization per channel, or None. It makes three equal channels of a grey image.
-      remat: compute each block again in the backward pass, and keep its input alone.
+      mean, std: input normalization per channel, or None; it turns a grey image into three equal channels.
+      remat: keep each block's input alone, and recompute the block in the backward pass.
       conv_init, dense_init: initializers of the kernels; biases start at zero.
     """
 
@@ -120,7 +112,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
-        """[B, H, W, C] -> [B, K], [B, widths[-1]]; nothing random, `keys` are not read."""
+        """Map [B, H, W, C] to [B, K], [B, widths[-1]]; `keys` are not used."""
         conv = functools.partial(layers.Conv, use_bias=False, kernel_init=self.conv_init, dtype=self.dtype)
         norm = functools.partial(
             layers.BatchNorm,
@@ -198,4 +190,4 @@ RESNETS = {
     "wrn_28_10": wrn_28_10,
     "wrn_34_10": wrn_34_10,
 }
-"""Name -> network, with ten classes where `num_classes` does not say otherwise."""
+"""Name -> network, with ten classes unless `num_classes` differs."""

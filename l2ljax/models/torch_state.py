@@ -1,10 +1,10 @@
-"""PyTorch checkpoints of residual networks, as variables of ours.
+"""PyTorch checkpoints of residual networks as variables.
 
     state = torch.load("resnet18.pt", map_location="cpu")              # or any mapping of names to NumPy arrays
     variables = models.from_torch_state("resnet18", state)
     logits = models.create("resnet18").logits(variables, x)
 
-The names of three conventions are known, with or without `module.` before each:
+Three naming conventions are known, with or without `module.` before each name:
 
 | | TRADES, RobustBench (Wide ResNets) | kuangliu's pytorch-cifar | torchvision |
 |---|---|---|---|
@@ -14,8 +14,8 @@ The names of three conventions are known, with or without `module.` before each:
 | its shortcut | `convShortcut` | `shortcut.0`, `shortcut.1` | `downsample.0`, `downsample.1` |
 | last layers | `bn1`, `fc` | `linear` | `fc` |
 
-Left out are `num_batches_tracked` and TRADES's `sub_block1`, which its network holds and never runs. A checkpoint does
-not say how images were normalized: where the torch network does that otherwise than ours, do it before `logits`.
+`num_batches_tracked` is ignored, and so is TRADES's `sub_block1`, which its network holds and never runs. A checkpoint
+does not give the normalization of images: if the torch network normalizes otherwise, do it before `logits`.
 """
 
 import re
@@ -33,7 +33,7 @@ __all__ = ["CONVENTIONS", "Convention", "from_torch_state"]
 
 
 class Convention(NamedTuple):
-    """The names that differ from one convention to the next."""
+    """The names that differ between conventions."""
 
     block: str
     shortcut: tuple[str, str]
@@ -47,20 +47,19 @@ CONVENTIONS = (
 )
 _LAYERS = {"Conv_0": "conv1", "Conv_1": "conv2", "BatchNorm_0": "bn1", "BatchNorm_1": "bn2"}
 _ARRAYS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}  # of torch's [out, in, h, w] and [out, in], in our order
+_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}  # torch's [out, in, h, w] and [out, in] in our order
 _UNREAD = re.compile(r"sub_block1\.|.*\.num_batches_tracked$")
 
 
 def from_torch_state(arch: str, state: Mapping[str, Any]) -> Tree:
-    """Return the variables {"params", "batch_stats"} that hold a torch network's weights.
+    """Return the variables {"params", "batch_stats"} with a torch network's weights.
 
     Args:
-      arch: a name of `resnet.RESNETS`. The numbers of classes and of channels are those of the weights.
+      arch: a name of `resnet.RESNETS`. The weights give the numbers of classes and channels.
       state: name -> array, or tensor on the CPU, in one of the conventions above: a module's `state_dict()`.
 
     Raises:
-      L2LError: a network without a map; names that are missing, or that the network does not have; an array of another
-        shape.
+      L2LError: a network without a map; names that are missing or unknown to the network; an array of another shape.
     """
     if arch not in RESNETS:
         raise L2LError(f"{arch} has no map from torch's names: choose one of {', '.join(RESNETS)}")
@@ -78,21 +77,21 @@ def from_torch_state(arch: str, state: Mapping[str, Any]) -> Tree:
     names = max(each, key=lambda names: len(given.keys() & names))
     missing, unknown = sorted(set(names) - given.keys()), sorted(given.keys() - set(names))
     if missing or unknown:
-        told = [f"{what} {_listed(names)}" for what, names in (("lack", missing), ("also have", unknown)) if names]
-        raise L2LError(f"these are no weights of {arch}: they {' and '.join(told)}")
+        parts = [f"{what} {_listed(names)}" for what, names in (("lack", missing), ("also have", unknown)) if names]
+        raise L2LError(f"these are not weights of {arch}: they {' and '.join(parts)}")
     arrays = []
     for name, (_, ours) in zip(names, leaves, strict=True):
         array = np.asarray(given[name], np.float32)
         array = array.transpose(_AXES.get(array.ndim))
         if array.shape != ours.shape:
             shapes = f"{list(array.shape)}, and {arch} has {list(ours.shape)}"
-            raise L2LError(f"{name} is, its axes in our order, {shapes}: give the weights of that network")
+            raise L2LError(f"{name} is {shapes}, axes in our order: give the weights of that network")
         arrays.append(jnp.asarray(array))
     return jax.tree.unflatten(tree, arrays)
 
 
 def _name(path: list[str], depths: Sequence[int], convention: Convention) -> str:
-    """Torch's name of an array of ours, like PreActBlock_3, Conv_0, kernel."""
+    """Return torch's name of one of our arrays, like PreActBlock_3, Conv_0, kernel."""
     *block, layer, array = path
     prefix = ""
     if block:

@@ -1,1 +1,1 @@
-"""Reports of runs: tables and pages in `markdown`, `figures`, and in `views` the numbers that figures show."""
+"""Reports of runs: tables and pages in `markdown`, `figures`, and their numbers in `views`."""

@@ -1,9 +1,9 @@
-"""Figures of runs and of models, as PNG files (matplotlib is imported only where one is drawn).
+"""Figures of runs and of models, as PNG files (matplotlib is imported only to draw one).
 
     training_curves(workdir / "curves.png", steps, validations)
     perturbation_grid(workdir / "examples.png", x, x_adv, labels, predictions, class_names)
 
-What cannot be written raises an `L2LError` and leaves the earlier file as it was.
+A failed write raises an `L2LError` and leaves the earlier file unchanged.
 """
 
 import io
@@ -29,13 +29,13 @@ __all__ = [
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Of Okabe and Ito's palette, which colorblind readers can tell apart: blue is clean, vermillion robust.
+# From Okabe and Ito's palette, which colorblind readers can distinguish: blue is clean, vermillion robust.
 BLUE, VERMILLION, LIGHT_BLUE = "#0072B2", "#D55E00", "#A6D3EE"
 COLORS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00")
-MARKERS = ("o", "s", "^", "D", "v", "P")  # for print without colors; one more, so that no pair comes twice soon
+MARKERS = ("o", "s", "^", "D", "v", "P")  # for print without colors; one more than colors, so that pairs repeat late
 RED, GRAY = "#C00000", "#595959"
 FACTORS = (5, 30)
-"""By which L2L's figures amplify perturbations."""
+"""L2L's factors for amplified perturbations."""
 MAX_EXAMPLES = 8
 
 
@@ -85,10 +85,10 @@ def perturbation_grid(
     predictions: ArrayLike,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Draw clean images, perturbations and adversarial images, the first 8 examples as columns, as PNG.
+    """Draw clean images, perturbations and adversarial images, with the first 8 examples as columns, as PNG.
 
-    Perturbations are drawn around gray, all times the one factor that brings the largest to full range. A
-    column is titled true class -> class predicted under attack, in red where they differ.
+    Perturbations are drawn around gray, scaled by one factor that brings the largest to full range. A column's title is
+    true class -> class predicted under attack, in red if they differ.
 
     Args:
       path: the file to write.
@@ -108,7 +108,7 @@ def perturbation_grid(
     rows = {"clean": x, f"perturbation\nx {factor:.3g}": amplified(x, x_adv, factor), "adversarial": x_adv}
 
     names = {k: class_names[k] if class_names else str(k) for k in map(int, (*labels, *predictions))}
-    size = min(12, 120 / (2 + max(map(len, names.values()))))  # so that a title fits over its column
+    size = min(12, 120 / (2 + max(map(len, names.values()))))  # a title fits over its column
     figure = Figure(figsize=(1.25 * len(x) + 0.6, 1.25 * len(rows) + 0.6), layout="tight")
     grid = figure.subplots(len(rows), len(x), squeeze=False)
     for line, (row, images) in zip(grid, rows.items(), strict=True):
@@ -123,10 +123,10 @@ def perturbation_grid(
 
 
 def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
-    """Draw what attacks do to a few images, with 5 and 30 times their perturbations (L2L, Figure 4), as PNG.
+    """Draw attacks on a few images, with 5 and 30 times their perturbations (L2L, Figure 4), as PNG.
 
-    A row per image and attack; columns: the clean image, and per model the adversarial image, titled with the class
-    predicted (in red where it is wrong), and its perturbations around mid-gray.
+    Rows are images and attacks. Columns are the clean image and, per model, the adversarial image, titled with the
+    predicted class (in red if it is wrong), and its perturbations around mid-gray.
 
     Args:
       path: the file to write.
@@ -163,23 +163,23 @@ def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
                     axes.set_title(f"{factor} times", fontsize=9)
     for axes, model in zip(grid[0, 1::group], models, strict=True):
         name = axes.annotate(f"on {model}", (0, 1), (0, 18), xycoords="axes fraction", textcoords="offset points")
-        name.set_in_layout(False)  # long ones reach over the next columns
+        name.set_in_layout(False)  # long names overlap the next columns
     save(path, figure)
 
 
 def amplified(x: ArrayLike, x_adv: ArrayLike, factor: float) -> np.ndarray:
-    """The perturbation times a factor as an image: 0.5 + factor (x_adv - x), cut to [0, 1]."""
+    """Return the amplified perturbation as an image: 0.5 + factor (x_adv - x), clipped to [0, 1]."""
     return np.clip(0.5 + factor * (np.asarray(x_adv, float) - np.asarray(x, float)), 0, 1)
 
 
 def loss_along_attacks(path: Path, panels: Mapping[str, Mapping[str, Mapping[str, ArrayLike]]]) -> None:
-    """Draw how attacks raise the loss of classifiers step by step (RNN-Adv and L2L-DA, Figures 2), as PNG.
+    """Draw the loss of classifiers along attacks step by step (RNN-Adv and L2L-DA, Figures 2), as PNG.
 
     Args:
       path: the file to write.
-      panels: classifier -> attack (all have the same ones) -> {"largest", "spread"}, each [T + 1]: over the test
-        images the means of the largest loss and of the standard deviation among the restarts, after t = 0..T steps.
-        Without any spread, as of one attack per image, the largest is *the* loss and the figure says so.
+      panels: classifier -> attack (the same for all) -> {"largest", "spread"}, each [T + 1]: the means over test images
+        of the largest loss and of the standard deviation among restarts, after t = 0..T steps. Without any spread, as
+        with one attack per image, the largest is *the* loss and the figure says so.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -201,13 +201,13 @@ def loss_along_attacks(path: Path, panels: Mapping[str, Mapping[str, Mapping[str
 
 
 def accuracy_against(path: Path, panels: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw the accuracy under attack against what makes the attack stronger (L2L, Figures 4 and 9), as PNG.
+    """Draw the accuracy under attack against the attack's strength (L2L, Figures 4 and 9), as PNG.
 
     Args:
       path: the file to write.
       panels: title -> {"x": axis title, "scale": "linear" or "log", "values" [N], "accuracy": model -> fractions [N]};
         for two models also "difference" [N], the first's accuracy minus the second's, and "error" [N], its standard
-        error: drawn below.
+        error, drawn below.
     """
     from matplotlib.figure import Figure
 
@@ -267,13 +267,13 @@ def loss_landscape(path: Path, surfaces: Mapping[str, Any]) -> None:
 
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and finite values of `key`. Of a step logged twice, by a resumed run, the later row counts."""
+    """Return steps and finite values of `key`. For a step logged twice, by a resumed run, the later row counts."""
     values = {row["step"]: row[key] for row in rows if row.get(key) is not None and math.isfinite(row[key])}
     return np.array(sorted(values), int), np.array([values[step] for step in sorted(values)], float)
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """The mean of the last fiftieth of a run's values, of five at least where there are as many."""
+    """Average over the last fiftieth of a run's values, at least five if there are as many."""
     window = max(5, len(values) // 50)
     return np.array([values[max(0, i - window) : i].mean() for i in range(1, len(values) + 1)])
 

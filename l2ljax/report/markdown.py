@@ -1,13 +1,13 @@
-"""Reports of runs: tables in Markdown, report.json and report.md; `figures` draws what they show.
+"""Reports of runs: Markdown tables, report.json and report.md; `figures` draws them.
 
     write(workdir, result, [workdir / "curves.png", workdir / "examples.png"])
     print(table([result, another]))
 
-A result is the content of report.json: a mapping with method, dataset, arch, eps (as given, like "8/255"),
-norm, seed, epochs, eval_size, clean_acc, attacks {name: {robust_acc, seconds, passes}}, worst_case_acc,
-train_seconds, parameters {player: count}, versions {package: version}, command, and maybe best {clean_acc,
-attacks, worst_case_acc}, of the parameters that were best on validation data. Accuracies are fractions.
-What cannot be written raises an `L2LError` and leaves the earlier file as it was.
+A result is the content of report.json: a mapping with method, dataset, arch, eps (as given, like "8/255"), norm, seed,
+epochs, eval_size, clean_acc, attacks {name: {robust_acc, seconds, passes}}, worst_case_acc, train_seconds, parameters
+{player: count}, versions {package: version}, command, and possibly best {clean_acc, attacks, worst_case_acc}, for the
+best parameters on validation data. Accuracies are fractions. A failed write raises an `L2LError` and leaves the earlier
+file unchanged.
 """
 
 import json
@@ -26,10 +26,10 @@ __all__ = ["grid", "judgement", "over_seeds", "page", "percent", "summary", "tab
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """A GitHub-Markdown table of accuracies in percent: a row per result, and one for its `best` if any.
+    """Return a GitHub-Markdown table of accuracies in percent: a row per result, and one for its `best` if any.
 
-    The columns are the clean accuracy, each attack in order of first appearance over all results, and the
-    worst case over a result's own attacks; `-` where a result lacks one.
+    The columns are the clean accuracy, each attack in order of first appearance over all results, and the worst case
+    over a result's own attacks; `-` if a result lacks one.
     """
     rows: list[tuple[str, Mapping[str, Any]]] = []
     for result in results:
@@ -46,7 +46,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def page(result: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
-    """The report.md of one result. `figures` are links, relative to the folder that the report lies in."""
+    """Return the report.md of one result. `figures` are links relative to the report's folder."""
     p, n = result["worst_case_acc"], result["eval_size"]
     error = percent(math.sqrt(p * (1 - p) / n))
     costs = [[name, _number(a["seconds"]), _number(a["passes"])] for name, a in result["attacks"].items()]
@@ -66,10 +66,10 @@ def page(result: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
 
 
 def write(workdir: Path, result: Mapping[str, Any], figures: Sequence[Path] = ()) -> None:
-    """Write report.json and report.md: both in full, or the earlier ones stay.
+    """Write report.json and report.md, both completely, or keep the earlier ones.
 
     Args:
-      workdir: the run's folder, made where it does not exist.
+      workdir: the run's folder, created if needed.
       result: see the module's docstring; NumPy and JAX scalars are fine.
       figures: paths of images; report.md links those that exist.
     """
@@ -80,8 +80,8 @@ def write(workdir: Path, result: Mapping[str, Any], figures: Sequence[Path] = ()
 
 
 def judgement(result: Mapping[str, Any], checks: Sequence[Any], drawn: Sequence[Path] = ()) -> str:
-    """Markdown of `judge.run`'s result: attacks, masking checks (name, verdict, figure), the questions of L2L's
-    appendix E with what answers them."""
+    """Return `judge.run`'s result in Markdown: attacks, masking checks (name, verdict, figure), the answers to L2L's
+    appendix E."""
     known = result["provenance"]
     rows = [[name, f"{100 * accuracy:.2f}"] for name, accuracy in known["attacks"].items()]
     parts = [
@@ -105,7 +105,7 @@ def judgement(result: Mapping[str, Any], checks: Sequence[Any], drawn: Sequence[
 
 
 def _checklist(checks: Sequence[Any], known: Mapping[str, Any]) -> str:
-    """Each point, and the check or the figure that answers it."""
+    """List each point with the check or the figure that answers it."""
     by_name = {check.name: check for check in checks}
     points = {
         "one-step attacks are not better than iterative ones": "several steps are not weaker than one",
@@ -122,9 +122,9 @@ def _checklist(checks: Sequence[Any], known: Mapping[str, Any]) -> str:
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Over the reports of several seeds: clean, each attack, worst case -> mean, lowest and standard deviation.
+    """Return mean, lowest and standard deviation over the reports of several seeds: clean, each attack, worst case.
 
-    The accuracies are those of the last parameters; the deviation is that of a sample, 0 of a single run.
+    The accuracies are those of the last parameters; the deviation is a sample's, 0 for a single run.
     """
     values: dict[str, list[float]] = {"clean": [run["clean_acc"] for run in runs]}
     for run in runs:
@@ -142,7 +142,7 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def over_seeds(record: Mapping[str, Any]) -> str:
-    """Markdown of runs over seeds (--seeds, experiments/ablation.py): mean ± standard deviation (lowest).
+    """Return runs over seeds (--seeds, experiments/ablation.py) in Markdown: mean ± standard deviation (lowest).
 
     The accuracies are those of the last parameters, in percent.
     """
@@ -165,7 +165,7 @@ def over_seeds(record: Mapping[str, Any]) -> str:
 
 
 def percent(accuracy: float | None) -> str:
-    """Of a fraction, without the sign; - for None."""
+    """Format a fraction in percent, without the sign; - for None."""
     return "-" if accuracy is None else f"{100 * accuracy:.2f}"
 
 
@@ -174,7 +174,7 @@ def _number(value: float | None) -> str:
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A GitHub-Markdown table, aligned in its source too: the first column left, the others right."""
+    """Return a GitHub-Markdown table, aligned in its source too: the first column left, the others right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
 

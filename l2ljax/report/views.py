@@ -1,8 +1,8 @@
-"""What figures of a judged model show, as numbers: how its accuracy and loss change with the attack.
+"""The numbers behind the figures of a judged model: its accuracy and loss as the attack changes.
 
     curves = sweep(plan, dataset.test, key)
 
-All functions take a `Plan`, a split and one key; what they return is a mapping that JSON takes, arrays included.
+All functions take a `Plan`, a split and one key, and return a mapping for JSON, arrays included.
 """
 
 import functools
@@ -27,37 +27,37 @@ __all__ = [
 ]  # fmt: skip
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Of `sweep`, in units of eps."""
+"""The radii of `sweep`, in units of eps."""
 COUNTS = (1, 2, 5, 10, 20, 50, 100)
-"""Steps of `sweep`."""
+"""The steps of `sweep`."""
 PGD = "PGD, steps of eps / 4"
-"""What `losses` calls it."""
+"""Its name in `losses`."""
 
 
 class Plan(NamedTuple):
-    """What to draw, of whom, under which attacks."""
+    """The figures, models and attacks to draw."""
 
     figures: list[str]
     """Keys of `illustrate.FIGURES`."""
     models: Mapping[str, LogitsFn]
     """Name -> images to logits: the judged model, and the baseline if there is one."""
     attackers: Mapping[str, Callable[..., Attack]]
-    """Name -> what makes the learned attacker, see `setup.load_attacker`."""
+    """Name -> loader of the learned attacker, see `setup.load_attacker`."""
     ball: Ball
     class_names: tuple[str, ...]
     batch_size: int = 250
-    """Images at a time."""
+    """Images per batch."""
 
 
 def sweep(plan: Plan, split: Split, key: Key) -> dict[str, Any]:
-    """Accuracy under PGD against its radius (10 steps) and its steps, each step eps / 10 long. L2L, Figures 4 and 9.
+    """Measure accuracy under PGD against its radius (10 steps) and its steps, each eps / 10 long. L2L, Figures 4 and 9.
 
     Returns:
       panel -> {"x": axis title, "scale", "values" [N], "accuracy": model -> fractions [N]}, and with a baseline
       "difference" (the model's accuracy minus the baseline's [N]) and "error", its standard error over the images [N].
     """
     ball = plan.ball
-    farthest = float(ball.norm(jnp.ones((1, *split.images.shape[1:])))[0])  # how far two images can be apart
+    farthest = float(ball.norm(jnp.ones((1, *split.images.shape[1:])))[0])  # the largest distance of two images
     near = [eps for eps in (ball.eps * f for f in RADII) if eps <= farthest]
     far = [float(eps) for eps in np.linspace(0, farthest, 11)]
     radius = {"x": f"eps ({ball.name}, pixels in [0, 1])", "scale": "linear"}
@@ -84,7 +84,7 @@ def sweep(plan: Plan, split: Split, key: Key) -> dict[str, Any]:
 
 
 def _pgd(norm: str, steps: int, eps: float) -> Attack:
-    """PGD with steps of eps / 10, whose radius is traced: all radii are one program."""
+    """Return PGD with steps of eps / 10 and a traced radius: all radii share one program."""
     return jax.tree_util.Partial(_pgd_of_radius(norm, steps), np.float32(eps))
 
 
@@ -98,7 +98,7 @@ def _pgd_of_radius(norm: str, steps: int) -> Callable[..., Array]:
 
 
 def loss_curves(plan: Plan, split: Split, key: Key, *, steps: int = 10) -> dict[str, Any]:
-    """The loss after 0..T steps of PGD and of each learned attacker, once per image. RNN-Adv, Figure 2.
+    """Measure the loss after 0..T steps of PGD and of each learned attacker, once per image. RNN-Adv, Figure 2.
 
     Returns:
       model -> attack -> {"largest", "spread"}, each [T + 1], see `losses_along`.
@@ -115,7 +115,7 @@ def loss_curves(plan: Plan, split: Split, key: Key, *, steps: int = 10) -> dict[
 
 
 def pgd_path(ball: Ball, *, steps: int) -> Attack:
-    """PGD with steps of eps / 4, RNN-Adv's, that returns its path [T, B, H, W, C]."""
+    """Return PGD with steps of eps / 4, RNN-Adv's, as an attack that returns its path [T, B, H, W, C]."""
 
     def path(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         def loss_fn(x: Array) -> tuple[Array, tuple[()]]:
@@ -129,15 +129,15 @@ def pgd_path(ball: Ball, *, steps: int) -> Attack:
 def losses_along(
     logits_fn: LogitsFn, split: Split, path: Attack, *, key: Key, draws: int = 1, batch_size: int = 250
 ) -> dict[str, list[float]]:
-    """How an attack raises the cross-entropy step by step, over `draws` attacks of each image with other keys.
+    """Measure cross-entropy along an attack step by step, over `draws` attacks of each image with different keys.
 
     Args:
       logits_fn: images -> logits.
       split: the images.
-      path: the attack, that returns its path x_1..x_T [T, B, H, W, C].
+      path: the attack, which returns its path x_1..x_T [T, B, H, W, C].
       key: one key.
-      draws: how many.
-      batch_size: images at a time.
+      draws: attacks per image.
+      batch_size: images per batch.
 
     Returns:
       "largest": the mean over images of the largest loss among the draws, and "spread": of their standard deviation;
@@ -155,15 +155,15 @@ def losses_along(
 
 
 def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: int = 21) -> dict[str, Any]:
-    """The mean cross-entropy over the first images, at x + eps (a u + b v) for a and b in [-1, 1]. RNN-Adv, Figure 3.
+    """Measure mean cross-entropy over the first images at x + eps (a u + b v), a and b in [-1, 1]. RNN-Adv, Figure 3.
 
-    u is the steepest direction at x, the gradient's sign for linf; v has a random sign at each pixel (a Rademacher
-    draw, another for each image) and, as u has, norm 1 in the ball's norm. The paper does not say how far it goes, nor
-    whether it cuts to [0, 1]; here it is not cut, which would flatten the loss where pixels are black.
+    u is the steepest direction at x, the gradient's sign for linf. v has a random sign at each pixel (a Rademacher draw
+    per image). Both have norm 1 in the ball's norm. The paper gives neither the range nor whether it clips to [0, 1];
+    here nothing is clipped, as that would flatten the loss at black pixels.
 
     Returns:
-      "units" [P], the values of a and of b, "axes", what they are called, and "loss": model -> [P, P], at a of the
-      row and b of the column.
+      "units" [P], the values of a and of b, "axes", their titles, and "loss": model -> [P, P], at a of the row and b of
+      the column.
     """
     ball = plan.ball
     units = np.linspace(-1, 1, points).round(6)
@@ -185,7 +185,7 @@ def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: 
 
 
 def perturbations(plan: Plan, split: Split, key: Key, *, images: int = 3) -> dict[str, Any]:
-    """What FGSM, PGD-20 and the learned attackers make of the first images. L2L, Figure 4 (2021: and 5).
+    """Attack the first images with FGSM, PGD-20 and the learned attackers. L2L, Figure 4 (2021: and 5).
 
     Returns:
       "class_names", "labels" [N], "x" [N, H, W, C], and "models": model -> attack -> {"x_adv" [N, H, W, C],

@@ -1,10 +1,10 @@
-"""Compiled programs that outlive their process: JAX's persistent cache, where the scripts keep it.
+"""JAX's persistent cache of compiled programs, in the place where the scripts keep it.
 
     keep_programs()          # before the first compilation
 
-A script that runs again, or goes on after it was stopped, reads its programs instead of compiling them. JAX looks them
-up by everything that they depend on: the computation, its versions, XLA's flags, the devices. What is read is what was
-compiled, to the same bits. Whoever can write to the folder can run code as you, so it belongs to one user.
+A script that runs again or resumes reads its programs instead of compiling them. JAX looks them up by everything that
+they depend on: the computation, versions, XLA's flags, the devices. They are the same bit by bit. Whoever can write to
+the folder can run code as you, so it belongs to one user.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ import jax
 __all__ = ["DIRECTORY", "folder", "keep_programs"]
 
 DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
-"""The environment variable, JAX's own, that names another folder; empty, nothing is kept."""
+"""JAX's own environment variable, which names another folder; an empty value disables the cache."""
 
 
 def keep_programs() -> None:
-    """Have JAX keep all programs that this process compiles, also quick ones: a run has dozens, of 20 kB on average.
+    """Have JAX keep all programs that this process compiles, even quick ones: a run has dozens, of 20 kB on average.
 
-    In the folder that JAX's settings name, else in `folder()`; nothing is kept where that cannot be made. Nothing is
-    ever deleted: the folder may be, at any time.
+    They go to the folder in JAX's settings, else to `folder()`. If it cannot be created, nothing is kept. Nothing is
+    ever deleted; you may delete the folder at any time.
     """
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -32,15 +32,15 @@ def keep_programs() -> None:
         return
     try:
         folder().mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # read-only, or no home
+    except (OSError, RuntimeError):  # a read-only file system, or no home
         return
     jax.config.update("jax_compilation_cache_dir", str(folder()))
 
 
 def folder() -> Path:
-    """l2ljax/CPU in XDG_CACHE_HOME, which is ~/.cache by default.
+    """Return l2ljax/CPU in XDG_CACHE_HOME, which is ~/.cache by default.
 
-    CPU tells this machine's processor from others: programs for one may not run on another that shares the home.
+    CPU identifies this machine's processor: its programs may not run on another processor that shares the home folder.
     """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,11 +1,11 @@
-"""One run in many processes, a host each: how they meet, who writes, how they stop, what they say when one is gone.
+"""One run in several processes, one per host: joining, writing, stopping, and the message if a process is lost.
 
     with joined(config.coordinator, config.num_processes, config.process_id):   # before anything touches a device
-        state = from_first(state)                         # process 0's arrays, everywhere
-        report = on_first(evaluate_and_write, state)      # what process 0 returned, everywhere
+        state = from_first(state)                         # process 0's arrays, in all processes
+        report = on_first(evaluate_and_write, state)      # process 0's result, in all processes
 
-Training itself needs nothing of this file: `train.make_step` reduces over the devices of all processes, and
-`data.stream(part=...)` gives each process its part of the same batches. In one process all of these do nothing.
+Training itself does not need this module: `train.make_step` reduces over the devices of all processes, and
+`data.stream(part=...)` gives each process its part of the same batches. In a single process these functions do nothing.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ __all__ = ["AGREE_EVERY", "agreed", "from_first", "is_first", "joined", "on_firs
 
 _T = TypeVar("_T")
 AGREE_EVERY = 16
-"""Steps between two looks at whether some process was asked to stop: each makes the host wait for its devices."""
+"""Number of steps between checks for a stop request: each check makes the host wait for its devices."""
 
 
 @contextlib.contextmanager
@@ -42,21 +42,21 @@ def joined(
     distributed: bool = False,
     heartbeat_timeout: int = 60,
 ) -> Iterator[None]:
-    """Within it this process is one of a run's; process 0 alone speaks on stdout.
+    """Make this process one of a run's within the context; process 0 alone writes to stdout.
 
-    JAX watches over the processes: where one is silent for `heartbeat_timeout` seconds it aborts the others, as they
-    would wait for it for ever. Nothing can be caught there, so a shell that waits for this process's end tells in one
-    line on stderr what to do, unless the end was an orderly one. A collective that fails earlier ends the process, too.
+    JAX watches the processes: if one is silent for `heartbeat_timeout` seconds, it aborts the others, which would
+    otherwise wait forever. That cannot be caught, so a shell that waits for this process's end prints one line of
+    advice on stderr, unless the end was orderly. A collective that fails earlier also ends the process.
 
     Args:
       coordinator: HOST:PORT of process 0; without it and `distributed`, nothing is joined.
-      num_processes: how many there are.
-      process_id: which of them this is, 0..num_processes-1.
-      distributed: in place of these, JAX asks SLURM, Open MPI, Kubernetes or the cloud TPU.
-      heartbeat_timeout: in seconds; also how long a process that ends waits for the others.
+      num_processes: their number.
+      process_id: the number of this process, 0..num_processes-1.
+      distributed: instead of these, let JAX ask SLURM, Open MPI, Kubernetes or the cloud TPU.
+      heartbeat_timeout: in seconds; an ending process waits for the others as long.
 
     Raises:
-      L2LError: some of the three are missing, or no cluster is found.
+      L2LError: one of the three is missing, or there is no cluster.
     """
     named = (coordinator, num_processes, process_id)
     if not distributed and named == (None, None, None):
@@ -64,7 +64,7 @@ def joined(
         return
     if distributed != (None in named) or (distributed and any(value is not None for value in named)):
         raise L2LError("give --coordinator=HOST:PORT, --num-processes and --process-id, or --distributed alone")
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    jax.config.update("jax_enable_preemption_service", False)  # it would intercept SIGTERM
     try:
         jax.distributed.initialize(
             *named,
@@ -75,8 +75,8 @@ def joined(
     except (ValueError, RuntimeError) as error:
         raise L2LError(f"cannot join the other processes ({str(error).splitlines()[0]}): give --coordinator") from error
     orderly = _tell_unless_orderly(
-        f"process {jax.process_index()} of {jax.process_count()} ends: another one is gone, or it failed itself "
-        "(see above). Run the same command again in all of them to go on from the last checkpoint."
+        f"process {jax.process_index()} of {jax.process_count()} ends: another process is gone, or it failed itself "
+        "(see above). Run the same command again in all of them to resume from the last checkpoint."
     )
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -88,24 +88,24 @@ def joined(
     except BaseException as error:
         if not _is_a_lost_connection(error):
             traceback.print_exc()
-        os._exit(1)  # the orderly way would wait for the others, who wait for this one
+        os._exit(1)  # an orderly exit would wait for the others, which wait for this one
     orderly()
 
 
 def is_first() -> bool:
-    """Whether this is process 0, who writes."""
+    """Return whether this is process 0, which writes."""
     return jax.process_index() == 0
 
 
 def part() -> tuple[int, int]:
-    """Which part of each batch this process feeds: (its index, how many there are), for `data.stream`."""
+    """Return (index, count) of this process's part of each batch, for `data.stream`."""
     return jax.process_index(), jax.process_count()
 
 
 def on_first(function: Callable[..., _T], *args: Any) -> _T:
-    """What the function returns on process 0, on all processes; they wait for it. It is called there alone.
+    """Call the function on process 0 only, and return its result on all processes, which wait for it.
 
-    The result goes through `pickle`, so it is small and holds no typed keys. An L2LError is raised on all.
+    The result is pickled, so it should be small, without typed keys. An L2LError is raised on all processes.
     """
     if jax.process_count() == 1:
         return function(*args)
@@ -124,7 +124,7 @@ def on_first(function: Callable[..., _T], *args: Any) -> _T:
 
 
 def from_first(tree: Tree) -> Tree:
-    """The arrays that process 0 has, in a tree of the same structure and shapes. PRNG keys may be among them."""
+    """Return process 0's arrays, in a tree of the same structure and shapes. PRNG keys are allowed."""
     if jax.process_count() == 1:
         return tree
     received = multihost_utils.broadcast_one_to_all(
@@ -136,9 +136,10 @@ def from_first(tree: Tree) -> Tree:
 
 
 def agreed(asked: Callable[[], bool]) -> Callable[[], bool]:
-    """Whether some process was asked, the same answer in all: true at every 16th call only, where there are several.
+    """Return a function that says whether any process was asked to stop: the same answer in all processes.
 
-    All processes call it equally often, as after each training step.
+    With several processes it is true only at every 16th call; all must call it equally often, as after each training
+    step.
     """
     if jax.process_count() == 1:
         return asked
@@ -151,12 +152,12 @@ def agreed(asked: Callable[[], bool]) -> Callable[[], bool]:
 
 
 def _is_a_lost_connection(error: BaseException) -> bool:
-    """Whether a collective failed because a process does not answer; XLA raises ValueError and JaxRuntimeError."""
+    """Return whether a collective failed because a process is lost; XLA raises ValueError and JaxRuntimeError."""
     return any(library in str(error) for library in ("Gloo", "NCCL"))
 
 
 def _tell_unless_orderly(line: str) -> Callable[[], None]:
-    """Have `line` printed on stderr once this process has ended, whatever ends it, unless the result was called."""
+    """Print `line` on stderr when this process has ended for any reason, unless the returned function was called."""
     shell = subprocess.Popen(
         ["sh", "-c", 'read orderly || echo "$0" >&2', line],
         stdin=subprocess.PIPE,

@@ -1,6 +1,6 @@
-"""Modules of the user's that register methods and attacks: `--import=my.module` of the scripts.
+"""User modules that register methods and attacks: `--import=my.module` of the scripts.
 
-arguments = load()                        # import them, before the flags are read: their names are in --help then
+arguments = load()                        # before the flags are read, so that --help lists the modules' names
 flags = tyro.cli(Flags, args=arguments)
 """
 
@@ -13,16 +13,16 @@ from l2ljax.types import L2LError
 
 __all__ = ["HELP", "load"]
 
-HELP = "--import=MODULE, or several separated by commas, first imports modules of yours, which register names."
+HELP = "--import=MODULE, or several separated by commas, imports your modules first, which register names."
 
 
 def load(arguments: Sequence[str] | None = None) -> list[str]:
-    """Import the modules that --import names, and return the other arguments.
+    """Import the modules named by --import, and return the other arguments.
 
     Args:
-      arguments: of the script, by default the command line's.
+      arguments: the script's, by default the command line's.
 
-    A module that cannot be imported, or registers what it may not, ends the script with one line.
+    A module that cannot be imported, or that registers an invalid name, ends the script with one line.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--import", dest="modules", default="")

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on, and how they stop it: estimate, progress bar, signals.
+"""A run's time estimate, progress bar and signals.
 
 with monitor.script():      # around what a script does
     main(tyro.cli(Flags))
@@ -26,7 +26,7 @@ __all__ = ["duration", "one_line_errors", "pass_seconds", "recorder", "script", 
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGTERM and Ctrl-C do not end the process: they make the yielded function return True."""
+    """Make SIGTERM and Ctrl-C within the context only turn the yielded function true."""
     asked = False
 
     def ask(number: int, frame: Any) -> None:
@@ -43,9 +43,9 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def script(most_devices: int | None = None) -> Iterator[None]:
-    """Run a script: a device per core of a CPU, compiled programs kept for the next time, errors told in one line.
+    """Run a script with a device per CPU core, a cache of compiled programs, and one-line errors.
 
-    Scripts that time compilation take `one_line_errors` alone.
+    Scripts that time compilation use `one_line_errors` instead.
 
     Args:
       most_devices: see `devices.one_per_core`.
@@ -58,21 +58,21 @@ def script(most_devices: int | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Within it, an error of ours ends the process with one line on stderr and status 2, a stop with status 130."""
+    """Within the context, end on an L2LError with one line on stderr and status 2, on a stop with status 130."""
     try:
         yield
     except L2LError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stop:
-        print(f"{stop}: run the same command again to go on", file=sys.stderr)
+        print(f"{stop}: run the same command again to resume", file=sys.stderr)
         sys.exit(130)
 
 
 def recorder(
     bar: tqdm, batch_size: int, record: Callable[[Sequence[Mapping[str, Any]]], None]
 ) -> Callable[[list[dict[str, float]]], None]:
-    """`record`, that also moves the bar and shows the newest loss and accuracies on it."""
+    """Return `record` extended to move the bar and show the newest loss and accuracies on it."""
 
     def show(rows: list[dict[str, float]]) -> None:
         record(rows)
@@ -85,7 +85,7 @@ def recorder(
 
 
 def step_seconds(step: Step, state: TrainState, batch: Batch, repeats: int = 3) -> float:
-    """Seconds of one training step once it is compiled, measured on a copy of the state."""
+    """Return the seconds of one training step after compilation, measured on a copy of the state."""
     state, _ = step(jax.tree.map(jnp.copy, state), batch)
     jax.block_until_ready(state)
     began = time.perf_counter()
@@ -96,7 +96,7 @@ def step_seconds(step: Step, state: TrainState, batch: Batch, repeats: int = 3) 
 
 
 def pass_seconds(logits_fn: LogitsFn, x: Array, y: Array, repeats: int = 3) -> float:
-    """Seconds of one pass (forward and input gradient) over a batch, compilation apart."""
+    """Return the seconds of one pass (forward and input gradient) over a batch, without compilation."""
 
     @jax.jit
     def one(logits_fn: LogitsFn, x: Array) -> Array:
@@ -110,7 +110,7 @@ def pass_seconds(logits_fn: LogitsFn, x: Array, y: Array, repeats: int = 3) -> f
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: 45 s, 3 min 20 s, 2 h 05 min."""
+    """Format seconds: 45 s, 3 min 20 s, 2 h 05 min."""
     seconds = math.ceil(seconds)
     if seconds < 60:
         return f"{seconds} s"

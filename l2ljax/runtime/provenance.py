@@ -1,4 +1,4 @@
-"""Where a number comes from: command, date, machine and versions, kept with every result."""
+"""The origin of a number: command, date, machine and versions, saved with every result."""
 
 import datetime
 import importlib.metadata
@@ -33,7 +33,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the CPU's name and its widest vectors, where the system gives them: both decide what is fast."""
+    """Return the CPU's name and widest vectors, if the system gives them: both determine speed."""
     file = Path("/proc/cpuinfo")
     text = file.read_text() if file.exists() else ""
     name = re.search(r"model name\s*: (.*)", text)

@@ -1,4 +1,4 @@
-"""A run's folder: its configuration, its metrics row by row, its checkpoints.
+"""A run's folder: its configuration, metrics row by row, and checkpoints.
 
 config.json  metrics.jsonl  checkpoints/  report.json  report.md  figures/
 """
@@ -29,16 +29,16 @@ ABOUT_REPORTING = (
     "eval_size",
     "attacks",
     "command",
-    "trained_on",  # has a message of its own
+    "trained_on",  # has its own message
 )
-"""Settings that may change between two runs of the same training."""
+"""Settings that may differ between two runs of the same training."""
 
 
 class Workdir:
-    """The files of one run. Opening it checks that it holds no other configuration's run.
+    """The files of one run. Opening it checks that it belongs to the same configuration.
 
     Raises:
-      L2LError: it does, or it cannot be written.
+      L2LError: it belongs to another configuration, or cannot be written.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ class Workdir:
         write_json(file, config)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl; of a row whose writing was cut off, nothing."""
+        """Return all rows of metrics.jsonl, without a partially written one."""
         if not self._metrics.exists():
             return []
         rows = []
@@ -67,7 +67,7 @@ class Workdir:
         return rows
 
     def forget_after(self, step: int) -> None:
-        """Drop the rows of later steps, which a run that goes on from `step` writes again."""
+        """Drop the rows of later steps, which a run that resumes from `step` writes again."""
         kept = [row for row in self.rows() if row["step"] <= step]
         write_files({self._metrics: "".join(json.dumps(row) + "\n" for row in kept).encode()})
 
@@ -83,7 +83,7 @@ class Workdir:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file of ours.
+    """Return the content of a JSON file written by this library.
 
     Raises:
       L2LError: it is missing or damaged.
