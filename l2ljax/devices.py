@@ -38,7 +38,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def one_per_core(most: int | None = None) -> None:
+def one_per_core(most: int | None = None) -> bool:
     """Make each core of the CPU that this process may use a device. GPUs and TPUs stay what they are.
 
     Nothing changes once JAX has computed something, and where its own settings say how many devices a CPU has
@@ -46,14 +46,19 @@ def one_per_core(most: int | None = None) -> None:
 
     Args:
       most: how many devices at most, `MOST` by default. A single one shares all cores.
+
+    Returns:
+      False where it is too late: JAX runs on the CPU with fewer devices.
     """
     chosen = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
+        return True
+    count = min(cores(), most or MOST)
     try:
-        jax.config.update("jax_num_cpu_devices", min(cores(), most or MOST))
+        jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:  # too late
-        return
+        return jax.default_backend() != "cpu" or jax.local_device_count() >= count
+    return True
 
 
 def own_core() -> bool:
