@@ -146,7 +146,7 @@ def find(dataset: str | data.Dataset, method: str) -> Settings:
 
 
 def fitted(recipe: Settings, dataset: data.Dataset) -> Settings:
-    """Return the recipe for a data set of the user's: at most a tenth of it for validation, and no batch larger than the rest.
+    """Return the recipe for a user's data: at most a tenth for validation, and no batch larger than the rest.
 
     Raises:
       L2LError: a set to evaluate on alone.
@@ -163,10 +163,8 @@ def table(dataset: str) -> str:
     for method in defenses.METHODS:
         r = find(dataset, method)
         falls = f"x{r.decay:g} at {'/'.join(f'{m:g}' for m in r.milestones)}" if r.milestones else "-"
-        others = [f"{r.warmup:.2g} epochs plain"] * bool(r.warmup) + [f"gradients cut to {r.clip_norm}"] * bool(
-            r.clip_norm
-        )
-        others += [f"{k}={v}" for k, v in r.options.items()]
+        others = [f"{k}={v}" for k, v in r.options.items()]
+        others += [f"{r.warmup:.2g} epochs plain"] * bool(r.warmup) + [f"clip {r.clip_norm}"] * bool(r.clip_norm)
         optimizers = [f"{r.optimizer} {r.lr:g}", f"{r.attacker_optimizer} {r.attacker_lr:g}"]
         settings = [r.arch, r.eps, str(r.epochs), str(r.batch_size), optimizers[0], falls, f"{r.weight_decay:g}"]
         rows.append([method, *settings, optimizers[1], ", ".join(others) or "-", r.source])

@@ -86,6 +86,10 @@ def prepare(
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
     images = jnp.asarray(data.pixels(whole.train.images[:2]))
     state = init_state(k_init, classifier, defense, movers, images)
+    variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
+    classes = jax.eval_shape(classifier.logits, variables, images).shape[-1]
+    if classes < whole.num_classes:
+        raise L2LError(f"the network returns {classes} logits, but {whole.name} has {whole.num_classes} classes")
     for player, workdir in Players(settings.init_from, settings.attacker_from)._asdict().items():
         if workdir:
             like = getattr(state.params, player), getattr(state.stats, player)
