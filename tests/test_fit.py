@@ -111,12 +111,27 @@ def test_parts_are_replaced():
     assert result.attack is None and "robust_accuracy" not in result.history[0]
 
 
+def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
+    flags = {**SHORT, "workdir": tmp_path, "attacks": "fgsm", "eval_size": 20, "epochs": 1}
+    first = l2ljax.fit("digits_cnn", "digits", **flags)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    older = {**saved, "attacks": "fgsm", "seeds": 1, "attacker": None, "steps": 2, "heartbeat_timeout": 60}
+    file.write_text(json.dumps({k: v for k, v in older.items() if k not in ("image_shape", "num_classes")}))
+    same(first.variables, l2ljax.load(tmp_path)[0].args[0])
+    assert l2ljax.fit("digits_cnn", "digits", **flags).report["train_seconds"] == 0
+    file.write_text(json.dumps({k: v for k, v in saved.items() if k != "options"}))
+    with pytest.raises(L2LError, match="has no options: give the workdir of a run"):
+        l2ljax.load_attacker(tmp_path)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ({"epoch": 3}, "fit has no setting 'epoch': choose of .*epochs"),
         ({"coordinator": "a:1"}, "fit has no setting 'coordinator'"),
         ({"classifier": lambda x: x}, "function is no classifier: make it one with models.from_functions"),
+        ({"eps": 0.1}, "fit got a ball and eps: give one of them"),
         ({"method": "mine"}, "unknown method 'mine'"),
         ({"options": {"beta": 2}}, "--options=beta=2: rnn_adv takes"),
         ({"dataset": (IMAGES, LABELS[:5])}, "90 images and 5 labels"),
@@ -161,10 +176,11 @@ SMALL = {
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_run_and_are_short(path, monkeypatch):
+def test_examples_run_and_are_short(path, monkeypatch, tables):
     text = path.read_text()
     assert len(text.splitlines()) <= 60 and '__name__ == "__main__"' in text
     monkeypatch.syspath_prepend(str(path.parent))
+    monkeypatch.delitem(sys.modules, path.stem, raising=False)
     found = importlib.import_module(path.stem).main(**SMALL.get(path.stem, {}))
     if path.stem in SMALL:
         clean, robust = found.values() if isinstance(found, dict) else found

@@ -25,16 +25,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation", "tables")
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def tables():
-    """Leaves the tables of names as they were."""
-    before = [(table, dict(table)) for table in (attacks.FAMILIES, defenses.METHODS)]
-    yield
-    for table, rows in before:
-        table.clear()
-        table.update(rows)
-
-
 def corners(ball, *, steps=4, size=2.0, keep="last", loss=losses.cross_entropy):
     """Long steps."""
     return attacks.pgd(ball, step_size=size * ball.eps, steps=steps, keep=keep, loss=loss)

@@ -1,6 +1,6 @@
 """A new attack is an optax rule of the image: `python experiments/examples/new_attack.py`.
 
-Registered, it has a name wherever attacks have one: python experiments/digits.py --import=new_attack --attacks=nesterov20
+Registered, it has a name wherever attacks have one: python experiments/digits.py --import=new_attack --attacks=nesterov
 """
 
 import jax
@@ -15,7 +15,7 @@ def nesterov(ball: threat.Ball, *, steps: int = 10, decay: float = 1.0) -> Attac
     """Step along the sign of g + decay m, m = decay m + g: PGD with Nesterov's momentum, from the image itself."""
     rule = optax.chain(
         optax.trace(decay, nesterov=True),
-        optax.stateless(lambda g, _: jax.tree.map(ball.steepest, g)),
+        optax.stateless(lambda g, _: ball.steepest(g)),
         optax.scale(-2.5 * ball.eps / steps),  # rules descend; they are handed the gradient of minus the loss
     )
     return attacks.gradient_attack(ball, rule, steps=steps)

@@ -5,6 +5,8 @@ Registered, it trains as any other: python experiments/digits.py --import=new_de
 
 import sys
 
+import jax
+
 import l2ljax
 from l2ljax import attacks, defenses, devices, evaluate, threat
 from l2ljax.types import Classifier, Defense
@@ -30,7 +32,11 @@ def main(epochs: int, train_size: int | None = None) -> dict[str, float]:
         options={"size": 0.5},
     )  # fmt: skip
     judged = evaluate.evaluate(
-        result.logits_fn, result.dataset.test, {"pgd10": attacks.create("pgd10", ball)}, key=1, batch_size=297
+        result.logits_fn,
+        result.dataset.test,
+        {"pgd10": attacks.create("pgd10", ball)},
+        key=jax.random.key(1),
+        batch_size=297,
     )
     print(f"clean {judged.clean_acc:.2%}, under PGD-10 {judged.worst_case_acc:.2%}")
     return {"clean": judged.clean_acc, "pgd10": judged.worst_case_acc}

@@ -37,9 +37,9 @@ __all__ = ["Result", "as_classifier", "fit", "run", "save", "train"]
 VALIDATION_ATTACK = "pgd10"
 FLAGS = sorted(
     Config.__dataclass_fields__.keys()
-    - {"dataset", "method", "workdir", "seeds", "coordinator", "num_processes", "process_id", "distributed"}
-    - {"heartbeat_timeout"}
+    & {*Settings._fields, "attacker", "attacker_width", "steps"} - {"dataset", "method", "arch", "options", "workdir"}
 )
+"""The flags that `fit` takes as keywords."""
 
 
 class Result(NamedTuple):
@@ -107,6 +107,8 @@ def fit(
     """
     if unknown := [name for name in settings if name not in FLAGS]:
         raise L2LError(f"fit has no setting {unknown[0]!r}: choose of {', '.join(FLAGS)}")
+    if ball is not None and (twice := settings.keys() & {"eps", "norm"}):
+        raise L2LError(f"fit got a ball and {min(twice)}: give one of them")
     if not devices.one_per_core(settings.get("devices")):
         warnings.warn(
             "JAX has computed before fit, so that all cores share one device, which is slower: "
