@@ -122,12 +122,10 @@ def fit(
         options = ",".join(f"{name}={value!r}" for name, value in options.items())
     if ball is not None:
         settings |= {"eps": repr(float(ball.eps)), "norm": ball.name}
-    if isinstance(classifier, str):
-        settings["arch"], made = classifier, None
-    else:
-        settings["arch"] = type(classifier).__name__
-        made = as_classifier(classifier)
-    config = Config(method=method, options=options, workdir=workdir and str(workdir), **settings)
+    made = None if isinstance(classifier, str) else as_classifier(classifier)
+    settings["arch"] = classifier if isinstance(classifier, str) else type(classifier).__name__
+    folder = None if workdir is None else str(workdir)
+    config = Config(method=method, options=options, workdir=folder, **settings)
     complete = resolve(dataset, method, config)
     if workdir is None:
         complete = complete._replace(workdir=None)
@@ -197,7 +195,7 @@ def train(
     Raises:
       L2LError, Interrupted: as `fit` does.
     """
-    settings, history = setup.settings, []
+    settings, history = setup.settings, list[dict[str, Any]]()
     best = Best(jnp.float32(-1), state.step, state.params, state.stats)
     checkpoints = None
 
@@ -226,8 +224,9 @@ def train(
         print(_estimate(setup, state, next(_batches(setup, int(state.step)))[1]), flush=True)
     save_every = settings.checkpoint_every or setup.epoch_steps
     began = time.perf_counter()
-    stoppable = monitor.stopping_on_signals() if workdir else contextlib.nullcontext(lambda: False)
-    with stoppable as asked, _bar(setup, state) as bar:
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(_bar(setup, state))
+        asked = stack.enter_context(monitor.stopping_on_signals()) if workdir else lambda: False
         stopping = hosts.agreed(asked)
         try:
             for step, until in setup.phases:

@@ -89,7 +89,9 @@ def prepare(
     variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
     classes = jax.eval_shape(classifier.logits, variables, images).shape[-1]
     if classes < whole.num_classes:
-        raise L2LError(f"the network returns {classes} logits, but {whole.name} has {whole.num_classes} classes")
+        raise L2LError(
+            f"the network returns {classes} logits, but {whole.name} has {whole.num_classes} classes: give it as many"
+        )
     for player, workdir in Players(settings.init_from, settings.attacker_from)._asdict().items():
         if workdir:
             like = getattr(state.params, player), getattr(state.stats, player)

@@ -1,7 +1,7 @@
 """What a person sees of a run while it goes on, and how they stop it: estimate, progress bar, signals.
 
 with monitor.script():      # around what a script does
-    main(tyro.cli(Flags))
+    main(flags.read(Flags, __doc__))
 """
 
 import contextlib
