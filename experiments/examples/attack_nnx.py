@@ -4,6 +4,7 @@ The network is an argument of the jitted attack, so other weights do not compile
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from l2ljax import attacks, data, losses, threat
@@ -26,13 +27,14 @@ def main() -> dict[str, float]:
     model = Network(nnx.Rngs(0))
     model.eval()
     batch = next(data.batches(data.load("digits").test, 64))
+    x, y = jnp.asarray(batch.x), jnp.asarray(batch.y)
     ball = threat.linf(0.1)
     pgd = attacks.pgd(ball, step_size=0.025, steps=10)
     both = attacks.best_of([attacks.restarts(pgd, 3), attacks.create("momentum10", ball)])
-    found = {"clean": float(losses.cross_entropy(model(batch.x), batch.y).mean())}
+    found = {"clean": float(losses.cross_entropy(model(x), y).mean())}
     for name, attack in {"pgd": pgd, "both": both}.items():
-        x_adv = jax.jit(attack)(model, jax.random.key(1), batch.x, batch.y)
-        found[name] = float(losses.cross_entropy(model(x_adv), batch.y).mean())
+        x_adv = jax.jit(attack)(model, jax.random.key(1), x, y)
+        found[name] = float(losses.cross_entropy(model(x_adv), y).mean())
     print(", ".join(f"{name}: loss {loss:.3f}" for name, loss in found.items()))
     return found
 

@@ -27,14 +27,15 @@ attacks.register("nesterov", nesterov)
 def main() -> dict[str, float]:
     """Attack an untrained network by names, the new one included; returns the mean cross-entropies."""
     batch = next(data.batches(data.load("digits").test, 64))
+    x, y = jnp.asarray(batch.x), jnp.asarray(batch.y)
     clf = models.create("digits_cnn")
-    logits_fn = jax.tree_util.Partial(clf.logits, clf.init(jax.random.key(0), batch.x))
+    logits_fn = jax.tree_util.Partial(clf.logits, clf.init(jax.random.key(0), x))
     ball = threat.linf(0.1)
-    found = {"clean": float(losses.cross_entropy(logits_fn(batch.x), batch.y).mean())}
+    found = {"clean": float(losses.cross_entropy(logits_fn(x), y).mean())}
     for name in ("pgd10", "nesterov10", "nesterov10+restarts2"):
-        x_adv = jax.jit(attacks.create(name, ball))(logits_fn, jax.random.key(1), batch.x, batch.y)
-        assert jnp.abs(x_adv - batch.x).max() <= ball.eps + 1e-6
-        found[name] = float(losses.cross_entropy(logits_fn(x_adv), batch.y).mean())
+        x_adv = jax.jit(attacks.create(name, ball))(logits_fn, jax.random.key(1), x, y)
+        assert jnp.abs(x_adv - x).max() <= ball.eps + 1e-6
+        found[name] = float(losses.cross_entropy(logits_fn(x_adv), y).mean())
     print(", ".join(f"{name}: loss {loss:.3f}" for name, loss in found.items()))
     return found
 

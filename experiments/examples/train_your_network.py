@@ -35,7 +35,9 @@ def main(epochs: int, test_size: int | None = None, only: tuple[str, ...] = ()) 
     ball = threat.linf(0.1)
     result = l2ljax.fit(Network(nnx.Rngs(0)), (images, labels), method="rnn_adv", ball=ball, epochs=epochs)
     x, y = (a[:test_size] for a in result.dataset.test)
-    judged = evaluate.run_standard_evaluation(result.logits_fn, data.pixels(x), y, ball=ball, only=only, key=0)
+    judged = evaluate.run_standard_evaluation(
+        result.logits_fn, data.pixels(x), y, ball=ball, only=only, key=jax.random.key(0)
+    )
     print(f"clean {judged.clean_acc:.2%}, under AutoAttack {judged.robust_acc:.2%}")
     return judged.clean_acc, judged.robust_acc
 
