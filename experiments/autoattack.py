@@ -17,7 +17,7 @@ from bench import benchmark, rivals
 from l2ljax import data, devices, threat
 from l2ljax.evaluate import run_standard_evaluation
 from l2ljax.files import write_json
-from l2ljax.run.setup import load_classifier
+from l2ljax.run.trained import load_classifier
 from l2ljax.runtime.monitor import one_line_errors
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import read_json

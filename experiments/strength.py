@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
 from l2ljax import data, threat
 from l2ljax.files import write_json
 from l2ljax.report.figures import loss_along_attacks
 from l2ljax.report.views import losses_along, pgd_path
-from l2ljax.run.setup import load_attacker, load_classifier
-from l2ljax.runtime import imports
+from l2ljax.run.trained import load_attacker, load_classifier
+from l2ljax.runtime.flags import read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import read_json
@@ -64,4 +63,4 @@ def main(flags: Flags) -> None:
 
 if __name__ == "__main__":
     with script():
-        main(tyro.cli(Flags, args=imports.load(), description=f"{__doc__}\n{imports.HELP}"))
+        main(read(Flags, str(__doc__)))

@@ -12,7 +12,7 @@ import tyro
 from bench import benchmark, throughput
 from l2ljax import devices
 from l2ljax.files import write_json
-from l2ljax.runtime import imports
+from l2ljax.runtime import flags
 from l2ljax.runtime.monitor import one_line_errors
 from l2ljax.runtime.provenance import provenance
 from papers import tables
@@ -65,8 +65,8 @@ if __name__ == "__main__":
     presets = throughput.presets()
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--preset", choices=presets, default="")
-    chosen, others = parser.parse_known_args(imports.load())
+    chosen, others = parser.parse_known_args(flags.load())
     with one_line_errors():
         known = f"--preset: {', '.join(filter(None, presets))}, whose settings the flags below replace."
-        description = f"{__doc__}\n{known}\n{imports.HELP}"
+        description = f"{__doc__}\n{known}\n{flags.HELP}"
         main(tyro.cli(Flags, description=description, default=Flags(**presets[chosen.preset]), args=others))

@@ -17,7 +17,7 @@ import numpy as np
 
 from l2ljax.types import L2LError, Tree, is_key
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "restore_player"]
 
 
 class Checkpoints:
@@ -105,6 +105,25 @@ class Checkpoints:
     def close(self) -> None:
         """Release orbax's resources."""
         self._manager.close()
+
+
+def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+    """Return the (params, batch_stats) of "classifier" or "attacker" with which the run in a workdir ended.
+
+    Args:
+      workdir: of the run.
+      player: its name in `Players`.
+      like: (params, batch_stats) of the same structure and types.
+
+    Raises:
+      L2LError: no checkpoint there, or one of another network.
+    """
+    saved = Checkpoints(Path(workdir).expanduser() / "checkpoints")
+    params, batch_stats = like
+    return (
+        saved.restore(like=params, prefix=f"['last'].params.{player}"),
+        saved.restore(like=batch_stats, prefix=f"['last'].stats.{player}"),
+    )
 
 
 def _to_flat(tree: Tree) -> dict[str, np.ndarray]:

@@ -38,7 +38,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def one_per_core(most: int | None = None) -> None:
+def one_per_core(most: int | None = None) -> bool:
     """Make each CPU core available to this process a device. GPUs and TPUs are unaffected.
 
     This has no effect after JAX's first computation, or if JAX's own settings give the number of CPU devices
@@ -46,14 +46,19 @@ def one_per_core(most: int | None = None) -> None:
 
     Args:
       most: the largest number of devices, `MOST` by default. A single device shares all cores.
+
+    Returns:
+      False if it is too late: JAX runs on the CPU with fewer devices.
     """
     chosen = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
+        return True
+    count = min(cores(), most or MOST)
     try:
-        jax.config.update("jax_num_cpu_devices", min(cores(), most or MOST))
+        jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:  # too late
-        return
+        return jax.default_backend() != "cpu" or jax.local_device_count() >= count
+    return True
 
 
 def own_core() -> bool:

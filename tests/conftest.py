@@ -22,3 +22,15 @@ def forget_programs():
     """Free the programs that a module compiled: each maps memory, of which Linux allows a process 65,530 pieces."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def tables():
+    """Leave the tables of names as they were."""
+    from l2ljax import attacks, defenses
+
+    before = [(table, dict(table)) for table in (attacks.FAMILIES, defenses.METHODS)]
+    yield
+    for table, rows in before:
+        table.clear()
+        table.update(rows)

@@ -12,7 +12,7 @@ from l2ljax.evaluate import evaluate
 from l2ljax.run import adversary, experiment
 from l2ljax.run.adversary import Flags
 from l2ljax.run.config import Config, resolve
-from l2ljax.run.setup import load_attacker, load_classifier
+from l2ljax.run.trained import load_attacker, load_classifier
 from l2ljax.types import L2LError
 
 

@@ -14,7 +14,7 @@ from l2ljax.data.arrays import as_dataset
 from l2ljax.evaluate import evaluate, masking
 from l2ljax.run import experiment, judge, recipes
 from l2ljax.run.config import Config, resolve
-from l2ljax.run.setup import load_classifier
+from l2ljax.run.trained import load_classifier
 from l2ljax.types import L2LError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -240,8 +240,8 @@ def test_a_run_on_a_users_file_is_trained_and_judged(tmp_path, monkeypatch):
     config = Config(dataset="threes.npz", method="pgd_adv", epochs=4, eval_size=60, attacks="fgsm", steps=2)
     spec = resolve("digits", "pgd_adv", config)
     assert str(spec.workdir) == "runs/threes_pgd_adv_digits_cnn_s0"
-    assert (spec.recipe.val_size, spec.recipe.source) == (len(train.labels) // 10, "ours")  # the script's recipe
-    assert resolve("threes.npz", "pgd_adv", config).recipe.source == "ours: as digits"
+    assert (spec.val_size, spec.source) == (len(train.labels) // 10, "ours")  # the script's recipe
+    assert resolve("threes.npz", "pgd_adv", config).source == "ours: as digits"
     report = experiment.run(spec)
     assert report["dataset"] == "threes.npz" and report["clean_acc"] > 0.9
     assert (spec.workdir / "figures" / "perturbations.png").exists()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from l2ljax import checkpoint, data, devices
-from l2ljax.run import experiment, recipes
+from l2ljax.run import experiment, settings, setup
 from l2ljax.run.config import Config, resolve
 from l2ljax.types import L2LError
 
@@ -196,12 +196,12 @@ def test_the_attacker_of_another_run_can_be_the_start(tmp_path):
     run(tmp_path, epochs=1, attacks="fgsm")
     source = tmp_path / "run"
     config = Config(method="rnn_adv", attacker_from=str(source), workdir=str(tmp_path / "next"), **SHORT)
-    _, state = experiment.prepare(resolve("digits", "rnn_adv", config))
+    _, state = setup.prepare(resolve("digits", "rnn_adv", config))
     saved = final(source)
     for name, value in state.params.attacker.items():
         np.testing.assert_array_equal(value, saved[f"['last'].params.attacker['{name}']"])
     with pytest.raises(L2LError, match="no checkpoint in"):
-        experiment.prepare(resolve("digits", "rnn_adv", Config(attacker_from=str(tmp_path / "none"), **SHORT)))
+        setup.prepare(resolve("digits", "rnn_adv", Config(attacker_from=str(tmp_path / "none"), **SHORT)))
 
 
 BAD = [
@@ -251,10 +251,10 @@ def test_the_script_tells_errors_in_one_line_and_help_shows_the_recipes(tmp_path
 
 def test_learning_rates_fall_where_the_papers_say():
     spec = resolve("cifar10", "grad_l2l", Config(method="grad_l2l"))
-    assert (spec.recipe.arch, spec.eps, spec.recipe.milestones) == ("wrn_34_10", 0.031, (29, 59, 89))
+    assert (spec.arch, spec.ball.eps, spec.milestones) == ("wrn_34_10", 0.031, (29, 59, 89))
     short = resolve("cifar10", "grad_l2l", Config(method="grad_l2l", epochs=10))
-    assert short.recipe.milestones == pytest.approx((2.9, 5.9, 8.9))
-    optimizer = recipes.optimizers(spec.recipe, 391).classifier
+    assert short.milestones == pytest.approx((2.9, 5.9, 8.9))
+    optimizer = settings.optimizers(spec, 391).classifier
     w, g = {"w": np.float32(2.0)}, {"w": np.float32(1.0)}
     state = optimizer.init(w)
     update = jax.jit(optimizer.update)
@@ -265,7 +265,7 @@ def test_learning_rates_fall_where_the_papers_say():
         assert float(updates["w"]) == pytest.approx(-0.1 * velocity, rel=1e-5)
         w = {"w": w["w"] + updates["w"]}
     at = (29 * 391 - 1, 29 * 391, 59 * 391, 89 * 391)
-    schedule = recipes.LR_SCHEDULES["steps"](spec.recipe, 391)
+    schedule = settings.LR_SCHEDULES["steps"](spec, 391)
     assert [float(schedule(step)) for step in at] == pytest.approx([0.1, 0.01, 0.001, 0.0001])
 
 

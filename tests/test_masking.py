@@ -13,7 +13,7 @@ from l2ljax.attacks import ensemble
 from l2ljax.evaluate import masking
 from l2ljax.run import experiment, judge
 from l2ljax.run.config import Config, resolve
-from l2ljax.run.setup import load_classifier
+from l2ljax.run.trained import load_classifier
 from l2ljax.types import L2LError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -131,7 +131,7 @@ def test_a_judgement_of_a_run_and_of_a_function(workdir, tmp_path, monkeypatch):
     assert shown["figure"] == "landscape" and list(shown["data"]["loss"]) == [workdir.name]
 
     (tmp_path / "their_model.py").write_text(
-        "from l2ljax.run.setup import load_classifier\n"
+        "from l2ljax.run.trained import load_classifier\n"
         f"def make():\n    model = load_classifier({str(workdir)!r})\n    return lambda x: model(x)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -195,7 +195,7 @@ def test_the_black_box_attacks_the_surrogate(workdir, tmp_path):
 def test_a_stochastic_victim_is_judged_by_the_version_rand(workdir, tmp_path, monkeypatch):
     (tmp_path / "noisy_model.py").write_text(
         "import jax\n"
-        "from l2ljax.run.setup import load_classifier\n"
+        "from l2ljax.run.trained import load_classifier\n"
         f"def make():\n    model = load_classifier({str(workdir)!r})\n"
         "    noise = jax.vmap(lambda key, x: 0.1 * jax.random.normal(key, x.shape))\n"
         "    return lambda x, keys: model(x + noise(keys, x))\n"

@@ -15,7 +15,8 @@ import tyro
 from l2ljax import attacks, threat
 from l2ljax.gail.setup import Config as GailConfig
 from l2ljax.run import adversary, judge
-from l2ljax.run.config import Config, learned, resolve
+from l2ljax.run.config import Config, resolve
+from l2ljax.run.trained import learned
 from l2ljax.types import L2LError
 from papers import claims, compare, effort, listing, plan, records, work
 from papers.jobs import Job, Part
@@ -108,7 +109,7 @@ def test_our_scripts_take_the_plans_commands():
             config = tyro.cli(Config, args=list(job.flags))
             run = resolve(name, config.method, config)
             assert job.about == {
-                "method": run.method, "dataset": run.dataset, "arch": run.recipe.arch, "epochs": run.recipe.epochs,
+                "method": run.method, "dataset": run.dataset, "arch": run.arch, "epochs": run.epochs,
                 "seed": config.seed,
             }  # fmt: skip
             assert str(run.workdir / "report.json") == job.made

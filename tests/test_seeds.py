@@ -35,7 +35,7 @@ def test_seeds_are_single_runs_and_a_killed_command_goes_on(tmp_path, monkeypatc
     started, run = [], experiment.run
 
     def dies_at_the_third(spec):
-        started.append(spec.config.seed)
+        started.append(spec.seed)
         if len(started) == 3:
             raise KeyboardInterrupt
         return run(spec)
@@ -110,8 +110,8 @@ def test_plans():
     assert [str(s.workdir) for s in plan()] == ["runs/digits_rnn_adv_digits_cnn_s0"]
     assert [str(s.workdir) for s in plan(workdir="w", seed=2)] == ["w"]
     assert [str(s.workdir) for s in plan(workdir="w", seed=2, seeds=2)] == ["w/s2", "w/s3"]
-    assert [(s.config.seed, s.config.seeds, str(s.workdir)) for s in plan(seeds=2, seed=1)] == [
-        (1, 1, "runs/digits_rnn_adv_digits_cnn_s1"), (2, 1, "runs/digits_rnn_adv_digits_cnn_s2"),
+    assert [(s.seed, str(s.workdir)) for s in plan(seeds=2, seed=1)] == [
+        (1, "runs/digits_rnn_adv_digits_cnn_s1"), (2, "runs/digits_rnn_adv_digits_cnn_s2"),
     ]  # fmt: skip
     with pytest.raises(L2LError, match="--seeds=0: give 1 or more"):
         plan(seeds=0)

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from l2ljax import defenses, threat, train
-from l2ljax.train import AXIS, Interrupted, NonFiniteLoss, TrainState, fit, init_state, make_step
+from l2ljax.train import AXIS, Interrupted, NonFiniteLoss, TrainState, due, init_state, loop, make_step
 from l2ljax.types import Batch, L2LError, Players
 from tests.tiny import small, tiny_classifier
 
@@ -194,56 +194,57 @@ def test_bad_schedule_and_batches_that_do_not_split():
 
 
 class Recorder:
-    """What `fit` is given, with everything it does kept."""
+    """A caller of `loop` that validates every 5 steps and saves every 4, with all that it does kept."""
 
     def __init__(self, losses):
         self.losses, self.rows, self.saved, self.validated = losses, [], [], []
 
-    def fit(self, steps, start=0, **options):
+    def train(self, steps, start=0, **options):
         def step(state, batch):
             done = state.step + 1
             return state._replace(step=done), {"loss": jnp.float32(self.losses[int(done) - 1])}
 
-        def validate(state):
-            self.validated.append(int(state.step))
-            return {"val": 0.5}
-
-        state = TrainState(jnp.int32(start), None, None, None, None)
+        first = TrainState(jnp.int32(start), None, None, None, None)
         batches = ((i, None) for i in range(start, 10**6))
-        save = lambda state: self.saved.append(int(state.step))
-        options = {"save_every": 4, "validate_every": 5, **options}
-        return fit(state, step, batches, steps=steps, record=self.rows.extend, save=save, validate=validate, **options)
+        for state, rows in loop(first, step, batches, steps=steps, every=(4, 5), **options):
+            self.rows += rows
+            done = int(state.step)
+            if due(rows[-1]["step"], 5, steps=steps):
+                self.validated.append(done)
+            if due(rows[-1]["step"], 4, steps=steps):
+                self.saved.append(done)
+            self.last = done
+        return state
 
 
 @pytest.mark.parametrize("flush_seconds", [0.0, 100.0])
-def test_fit_records_every_step_once_and_saves_and_validates_on_time(flush_seconds):
+def test_the_loop_yields_every_step_once_and_the_state_when_it_is_due(flush_seconds):
     run = Recorder(np.arange(12))
-    state = run.fit(12, flush_seconds=flush_seconds)
+    state = run.train(12, flush_seconds=flush_seconds)
     assert int(state.step) == 12
     assert [row["step"] for row in run.rows] == list(range(1, 13))
     assert [row["loss"] for row in run.rows] == list(range(12))
     assert run.saved == [4, 8, 12] and run.validated == [5, 10, 12]
-    assert [row["step"] for row in run.rows if "val" in row] == [5, 10, 12]
 
 
-def test_fit_goes_on_from_a_later_step():
+def test_the_loop_goes_on_from_a_later_step():
     run = Recorder(np.arange(12))
-    run.fit(12, start=7)
+    run.train(12, start=7)
     assert [row["step"] for row in run.rows] == [8, 9, 10, 11, 12]
 
 
-def test_fit_stops_at_a_loss_that_is_not_finite_and_saves_nothing_of_it():
+def test_the_loop_stops_at_a_loss_that_is_not_finite():
     run = Recorder([1, 2, 3, 4, 5, float("nan"), 7, 8, 9, 10, 11, 12])
     with pytest.raises(NonFiniteLoss, match="the loss is nan at step 6"):
-        run.fit(12, flush_seconds=100.0)
+        run.train(12, flush_seconds=100.0)
     assert run.saved == [4]
     assert [row["step"] for row in run.rows] == [1, 2, 3, 4, 5]
 
 
-def test_fit_saves_when_asked_to_stop():
+def test_the_loop_yields_its_state_when_asked_to_stop():
     run = Recorder(np.arange(12))
     with pytest.raises(Interrupted, match="stopped after step 6"):
-        run.fit(12, stopping=lambda: len(run.validated) > 0 and run.rows[-1]["step"] >= 5)
+        run.train(12, stopping=lambda: len(run.validated) > 0 and run.rows[-1]["step"] >= 5)
     # asked after step 5 was recorded: the step under way is finished, recorded and saved
-    assert run.saved == [4, 6]
+    assert run.last == 6
     assert [row["step"] for row in run.rows] == [1, 2, 3, 4, 5, 6]

@@ -30,7 +30,7 @@ from l2ljax.attacks.names import parameters
 from l2ljax.attacks.solver import as_tree
 from l2ljax.files import write_json
 from l2ljax.models import CLASSIFIERS
-from l2ljax.run.setup import load_function
+from l2ljax.run.trained import load_function
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import Batch, L2LError, example_keys
 from papers import figures, tables

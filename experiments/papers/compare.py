@@ -132,7 +132,7 @@ def shortened(training: Mapping[str, Any], table: Table) -> str:
     images, everything = training.get("train_size"), TRAIN_IMAGES.get(training["dataset"])
     if images is not None and images != everything:
         said.append(f"{images:,} of {everything:,} training images" if everything else f"{images:,} training images")
-    width = training.get("attacker_width")
+    width = training.get("options", {}).get("attacker_width")
     if training["method"] in GENERATORS and width not in (None, 64):
         said.append(f"attacker of width {width} for 64")
     for name in ("optimizer", "lr", "lr_schedule", "batch_size", "warmup", "attacker_optimizer", "attacker_lr"):

@@ -63,9 +63,9 @@ def load(
     return whole._replace(train=train, val=whole.val if given else val)
 
 
-def source(dataset: str) -> Source:
-    """Return the image shape, classes and augmentation of a data set by name, a user's own included."""
-    if dataset in SOURCES:
+def source(dataset: Any) -> Source:
+    """Return the image shape, classes and augmentation of a data set, as `load` takes it."""
+    if isinstance(dataset, str) and dataset in SOURCES:
         return SOURCES[dataset]
     users = _whole(dataset, None)
     return Source(users.image_shape, users.class_names, users.augment)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from l2ljax.gail.policy import Agent
 from l2ljax.gail.rollout import Iterations
 from l2ljax.gail.setup import PAIRS_KEY, Arm, Config, Task, arms, controls, find_expert, prepare
 from l2ljax.gail.updaters import Updater
-from l2ljax.runtime import imports, monitor
+from l2ljax.runtime import flags, monitor
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import Interrupted
@@ -45,13 +45,10 @@ class Diverged(L2LError):
     """The discriminator's parameters exceeded their bound."""
 
 
-def main() -> None:
-    """Run experiments/gail.py from the command line."""
-    import tyro
-
-    arguments = imports.load()
-    description = f"GAIL with Adam or a learned updater of the discriminator. {imports.HELP}"
-    config = tyro.cli(Config, args=arguments, description=description)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line of experiments/gail.py."""
+    about = "GAIL with Adam or a learned updater of the discriminator."
+    config = flags.read(Config, about, arguments=arguments)
     with monitor.script(1):  # one program for all seeds, whose products share the cores
         run(config)
 
@@ -143,7 +140,7 @@ def _train(
     seconds = []
     with (
         monitor.stopping_on_signals() as stopping,
-        tqdm(total=config.iterations, initial=done, desc=name, unit="it", leave=False) as bar,
+        tqdm(total=config.iterations, initial=done, desc=name, unit="it", leave=False, disable=None) as bar,
     ):
         while done < config.iterations:
             began = time.perf_counter()

@@ -1,5 +1,7 @@
 """Whole runs, as the scripts in experiments/ call them.
 
-`experiment` trains and reports, `adversary` trains an attacker of a fixed classifier, `judge` judges any model and
-`illustrate` draws it; `recipes` has the papers' settings, `config` the flags, `setup` makes of them a run's parts.
+`fit` trains, for programs and scripts alike; `experiment` is its command line. `adversary` trains an attacker of a
+fixed classifier, `judge` judges any model and `illustrate` draws it; `command` holds them all. `config` has the flags,
+`recipes` the papers' settings, and both become `settings`, of which `setup` makes a run's parts; `trained` loads what
+runs leave.
 """

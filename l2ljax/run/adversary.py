@@ -7,22 +7,23 @@
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from l2ljax import attacks, defenses
 from l2ljax.attacks import names
 from l2ljax.evaluate import evaluate
 from l2ljax.report import markdown
-from l2ljax.run.config import Config, Run, resolve
-from l2ljax.run.experiment import train
+from l2ljax.run.config import Config, resolve
+from l2ljax.run.fit import train
 from l2ljax.run.results import describe
+from l2ljax.run.settings import Settings
 from l2ljax.run.setup import EVAL_BATCH, prepare
-from l2ljax.runtime import imports
+from l2ljax.runtime.flags import read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.workdir import Workdir, read_json
 from l2ljax.types import L2LError
@@ -37,7 +38,7 @@ class Flags:
     victim: str
     """The workdir of a run of ours, whose last classifier is attacked."""
     attacker: str = "l2l_da"
-    """Of the names above, like advgan, l2l_da or rnn_adv."""
+    """Of the names below, like advgan, l2l_da or rnn_adv."""
     attacker_from: str | None = None
     """Start from the trained attacker of this workdir (for fine-tuning)."""
     attacker_width: int | None = None
@@ -60,11 +61,10 @@ class Flags:
     """runs/attack_ATTACKER_VICTIM_sSEED by default."""
 
 
-def main() -> None:
-    """The command line of experiments/attack.py."""
-    arguments = imports.load()
-    tables = f"Attackers: {learners()}.\n\nOther attacks of the report:\n\n{names.table()}\n\n{imports.HELP}"
-    flags = tyro.cli(Flags, args=arguments, description=f"{__doc__}\n{tables}")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line of experiments/attack.py."""
+    tables = lambda: {"Attackers": learners(), "Other attacks of the report": names.table()}
+    flags = read(Flags, str(__doc__), tables, arguments)
     with script():
         run(flags)
 
@@ -79,17 +79,17 @@ def run(flags: Flags) -> dict[str, Any]:
       L2LError: bad settings, no victim there, an attacker that learns nothing.
       Interrupted: SIGTERM or Ctrl-C during training; the state is saved.
     """
-    spec = _specify(flags)
-    setup, start = prepare(spec)
+    settings = _specify(flags)
+    setup, start = prepare(settings)
     if not jax.tree.leaves(start.params.attacker):
         raise L2LError(f"{flags.attacker} learns nothing: choose of {learners()}")
-    workdir = Workdir(spec.workdir, {**spec.saved(), **setup.hardware()})
+    workdir = Workdir(Path(settings.workdir or ""), {**settings.saved(), **setup.hardware()})
     untrained = jax.tree.map(np.asarray, (start.params.attacker, start.stats.attacker))  # training donates them
-    state, _, seconds = train(setup, start, workdir)
+    state, _, _, seconds = train(setup, start, workdir)
 
     logits_fn = setup.logits_fn(state.params, state.stats)
     own: Any = setup.defense.attack  # not None: there are parameters
-    named = {name: attacks.create(name, setup.ball) for name in spec.attack_names}
+    named = {name: attacks.create(name, setup.ball) for name in settings.attacks}
     named |= {"random signs": attacks.random_signs(setup.ball), "untrained": own(*untrained)}
     named |= {f"draw {i}": own(state.params.attacker, state.stats.attacker) for i in range(flags.draws)}
     scored = {}
@@ -120,7 +120,7 @@ def run(flags: Flags) -> dict[str, Any]:
         "attacks": rows,
         "worst_case_acc": min(row["robust_acc"] for row in rows.values()),
     }
-    markdown.write(spec.workdir, result, [])
+    markdown.write(workdir.path, result, [])
     print(markdown.table([result]))
     return result
 
@@ -130,8 +130,8 @@ def learners() -> str:
     return ", ".join(name for name, record in {**defenses.ATTACKERS, **defenses.METHODS}.items() if record.learns)
 
 
-def _specify(flags: Flags) -> Run:
-    """The run that trains the attacker: the victim's data, classifier and threat, the attacker's own recipe."""
+def _specify(flags: Flags) -> Settings:
+    """Return the settings of the attacker's training: the victim's data, classifier and threat, its own recipe."""
     victim = read_json(Path(flags.victim).expanduser() / "config.json")
     name = f"attack_{flags.attacker}_{Path(flags.victim).name}_s{flags.seed}"
     config = Config(

@@ -20,8 +20,7 @@ from l2ljax.data import Dataset, Split
 from l2ljax.files import write_files
 from l2ljax.report import figures, views
 from l2ljax.report.views import Plan
-from l2ljax.run.config import learned
-from l2ljax.run.setup import load_attacker, load_classifier
+from l2ljax.run.trained import learned, load_attacker, load_classifier
 from l2ljax.runtime.workdir import read_json
 from l2ljax.threat import Ball, parse_eps
 from l2ljax.types import Key, L2LError, LogitsFn

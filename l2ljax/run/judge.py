@@ -9,13 +9,12 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from l2ljax import attacks, data, threat
 from l2ljax.attacks import names
@@ -26,9 +25,8 @@ from l2ljax.evaluate.standard import checksum, default_batch_size
 from l2ljax.files import write_files
 from l2ljax.report import markdown
 from l2ljax.run import illustrate
-from l2ljax.run.config import learned
-from l2ljax.run.setup import load_attacker, load_classifier, load_function, named_attack
-from l2ljax.runtime import imports
+from l2ljax.run.trained import learned, load_attacker, load_classifier, load_function, named_attack
+from l2ljax.runtime.flags import read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import read_json
@@ -78,10 +76,9 @@ class Flags:
     """A folder; VICTIM/evaluation for a run, ./evaluation otherwise."""
 
 
-def main() -> None:
-    """The command line of experiments/evaluate.py."""
-    arguments = imports.load()
-    flags = tyro.cli(Flags, args=arguments, description=f"{__doc__}\n{names.table()}\n\n{imports.HELP}")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line of experiments/evaluate.py."""
+    flags = read(Flags, str(__doc__), lambda: {"Attacks": names.table()}, arguments)
     with script():
         run(flags)
 

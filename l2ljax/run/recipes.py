@@ -3,55 +3,15 @@
 A flag replaces one entry; the schedule's milestones stretch with `--epochs`.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import optax
-
 from l2ljax import data, defenses
 from l2ljax.data.arrays import check_trainable
-from l2ljax.types import Players
+from l2ljax.report.markdown import grid
+from l2ljax.run.settings import Settings
 
-__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "RECIPES", "Recipe", "find", "fitted", "optimizers", "table"]
-
-
-class Recipe(NamedTuple):
-    """How one method is trained on one data set."""
-
-    source: str
-    """Which paper or code it is from."""
-    arch: str
-    eps: str
-    epochs: int
-    lr: float
-    batch_size: int = 128
-    optimizer: str = "sgd"
-    """sgd (momentum 0.9, weight decay coupled) or adam."""
-    weight_decay: float = 0.0
-    nesterov: bool = False
-    lr_schedule: str = "steps"
-    """steps (at the milestones), constant, or cosine (from lr to 0 over the run)."""
-    milestones: tuple[float, ...] = ()
-    """After how many epochs the learning rate is multiplied by `decay`."""
-    decay: float = 0.1
-    attacker_lr: float = 1e-3
-    """Constant."""
-    attacker_optimizer: str = "adam"
-    attacker_weight_decay: float = 0.0
-    clip_norm: float | None = None
-    """The longest gradient, of either player."""
-    warmup: float = 0.0
-    """Epochs of plain training at the start (they count as epochs of the run)."""
-    augment: str | None = None
-    """The data set's customary one where not given, see `data.train_batch`."""
-    val_size: int = 1000
-    """Images taken out of the training set to choose the best parameters with (the papers choose on the test set)."""
-    options: tuple[tuple[str, Any], ...] = ()
-    """Of the method, see `defenses.options`."""
-
+__all__ = ["RECIPES", "find", "fitted", "table"]
 
 # Learning to Defend by Learning to Attack, section 5: the learning rate falls at epochs 30, 60, 90, counted from 1.
-L2L = Recipe(
+L2L = Settings(
     "L2L",
     "wrn_34_10",
     "0.031",
@@ -63,7 +23,7 @@ L2L = Recipe(
 )
 # What RNN-Adv's AdvTrain rows are trained with, as far as known: the released code of BayesianDefense, which restarts
 # the momentum at each milestone (we do not).
-ADV_TRAIN = Recipe(
+ADV_TRAIN = Settings(
     "RNN-Adv, BayesianDefense",
     "vgg16",
     "8/255",
@@ -72,7 +32,7 @@ ADV_TRAIN = Recipe(
     weight_decay=5e-4,
     milestones=(80, 140, 180),
 )
-TRADES = Recipe("RNN-Adv, TRADES", "vgg16", "8/255", epochs=76, lr=0.1, weight_decay=2e-4, milestones=(75,))
+TRADES = Settings("RNN-Adv, TRADES", "vgg16", "8/255", epochs=76, lr=0.1, weight_decay=2e-4, milestones=(75,))
 ZAGORUYKO = L2L._replace(
     source="L2L, Wide ResNets",
     epochs=200,
@@ -84,10 +44,10 @@ ZAGORUYKO = L2L._replace(
 # Learning to Defend by Learning to Attack (2021), section 4.3, after the released code of Adversarial Interpolation
 # Training.
 AIT = L2L._replace(source="L2L, AIT", epochs=200, milestones=(60, 90))
-MNIST = Recipe("RNN-Adv, TRADES", "small_cnn", "0.3", epochs=100, lr=0.01, milestones=(55, 75, 90))
+MNIST = Settings("RNN-Adv, TRADES", "small_cnn", "0.3", epochs=100, lr=0.01, milestones=(55, 75, 90))
 # L2L-DA, section 5.1 and its released code: 100,000 steps. On MNIST the first 1,000 are plain training; on CIFAR-10 the
 # classifier starts trained (--init-from).
-L2L_DA = Recipe(
+L2L_DA = Settings(
     "L2L-DA",
     "lenet5",
     "0.3",
@@ -110,21 +70,21 @@ L2L_DA_CIFAR = L2L_DA._replace(
     milestones=(100,),
     warmup=0.0,
     augment=None,
-    options=(("diversity", 0.5),),
+    options={"diversity": 0.5},
 )
-DIGITS = Recipe("ours", "digits_cnn", "0.2", epochs=60, lr=1e-3, batch_size=100, optimizer="adam", val_size=100)
+DIGITS = Settings("ours", "digits_cnn", "0.2", epochs=60, lr=1e-3, batch_size=100, optimizer="adam", val_size=100)
 
-ATTACK = Recipe("ours", "of the victim", "of the victim", epochs=10, lr=0.0, val_size=0)
+ATTACK = Settings("ours", "of the victim", "of the victim", epochs=10, lr=0.0, val_size=0)
 
 _LEARNED_CNN = ("naive_l2l", "grad_l2l", "two_step_l2l", "grad_only_l2l", "two_step_grad_only_l2l")
-PGM = (("step_size", 0.007), ("start", "clean"))
+PGM = {"step_size": 0.007, "start": "clean"}
 _CIFAR = {
     "plain": ZAGORUYKO,
     "fgsm_adv": L2L,
     "pgd_adv": ADV_TRAIN._replace(options=PGM),
     "pgd_bls_adv": ADV_TRAIN,
-    "cw_adv": L2L_DA_CIFAR._replace(options=()),
-    "trades": TRADES._replace(options=(("step_size", 0.007),)),
+    "cw_adv": L2L_DA_CIFAR._replace(options={}),
+    "trades": TRADES._replace(options={"step_size": 0.007}),
     "stability": L2L,
     "ait": AIT,
     "ait_l2l": AIT,
@@ -132,14 +92,14 @@ _CIFAR = {
     "rnn_trades": TRADES._replace(attacker_lr=1e-2),
     **dict.fromkeys(_LEARNED_CNN, L2L),
     "l2l_da": L2L_DA_CIFAR,
-    "l2l_star": L2L_DA_CIFAR._replace(options=()),
+    "l2l_star": L2L_DA_CIFAR._replace(options={}),
 }
 
 # The papers are silent about the recurrent optimizer's own learning rate: 1e-2 is ours (BENCHMARKS.md, "digits rnn").
 _RNN = ("rnn_adv", "rnn_trades")
 
 
-def _everywhere(recipe: Recipe) -> dict[str, Recipe]:
+def _everywhere(recipe: Settings) -> dict[str, Settings]:
     return {m: recipe._replace(attacker_lr=1e-2) if m in _RNN else recipe for m in defenses.METHODS}
 
 
@@ -159,7 +119,7 @@ _TABLES = {
     "svhn": _L2L_DATA,
     "restricted_imagenet": _everywhere(L2L._replace(source="ours, L2L", arch="resnet18_imagenet", eps="0.005")),
 }
-RECIPES: dict[tuple[str, str], Recipe] = {
+RECIPES: dict[tuple[str, str], Settings] = {
     (dataset, method): recipe
     for dataset, table in _TABLES.items()
     for method, recipe in {**dict.fromkeys(defenses.ATTACKERS, ATTACK), **table}.items()
@@ -167,26 +127,8 @@ RECIPES: dict[tuple[str, str], Recipe] = {
 """(data set, method) -> recipe. A method that is not there is trained as pgd_adv, see `find`."""
 
 
-def _steps(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
-    boundaries = {round(epoch * steps_per_epoch): recipe.decay for epoch in recipe.milestones}
-    return optax.piecewise_constant_schedule(recipe.lr, boundaries)
-
-
-LR_SCHEDULES: dict[str, Callable[[Recipe, int], optax.Schedule]] = {
-    "steps": _steps,
-    "constant": lambda recipe, steps_per_epoch: optax.constant_schedule(recipe.lr),
-    "cosine": lambda recipe, steps_per_epoch: optax.cosine_decay_schedule(recipe.lr, recipe.epochs * steps_per_epoch),
-}
-
-
-OPTIMIZERS: dict[str, Callable[[Recipe], optax.GradientTransformation]] = {
-    "sgd": lambda recipe: optax.trace(0.9, nesterov=recipe.nesterov),
-    "adam": lambda recipe: optax.scale_by_adam(),
-}
-
-
-def find(dataset: str, method: str) -> Recipe:
-    """The recipe of a method on a data set: that of pgd_adv, without its options, if it has none of its own.
+def find(dataset: str | data.Dataset, method: str) -> Settings:
+    """Return the recipe of a method on a data set: that of pgd_adv, without its options, if it has none of its own.
 
     A user's data set has the recipe of the known one whose images are nearest in size, see `data.nearest`; and `source`
     says so.
@@ -195,15 +137,16 @@ def find(dataset: str, method: str) -> Recipe:
       L2LError: unknown method or data set.
     """
     defenses.find(method)  # knows the names
-    if (dataset, "pgd_adv") in RECIPES:
-        return RECIPES.get((dataset, method)) or RECIPES[dataset, "pgd_adv"]._replace(options=())
+    name = dataset if isinstance(dataset, str) else dataset.name
+    if (name, "pgd_adv") in RECIPES:
+        return RECIPES.get((name, method)) or RECIPES[name, "pgd_adv"]._replace(options={})
     known = data.nearest(data.source(dataset).image_shape)
     recipe = find(known, method)
     return recipe._replace(source=f"{recipe.source}: as {known}")
 
 
-def fitted(recipe: Recipe, dataset: data.Dataset) -> Recipe:
-    """The recipe for a set of a user's: at most a tenth of it for validation, and no batch larger than the rest.
+def fitted(recipe: Settings, dataset: data.Dataset) -> Settings:
+    """Return the recipe for a user's data: at most a tenth for validation, and no batch larger than the rest.
 
     Raises:
       L2LError: a set to evaluate on alone.
@@ -214,37 +157,16 @@ def fitted(recipe: Recipe, dataset: data.Dataset) -> Recipe:
     return recipe._replace(val_size=val_size, batch_size=min(recipe.batch_size, n - val_size))
 
 
-def optimizers(recipe: Recipe, steps_per_epoch: int) -> Players:
-    """The optax optimizers of (classifier, attacker). Weight decay is torch's: added to the gradient first."""
-    schedule = LR_SCHEDULES[recipe.lr_schedule](recipe, steps_per_epoch)
-    clip = optax.identity() if recipe.clip_norm is None else optax.clip_by_global_norm(recipe.clip_norm)
-    classifier = optax.chain(
-        clip,
-        optax.add_decayed_weights(recipe.weight_decay),
-        OPTIMIZERS[recipe.optimizer](recipe),
-        optax.scale_by_learning_rate(schedule),
-    )
-    attacker = optax.chain(
-        clip,
-        optax.add_decayed_weights(recipe.attacker_weight_decay),
-        OPTIMIZERS[recipe.attacker_optimizer](recipe),
-        optax.scale_by_learning_rate(recipe.attacker_lr),
-    )
-    return Players(classifier, attacker)
-
-
 def table(dataset: str) -> str:
-    """The data set's recipes as text, a line per method."""
-    lines = []
+    """Return the data set's recipes as a table, a row per method."""
+    rows = []
     for method in defenses.METHODS:
         r = find(dataset, method)
-        schedule = f", x{r.decay:g} after epochs {'/'.join(map(str, r.milestones))}" if r.milestones else ""
-        clip = f", gradients cut to {r.clip_norm:g}" if r.clip_norm else ""
-        warmup = f", the first {r.warmup:.2g} plain" if r.warmup else ""
-        options = "".join(f", {k}={v}" for k, v in r.options)
-        lines.append(
-            f"  {method:24}{r.arch}, eps {r.eps}, {r.epochs} epochs of batches of {r.batch_size}, "
-            f"{r.optimizer} {r.lr:g}{warmup}{schedule}, weight decay {r.weight_decay:g}{clip}, "
-            f"attacker {r.attacker_optimizer} {r.attacker_lr:g}{options}  [{r.source}]"
-        )
-    return "\n".join(lines)
+        falls = f"x{r.decay:g} at {'/'.join(f'{m:g}' for m in r.milestones)}" if r.milestones else "-"
+        others = [f"{k}={v}" for k, v in r.options.items()]
+        others += [f"{r.warmup:.2g} epochs plain"] * bool(r.warmup) + [f"clip {r.clip_norm}"] * bool(r.clip_norm)
+        optimizers = [f"{r.optimizer} {r.lr:g}", f"{r.attacker_optimizer} {r.attacker_lr:g}"]
+        settings = [r.arch, r.eps, str(r.epochs), str(r.batch_size), optimizers[0], falls, f"{r.weight_decay:g}"]
+        rows.append([method, *settings, optimizers[1], ", ".join(others) or "-", r.source])
+    header = ["method", "arch", "eps", "epochs", "batch", "optimizer", "falls", "decay", "attacker", "options", "from"]
+    return grid(header, rows)

@@ -34,11 +34,11 @@ class Best(NamedTuple):
 
 
 def summarize(setup: Setup, state: TrainState, best: Best, seconds: float) -> dict[str, Any]:
-    """The content of report.json."""
-    spec = setup.spec
+    """Return the content of report.json."""
+    settings = setup.settings
 
     def scores(params: Players, stats: Players, whose: str) -> dict[str, Any]:
-        with tqdm(total=1 + len(spec.attack_names), leave=False) as bar:
+        with tqdm(total=1 + len(settings.attacks), leave=False, disable=None) as bar:
 
             def progress(name: str) -> None:
                 bar.set_description(f"evaluating the {whose} parameters: {name}")
@@ -74,16 +74,16 @@ def summarize(setup: Setup, state: TrainState, best: Best, seconds: float) -> di
 
 
 def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
-    """What report.json says about the run itself."""
-    spec = setup.spec
+    """Return what report.json says about the run itself."""
+    settings = setup.settings
     return {
-        "method": spec.method,
-        "dataset": spec.dataset,
-        "arch": spec.recipe.arch,
-        "eps": spec.recipe.eps,
-        "norm": spec.config.norm,
-        "seed": spec.config.seed,
-        "epochs": spec.recipe.epochs,
+        "method": settings.method,
+        "dataset": settings.dataset,
+        "arch": settings.arch,
+        "eps": settings.eps,
+        "norm": settings.norm,
+        "seed": settings.seed,
+        "epochs": settings.epochs,
         "eval_size": len(setup.eval_split.labels),
         "train_seconds": seconds,
         "parameters": {k: _size(v) for k, v in state.params._asdict().items()},

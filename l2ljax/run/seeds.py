@@ -1,7 +1,7 @@
 """A method with several seeds: a run each, and a report of mean, spread and lowest ("five runs, lowest reported").
 
-    specs = plan("digits", "rnn_adv", Config(seeds=3))      # seeds 0, 1, 2
-    results = [finished(spec) or experiment.run(spec) for spec in specs]
+    planned = plan("digits", "rnn_adv", Config(seeds=3))      # seeds 0, 1, 2
+    results = [finished(settings) or experiment.run(settings) for settings in planned]
 
 The runs go one after the other, each to the bits that it has alone, in a workdir of its own. The other way, `jax.vmap`
 over the whole step, makes grouped convolutions, a group per seed: on a CPU three seeds so ran 4 to 7 times slower than
@@ -16,7 +16,8 @@ from typing import Any
 
 from l2ljax.files import write_files
 from l2ljax.report import markdown
-from l2ljax.run.config import Config, Run, named, resolve
+from l2ljax.run.config import Config, named, resolve
+from l2ljax.run.settings import Settings
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import ABOUT_REPORTING, read_json
 from l2ljax.types import L2LError
@@ -24,8 +25,8 @@ from l2ljax.types import L2LError
 __all__ = ["finished", "plan", "write"]
 
 
-def plan(dataset: str, method: str, config: Config) -> list[Run]:
-    """The runs of seeds `seed`, ..., `seed + seeds - 1`.
+def plan(dataset: str, method: str, config: Config) -> list[Settings]:
+    """Return the runs of seeds `seed`, ..., `seed + seeds - 1`.
 
     Of several, that of seed 3 is in WORKDIR/s3, where --workdir is given. Bad settings are an L2LError.
     """
@@ -39,12 +40,13 @@ def plan(dataset: str, method: str, config: Config) -> list[Run]:
     ]
 
 
-def finished(spec: Run) -> dict[str, Any] | None:
-    """The report of a run that its workdir holds, on the same images with the same attacks; None if there is none."""
-    report, config = spec.workdir / "report.json", spec.workdir / "config.json"
+def finished(settings: Settings) -> dict[str, Any] | None:
+    """Return the report that a run's workdir holds, on the same images with the same attacks; None if there is none."""
+    folder = Path(settings.workdir or "")
+    report, config = folder / "report.json", folder / "config.json"
     if not report.exists() or not config.exists() or report.stat().st_mtime_ns < config.stat().st_mtime_ns:
         return None  # a run writes its configuration at its beginning, the report at its end
-    saved, wanted = read_json(config), json.loads(json.dumps(spec.saved()))
+    saved, wanted = read_json(config), settings.saved()
     free = set(ABOUT_REPORTING) - {"attacks", "eval_size"}
     return read_json(report) if all(saved.get(k) == v for k, v in wanted.items() if k not in free) else None
 

@@ -1,13 +1,14 @@
 """A run's time estimate, progress bar and signals.
 
 with monitor.script():      # around what a script does
-    main(tyro.cli(Flags))
+    main(flags.read(Flags, __doc__))
 """
 
 import contextlib
 import math
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,19 +22,23 @@ from l2ljax.runtime import compilation
 from l2ljax.train import Interrupted, Step, TrainState
 from l2ljax.types import Array, Batch, L2LError, LogitsFn
 
-__all__ = ["duration", "one_line_errors", "pass_seconds", "recorder", "script", "step_seconds", "stopping_on_signals"]
+__all__ = ["duration", "one_line_errors", "pass_seconds", "script", "show", "step_seconds", "stopping_on_signals"]
 
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[Callable[[], bool]]:
-    """Make SIGTERM and Ctrl-C within the context only turn the yielded function true."""
+    """Make SIGTERM and Ctrl-C within the context only turn the yielded function true.
+
+    Signals belong to the main thread; in another one nothing changes.
+    """
     asked = False
 
     def ask(number: int, frame: Any) -> None:
         nonlocal asked
         asked = True
 
-    before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    of_ours = threading.current_thread() is threading.main_thread()
+    before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT) if of_ours}
     try:
         yield lambda: asked
     finally:
@@ -69,19 +74,11 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(130)
 
 
-def recorder(
-    bar: tqdm, batch_size: int, record: Callable[[Sequence[Mapping[str, Any]]], None]
-) -> Callable[[list[dict[str, float]]], None]:
-    """Return `record` extended to move the bar and show the newest loss and accuracies on it."""
-
-    def show(rows: list[dict[str, float]]) -> None:
-        record(rows)
-        if rows:
-            shown = ("loss", "accuracy", "robust_accuracy", "val_robust_acc")
-            bar.set_postfix({k: f"{rows[-1][k]:.3f}" for k in shown if k in rows[-1]}, refresh=False)
-            bar.update(batch_size * len(rows))
-
-    return show
+def show(bar: tqdm, rows: Sequence[Mapping[str, Any]], batch_size: int) -> None:
+    """Move the bar by the rows' steps, and show the newest loss and accuracies on it."""
+    shown = ("loss", "accuracy", "robust_accuracy", "val_robust_acc")
+    bar.set_postfix({k: f"{rows[-1][k]:.3f}" for k in shown if k in rows[-1]}, refresh=False)
+    bar.update(batch_size * len(rows))
 
 
 def step_seconds(step: Step, state: TrainState, batch: Batch, repeats: int = 3) -> float:

@@ -17,18 +17,11 @@ ABOUT_REPORTING = (
     "workdir",
     "data_dir",
     "devices",
-    "coordinator",
-    "num_processes",
-    "process_id",
-    "distributed",
-    "heartbeat_timeout",
-    "seeds",
     "remat",
     "checkpoint_every",
     "no_checkpoint",
     "eval_size",
     "attacks",
-    "command",
     "trained_on",  # has its own message
 )
 """Settings that may differ between two runs of the same training."""

@@ -1,0 +1,323 @@
+"""`fit`: train a classifier, of the library or of your own, with its attacker; the scripts' runs are made of it.
+
+    result = l2ljax.fit(classifier, (images, labels), method="rnn_adv", ball=threat.linf(8 / 255), epochs=20)
+    l2ljax.evaluate.run_standard_evaluation(result.logits_fn, x, y, ball=threat.linf(8 / 255), key=0)
+
+`fit` takes what a program has in its hands; `run` takes complete settings.
+"""
+
+import contextlib
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from tqdm import tqdm
+
+from l2ljax import attacks, checkpoint, cost, data, devices, models, threat
+from l2ljax.evaluate import evaluate
+from l2ljax.report import markdown
+from l2ljax.run.config import Config, resolve
+from l2ljax.run.results import Best, draw, summarize
+from l2ljax.run.settings import Settings
+from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks, prepare
+from l2ljax.run.trained import trained_attack
+from l2ljax.runtime import hosts, monitor
+from l2ljax.runtime.workdir import Workdir
+from l2ljax.train import Interrupted, NonFiniteLoss, TrainState, due, loop
+from l2ljax.types import Attack, Batch, Classifier, Defense, L2LError, LogitsFn, Players
+
+__all__ = ["Result", "as_classifier", "fit", "run", "save", "train"]
+
+VALIDATION_ATTACK = "pgd10"
+FLAGS = sorted(
+    Config.__dataclass_fields__.keys()
+    & {*Settings._fields, "attacker", "attacker_width", "steps"} - {"dataset", "method", "arch", "options", "workdir"}
+)
+"""The flags that `fit` takes as keywords."""
+
+
+class Result(NamedTuple):
+    """A trained classifier and its attacker."""
+
+    logits_fn: LogitsFn
+    """The classifier after the last step, in evaluation mode, as a `jax.tree_util.Partial` of its variables."""
+    attack: Attack | None
+    """The attacker after the last step; None where it learns nothing."""
+    state: TrainState
+    """After the last step: both players' params, stats and optimizers."""
+    best: Best
+    """The players at the best validation; its score is -1 where there are no validation images."""
+    history: list[dict[str, Any]]
+    """The rows of metrics, one a step."""
+    dataset: data.Dataset
+    """As it was split: train, val and test."""
+    settings: Settings
+    hardware: dict[str, Any]
+    """What the bits depend on beside the settings."""
+    report: dict[str, Any] | None
+    """The content of report.json; None without a workdir."""
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The classifier's {"params", "batch_stats"} after the last step."""
+        return {"params": self.state.params.classifier, "batch_stats": self.state.stats.classifier}
+
+
+def fit(
+    classifier: Classifier | nn.Module | nnx.Module | str,
+    dataset: Any,
+    *,
+    method: str = "rnn_adv",
+    ball: threat.Ball | None = None,
+    defense: Defense | None = None,
+    optimizers: Players | None = None,
+    options: Mapping[str, Any] | str = "",
+    workdir: str | Path | None = None,
+    **settings: Any,
+) -> Result:
+    """Train a classifier with one of the methods, and its attacker with it.
+
+    Each core of a CPU becomes a device, where JAX has not computed yet; else a warning says so once.
+
+    Args:
+      classifier: an architecture of `models.CLASSIFIERS` by name, a `Classifier`, or a linen or nnx network, which
+        `models.from_linen` or `models.from_nnx` makes one of.
+      dataset: a data set by name, a `data.Dataset`, or arrays, as `data.load` takes them; but a pair (images
+        [N, H, W, C], uint8 or floats in [0, 1]; labels [N]) is to train on, and a sixth of it is held out as test.
+      method: of `defenses.METHODS`; `defenses.register` adds yours.
+      ball: the threat; by default the recipe's.
+      defense: in place of the one that the method's name stands for, built with `axis_name=train.AXIS`.
+      optimizers: optax optimizers of (classifier, attacker), in place of the recipe's.
+      options: of the method, like {"scale": 1}.
+      workdir: where checkpoints, metrics, report and figures go, as the scripts have them, and from where the same call
+        goes on when it was stopped. Without one everything stays in memory, and nothing is reported.
+      **settings: epochs, lr, batch_size, schedule, seed, val_size, steps, devices and the other flags of the scripts;
+        those that are not given come from the method's recipe on that data set, or on the known one that is nearest in
+        size.
+
+    Raises:
+      L2LError: bad settings or data, a workdir of another run, a loss that is not finite, a full disk.
+      Interrupted: SIGTERM or Ctrl-C during training in a workdir; the state is saved.
+    """
+    if unknown := [name for name in settings if name not in FLAGS]:
+        raise L2LError(f"fit has no setting {unknown[0]!r}: choose of {', '.join(FLAGS)}")
+    if ball is not None and (twice := settings.keys() & {"eps", "norm"}):
+        raise L2LError(f"fit got a ball and {min(twice)}: give one of them")
+    if not devices.one_per_core(settings.get("devices")):
+        warnings.warn(
+            "JAX has computed before fit, so that all cores share one device, which is slower: "
+            "put `l2ljax.devices.one_per_core()` first",
+            stacklevel=2,
+        )
+    if isinstance(dataset, tuple | list) and len(dataset) == 2:
+        dataset = data.from_arrays(*dataset)
+    dataset = dataset if isinstance(dataset, str) else data.load(dataset)
+    if not isinstance(options, str):
+        options = ",".join(f"{name}={value!r}" for name, value in options.items())
+    if ball is not None:
+        settings |= {"eps": repr(float(ball.eps)), "norm": ball.name}
+    made = None if isinstance(classifier, str) else as_classifier(classifier)
+    settings["arch"] = classifier if isinstance(classifier, str) else type(classifier).__name__
+    folder = None if workdir is None else str(workdir)
+    config = Config(method=method, options=options, workdir=folder, **settings)
+    complete = resolve(dataset, method, config)
+    if workdir is None:
+        complete = complete._replace(workdir=None)
+    parts = {"dataset": dataset, "classifier": made, "ball": ball, "defense": defense, "movers": optimizers}
+    return run(complete, **parts)
+
+
+def as_classifier(network: Classifier | nn.Module | nnx.Module) -> Classifier:
+    """Return the network as a `Classifier`; an L2LError where it is none."""
+    if isinstance(network, nnx.Module):
+        return models.from_nnx(network)
+    if isinstance(network, nn.Module):
+        return models.from_linen(network)
+    if not isinstance(network, Classifier):
+        raise L2LError(f"{type(network).__name__} is no classifier: make it one with models.from_functions")
+    return network
+
+
+def run(settings: Settings, **parts: Any) -> Result:
+    """Train as the settings say, or go on with it; in a workdir, evaluate and leave everything there.
+
+    Of many processes (see `hosts`) all train; process 0 alone evaluates, on its own devices, and touches the workdir,
+    while the others wait. All of them read what a run reads (data, --init-from, --attacker-from, trained:).
+
+    Args:
+      settings: complete.
+      **parts: see `setup.prepare`.
+
+    Raises:
+      L2LError, Interrupted: as `fit` does.
+    """
+    setup, state = prepare(settings, **parts)
+    about = {**settings.saved(), **setup.hardware()}
+    workdir = None if settings.workdir is None else hosts.on_first(Workdir, settings.workdir, about)
+    state, best, history, seconds = train(setup, state, workdir)
+    report = None
+    if workdir is not None:
+        report = hosts.on_first(_write_report, setup, state, best, seconds, workdir)
+        print(markdown.table([report]))
+        print(f"report, figures and checkpoints: {workdir.path}")
+    attack = trained_attack(setup.defense, state.params.attacker, state.stats.attacker)
+    logits_fn = setup.logits_fn(state.params, state.stats)
+    return Result(logits_fn, attack, state, best, history, setup.dataset, settings, setup.hardware(), report)
+
+
+def save(result: Result, workdir: str | Path) -> None:
+    """Write a result to a folder, a workdir like that of a run: `load`, evaluate.py and `fit` take it.
+
+    Raises:
+      L2LError: the folder holds another run, or cannot be written.
+    """
+    folder = Workdir(Path(workdir).expanduser(), {**result.settings.saved(), **result.hardware})
+    folder.forget_after(-1)
+    folder.record(result.history)
+    saved = checkpoint.Checkpoints(folder.path / "checkpoints")
+    saved.save(int(result.state.step), {"last": result.state, "best": result.best})
+
+
+def train(
+    setup: Setup, state: TrainState, workdir: Workdir | None
+) -> tuple[TrainState, Best, list[dict[str, Any]], float]:
+    """Train from `state`, which is donated, or from the workdir's newest checkpoint.
+
+    Returns:
+      The state after the last step, the best one on the way, the rows of all steps, and the seconds it took.
+
+    Raises:
+      L2LError, Interrupted: as `fit` does.
+    """
+    settings, history = setup.settings, list[dict[str, Any]]()
+    best = Best(jnp.float32(-1), state.step, state.params, state.stats)
+    checkpoints = None
+
+    def restore() -> None:
+        nonlocal checkpoints, state, best
+        if workdir and not settings.no_checkpoint:
+            checkpoints = checkpoint.Checkpoints(workdir.path / "checkpoints")
+            if checkpoints.latest() is not None:
+                saved = checkpoints.restore(like={"last": state, "best": best})
+                state, best = saved["last"], saved["best"]
+                print(f"going on from step {int(state.step)} of {setup.steps}")
+        if workdir:
+            workdir.forget_after(int(state.step))
+            history.extend(workdir.rows())
+
+    def save(state: TrainState) -> None:
+        if checkpoints:
+            checkpoints.save(int(state.step), {"last": state, "best": best})
+
+    hosts.on_first(restore)
+    state, best = hosts.from_first((state, best))
+    if int(state.step) == setup.steps:
+        return state, best, history, 0.0
+    best = jax.tree.map(jnp.copy, best)  # the state's own buffers are donated to the first step
+    if workdir:
+        print(_estimate(setup, state, next(_batches(setup, int(state.step)))[1]), flush=True)
+    save_every = settings.checkpoint_every or setup.epoch_steps
+    began = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(_bar(setup, state))
+        asked = stack.enter_context(monitor.stopping_on_signals()) if workdir else lambda: False
+        stopping = hosts.agreed(asked)
+        try:
+            for step, until in setup.phases:
+                batches = _batches(setup, int(state.step))
+                every = (setup.epoch_steps, save_every)
+                steps = loop(state, step, batches, steps=until, every=every, stopping=stopping)
+                for state, rows in steps:
+                    done = rows[-1]["step"]
+                    if due(done, setup.epoch_steps, steps=until):
+                        scores = hosts.on_first(_validate, setup, state)
+                        rows[-1] |= scores
+                        best = _better(best, state, scores)
+                    history += rows
+                    if workdir and hosts.is_first():
+                        workdir.record(rows)
+                    monitor.show(bar, rows, settings.batch_size)
+                    if due(done, save_every, steps=until):
+                        hosts.on_first(save, state)
+        except NonFiniteLoss as error:
+            if not hosts.is_first():
+                raise  # process 0 knows the checkpoints
+            saved = checkpoints.latest() if checkpoints else None
+            last = "no checkpoint is saved" if saved is None else f"the last good checkpoint is that of step {saved}"
+            place = f" in {workdir.path}" if workdir else ""
+            raise L2LError(f"{error}, {last}{place}: lower --lr or --eps, or use float32") from error
+        except Interrupted as stop:
+            if settings.no_checkpoint:
+                raise L2LError(f"{stop}; nothing is saved, because of --no-checkpoint") from stop
+            hosts.on_first(save, state)
+            raise
+    return state, best, history, time.perf_counter() - began
+
+
+def _batches(setup: Setup, start: int) -> Iterator[tuple[int, Batch]]:
+    """Return this process's part of the batches from step `start` on."""
+    dataset, settings = setup.dataset, setup.settings
+    augment, size = settings.augment or dataset.augment, settings.batch_size
+    return data.stream(dataset.train, setup.data_key, batch_size=size, augment=augment, start=start, part=hosts.part())
+
+
+def _bar(setup: Setup, state: TrainState) -> tqdm:
+    """Return the progress bar, which is shown on a terminal alone."""
+    size, hidden = setup.settings.batch_size, None if hosts.is_first() else True
+    total, done = setup.steps * size, int(state.step) * size
+    return tqdm(total=total, initial=done, unit="img", unit_scale=True, leave=False, disable=hidden)
+
+
+def _validate(setup: Setup, state: TrainState) -> dict[str, float]:
+    """Return the accuracies on the validation images, if there are any."""
+    if not len(setup.dataset.val.labels):
+        return {}
+    attack = {VALIDATION_ATTACK: attacks.create(VALIDATION_ATTACK, setup.ball)}
+    logits_fn = setup.logits_fn(state.params, state.stats)
+    scores = evaluate(logits_fn, setup.dataset.val, attack, key=setup.eval_key, batch_size=EVAL_BATCH)
+    return {"val_clean_acc": scores.clean_acc, "val_robust_acc": scores.worst_case_acc}
+
+
+def _better(best: Best, state: TrainState, scores: Mapping[str, float]) -> Best:
+    """Return the best so far; a copy, because training donates the state."""
+    if not scores or scores["val_robust_acc"] <= best.score:
+        return best
+    score = jnp.float32(scores["val_robust_acc"])
+    return jax.tree.map(jnp.copy, Best(score, state.step, state.params, state.stats))
+
+
+def _write_report(setup: Setup, state: TrainState, best: Best, seconds: float, workdir: Workdir) -> dict[str, Any]:
+    """Evaluate, write the report and the figures, and return the content of report.json."""
+    result = summarize(setup, state, best, seconds)
+    markdown.write(workdir.path, result, draw(setup, state, workdir))
+    return result
+
+
+def _estimate(setup: Setup, state: TrainState, batch: Batch) -> str:
+    """Return how long the run will take on this device, from a few steps and passes of it."""
+    logits_fn = setup.logits_fn(state.params, state.stats)
+    step = monitor.step_seconds(setup.phases[-1][0], state, batch)
+    left = setup.steps - int(state.step)
+    n_val, n_test = len(setup.dataset.val.labels), len(setup.eval_split.labels)
+    size = min(EVAL_BATCH, n_test)
+    x, y = jnp.asarray(data.pixels(setup.eval_split.images[:size])), setup.eval_split.labels[:size]
+    one = monitor.pass_seconds(logits_fn, x, y) / size
+    counted = sum(
+        cost.passes(attack, logits_fn, x, y) for attack in named_attacks(setup, state.params, state.stats).values()
+    )
+    counts = counted * (2 if n_val else 1) * n_test  # the last parameters and the best ones
+    validation = cost.passes(attacks.create(VALIDATION_ATTACK, setup.ball), logits_fn, x, y) * n_val
+    reporting = one * (counts + validation * -(-left // setup.epoch_steps))
+    settings, device = setup.settings, f"{len(setup.devices)} x {setup.devices[0].device_kind}"
+    return (
+        f"{settings.method}, {settings.arch} on {settings.dataset}, trained as in {settings.source}: {left} steps of "
+        f"{settings.batch_size} images at "
+        f"{1000 * step:.0f} ms on {device}, then evaluation; "
+        f"estimate {monitor.duration(left * step + reporting)}, compilation apart"
+    )

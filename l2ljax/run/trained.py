@@ -1,0 +1,136 @@
+"""What runs have trained: loaded from their workdirs, saved to one, and attacks by name.
+
+logits_fn = load_classifier("runs/digits_rnn_adv_digits_cnn_s0")
+attack = load_attacker("runs/digits_rnn_adv_digits_cnn_s0", steps=40)
+logits_fn, attack = load(workdir)               # both at once
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from l2ljax import attacks, checkpoint, data, defenses, models, threat
+from l2ljax.data.functions import call
+from l2ljax.runtime.workdir import read_json
+from l2ljax.types import Array, Attack, Classifier, Defense, L2LError, Tree
+
+__all__ = [
+    "Learned", "learned", "load", "load_attacker", "load_classifier", "load_function", "named_attack", "trained_attack",
+]  # fmt: skip
+
+T = TypeVar("T")
+
+
+class Learned(NamedTuple):
+    """What the name of a trained attacker means."""
+
+    workdir: str
+    """Of the run that trained it."""
+    steps: int | None
+    """By default those that it was trained with."""
+
+
+def learned(name: str, own: str = "") -> Learned | None:
+    """Return what own, ownN, trained:WORKDIR or trainedN:WORKDIR means (N steps, own: the workdir `own`), else None."""
+    match = re.fullmatch(r"own([1-9]\d*)?|trained([1-9]\d*)?:(.+)", name)
+    if match is None:
+        return None
+    steps = match[1] or match[2]
+    return Learned(match[3] or own, int(steps) if steps else None)
+
+
+def named_attack(name: str, ball: threat.Ball, own: Callable[..., T]) -> Attack | T:
+    """Return the attack of that name: of `attacks.create`, of a workdir, or for own and ownN `own(steps=N)`."""
+    chosen = learned(name)
+    if chosen is None:
+        return attacks.create(name, ball)
+    return load_attacker(chosen.workdir, steps=chosen.steps) if chosen.workdir else own(steps=chosen.steps)
+
+
+def trained_attack(
+    defense: Defense, params: Tree, batch_stats: Tree, *, steps: int | None = None, path: bool = False
+) -> Attack | None:
+    """Return `defense.attack`, by default with the steps that it was trained with."""
+    given = {} if steps is None else {"steps": steps}
+    return defense.attack(params, batch_stats, **given, path=path)
+
+
+def load(workdir: str | Path, classifier: Classifier | None = None) -> tuple[jax.tree_util.Partial, Attack | None]:
+    """Return the classifier and the attacker that a run ended with, the attacker None where it learned nothing.
+
+    Args and errors are those of `load_classifier`.
+    """
+    logits_fn = load_classifier(workdir, classifier)
+    learns = defenses.find(_saved(workdir)["method"]).learns
+    return logits_fn, load_attacker(workdir) if learns else None
+
+
+def load_classifier(workdir: str | Path, classifier: Classifier | None = None) -> jax.tree_util.Partial:
+    """Return the classifier that a run ended with, in evaluation mode: images -> logits, its weights as a pytree.
+
+    Args:
+      workdir: of the run.
+      classifier: that was trained, where it was none of `models.CLASSIFIERS`.
+
+    Raises:
+      L2LError: no run there, or one of another classifier.
+    """
+    saved = _saved(workdir)
+    if classifier is None:
+        if saved["arch"] not in models.CLASSIFIERS:
+            raise L2LError(f"{workdir} holds a {saved['arch']}, a network of yours: load it with classifier=...")
+        classifier = models.create(saved["arch"], num_classes=saved["num_classes"], dtype=jnp.dtype(saved["dtype"]))
+    like = classifier.init(jax.random.key(0), jnp.zeros((1, *saved["image_shape"])))
+    params, batch_stats = checkpoint.restore_player(workdir, "classifier", (like["params"], like["batch_stats"]))
+    return jax.tree_util.Partial(classifier.logits, {"params": params, "batch_stats": batch_stats})
+
+
+def load_attacker(workdir: str | Path, *, steps: int | None = None, path: bool = False) -> Attack:
+    """Return the attacker that a run of a learned method, or one that trained an attacker alone, ended with.
+
+    Args:
+      workdir: of the run.
+      steps: by default those that it was trained with.
+      path: return all iterates in place of the last.
+
+    Raises:
+      L2LError: no run there, or one whose attacker learned nothing.
+    """
+    saved = _saved(workdir)
+    ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
+    defense = defenses.create(saved["method"], models.create("digits_cnn"), ball, **saved["options"])  # any classifier
+    like = defense.init(jax.random.key(0), jnp.zeros((1, *saved["image_shape"])))
+    attack = trained_attack(defense, *checkpoint.restore_player(workdir, "attacker", like), steps=steps, path=path)
+    if attack is None:
+        raise L2LError(f"{workdir} is a run of {saved['method']}, whose attacker learns nothing")
+    return attack
+
+
+def load_function(name: str) -> Callable[..., Array]:
+    """Return the function images -> logits that MODULE:FUNCTION, called without arguments, returns.
+
+    Raises:
+      L2LError: there is none.
+    """
+    function = call(name, wanted := "a function of images that returns their logits")
+    if not callable(function):
+        raise L2LError(f"{name} returned a {type(function).__name__}: let it return {wanted}")
+    return function
+
+
+def _saved(workdir: str | Path) -> dict[str, Any]:
+    """Return a run's config.json, completed where its data set is one of the library's."""
+    saved = read_json(Path(workdir).expanduser() / "config.json")
+    missing = [name for name in ("dataset", "method", "arch", "eps", "norm", "options", "dtype") if name not in saved]
+    if missing:
+        raise L2LError(
+            f"{workdir}/config.json has no {missing[0]}: give the workdir of a run that trained a classifier"
+        )
+    if saved.get("image_shape") is None:
+        known = data.source(saved["dataset"])
+        saved |= {"num_classes": len(known.classes), "image_shape": known.image_shape}
+    return saved

@@ -1,0 +1,212 @@
+"""`fit`, from a program: what it trains, in memory and in a workdir, and what it refuses; the examples run."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+
+import l2ljax
+from l2ljax import data, defenses, evaluate, models, threat
+from l2ljax.run import experiment
+from l2ljax.run.config import Config, resolve
+from l2ljax.train import AXIS
+from l2ljax.types import L2LError, Players
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "experiments" / "examples").glob("*.py"))
+BALL = threat.linf(0.1)
+SHORT = {"method": "rnn_adv", "ball": threat.linf(0.2), "epochs": 2, "train_size": 300, "steps": 2}
+RNG = np.random.RandomState(0)
+IMAGES, LABELS = RNG.uniform(size=(90, 4, 4, 1)).astype(np.float32), np.arange(90) % 3
+
+
+class Net(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.norm, self.linear = nnx.BatchNorm(1, rngs=rngs), nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(self.norm(x).reshape(len(x), -1))
+
+
+class Linen(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(3)(x.reshape(len(x), -1))
+
+
+def same(one, other):
+    leaves = list(zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    assert leaves
+    for a, b in leaves:
+        np.testing.assert_array_equal(a, b)
+
+
+def test_memory_workdir_and_script_train_to_the_same_bits(tmp_path):
+    memory = l2ljax.fit("digits_cnn", "digits", **SHORT)
+    kept = l2ljax.fit("digits_cnn", "digits", **SHORT, workdir=tmp_path / "fit", attacks="own", eval_size=20)
+    flags = {"epochs": 2, "train_size": 300, "steps": 2, "attacks": "own", "eval_size": 20}
+    report = experiment.run(resolve("digits", "rnn_adv", Config(**flags, workdir=str(tmp_path / "script"))))
+    assert memory.report is None and set(kept.report["attacks"]) == set(report["attacks"]) == {"own"}
+    rows = [json.loads(line) for line in (tmp_path / "script" / "metrics.jsonl").read_text().splitlines()]
+    assert memory.history == kept.history == rows and len(rows) == 6
+    logits_fn, attack = l2ljax.load(tmp_path / "script")
+    x, y, key = data.pixels(memory.dataset.test.images[:20]), memory.dataset.test.labels[:20], jax.random.key(0)
+    for result in (memory, kept):
+        same(result.variables, logits_fn.args[0])
+        np.testing.assert_array_equal(result.attack(logits_fn, key, x, y), attack(logits_fn, key, x, y))
+    assert float(memory.best.score) == max(row.get("val_robust_acc", -1) for row in rows)
+    again = l2ljax.fit("digits_cnn", "digits", **SHORT, workdir=tmp_path / "fit", attacks="own", eval_size=20)
+    assert again.history == rows and again.report["train_seconds"] == 0
+
+
+def test_a_network_of_ones_own_is_trained_and_judged_in_five_lines():
+    model = Net()
+    result = l2ljax.fit(model, (IMAGES, LABELS), method="rnn_adv", ball=BALL, epochs=3, batch_size=30)
+    test = result.dataset.test
+    judged = evaluate.run_standard_evaluation(
+        result.logits_fn, data.pixels(test.images), test.labels, ball=BALL, only=["apgd-ce"], key=0
+    )
+    assert len(test.labels) == 15 and 0 <= judged.robust_acc <= judged.clean_acc
+    assert [row["step"] for row in result.history] == list(range(1, 7))
+    assert result.settings.arch == "Net" and result.settings.val_size == 7
+    assert not np.allclose(result.variables["params"]["linear"]["kernel"], model.linear.kernel[...])
+    assert not np.allclose(result.variables["batch_stats"]["norm"]["mean"], 0)
+
+
+def test_results_are_saved_and_loaded_with_their_attacker(tmp_path):
+    classifier = models.from_linen(Linen())
+    flags = {"ball": BALL, "epochs": 1, "batch_size": 30, "val_size": 0}
+    result = l2ljax.fit(classifier, (IMAGES, LABELS), **flags)
+    l2ljax.save(result, tmp_path / "a")
+    logits_fn, attack = l2ljax.load(tmp_path / "a", classifier)
+    x_adv = attack(logits_fn, jax.random.key(0), IMAGES[:5], LABELS[:5])
+    np.testing.assert_array_equal(x_adv, result.attack(result.logits_fn, jax.random.key(0), IMAGES[:5], LABELS[:5]))
+    with pytest.raises(L2LError, match=r"holds a Classifier, a network of yours: load it with classifier="):
+        l2ljax.load_classifier(tmp_path / "a")
+    plain = l2ljax.fit(Linen(), (IMAGES, LABELS), method="plain", **flags)
+    l2ljax.save(plain, tmp_path / "b")
+    assert plain.attack is None and l2ljax.load(tmp_path / "b", classifier)[1] is None
+    with pytest.raises(L2LError, match="holds a run with"):
+        l2ljax.save(plain, tmp_path / "a")
+
+
+def test_parts_are_replaced():
+    frozen = Players(optax.set_to_zero(), optax.sgd(0.1))
+    classifier = models.from_linen(Linen())
+    start = l2ljax.fit(classifier, (IMAGES, LABELS), ball=BALL, epochs=1, batch_size=30, optimizers=frozen)
+    longer = l2ljax.fit(classifier, (IMAGES, LABELS), ball=BALL, epochs=3, batch_size=30, optimizers=frozen)
+    same(start.variables, longer.variables)
+    plain = defenses.create("plain", classifier, BALL, axis_name=AXIS)
+    result = l2ljax.fit(classifier, (IMAGES, LABELS), ball=BALL, epochs=1, batch_size=30, defense=plain)
+    assert result.attack is None and not jax.tree.leaves(result.state.params.attacker)
+
+
+def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
+    flags = {**SHORT, "workdir": tmp_path, "attacks": "fgsm", "eval_size": 20, "epochs": 1}
+    first = l2ljax.fit("digits_cnn", "digits", **flags)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    older = {**saved, "attacks": "fgsm", "seeds": 1, "attacker": None, "steps": 2, "heartbeat_timeout": 60}
+    file.write_text(json.dumps({k: v for k, v in older.items() if k not in ("image_shape", "num_classes")}))
+    same(first.variables, l2ljax.load(tmp_path)[0].args[0])
+    assert l2ljax.fit("digits_cnn", "digits", **flags).report["train_seconds"] == 0
+    file.write_text(json.dumps({k: v for k, v in saved.items() if k != "options"}))
+    with pytest.raises(L2LError, match="has no options: give the workdir of a run"):
+        l2ljax.load_attacker(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"epoch": 3}, "fit has no setting 'epoch': choose of .*epochs"),
+        ({"coordinator": "a:1"}, "fit has no setting 'coordinator'"),
+        ({"classifier": lambda x: x}, "function is no classifier: make it one with models.from_functions"),
+        ({"eps": 0.1}, "fit got a ball and eps: give one of them"),
+        ({"method": "mine"}, "unknown method 'mine'"),
+        ({"options": {"beta": 2}}, "--options=beta=2: rnn_adv takes"),
+        ({"dataset": (IMAGES, LABELS[:5])}, "90 images and 5 labels"),
+        ({"dataset": (IMAGES, np.arange(90) % 4)}, "returns 3 logits, but arrays has 4 classes"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_in_one_line(arguments, message):
+    given = {"classifier": Linen(), "dataset": (IMAGES, LABELS), "ball": BALL, "epochs": 1, **arguments}
+    with pytest.raises(L2LError, match=message) as error:
+        l2ljax.fit(given.pop("classifier"), given.pop("dataset"), **given)
+    assert "\n" not in str(error.value)
+
+
+LATE = """
+import sys, jax, numpy as np, l2ljax
+if {late}: jax.devices()
+x = np.linspace(0, 1, 24 * 16, dtype=np.float32).reshape(24, 4, 4, 1)
+clf = l2ljax.models.from_functions(
+    lambda key, x: {{"params": jax.numpy.zeros((16, 2))}}, lambda v, x: x.reshape(len(x), -1) @ v["params"])
+for _ in range(2):
+    l2ljax.fit(clf, (x, np.arange(24) % 2), method="plain", ball=l2ljax.threat.linf(0.1), epochs=1, batch_size=8)
+print(jax.local_device_count())
+"""
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_too_late_for_a_device_per_core_is_said_once(late):
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": ""}
+    done = subprocess.run([sys.executable, "-c", LATE.format(late=late)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    several = l2ljax.devices.cores() > 1
+    assert done.stderr.count("put `l2ljax.devices.one_per_core()` first") == (late and several)
+    assert "\r" not in done.stderr and "it/s" not in done.stderr
+    assert (int(done.stdout) > 1) == (several and not late)
+
+
+SMALL = {
+    "train_your_network": {"epochs": 1, "test_size": 40, "only": ("apgd-ce",)},
+    "new_defense": {"epochs": 1, "train_size": 300},
+}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_run_and_are_short(path, monkeypatch, tables):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 60 and '__name__ == "__main__"' in text
+    monkeypatch.syspath_prepend(str(path.parent))
+    monkeypatch.delitem(sys.modules, path.stem, raising=False)
+    found = importlib.import_module(path.stem).main(**SMALL.get(path.stem, {}))
+    if path.stem in SMALL:
+        clean, robust = found.values() if isinstance(found, dict) else found
+        assert 0 <= robust <= clean
+    else:
+        assert all(loss > found["clean"] for name, loss in found.items() if name != "clean")
+
+
+def command(*arguments, shell=""):
+    code = "from l2ljax.run.command import main; main()"
+    line = f"{sys.executable} -c '{code}' {' '.join(arguments)} {shell}"
+    return subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=100)
+
+
+def test_the_command_shows_its_recipes_as_a_table_and_ends_quietly():
+    shown = command("train", "cifar10", "--help")
+    assert shown.returncode == 0, shown.stderr
+    rows = [line for line in shown.stdout.splitlines() if line.startswith("| ")]
+    assert len({len(line) for line in rows}) == 1 and len(rows) == 2 + len(defenses.METHODS)
+    assert re.search(r"^\| pgd_adv +\| +vgg16 \| +8/255 \|", shown.stdout, re.MULTILINE)
+    cut = command("train", "cifar10", "--help", shell="| head -n 1")
+    assert cut.stderr == "" and cut.stdout.count("\n") == 1 and cut.returncode == 0
+    for arguments in ((), ("train",), ("trains", "digits")):
+        refused = command(*arguments)
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "l2ljax train DATASET" in refused.stderr
+
+
+def test_the_wheel_names_the_command():
+    assert 'l2ljax = "l2ljax.run.command:main"' in (ROOT / "pyproject.toml").read_text()
