@@ -1,8 +1,8 @@
 """A user's own arrays as a data set, with the same checks as any other.
 
     dataset = from_arrays(train_images, train_labels, test_images, test_labels)
-    dataset = load("mine.npz")                    # numpy.savez("mine.npz", train_images=..., train_labels=..., ...)
-    dataset = load("my.module:function")          # a function without arguments that returns such arrays
+    dataset = data.load("mine.npz")               # numpy.savez("mine.npz", train_images=..., train_labels=..., ...)
+    dataset = data.load("my.module:function")     # a function without arguments that returns such arrays
 
 Images are [N, H, W, C], uint8 or floats in [0, 1]; labels are integers [N] in 0..K-1. A file or a mapping holds
 train_images, train_labels and optionally test_images, test_labels and class_names; or images and labels, for evaluation
