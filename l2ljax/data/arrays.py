@@ -104,8 +104,8 @@ def as_dataset(content: Any, name: str = "") -> Dataset:
     if isinstance(content, tuple | list) and len(content) in (2, 4):
         content = dict(zip(TO_EVALUATE if len(content) == 2 else TO_TRAIN, content, strict=True))
     if not isinstance(content, Mapping):
-        given = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
-        raise L2LError(f"{name} gives {given}: give (images, labels), or the four arrays {', '.join(TO_TRAIN)}")
+        kind = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
+        raise L2LError(f"{name} gives {kind}: give (images, labels), or the four arrays {', '.join(TO_TRAIN)}")
     class_names = tuple(map(str, content.get("class_names", ())))
     given = set(content) - {"class_names"}
     if given == set(TO_EVALUATE):
