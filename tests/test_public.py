@@ -23,7 +23,7 @@ PACKAGES = [ROOT / "l2ljax", ROOT / "experiments" / "bench", ROOT / "experiments
 MODULES = {".".join(p.relative_to(top.parent).with_suffix("").parts): p for top in PACKAGES for p in top.rglob("*.py")}
 SOURCES = sorted(path for folder in ("l2ljax", "experiments") for path in (ROOT / folder).rglob("*.py"))
 STUMBLES = re.compile(r"\A(What|Of|So|How) |\btold\b|where not given|so many")
-READERS = {"attack"}  # names that an example takes from its reader
+READERS = {"attack", "logits_fn", "main", "other", "torch"}  # what an example leaves to its reader
 TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in sorted(MODULES.items())}
 
 
@@ -84,7 +84,7 @@ def resolve(name, module):
     first, *rest = name.split(".")
     if hasattr(module, first) or hasattr(builtins, first):
         return functools.reduce(getattr, rest, getattr(module, first, getattr(builtins, first, None)))
-    for package in ("", "l2ljax.", module.__name__.rpartition(".")[0] + "."):
+    for package in (module.__name__.rpartition(".")[0] + ".", "l2ljax.", ""):
         with contextlib.suppress(ModuleNotFoundError):
             return functools.reduce(getattr, rest, importlib.import_module(package + first))
     raise NameError(name)

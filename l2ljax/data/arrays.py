@@ -1,8 +1,8 @@
 """A user's own arrays as a data set, with the same checks as any other.
 
     dataset = from_arrays(train_images, train_labels, test_images, test_labels)
-    dataset = load("mine.npz")                    # numpy.savez("mine.npz", train_images=..., train_labels=..., ...)
-    dataset = load("my.module:function")          # a function without arguments that returns such arrays
+    dataset = data.load("mine.npz")               # numpy.savez("mine.npz", train_images=..., train_labels=..., ...)
+    dataset = data.load("my.module:function")     # a function without arguments that returns such arrays
 
 Images are [N, H, W, C], uint8 or floats in [0, 1]; labels are integers [N] in 0..K-1. A file or a mapping holds
 train_images, train_labels and optionally test_images, test_labels and class_names; or images and labels, for evaluation
@@ -104,8 +104,8 @@ def as_dataset(content: Any, name: str = "") -> Dataset:
     if isinstance(content, tuple | list) and len(content) in (2, 4):
         content = dict(zip(TO_EVALUATE if len(content) == 2 else TO_TRAIN, content, strict=True))
     if not isinstance(content, Mapping):
-        form = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
-        raise L2LError(f"{name} gives {form}: give (images, labels), or the four arrays {', '.join(TO_TRAIN)}")
+        kind = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
+        raise L2LError(f"{name} gives {kind}: give (images, labels), or the four arrays {', '.join(TO_TRAIN)}")
     class_names = tuple(map(str, content.get("class_names", ())))
     given = set(content) - {"class_names"}
     if given == set(TO_EVALUATE):

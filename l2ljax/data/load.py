@@ -48,8 +48,7 @@ def load(
 
     Returns:
       The `Dataset`. Images are uint8 [N, H, W, C], `images.Images` for restricted_imagenet, possibly floats for your
-      own;
-      labels are int32 [N] in 0..num_classes - 1.
+      own; labels are int32 [N] in 0..num_classes - 1.
 
     Raises:
       L2LError: an unknown name; missing or damaged data; invalid arrays; sizes beyond the training set; no network.

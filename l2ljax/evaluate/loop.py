@@ -2,7 +2,7 @@
 
     job = job_of(logits_fn, images, labels, batch_size=250)
     clean = clean_logits(job, key).argmax(axis=1) == labels
-    attack_in_turn(job, [Turn("pgd20", solver, key) for solver in solvers(attack)], state)
+    attack_in_turn(job, [Turn("pgd20", s, key) for s in attacks.solver.solvers(attack)], state)
 
 The host stops an attack in pieces (see `attacks.solver`), like "pgd100+first", every ten steps and drops the finished
 examples: on a model that is 50 % robust, PGD-100 takes a little more than half of the passes.

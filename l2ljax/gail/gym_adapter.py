@@ -1,8 +1,9 @@
 """gymnasium's own environments: rollouts in any with discrete actions or a box, and final scores.
 
     env = GymEnvironments("Acrobot-v1", columns=10, sign=-1)
-    run = iterations(env, networks(env.spec), learn, length=25)      # like rollout.iterations, acting on the host
-    rollout = rollout_of("CartPole-v1", networks, agent, key, episodes=50)
+    nets = policy.networks(env.spec)
+    run = iterations(env, nets, learn, length=25)      # like rollout.iterations, acting on the host
+    rollout = rollout_of("CartPole-v1", nets, agent, key, episodes=50)
 
 gymnasium's vector environments reset in the step that ends an episode (SAME_STEP): every transition is real.
 """
