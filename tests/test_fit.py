@@ -64,7 +64,7 @@ def test_memory_workdir_and_script_train_to_the_same_bits(tmp_path):
     for result in (memory, kept):
         same(result.variables, logits_fn.args[0])
         np.testing.assert_array_equal(result.attack(logits_fn, key, x, y), attack(logits_fn, key, x, y))
-    assert float(memory.best.score) == max(row.get("val_robust_acc", -1) for row in rows)
+    assert memory.best.score == np.float32(max(row.get("val_robust_acc", -1) for row in rows))
     again = l2ljax.fit("digits_cnn", "digits", **SHORT, workdir=tmp_path / "fit", attacks="own", eval_size=20)
     assert again.history == rows and again.report["train_seconds"] == 0
 
@@ -130,7 +130,7 @@ def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
     [
         ({"epoch": 3}, "fit has no setting 'epoch': choose of .*epochs"),
         ({"coordinator": "a:1"}, "fit has no setting 'coordinator'"),
-        ({"classifier": lambda x: x}, "function is no classifier: make it one with models.from_functions"),
+        ({"classifier": 3}, "int is no classifier: make it one with models.from_functions"),
         ({"eps": 0.1}, "fit got a ball and eps: give one of them"),
         ({"method": "mine"}, "unknown method 'mine'"),
         ({"options": {"beta": 2}}, "--options=beta=2: rnn_adv takes"),
