@@ -16,15 +16,7 @@ import tyro
 from l2ljax.files import write_files, write_json
 from l2ljax.runtime.monitor import one_line_errors
 from l2ljax.runtime.workdir import read_json
-from papers import claims, compare, listing, tables, work
-
-HEAD = """# Benchmarks
-
-Made by `python experiments/reproduce.py --tables` from experiments/results; no number is typed by hand. The JSON of a
-section, and of a row of the papers' tables in experiments/results/papers, has its command, versions and date.
-"""
-SPEED = ("goals", "speed", "speed_apgd", "costs_resnet20", "costs_wrn_34_10", "gail_speed", "throughput", "scaling")
-"""Results about speed, which come first."""
+from papers import listing, page, work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,34 +60,7 @@ def main(flags: Flags) -> None:
     if flags.list:
         print(listing.listed(flags.only))
     if flags.tables:
-        write_files({Path("BENCHMARKS.md"): page(flags.results).encode()})
-
-
-def page(results: Path) -> str:
-    """Return BENCHMARKS.md: contents, speed, reproduced claims, the papers' tables, all other results."""
-    records = {path.stem: read_json(path) for path in sorted(results.glob("*.json"))}
-    sections = {
-        name: f"## {record.get('title', name.replace('_', ' '))}\n\n{tables.tell(record)}"
-        for name, record in records.items()
-    }
-    first = [sections.pop(name) for name in SPEED if name in sections]
-    rows = compare.read_records(results / "papers")
-    papers = [claims.as_markdown(claims.answers(rows, results)), compare.as_markdown(rows)]
-    text = "\n\n".join([*first, *papers, *sections.values()])
-    titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    contents = "\n".join(f"- [{title}](#{anchor(title)})" for title in titles)
-    return f"{HEAD}\n{contents}\n\n{compact(text)}\n"
-
-
-def anchor(title: str) -> str:
-    """Return GitHub's name of a heading."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
-def compact(text: str) -> str:
-    """Remove the padding of tables, half of the page."""
-    lines = (re.sub(r"-{3,}", "--", re.sub(r" {2,}", " ", s)) if s.startswith("|") else s for s in text.splitlines())
-    return "\n".join(lines)
+        write_files({Path("BENCHMARKS.md"): page.markdown(flags.results).encode()})
 
 
 def keep(flags: Flags, kind: str, content: dict) -> None:

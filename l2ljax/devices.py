@@ -4,7 +4,7 @@
     x_adv = jax.jit(devices.on_each(attack))(logits_fn, keys, x, y)       # keys [B]; the batch is split over devices
 
 XLA:CPU splits every convolution over its threads. With a device per core, each with its own part of the batch, nothing
-is split and no thread waits: compare speed and speed_one_device in BENCHMARKS.md.
+is split and no thread waits: compare PGD-10 on one device and on two in BENCHMARKS.md.
 
 The functions here do not communicate between devices. A program that does (a training step, or a jitted function of
 sharded arrays that reduces over the batch) may have at most 32 launches in flight on CPU devices: XLA's CPU client

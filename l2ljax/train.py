@@ -240,5 +240,5 @@ def loop(
 
 
 def due(step: int | float, every: int, *, steps: int) -> bool:
-    """Return whether something happens after this step that happens every so many and after the last one."""
+    """Return whether `step` is a multiple of `every`, or the last one."""
     return step == steps or step % every == 0

@@ -316,7 +316,7 @@ def test_a_shorter_schedule_says_so_and_only_that_one_does():
     said = compare.shortened(short, table)
     for words in ("6 of 100 epochs", "20,000 of 60,000 training images", "optimizer adam for sgd", "lr 0.001 for 0.01"):
         assert words in said
-    generator = {**FULL, "method": "l2l_da", "attacker_width": 16}
+    generator = {**FULL, "method": "l2l_da", "options": {"attacker_width": 16}}
     assert "attacker of width 16 for 64" in compare.shortened(generator, table)
     assert "steps" not in compare.shortened({**generator, "options": {"steps": 1}}, table)
     assert compare.shortened({**FULL, "options": {"clean_weight": 0.3}}, table) == "clean_weight 0.3"

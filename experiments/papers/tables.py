@@ -214,36 +214,32 @@ def goals(record: Mapping[str, Any]) -> str:
         return [row["title"], wanted, ratio, met, f"{statistics.median(row['ours']):.4g}", theirs]
 
     header = ["torch's time / ours, or seconds", "goal", "median (range)", "met", "ours, s", "theirs, s"]
-    parts = [grid(header, [cells(row) for row in record["goals"]])]
+    parts = [grid(header, [cells(row) for row in record["goals"]]), record["bounds"]]
     grown = [row for name in ("growth", "growth_steps") for row in record["records"].get(name, {}).get("speed", [])]
     if grown:
         parts.append(_growth(grown))
-    for name, measured in record["records"].items():
-        if "growth" not in name and ("speed" in measured or "autoattack" in measured):
-            parts.append(f"<details><summary>{name.replace('_', ' ')}</summary>\n\n{tell(measured)}\n\n</details>")
-    return "\n\n".join(parts)
+    steps = [row for row in record["records"].get("training", {}).get("speed", []) if row["step_peak_bytes"]]
+    if steps:
+        header = ["training step, resnet20, batch of 128", "program", "MB peak of a step"]
+        cells_of = lambda row: [row["method"], row["program"], _megabytes(row["step_peak_bytes"])]
+        parts.append(grid(header, [cells_of(row) for row in steps]))
+    one = next(iter(record["records"].values()))
+    return "\n\n".join([f"{one['machine']}, {one['date']}.", *parts])
 
 
 def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return training steps with growing batches and numbers of attack steps in Markdown."""
-    header = [
-        "training step",
-        "batch",
-        "attack steps",
-        "program",
-        "median s (range)",
-        "runs",
-        "images/s",
-        "time / ours",
-    ]
+    """Markdown of training steps with growing batches and numbers of attack steps: a line per step, ours first."""
+    steps: dict[tuple[str, int, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        steps.setdefault((row["method"], row["batch_size"], row["steps"] or 10), []).append(row)
     cells = [
         [
-            *(row["method"], f"{row['batch_size']}", f"{row['steps'] or 10}", row["program"], *_times(row)),
-            "{median:.2f} ({least:.2f}-{most:.2f})".format(**row["time_over_ours"]),
+            *(method, f"{size}", f"{length}", f"{statistics.median(ours['seconds']):.4g}"),
+            ", ".join(f"{_quotient(row['seconds'], ours['seconds'])} {row['program']}" for row in theirs),
         ]
-        for row in sorted(rows, key=lambda row: (row["method"], row["batch_size"], row["steps"] or 10))
+        for (method, size, length), (ours, *theirs) in sorted(steps.items())
     ]
-    return grid(header, cells)
+    return grid(["training step", "batch", "attack steps", "ours, s", "theirs / ours"], cells)
 
 
 def scaling(record: Mapping[str, Any]) -> str:

@@ -33,27 +33,27 @@ __all__ = ["Flags", "learners", "main", "run"]
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What to train against whom."""
+    """The flags."""
 
     victim: str
     """The workdir of a run of ours, whose last classifier is attacked."""
     attacker: str = "l2l_da"
-    """Of the names below, like advgan, l2l_da or rnn_adv."""
+    """One of the names below, like advgan, l2l_da or rnn_adv."""
     attacker_from: str | None = None
     """Start from the trained attacker of this workdir (for fine-tuning)."""
     attacker_width: int | None = None
     options: str = ""
-    """Of the attacker, like steps=10,diversity=0."""
+    """The attacker's options, like steps=10,diversity=0."""
     epochs: int = 10
     batch_size: int = 128
     attacker_lr: float | None = None
     draws: int = 10
-    """How often each test image is attacked, with other latents: the report has the accuracy against all of them
+    """The number of attacks on each test image, with other latents: the report has the accuracy against all of them
     together (one that fools the image counts), and against the strongest, the mean and the weakest."""
     attacks: str = "pgd20"
     """Other attacks of the report."""
     data_dir: str | None = None
-    """The victim's where not given."""
+    """By default the victim's."""
     train_size: int | None = None
     eval_size: int | None = None
     seed: int = 0

@@ -21,7 +21,7 @@ class Config:
     """In place of the script's data, with its recipes: a .npz file or module:function with arrays of yours (see
     l2ljax.data.arrays)."""
     method: str = "rnn_adv"
-    """How to train; several, separated by commas, or `all`, train one after the other and share a table."""
+    """The training method; several, separated by commas, or `all`, train one after the other and share a table."""
     arch: str | None = None
     """The classifier."""
     attacker: str | None = None
@@ -37,9 +37,9 @@ class Config:
     norm: str | None = None
     """The threat's norm: linf or l2."""
     steps: int | None = None
-    """Of the attack in training."""
+    """The steps of the attack in training."""
     options: str = ""
-    """Of the method, like scale=1,weights=final."""
+    """The method's options, like scale=1,weights=final."""
     epochs: int | None = None
     batch_size: int | None = None
     optimizer: str | None = None
@@ -47,7 +47,7 @@ class Config:
     lr: float | None = None
     """The classifier's learning rate."""
     augment: str | None = None
-    """Of training images: none, flip, crop or crop_flip."""
+    """The augmentation of training images: none, flip, crop or crop_flip."""
     lr_schedule: str | None = None
     """steps (falls at the recipe's milestones, which stretch with --epochs), constant, or cosine."""
     attacker_optimizer: str | None = None
@@ -59,25 +59,25 @@ class Config:
     """joint (both players move on one perturbation), alternating, classifier or attacker (it alone moves)."""
     seed: int = 0
     seeds: int = 1
-    """How many runs, with the seeds SEED, SEED + 1, ..., one after the other; the report has their mean, standard
+    """The number of runs, with the seeds SEED, SEED + 1, ..., one after the other; the report has their mean, standard
     deviation and lowest. The same command goes on where it was killed."""
     dtype: str | None = None
-    """What the classifier computes in: float32 or bfloat16."""
+    """The classifier's dtype: float32 or bfloat16."""
     remat: bool = False
     """Compute a residual network's activations again in the backward pass: less memory on accelerators, more time."""
     data_dir: str | None = None
     """A folder or archive with the data; without it, a prepared tensorflow-datasets set or a download."""
     train_size: int | None = None
-    """How many training images to use."""
+    """The number of training images."""
     val_size: int | None = None
-    """How many images to take out of the training set to choose the best parameters with; may be 0."""
+    """The number of training images held out to choose the best parameters; may be 0."""
     eval_size: int | None = None
-    """How many test images the report is about, the first ones; all by default."""
+    """The number of test images in the report, the first ones; by default all."""
     attacks: str = "fgsm,pgd20,pgd100,margin100,own"
-    """Of the report, separated by commas; trained:WORKDIR is the attacker that was trained there, with
+    """The attacks of the report, separated by commas; trained:WORKDIR is the attacker that was trained there, with
     N steps as trainedN:WORKDIR."""
     devices: int | None = None
-    """How many local devices to use; by default the most that divide the batch."""
+    """The number of local devices; by default the most that divide the batch."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where many processes (hosts) train one model: start the same command in each."""
     num_processes: int | None = None

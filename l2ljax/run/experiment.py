@@ -1,7 +1,7 @@
 """A whole run: data -> training -> evaluation -> report. The scripts in experiments/ are a call of `main`.
 
 main("cifar10")                                        # reads the command line
-run(resolve("digits", "rnn_adv", Config(epochs=3)))    # returns the content of report.json
+run(config.resolve("digits", "rnn_adv", config.Config(epochs=3)))    # returns the content of report.json
 """
 
 from collections.abc import Sequence

@@ -59,7 +59,7 @@ class Result(NamedTuple):
     """As it was split: train, val and test."""
     settings: Settings
     hardware: dict[str, Any]
-    """What the bits depend on beside the settings."""
+    """Return the hardware on which the bits depend, besides the settings."""
     report: dict[str, Any] | None
     """The content of report.json; None without a workdir."""
 

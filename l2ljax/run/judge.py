@@ -35,7 +35,7 @@ from l2ljax.types import Array, Key, L2LError, LogitsFn, example_keys
 __all__ = ["PAPER", "Flags", "main", "run"]
 
 PAPER = ("fgsm", "pgd20", "pgd100", "margin100", "cw100", "momentum10")
-"""What `paper` stands for in --attacks."""
+"""The attacks named `paper` in --attacks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Flags:
     black_box: str = "fgsm,pgd10"
     """The attacks on the surrogates."""
     dataset: str | None = None
-    """Of a module:function; a run has its own, as for the next three. A name, or arrays of yours as a .npz file or
-    module:function (see l2ljax.data.arrays)."""
+    """The data set of a module:function; a run has its own, as for the next three. A name, or arrays of yours as a .npz
+    file or module:function (see l2ljax.data.arrays)."""
     data_dir: str | None = None
     eps: str | None = None
     norm: str = "linf"
@@ -65,7 +65,7 @@ class Flags:
     """By default 250, on a CPU fewer (32 of CIFAR's images)."""
     seed: int = 0
     attack_seeds: int = 1
-    """How often each attack is run with other seeds; the worst is reported (L2L reports the worst of five)."""
+    """The number of runs of each attack, with other seeds; the worst is reported (L2L reports the worst of five)."""
     masking: bool = True
     """Whether to look for masked gradients."""
     figures: str = ""
@@ -169,7 +169,7 @@ def run(flags: Flags) -> dict[str, Any]:
 
 
 def _job(name: str, flags: Flags, ball: threat.Ball, logits_fn: LogitsFn) -> Callable[..., InTurn]:
-    """What runs the attack of that name: (x, y, key=, batch_size=, state_path=, progress=) -> its result."""
+    """Return the function that runs the named attack: (x, y, key=, batch_size=, state_path=, progress=) -> result."""
     if name in VERSIONS:
         return functools.partial(run_standard_evaluation, logits_fn, ball=ball, version=name)
     attack = named_attack(name, ball, functools.partial(load_attacker, flags.victim))

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the content of report.json, and figures."""
+"""A run's results: the content of report.json, and figures."""
 
 import shlex
 import sys

@@ -1,6 +1,6 @@
 """`Settings`: all that decides one run, complete and checked; the papers' recipes are values of this type, too.
 
-settings = resolve("digits", "rnn_adv", Config(epochs=3))      # the flags over the recipe, see `config`
+settings = config.resolve("digits", "rnn_adv", config.Config(epochs=3))    # the flags over the recipe
 settings.check()
 optimizers(settings, steps_per_epoch=15)
 """
@@ -22,7 +22,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 class Settings(NamedTuple):
-    """How one method is trained on one data set. In a recipe the fields from `dataset` on are as they stand here."""
+    """The settings of one method on one data set. In a recipe the fields from `dataset` on are as they stand here."""
 
     source: str
     """Which paper or code the recipe is from."""
@@ -54,14 +54,14 @@ class Settings(NamedTuple):
     val_size: int = 1000
     """Images taken out of the training set to choose the best parameters with (the papers choose on the test set)."""
     options: Mapping[str, Any] = {}
-    """Of the method, see `defenses.options`."""
+    """The method's options, see `defenses.options`."""
     norm: str = "linf"
     schedule: str = "joint"
     """Who moves, see `train.make_step`."""
     dtype: str = "float32"
     dataset: str = ""
     image_shape: tuple[int, ...] | None = None
-    """Of a data set of the user's, which may be gone when the run is judged; likewise `num_classes`."""
+    """Shape of a user's images, whose file may be gone when the run is judged; likewise `num_classes`."""
     num_classes: int | None = None
     method: str = ""
     init_from: str | None = None
@@ -72,7 +72,7 @@ class Settings(NamedTuple):
     train_size: int | None = None
     eval_size: int | None = None
     attacks: tuple[str, ...] = ()
-    """Of the report."""
+    """The attacks of the report."""
     devices: int | None = None
     checkpoint_every: int | None = None
     """Steps between checkpoints; once an epoch by default."""

@@ -1,4 +1,4 @@
-"""What a run is made of, from its settings: data, both players, their step, and the attacks of its report."""
+"""The parts of a run, made from its settings: data, both players, their step, and the attacks of its report."""
 
 import functools
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ EVAL_BATCH = 250
 
 
 class Setup(NamedTuple):
-    """What a run is made of."""
+    """The parts of a run."""
 
     settings: Settings
     devices: list[jax.Device]

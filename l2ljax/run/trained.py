@@ -1,4 +1,4 @@
-"""What runs have trained: loaded from their workdirs, saved to one, and attacks by name.
+"""Trained classifiers and attackers: loaded from their workdirs, saved to one, and attacks by name.
 
 logits_fn = load_classifier("runs/digits_rnn_adv_digits_cnn_s0")
 attack = load_attacker("runs/digits_rnn_adv_digits_cnn_s0", steps=40)
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 
 class Learned(NamedTuple):
-    """What the name of a trained attacker means."""
+    """A trained attacker, as its name gives it."""
 
     workdir: str
-    """Of the run that trained it."""
+    """The workdir of the run that trained it."""
     steps: int | None
     """By default those that it was trained with."""
 

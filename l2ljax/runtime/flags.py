@@ -1,6 +1,6 @@
 """The command line of every script: its flags, `--help` with tables, and modules of the user's.
 
-    flags = read(Flags, __doc__, lambda: {"Attacks": names.table()})
+    flags = read(Flags, __doc__, lambda: {"Attacks": attacks.names.table()})
 
 `--import=my.module` imports modules that register methods and attacks before the flags are read: their names are in
 `--help` then.
