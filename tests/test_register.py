@@ -143,30 +143,29 @@ def test_the_same_record_may_be_registered_again():
             again()
 
 
-def test_the_readmes_names_are_loaded_by_the_scripts(tmp_path):
-    code = re.search(r"```python\n([^`]*?register.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    (tmp_path / "my_names.py").write_text(code)
-    env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+def test_the_examples_names_are_loaded_by_the_scripts(tmp_path):
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "experiments" / "examples")])
+    env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": paths}
 
     def script(name, *flags):
         command = [sys.executable, str(ROOT / "experiments" / name), *flags]
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
 
-    names = ["--method=large_steps", "--options=size=0.25", "--attacks=corners,corners20+restarts5"]
+    names = ["--method=smoothed", "--options=size=0.25", "--attacks=nesterov,nesterov20+restarts5"]
     short = ["--epochs=1", "--train-size=200", "--val-size=0", "--eval-size=20", "--workdir=run"]
-    done = script("digits.py", "--import=my_names", *names, *short)
+    done = script("digits.py", "--import=new_attack,new_defense", *names, *short)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert set(report["attacks"]) == {"corners", "corners20+restarts5"}
+    assert set(report["attacks"]) == {"nesterov", "nesterov20+restarts5"}
     assert json.loads((tmp_path / "run" / "config.json").read_text())["options"] == {"size": 0.25}
 
-    flags = ["--victim=run", "--attacks=corners3", "--eval-size=20", "--no-masking"]
+    flags = ["--victim=run", "--attacks=nesterov3", "--eval-size=20", "--no-masking"]
     done = script("evaluate.py", *flags)
-    assert done.returncode == 2 and done.stderr.startswith("error: unknown attack 'corners3'"), done.stderr
-    done = script("evaluate.py", "--import", "my_names", *flags)
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown attack 'nesterov3'"), done.stderr
+    done = script("evaluate.py", "--import", "new_attack", *flags)
     assert done.returncode == 0, done.stderr
     judged = json.loads((tmp_path / "run" / "evaluation" / "robustbench.json").read_text())["provenance"]
-    assert judged["parameters"]["corners3"]["steps"] == 3
+    assert judged["parameters"]["nesterov3"]["steps"] == 3
 
 
 def test_import_takes_modules_and_leaves_the_other_flags(tmp_path, monkeypatch, capsys):
