@@ -26,17 +26,14 @@ from l2ljax.train import AXIS, init_state, make_step
 from l2ljax.types import Attack, Batch, Classifier, Defense, Players, Tree
 
 __all__ = [
-    "BALL", "LEARNING_RATE", "OPTIMIZERS", "STEP", "Program", "alternate", "attack_programs", "compile_clock",
+    "BALL", "OPTIMIZERS", "STEP", "Program", "alternate", "attack_programs", "compile_clock",
     "grad_l2l", "matrix_ceiling", "memory_of", "pgd_adv", "random_batch", "random_images", "step_program",
     "training_programs",
 ]  # fmt: skip
 
 Program = Callable[[], Any]
 """Run once and wait for the result."""
-LEARNING_RATE = 1e-3
-"""The learning rate of both players. At 0.01 a step on random images saturates the softmax; the KL's gradient, which
-the attack of TRADES ascends, is then rounding noise, whose sign no two programs agree on."""
-OPTIMIZERS = Players(optax.sgd(LEARNING_RATE, momentum=0.9), optax.adam(LEARNING_RATE))
+OPTIMIZERS = Players(optax.sgd(0.01, momentum=0.9), optax.adam(1e-3))
 """The optimizers of timed training steps."""
 BALL = threat.linf(8 / 255)
 STEP = 2 / 255

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import training
-from bench.benchmark import LEARNING_RATE, OPTIMIZERS, Program
+from bench.benchmark import OPTIMIZERS, Program
 from bench.torch_networks import RecurrentOptimizer, WideAttacker, build, load
 from bench.torch_steps import RIVALS, Game, first_iterate
 from l2ljax import threat
@@ -63,8 +63,8 @@ def start_game(task: training.Task, state: TrainState, batch: Batch) -> Game:
     net, attacker = (m.to(x, memory_format=torch.channels_last).train() for m in (net, attacker))
     phi = list(attacker.parameters())
     return Game(
-        net, attacker, torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=0.9, fused=True),
-        torch.optim.Adam(phi, lr=LEARNING_RATE, maximize=True, fused=True) if phi else None,
+        net, attacker, torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, fused=True),
+        torch.optim.Adam(phi, lr=1e-3, maximize=True, fused=True) if phi else None,
         x, torch.from_numpy(np.asarray(batch.y).astype(np.int64)).to(device), task.eps,
         (x - task.eps).clamp_min(0), (x + task.eps).clamp_max(1), options,
     )  # fmt: skip
@@ -150,11 +150,19 @@ def _without_dropout(classifier: Classifier) -> Classifier:
 
 
 def _moved(state: TrainState) -> TrainState:
-    """Return the state in float64, with noise on weights and statistics."""
+    """Return the state in float64, with noise on weights and statistics, and with small logits.
+
+    Where a softmax saturates, the gradient of the KL divergence, which the attack of TRADES ascends, is rounding noise,
+    whose signs no two programs agree on.
+    """
     noise = np.random.default_rng(0)
     state = jax.tree.map(lambda a: a.astype("float64") if a.dtype == "float32" else a, state)
     params, stats = jax.tree.map(lambda a: a + 0.05 * noise.normal(size=a.shape), (state.params, state.stats))
-    return state._replace(params=params, stats=stats)
+    small = {
+        name: jax.tree.map(lambda a: 0.1 * a, layer) if name.startswith("Dense") else layer
+        for name, layer in params.classifier.items()
+    }
+    return state._replace(params=params._replace(classifier=small), stats=stats)
 
 
 def _first_iterate(task: training.Task, state: TrainState, batch: Batch) -> Array:
