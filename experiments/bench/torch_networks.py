@@ -1,7 +1,7 @@
 """Our networks as torch modules with our weights (extra `bench`).
 
     net = torch_networks.build("resnet20", variables)                           # evaluation mode, images [B, C, H, W]
-    attacker = torch_networks.load(torch_networks.WideAttacker(module, channels=6), params, batch_stats)
+    attacker = torch_networks.load(torch_networks.WideAttacker(module, 6, 3), params, batch_stats)
 
 Modules have flax's names of ours, which map the weights to their places. This module imports torch: load it through
 `rivals.package`, which says how to install it.
