@@ -28,8 +28,7 @@ def convolutional_l2l(
 
     Learning to Defend by Learning to Attack, section 3. Schedule "alternating" is Algorithm 1: theta steps first and
     the attack is repeated with the new theta for phi, with the released code's BatchNorm modes (Algorithm 2 as printed
-    lies
-    between: phi at the new theta on the old perturbation). Under "joint" both move on one perturbation.
+    lies between: phi at the new theta on the old perturbation). Under "joint" both move on one perturbation.
 
     Args:
       classifier: the network.

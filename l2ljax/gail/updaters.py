@@ -95,8 +95,7 @@ def dense(lr: float, *, start: Start = "identity", alpha: float = 1.0) -> Update
     Args:
       lr: Adam's. The paper takes the baseline's (0.01 in Ho & Ermon's code), with which theta grows without bound
         within a few steps: Adam moves every weight by about lr, and an output sums 4m of them. About 0.01 / (4m) is
-        needed
-        instead: 1e-6 at the paper's m.
+        needed instead: 1e-6 at the paper's m.
       start: "identity" (last layer zero, theta' = theta) or "ascent" (exactly theta' = theta + alpha g). The paper does
         not give the start of theta_U.
       alpha: the step of the start "ascent".

@@ -44,8 +44,7 @@ def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32, remat:
       dtype: of the computation; parameters and statistics are always float32, logits float32 or wider.
       remat: keep only what passes between a residual network's blocks, and recompute the rest in the backward pass: the
         same gradients and variables with less memory, for about a forward pass more. XLA:CPU recomputes too early to
-        save
-        memory: there it only costs time.
+        save memory: there it only costs time.
 
     Returns:
       A `Classifier`.
