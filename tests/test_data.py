@@ -574,7 +574,7 @@ def test_reads_what_tensorflow_datasets_prepared_in_the_official_order(empty_mac
 
 
 def test_import_is_light():
-    heavy = "tensorflow_datasets sklearn pooch PIL scipy requests tqdm"
+    heavy = "tensorflow_datasets sklearn pooch PIL scipy requests"
     code = f"import sys, l2ljax.data; sys.exit(' '.join(m for m in {heavy.split()} if m in sys.modules) or None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

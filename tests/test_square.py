@@ -265,5 +265,5 @@ def test_bad_options_are_told(options):
 def test_the_radius_may_be_traced_and_other_balls_are_told():
     logits_fn, x, y = model(3)
     assert jax.eval_shape(lambda eps: square(threat.l2(eps))(logits_fn, KEY, x, y), 1.0).shape == x.shape
-    with pytest.raises(L2LError, match="linf, l2, not 'l1'"):
+    with pytest.raises(L2LError, match="'l1': choose from linf, l2"):
         square(threat.l2(1.0)._replace(name="l1"))
