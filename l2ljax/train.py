@@ -155,6 +155,7 @@ def make_step(
             state, metrics = descend(state, keys, batch, schedule)
         return state._replace(step=state.step + 1), metrics
 
+    # pmap wraps shard_map in JAX today, and needs no mesh or specs from the code that it maps.
     mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=list(devices))
 
     mesh = jax.sharding.Mesh(np.array(local), (AXIS,))  # pmap takes and returns each process's own copies and shards
