@@ -91,12 +91,12 @@ def test_results_are_saved_and_loaded_with_their_attacker(tmp_path):
     logits_fn, attack = l2ljax.load(tmp_path / "a", classifier)
     x_adv = attack(logits_fn, jax.random.key(0), IMAGES[:5], LABELS[:5])
     np.testing.assert_array_equal(x_adv, result.attack(result.logits_fn, jax.random.key(0), IMAGES[:5], LABELS[:5]))
-    with pytest.raises(L2LError, match=r"holds a Classifier, a network of yours: load it with classifier="):
+    with pytest.raises(L2LError, match=r"holds a Classifier, a network of yours: load it with load_classifier\("):
         l2ljax.load_classifier(tmp_path / "a")
     plain = l2ljax.fit(Linen(), (IMAGES, LABELS), method="plain", **flags)
     l2ljax.save(plain, tmp_path / "b")
     assert plain.attack is None and l2ljax.load(tmp_path / "b", classifier)[1] is None
-    with pytest.raises(L2LError, match="holds a run with"):
+    with pytest.raises(L2LError, match="holds a run: choose another folder"):
         l2ljax.save(plain, tmp_path / "a")
 
 
@@ -210,3 +210,22 @@ def test_the_command_shows_its_recipes_as_a_table_and_ends_quietly():
 
 def test_the_wheel_names_the_command():
     assert 'l2ljax = "l2ljax.run.command:main"' in (ROOT / "pyproject.toml").read_text()
+
+
+FLAGS = {"method": "plain", "ball": threat.linf(0.1), "epochs": 1, "batch_size": 10, "val_size": 0}
+
+
+def test_a_network_of_the_users_is_loaded_as_fit_took_it(tmp_path):
+    result = l2ljax.fit(Net(), (IMAGES, LABELS), **FLAGS)
+    l2ljax.save(result, tmp_path / "kept")
+    with pytest.raises(L2LError, match="--victim=MODULE:FUNCTION"):
+        l2ljax.load(tmp_path / "kept")
+    logits_fn, attack = l2ljax.load(tmp_path / "kept", Net())
+    np.testing.assert_array_equal(logits_fn(IMAGES), result.logits_fn(IMAGES))
+    assert attack is None
+
+
+def test_a_workdir_does_not_go_on_with_other_data(tmp_path):
+    l2ljax.fit(Net(), (IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
+    with pytest.raises(L2LError, match="holds a run with data="):
+        l2ljax.fit(Net(), (1 - IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)

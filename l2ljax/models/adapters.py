@@ -27,7 +27,7 @@ from flax import nnx
 
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, as_key, example_keys, fold_in, is_key
 
-__all__ = ["MODES", "from_functions", "from_linen", "from_nnx"]
+__all__ = ["MODES", "as_classifier", "from_functions", "from_linen", "from_nnx"]
 
 MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 """The arguments of `__call__` that give a linen network's mode -> their values in training."""
@@ -76,6 +76,17 @@ def from_functions(
         return _checked(out), batch_stats
 
     return Classifier(own, evaluate, fit, features or _no_features)
+
+
+def as_classifier(network: Classifier | nn.Module | nnx.Module) -> Classifier:
+    """Return the network as a `Classifier`; an L2LError where it is none."""
+    if isinstance(network, nnx.Module):
+        return from_nnx(network)
+    if isinstance(network, nn.Module):
+        return from_linen(network)
+    if not isinstance(network, Classifier):
+        raise L2LError(f"{type(network).__name__} is no classifier: make it one with models.from_functions")
+    return network
 
 
 def from_linen(

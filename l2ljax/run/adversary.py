@@ -83,7 +83,7 @@ def run(flags: Flags) -> dict[str, Any]:
     setup, start = prepare(settings)
     if not jax.tree.leaves(start.params.attacker):
         raise L2LError(f"{flags.attacker} learns nothing: choose of {learners()}")
-    workdir = Workdir(Path(settings.workdir or ""), {**settings.saved(), **setup.hardware()})
+    workdir = Workdir(Path(settings.workdir or ""), {**settings.saved(), **setup.identity()})
     untrained = jax.tree.map(np.asarray, (start.params.attacker, start.stats.attacker))  # training donates them
     state, _, _, seconds = train(setup, start, workdir)
 

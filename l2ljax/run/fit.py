@@ -32,7 +32,7 @@ from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import Interrupted, NonFiniteLoss, TrainState, due, loop
 from l2ljax.types import Attack, Batch, Classifier, Defense, L2LError, LogitsFn, Players
 
-__all__ = ["Result", "as_classifier", "fit", "run", "save", "train"]
+__all__ = ["Result", "fit", "run", "save", "train"]
 
 VALIDATION_ATTACK = "pgd10"
 FLAGS = sorted(
@@ -58,8 +58,8 @@ class Result(NamedTuple):
     dataset: data.Dataset
     """As it was split: train, val and test."""
     settings: Settings
-    hardware: dict[str, Any]
-    """Return the hardware on which the bits depend, besides the settings."""
+    identity: dict[str, Any]
+    """The devices, and a checksum of a user's own data: what the bits depend on besides the settings."""
     report: dict[str, Any] | None
     """The content of report.json; None without a workdir."""
 
@@ -122,7 +122,7 @@ def fit(
         options = ",".join(f"{name}={value!r}" for name, value in options.items())
     if ball is not None:
         settings |= {"eps": repr(float(ball.eps)), "norm": ball.name}
-    made = None if isinstance(classifier, str) else as_classifier(classifier)
+    made = None if isinstance(classifier, str) else models.as_classifier(classifier)
     settings["arch"] = classifier if isinstance(classifier, str) else type(classifier).__name__
     folder = None if workdir is None else str(workdir)
     config = Config(method=method, options=options, workdir=folder, **settings)
@@ -131,17 +131,6 @@ def fit(
         complete = complete._replace(workdir=None)
     parts = {"dataset": dataset, "classifier": made, "ball": ball, "defense": defense, "movers": optimizers}
     return run(complete, **parts)
-
-
-def as_classifier(network: Classifier | nn.Module | nnx.Module) -> Classifier:
-    """Return the network as a `Classifier`; an L2LError where it is none."""
-    if isinstance(network, nnx.Module):
-        return models.from_nnx(network)
-    if isinstance(network, nn.Module):
-        return models.from_linen(network)
-    if not isinstance(network, Classifier):
-        raise L2LError(f"{type(network).__name__} is no classifier: make it one with models.from_functions")
-    return network
 
 
 def run(settings: Settings, **parts: Any) -> Result:
@@ -158,7 +147,7 @@ def run(settings: Settings, **parts: Any) -> Result:
       L2LError, Interrupted: as `fit` does.
     """
     setup, state = prepare(settings, **parts)
-    about = {**settings.saved(), **setup.hardware()}
+    about = {**settings.saved(), **setup.identity()}
     workdir = None if settings.workdir is None else hosts.on_first(Workdir, settings.workdir, about)
     state, best, history, seconds = train(setup, state, workdir)
     report = None
@@ -168,16 +157,18 @@ def run(settings: Settings, **parts: Any) -> Result:
         print(f"report, figures and checkpoints: {workdir.path}")
     attack = trained_attack(setup.defense, state.params.attacker, state.stats.attacker)
     logits_fn = setup.logits_fn(state.params, state.stats)
-    return Result(logits_fn, attack, state, best, history, setup.dataset, settings, setup.hardware(), report)
+    return Result(logits_fn, attack, state, best, history, setup.dataset, settings, setup.identity(), report)
 
 
 def save(result: Result, workdir: str | Path) -> None:
     """Write a result to a folder, a workdir like that of a run: `load`, evaluate.py and `fit` take it.
 
     Raises:
-      L2LError: the folder holds another run, or cannot be written.
+      L2LError: the folder holds a run, or cannot be written.
     """
-    folder = Workdir(Path(workdir).expanduser(), {**result.settings.saved(), **result.hardware})
+    if (Path(workdir).expanduser() / "checkpoints").exists():
+        raise L2LError(f"{workdir} holds a run: choose another folder")
+    folder = Workdir(Path(workdir).expanduser(), {**result.settings.saved(), **result.identity})
     folder.forget_after(-1)
     folder.record(result.history)
     saved = checkpoint.Checkpoints(folder.path / "checkpoints")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from l2ljax import checkpoint, data, defenses, models, threat
 from l2ljax.devices import own_core
+from l2ljax.evaluate.standard import checksum
 from l2ljax.run.settings import Settings, optimizers
 from l2ljax.run.trained import named_attack, trained_attack
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
@@ -44,9 +45,14 @@ class Setup(NamedTuple):
         variables = {"params": params.classifier, "batch_stats": stats.classifier}
         return jax.tree_util.Partial(self.classifier.logits, variables)
 
-    def hardware(self) -> dict[str, Any]:
-        """Return for config.json all that decides which kernels and which order of sums a step has."""
-        return {"trained_on": f"{len(self.devices)} {self.devices[0].platform}" + ", one core each" * own_core()}
+    def identity(self) -> dict[str, Any]:
+        """Return for config.json what the bits depend on besides the settings.
+
+        These are the devices, which decide on kernels and on the order of sums, and a checksum of a user's own data.
+        """
+        devices = f"{len(self.devices)} {self.devices[0].platform}" + ", one core each" * own_core()
+        own = {} if self.settings.dataset in data.NAMES else {"data": checksum(tuple(self.dataset.train))}
+        return {"trained_on": devices, **own}
 
 
 def prepare(

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from l2ljax import attacks, checkpoint, data, defenses, models, threat
 from l2ljax.data.functions import call
@@ -23,6 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 T = TypeVar("T")
+Network = Classifier | nn.Module | nnx.Module
 
 
 class Learned(NamedTuple):
@@ -59,7 +62,7 @@ def trained_attack(
     return defense.attack(params, batch_stats, **given, path=path)
 
 
-def load(workdir: str | Path, classifier: Classifier | None = None) -> tuple[jax.tree_util.Partial, Attack | None]:
+def load(workdir: str | Path, classifier: Network | None = None) -> tuple[jax.tree_util.Partial, Attack | None]:
     """Return the classifier and the attacker that a run ended with, the attacker None where it learned nothing.
 
     Args and errors are those of `load_classifier`.
@@ -69,12 +72,12 @@ def load(workdir: str | Path, classifier: Classifier | None = None) -> tuple[jax
     return logits_fn, load_attacker(workdir) if learns else None
 
 
-def load_classifier(workdir: str | Path, classifier: Classifier | None = None) -> jax.tree_util.Partial:
+def load_classifier(workdir: str | Path, classifier: Network | None = None) -> jax.tree_util.Partial:
     """Return the classifier that a run ended with, in evaluation mode: images -> logits, its weights as a pytree.
 
     Args:
       workdir: of the run.
-      classifier: that was trained, where it was none of `models.CLASSIFIERS`.
+      classifier: the trained network, as `fit` takes it; by default one of `models.CLASSIFIERS`.
 
     Raises:
       L2LError: no run there, or one of another classifier.
@@ -82,8 +85,12 @@ def load_classifier(workdir: str | Path, classifier: Classifier | None = None) -
     saved = _saved(workdir)
     if classifier is None:
         if saved["arch"] not in models.CLASSIFIERS:
-            raise L2LError(f"{workdir} holds a {saved['arch']}, a network of yours: load it with classifier=...")
+            raise L2LError(
+                f"{workdir} holds a {saved['arch']}, a network of yours: load it with load_classifier('{workdir}', "
+                "network), in a function for evaluate.py that --victim=MODULE:FUNCTION names"
+            )
         classifier = models.create(saved["arch"], num_classes=saved["num_classes"], dtype=jnp.dtype(saved["dtype"]))
+    classifier = models.as_classifier(classifier)
     like = classifier.init(jax.random.key(0), jnp.zeros((1, *saved["image_shape"])))
     params, batch_stats = checkpoint.restore_player(workdir, "classifier", (like["params"], like["batch_stats"]))
     return jax.tree_util.Partial(classifier.logits, {"params": params, "batch_stats": batch_stats})
