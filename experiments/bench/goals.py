@@ -40,12 +40,11 @@ COMMANDS = {
 """Measurement -> script in experiments/ and its flags."""
 
 
-BOUNDS = """Profiles say what bounds the misses on a processor with AVX-512, where torch takes half its time with AVX2:
-the compiler's convolutions and our gradients of kernels alone take about as long as torch's whole training
-step. The rest is elementwise: BatchNorm, ReLU and the compiler's copies pass over activations that oneDNN's fused
-operations keep in the cache, in pages that the compiler's runtime frees after each step and the kernel maps again. Huge
-pages for malloc took a quarter off steps that ran alone, and doubled others in a process with several programs: left
-out. On one device the compiler cuts each convolution into parts for its threads, which wait for each other."""
+BOUNDS = """What bounds the misses, by profiles on a processor with AVX-512: the compiler's convolutions and our
+gradients of kernels alone take about as long as torch's whole training step. The rest is elementwise: BatchNorm, ReLU
+and the compiler's copies pass over activations in memory, in pages that the compiler's runtime frees after each step
+and the kernel maps again. On one device the compiler cuts each convolution into parts for its threads, which wait for
+each other."""
 """The reason for goals that are missed, as the tables report it."""
 
 
@@ -94,7 +93,7 @@ def measure(folder: Path, *, victim: Path | None, data_dir: Path | None, only: s
       only: measurements, separated by commas; all by default.
 
     Raises:
-      L2LError: a failed command.
+      L2LError: a failed command, or an unknown measurement.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs: dict[str, Callable[[Path], None]] = {
@@ -108,6 +107,8 @@ def measure(folder: Path, *, victim: Path | None, data_dir: Path | None, only: s
         flags = ("--arch=resnet20", f"--data-dir={data_dir}")
         jobs["first_step_resnet20"] = lambda out: keep(out, [first_step("cifar10.py", *flags) for _ in range(3)])
     jobs["readme"] = lambda out: keep(out, [fresh_clone()])
+    if unknown := set(filter(None, only.split(","))) - jobs.keys():
+        raise L2LError(f"--only={min(unknown)}: choose from {', '.join(jobs)}; some need --victim or --data-dir")
     for name, job in jobs.items():
         path = folder / f"{name}.json"
         if not path.exists() and (not only or name in only.split(",")):

@@ -41,7 +41,8 @@ def anchor(title: str) -> str:
 def compact(text: str) -> str:
     """Take out the padding of tables, half of the page, commands, and paragraphs that stand above already."""
     paragraphs = text.split("\n\n")
-    kept = [p for i, p in enumerate(paragraphs) if p not in paragraphs[:i] and not re.fullmatch(r"`python .*`", p)]
+    again = lambda i, p: p in paragraphs[:i] and not p.startswith("|")
+    kept = [p for i, p in enumerate(paragraphs) if not again(i, p) and not re.fullmatch(r"`python .*`", p)]
     lines = "\n\n".join(kept).splitlines()
     return "\n".join(re.sub(r"-{3,}", "--", re.sub(r" {2,}", " ", s)) if s.startswith("|") else s for s in lines)
 

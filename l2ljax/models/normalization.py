@@ -1,8 +1,8 @@
 """Normalization by a batch's statistics, with its derivative in closed form.
 
 Differentiated operation by operation, it keeps several arrays as large as x for the backward pass and reads each again;
-this function keeps x alone. A joint step of L2L with its convolutional attacker takes 0.92 of the time, and devices
-wait for each other once a layer in the backward pass.
+this function keeps x alone. A joint step of L2L with its convolutional attacker took 0.93 of the time (resnet20,
+batch 128, attacker of width 16, on two cores with AVX-512).
 """
 
 import functools

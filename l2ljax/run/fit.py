@@ -147,7 +147,8 @@ def run(settings: Settings, **parts: Any) -> Result:
       L2LError, Interrupted: as `fit` does.
     """
     setup, state = prepare(settings, **parts)
-    about = {**settings.saved(), **setup.identity()}
+    identity = setup.identity()
+    about = {**settings.saved(), **identity}
     workdir = None if settings.workdir is None else hosts.on_first(Workdir, settings.workdir, about)
     state, best, history, seconds = train(setup, state, workdir)
     report = None
@@ -157,7 +158,7 @@ def run(settings: Settings, **parts: Any) -> Result:
         print(f"report, figures and checkpoints: {workdir.path}")
     attack = trained_attack(setup.defense, state.params.attacker, state.stats.attacker)
     logits_fn = setup.logits_fn(state.params, state.stats)
-    return Result(logits_fn, attack, state, best, history, setup.dataset, settings, setup.identity(), report)
+    return Result(logits_fn, attack, state, best, history, setup.dataset, settings, identity, report)
 
 
 def save(result: Result, workdir: str | Path) -> None:
