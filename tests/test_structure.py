@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = list((ROOT / "l2ljax").rglob("*.py"))
 FLOORS = [
     {"types"},
+    {"values"},
     {"threat", "losses", "files", "devices"},
     {"data", "models"},
     {"attacks"},

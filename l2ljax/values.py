@@ -1,0 +1,155 @@
+"""Numbers and choices with their ranges, as annotations that flags, `--options` and Python calls are checked by.
+
+@checked
+def mine(ball: Ball, *, steps: Count = 10, momentum: Share = 1.0, start: Literal["image", "noise"] = "noise"): ...
+
+mine(ball, steps=0)                          # L2LError: steps=0: give a whole number of 1 or more
+parse(Count, "0", "--steps")                 # the same of a text
+"""
+
+import functools
+import inspect
+import math
+import numbers
+import re
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
+
+import jax
+import numpy as np
+
+from l2ljax.types import L2LError
+
+__all__ = [
+    "Count", "Natural", "NonNegative", "Positive", "Range", "Seed", "Share", "check", "checked", "parse",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Range(NamedTuple):
+    """The numbers from `low` to `high`; without `low` itself if `above`. Infinity and NaN are in no range."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        """Return whether the number lies in the range."""
+        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+
+    def __str__(self) -> str:
+        """Return the range in words, to follow "a number"."""
+        if math.isinf(self.high):
+            return (
+                ""
+                if math.isinf(self.low)
+                else f" above {self.low:.10g}"
+                if self.above
+                else f" of {self.low:.10g} or more"
+            )
+        return (
+            f" above {self.low:.10g}, up to {self.high:.10g}"
+            if self.above
+            else f" from {self.low:.10g} to {self.high:.10g}"
+        )
+
+
+LARGEST = 2**31 - 1  # of the integers that reach a device
+Count = Annotated[int, Range(1, LARGEST)]
+Natural = Annotated[int, Range(0, LARGEST)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+
+
+def check(annotation: Any, value: Any, name: str) -> Any:
+    """Return the value, a NumPy or JAX scalar as Python's own, if it has the annotated type and lies in its range.
+
+    The annotation may be int, float, bool, str, a `Literal`, one of those with a `Range`, or a union of them with None.
+    Any other one, and a traced value, is not checked. An int is a float, a bool is no number.
+
+    Raises:
+      L2LError: any other value; the message begins with `name`.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return value
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0:
+        value = value.item()
+    if not any(_fits(member, value) for member in _members(annotation)):
+        raise L2LError(f"{name}={value}: give {describe(annotation)}")
+    return value
+
+
+def parse(annotation: Any, text: str, name: str) -> Any:
+    """Return the value that a text means under an annotation, checked as by `check`. Digits are 0 to 9 alone."""
+    for member in _members(annotation):
+        kind = _kind(member)
+        if kind is types.NoneType and text.lower() == "none":
+            return None
+        if kind is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if kind is int and re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            return check(annotation, int(text), name)
+        if kind is float and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", text):
+            return check(annotation, float(text), name)
+        if kind is str or (get_origin(member) is Literal and text in get_args(member)):
+            return check(annotation, text, name)
+    raise L2LError(f"{name}={text}: give {describe(annotation)}")
+
+
+def describe(annotation: Any) -> str:
+    """Return the values that an annotation allows, in words: "a whole number from 0 to 5, or none"."""
+    named = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "none"}
+    words = []
+    for member in _members(annotation):
+        if get_origin(member) is Literal:
+            words.append(" or ".join(map(str, get_args(member))))
+        else:
+            words.append(named.get(_kind(member), "a value of its type") + (str(_range(member) or "")))
+    return ", or ".join(words)
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Make a function check its arguments by their annotations, see `check`."""
+    signature = inspect.signature(function, eval_str=True)
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            parameter = signature.parameters[name]
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                bound.arguments[name] = check(parameter.annotation, value, name)
+        return function(*bound.args, **bound.kwargs)
+
+    return wrapped
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the annotation alone."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _kind(member: Any) -> Any:
+    """Return int for int and for Annotated[int, ...]."""
+    return get_args(member)[0] if get_origin(member) is Annotated else member
+
+
+def _range(member: Any) -> Range | None:
+    return next((note for note in get_args(member)[1:] if isinstance(note, Range)), None)
+
+
+def _fits(member: Any, value: Any) -> bool:
+    kind, allowed = _kind(member), _range(member)
+    if get_origin(member) is Literal:
+        return value in get_args(member)
+    kinds = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str, types.NoneType: types.NoneType}
+    if kind not in kinds:
+        return True
+    fits = isinstance(value, kinds[kind]) and (kind is bool or not isinstance(value, bool))
+    return fits and (allowed is None or value in allowed)
