@@ -29,7 +29,8 @@ class Settings(NamedTuple):
     arch: str
     eps: str
     """The threat's radius, like 8/255 or 0.031."""
-    epochs: int
+    epochs: float
+    """May end within one: L2L-DA's 100,000 steps are 166.7."""
     lr: float
     batch_size: int = 128
     optimizer: str = "sgd"
@@ -47,6 +48,8 @@ class Settings(NamedTuple):
     attacker_weight_decay: float = 0.0
     clip_norm: float | None = None
     """The longest gradient, of either player."""
+    clip_warmup: bool = True
+    """Whether the warm-up's gradients are clipped, too."""
     warmup: float = 0.0
     """Epochs of plain training at the start (they count as epochs of the run)."""
     augment: str | None = None
@@ -56,6 +59,15 @@ class Settings(NamedTuple):
     options: Mapping[str, Any] = {}
     """The method's options, see `defenses.options`."""
     norm: str = "linf"
+    selection: str = "validation"
+    """Where the best parameters are chosen: validation (images held out of training), test (the test set, as several
+    papers did), or last (none are)."""
+    selection_attack: str = "pgd10"
+    """They have the highest accuracy under this attack."""
+    pretrained: bool = False
+    """Whether the classifier starts from one that the plain recipe trained, where init_from names none."""
+    recipe: str = "ours"
+    """The name of these settings in `recipes.RECIPES`."""
     schedule: str = "joint"
     """Who moves, see `train.make_step`."""
     dtype: str = "float32"
