@@ -49,7 +49,7 @@ def normalize_gradient(g: Array, kind: str, axis_name: str | None = None) -> Arr
 
     Args:
       g: per-example gradients (of the sum over the batch).
-      kind: "none"; "example": by the largest |g| of each example; "channel": by the Euclidean norm over height and
+      kind: "none"; "mean": by the number of examples on all devices, the gradient of the mean loss; "example": by the largest |g| of each example; "channel": by the Euclidean norm over height and
         width of each channel of each example (the released L2L-DA code); "batch": by the largest |g| of the whole
         batch, over all devices of `axis_name` (the released L2L code), which makes an example's attack depend on its
         neighbours. A gradient of 0 stays 0.
@@ -57,6 +57,8 @@ def normalize_gradient(g: Array, kind: str, axis_name: str | None = None) -> Arr
     """
     if kind == "none":
         return g
+    if kind == "mean":
+        return g / (len(g) * (jax.lax.axis_size(axis_name) if axis_name else 1))
     if kind == "example":
         largest = jnp.abs(g).max(axis=range(1, g.ndim), keepdims=True)
     elif kind == "batch":
@@ -66,7 +68,7 @@ def normalize_gradient(g: Array, kind: str, axis_name: str | None = None) -> Arr
         g = normalize_gradient(g, "example")  # squares of tiny gradients are 0
         largest = jnp.sqrt(jnp.sum(g**2, axis=(1, 2), keepdims=True))
     else:
-        raise L2LError(f"unknown gradient normalization {kind!r}: choose from none, example, channel or batch")
+        raise L2LError(f"unknown gradient normalization {kind!r}: choose from none, mean, example, channel or batch")
     return g / jnp.maximum(largest, jnp.finfo(g.dtype).tiny)
 
 

@@ -6,6 +6,7 @@ One scalar and one backward pass give both gradients: inside the attack theta is
 attacker gets the end's gradient, scaled to that of w_T inner.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -157,7 +158,7 @@ def unrolled(
         def look(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
             variables = {"params": constant, "batch_stats": batch_stats}
             if query == "train" and mode == "classifier":
-                return classifier.train(variables, x, _repeat_keys(fold_in(keys, 2), draws), axis_name)
+                return classifier.train(variables, x, _repeat_keys(fold_in(keys, 1), draws), axis_name)
             return classifier.logits(variables, x), batch_stats
 
         def loss_fn(x: Array) -> tuple[Array, Any]:
@@ -171,11 +172,14 @@ def unrolled(
         ascent = climb(loss_fn, rule, attack_keys, batch.x, steps)
         seen, accuracy = ascent.aux
 
+        streams = itertools.count(2)  # each pass of the criterion draws its own dropout masks, as in torch
+
         def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
             variables = {"params": params.classifier, "batch_stats": batch_stats}
             if mode == "attacker":
                 return classifier.logits(variables, x), batch_stats
-            return classifier.train(variables, x, _repeat_keys(fold_in(keys, 1), len(x) // len(keys)), axis_name)
+            stream = fold_in(keys, next(streams))
+            return classifier.train(variables, x, _repeat_keys(stream, len(x) // len(keys)), axis_name)
 
         batch_stats = _one_after_the_other(lambda r: look(r, batch.x)[1], stats.classifier, seen)
         x_last = _scale_gradient(ascent.x, weights[-1] / criterion.weight)
