@@ -49,10 +49,11 @@ def normalize_gradient(g: Array, kind: str, axis_name: str | None = None) -> Arr
 
     Args:
       g: per-example gradients (of the sum over the batch).
-      kind: "none"; "mean": by the number of examples on all devices, the gradient of the mean loss; "example": by the largest |g| of each example; "channel": by the Euclidean norm over height and
-        width of each channel of each example (the released L2L-DA code); "batch": by the largest |g| of the whole
-        batch, over all devices of `axis_name` (the released L2L code), which makes an example's attack depend on its
-        neighbours. A gradient of 0 stays 0.
+      kind: "none"; "mean": by the number of examples on all devices, the gradient of the mean loss; "example": by the
+        largest |g| of each example; "channel": by the Euclidean norm over height and width of each channel of each
+        example (the released L2L-DA code); "batch": by the largest |g| of the whole batch, over all devices of
+        `axis_name` (the released L2L code), which makes an example's attack depend on its neighbours. A gradient of 0
+        stays 0.
       axis_name: the pmapped axis, in training.
     """
     if kind == "none":

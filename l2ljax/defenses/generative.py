@@ -91,7 +91,7 @@ def l2l_da(
 l2l_star = functools.partial(
     l2l_da, steps=1, step=1.0, diversity=0.0, latent=0, delta=False, label=False, normalize="mean"
 )
-"""L2L-DA's baseline "L2L" (section 5.1): one shot, deterministic, from the image and the raw gradient of the batch's mean loss.
+"""L2L-DA's baseline "L2L" (section 5.1): one shot, deterministic, from the image and the gradient of the mean loss.
 
 The paper says little of its network; here it is the same U-Net without latent, label and delta.
 """

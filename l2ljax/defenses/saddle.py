@@ -243,7 +243,8 @@ def _one_after_the_other(one_pass: Callable[[Tree], Tree], first: Tree, updated:
     the same r are chained by r_{t+1} = updated_t + m (r_t - first).
     """
     ones = jax.tree.map(jnp.ones_like, first)
-    momentum = jax.jvp(one_pass, (first,), (ones,))[1]  # the compiler removes the pass itself
+    # The compiler removes the pass itself. Outside jit, our convolutions have no forward-mode derivative.
+    momentum = jax.jit(lambda r: jax.jvp(one_pass, (r,), (ones,))[1])(first)
 
     def chain(r0: Array, rows: Array, m: Array) -> Array:
         r = r0
