@@ -47,29 +47,21 @@ class Ascent(NamedTuple):
 
 
 def ascend(
-    loss_fn: LossFn,
-    rule: optax.GradientTransformation,
-    ball: threat.Ball,
-    key: Key,
-    x: Array,
-    *,
-    steps: int,
-    start: Start | None = None,
-    second_order: bool = False,
-    unroll: int | bool = 1,
-) -> Ascent:
+    loss_fn: LossFn, rule: optax.GradientTransformation, ball: threat.Ball, key: Key, x: Array, *,
+    steps: int, start: Start | None = None, second_order: bool = False, unroll: int | bool = 1,
+) -> Ascent:  # fmt: skip
     """Ascend loss_fn in the ball: x_{t+1} = project(x_t + rule(g_t)), g_t = grad loss_fn(x_t), for `steps` steps.
 
-    The rule is an optax optimizer. It gets the gradient of *minus* the losses, per example, so that `optax.sign_sgd(a)`
-    is PGD. A rule with extra arguments gets `x0, losses, aux, loss_fn, ball`.
+    The rule, an optax optimizer, gets the gradient of *minus* the losses, per example, so that `optax.sign_sgd(a)` is
+    PGD. A rule with extra arguments gets `x0, losses, aux, loss_fn, ball`.
 
     The result is differentiable in everything that the rule closes over. The gradient g_t is a constant feature (as in
     all the papers), and the losses are linear in x_t around its value,
 
         losses_t = L(c) + <grad L(c), x_t - c>,  c = stop_gradient(x_t):
 
-    the value of L(x_t), and its derivative in x_t. Differentiating them runs the rule and the projection backwards, but
-    not the classifier. The variables that `loss_fn` closes over receive no gradient.
+    with the value and derivative of L(x_t). Differentiating them runs the rule and the projection backwards, but not
+    the classifier. The variables that `loss_fn` closes over receive no gradient.
 
     Args:
       loss_fn: x -> (losses [B], aux).

@@ -35,15 +35,12 @@ LOSSES: dict[str, PerExampleLoss] = {"ce": losses.cross_entropy, "dlr": losses.d
 
 
 class Trace(NamedTuple):
-    """The ascent at x_0..x_T, stacked [T + 1, ...].
-
-    A step size is the one of the step from x_t, after any halving at a checkpoint; the last is not used.
-    """
+    """The ascent at x_0..x_T, stacked [T + 1, ...]."""
 
     x: Array  # the iterates [T + 1, B, H, W, C]
     losses: Array  # [T + 1, B]
     best_losses: Array  # the largest loss so far [T + 1, B]
-    step_sizes: Array  # [T + 1, B]
+    step_sizes: Array  # [T + 1, B]: of the step from x_t, after any halving at a checkpoint; the last is not used
 
 
 class AdaptiveAscent(NamedTuple):
@@ -78,8 +75,8 @@ class _State(NamedTuple):
 def checkpoints(steps: int) -> list[tuple[int, int]]:
     """Return (t, window) pairs: the last `window` steps are judged after step t. Croce & Hein (2020), section 3.1.
 
-    The first window is 0.22 T. Each is 0.03 T shorter than the one before, down to 0.06 T. All are rounded down, to at
-    least 1, as in the released code (the paper rounds t up).
+    The first window is 0.22 T, each next one 0.03 T shorter, down to 0.06 T; all are rounded down, to at least 1, as in
+    the released code (the paper rounds t up).
     """
     window, shrink, shortest = (max(int(fraction * steps), 1) for fraction in (0.22, 0.03, 0.06))
     t, schedule = window, []
@@ -199,15 +196,9 @@ def surface(ball: Ball, key: Key, x0: Array) -> Array:
 
 
 def apgd(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    loss: str | PerExampleLoss = "ce",
-    restarts: int = 1,
-    rho: float = 0.75,
-    eot: int = 1,
-    start: Start = surface,
-) -> Attack:
+    ball: Ball, *, steps: int = 100, loss: str | PerExampleLoss = "ce", restarts: int = 1, rho: float = 0.75,
+    eot: int = 1, start: Start = surface,
+) -> Attack:  # fmt: skip
     """Run `ascend_adaptively` from random starts. Croce & Hein (2020), APGD-CE and APGD-DLR.
 
     Returns the last misclassified iterate of the first run that has one. Returns the clean image if none has, or if it
@@ -232,16 +223,9 @@ def apgd(
 
 
 def apgd_targeted(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    target_classes: int = 9,
-    first: int | Array = 0,
-    restarts: int = 1,
-    rho: float = 0.75,
-    eot: int = 1,
-    start: Start = surface,
-) -> Attack:
+    ball: Ball, *, steps: int = 100, target_classes: int = 9, first: int | Array = 0, restarts: int = 1,
+    rho: float = 0.75, eot: int = 1, start: Start = surface,
+) -> Attack:  # fmt: skip
     """Run `apgd` on the targeted DLR loss, once per target (APGD-T). Croce & Hein (2020), section 4.2.
 
     The targets are the `target_classes` (at most K - 1) wrong classes of largest logit at the clean image, in that
@@ -259,16 +243,9 @@ def apgd_targeted(
 
 
 def _attack(
-    ball: Ball,
-    goals_of: Goals,
-    loss_of: LossOf,
-    steps: int,
-    restarts: int,
-    rho: float,
-    eot: int,
-    start: Start,
+    ball: Ball, goals_of: Goals, loss_of: LossOf, steps: int, restarts: int, rho: float, eot: int, start: Start,
     done: int | Array = 0,
-) -> Attack:
+) -> Attack:  # fmt: skip
     """Make `restarts` runs per goal on the examples that are not fooled yet; `done` runs came before."""
 
     def attack(logits_fn: Model, key: Key, x: Array, y: Array) -> Array:

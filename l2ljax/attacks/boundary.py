@@ -44,48 +44,29 @@ def fab(
 ) -> Attack:
     """Run FAB towards the nearest of all classes: K - 1 backward passes a step. See `minimal_perturbation`.
 
-    Returns:
-      The attack: per example the nearest misclassified image if it is in the ball, else the clean image.
+    The attack returns per example the nearest misclassified image if it is in the ball, else the clean image.
     """
     search = minimal_perturbation(ball, steps=steps, restarts=restarts, alpha_max=alpha_max, eta=eta, beta=beta)
     return _within(ball, search)
 
 
 def fab_targeted(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    target_classes: int = 9,
-    first: int | Array = 0,
-    restarts: int = 1,
-    alpha_max: float = 0.1,
-    eta: float = 1.05,
-    beta: float = 0.9,
-) -> Attack:
-    """Run AutoAttack's FAB-T: towards each of the `target_classes` most likely wrong classes, from rank `first`.
+    ball: Ball, *, steps: int = 100, target_classes: int = 9, first: int | Array = 0, restarts: int = 1,
+    alpha_max: float = 0.1, eta: float = 1.05, beta: float = 0.9,
+) -> Attack:  # fmt: skip
+    """Run AutoAttack's FAB-T: `fab` towards each of the `target_classes` most likely wrong classes, from rank `first`.
 
     Each step takes one backward pass. Any misclassified image on the way counts. `first` may be traced: targets tried
-    one by one draw as they do together. See `minimal_perturbation`.
-
-    Returns:
-      The attack: per example the nearest misclassified image if it is in the ball, else the clean image.
+    one by one draw as they do together.
     """
     runs = functools.partial(minimal_perturbation, ball, target_classes=target_classes, first=first, restarts=restarts)
     return _within(ball, runs(steps=steps, alpha_max=alpha_max, eta=eta, beta=beta))
 
 
 def minimal_perturbation(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    restarts: int = 1,
-    alpha_max: float = 0.1,
-    eta: float = 1.05,
-    beta: float = 0.9,
-    target_classes: int = 0,
-    first: int | Array = 0,
-    final_search: int = 0,
-) -> Search:
+    ball: Ball, *, steps: int = 100, restarts: int = 1, alpha_max: float = 0.1, eta: float = 1.05, beta: float = 0.9,
+    target_classes: int = 0, first: int | Array = 0, final_search: int = 0,
+) -> Search:  # fmt: skip
     """Return the search behind `fab`, for the misclassified image at the least distance.
 
     Each step takes the decision boundary to be the hyperplane pi of `nearest_boundary`, and crosses it:
@@ -110,9 +91,6 @@ def minimal_perturbation(
         all classes at each step.
       first: the rank of the first of these classes, 0 the most likely.
       final_search: steps of `shorten` at the end. The paper has 3, AutoAttack none.
-
-    Returns:
-      The search.
     """
 
     def search(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Nearest:
@@ -206,9 +184,6 @@ def move_onto_hyperplane(ball: Ball, x: Array, value: Array, w: Array) -> Array:
       x: [B, H, W, C] in [0, 1].
       value: the linear function at x, [B].
       w: its gradient [B, H, W, C].
-
-    Returns:
-      d [B, H, W, C].
     """
     s = jnp.where(spread(value, w) < 0, 1, -1) * ball.steepest(w)
     moves = jnp.abs(s) > jnp.finfo(x.dtype).tiny  # such small weights do not matter, and dividing by them overflows

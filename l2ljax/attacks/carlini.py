@@ -33,14 +33,9 @@ def margin_within(margin: Array, x: Array, x0: Array, tau: float) -> Array:
 
 
 def l2l_da_cw(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    learning_rate: float = 1e-3,
-    tau: float = 8 / 255,
-    loss: PerExampleLoss = losses.margin,
-    keep: str = "last",
-) -> Attack:
+    ball: Ball, *, steps: int = 100, learning_rate: float = 1e-3, tau: float = 8 / 255,
+    loss: PerExampleLoss = losses.margin, keep: str = "last",
+) -> Attack:  # fmt: skip
     """Ascend the margin by Adam from the clean image, in the ball; last iterate. L2L-DA's and RNN-Adv's "CW100".
 
     The variant of mister_ed, which L2L-DA's released code runs. There tau is 8/255 on MNIST too, so that the distance

@@ -12,17 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import losses
-from l2ljax.attacks import auto_pgd as apgd
-from l2ljax.attacks import boundary as fab
-from l2ljax.attacks import square_search as square
-from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger, likeliest_wrong
+from l2ljax.attacks.auto_pgd import apgd, apgd_targeted
+from l2ljax.attacks.boundary import fab, fab_targeted
+from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger, likeliest_wrong, strongest
 from l2ljax.attacks.solver import one_by_one
-from l2ljax.threat import Ball, spread
+from l2ljax.attacks.square_search import square
+from l2ljax.threat import Ball, choose
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 
 __all__ = [
-    "TARGETED", "VERSIONS", "Version", "autoattack", "best_of", "cascade", "misclassified", "multi_targeted",
-    "restarts", "stages", "targeted", "transfer", "version_named",
+    "TARGETED", "VERSIONS", "Version", "autoattack", "best_of", "cascade", "multi_targeted", "restarts", "stages",
+    "targeted", "transfer", "version_named",
 ]  # fmt: skip
 
 
@@ -46,13 +46,8 @@ def restarts(attack: Attack, n: int) -> Attack:
     """
 
     def restarted(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        keys = example_keys(key, len(x))
-
-        def again(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-            return keep_stronger(logits_fn, y, best, attack(logits_fn, fold_in(keys, i), x, y)), None
-
-        first = (x, losses.margin(logits_fn(x), y))
-        return jax.lax.scan(again, first, jnp.arange(n))[0][0]
+        keys, first = example_keys(key, len(x)), (x, losses.margin(logits_fn(x), y))
+        return strongest(logits_fn, y, first, lambda i: attack(logits_fn, fold_in(keys, i), x, y), jnp.arange(n))
 
     return one_by_one(restarted, [attack] * n)
 
@@ -97,10 +92,7 @@ def targeted(attack: Attack, target: int | Array | None = None) -> Attack:
 
 
 def multi_targeted(
-    make: Callable[[PerExampleLoss], Attack],
-    *,
-    loss: PerExampleLoss = losses.cross_entropy,
-    target_classes: int = 9,
+    make: Callable[[PerExampleLoss], Attack], *, loss: PerExampleLoss = losses.cross_entropy, target_classes: int = 9
 ) -> Attack:
     """Attack towards each of the likeliest wrong classes in turn; return per example the result of largest margin loss.
 
@@ -118,14 +110,12 @@ def multi_targeted(
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         keys, clean = example_keys(key, len(x)), logits_fn(x)
 
-        def towards(best: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        def towards(at: tuple[Array, Array]) -> Array:
             i, target = at
-            member = make(lambda logits, _: -loss(logits, target))
-            return keep_stronger(logits_fn, y, best, member(logits_fn, fold_in(keys, i), x, y)), None
+            return make(lambda logits, _: -loss(logits, target))(logits_fn, fold_in(keys, i), x, y)
 
         targets = likeliest_wrong(clean, y, target_classes)
-        first = (x, losses.margin(clean, y))
-        return jax.lax.scan(towards, first, (jnp.arange(len(targets)), targets))[0][0]
+        return strongest(logits_fn, y, (x, losses.margin(clean, y)), towards, (jnp.arange(len(targets)), targets))
 
     return attack
 
@@ -133,32 +123,27 @@ def multi_targeted(
 def cascade(attacks: Sequence[Attack], *, stochastic: bool = False) -> Attack:
     """Return per example the result of the first attack that fools the model, or the clean image if none does.
 
-    The pure form of attacking only the survivors: all examples go through all attacks, but fooled ones stay as they
-    are. An example that is misclassified from the start stays clean.
+    All examples go through all attacks, but fooled ones stay as they are; one misclassified from the start stays clean.
 
     Args:
       attacks: in order.
       stochastic: whether the model is logits_fn(x, keys [B]); one draw decides for each image.
     """
 
-    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+    def attack(logits_fn: Callable[..., Array], key: Key, x: Array, y: Array) -> Array:
+        def wrong(keys: Key, x: Array) -> Array:
+            return losses.accuracy(logits_fn(x, keys) if stochastic else logits_fn(x), y) == 0
+
         keys = example_keys(key, len(x))
-        x_adv, fooled = x, misclassified(logits_fn, keys, x, y, stochastic=stochastic)
+        x_adv, fooled = x, wrong(keys, x)
         for i, member in enumerate(attacks):
             own = fold_in(keys, i)
             candidate = member(logits_fn, own, x, y)
-            wins = ~fooled & misclassified(logits_fn, own, candidate, y, stochastic=stochastic)
-            x_adv = jnp.where(spread(wins, x), candidate, x_adv)
-            fooled = fooled | wins
+            wins = ~fooled & wrong(own, candidate)
+            x_adv, fooled = choose(wins, candidate, x_adv), fooled | wins
         return x_adv
 
     return attack
-
-
-def misclassified(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array, *, stochastic: bool) -> Array:
-    """Return whether the model is wrong [B]; a stochastic one, logits_fn(x, keys [B]), in one draw."""
-    logits = logits_fn(x, keys) if stochastic else logits_fn(x)
-    return losses.accuracy(logits, y) == 0
 
 
 def transfer(attack: Attack, surrogate: LogitsFn) -> Attack:
@@ -176,29 +161,19 @@ class Version(NamedTuple):
 
 
 VERSIONS = {
-    "standard": Version(
-        {
-            "apgd-ce": (apgd.apgd, {}),
-            "apgd-t": (apgd.apgd_targeted, {}),
-            "fab-t": (fab.fab_targeted, {}),
-            "square": (square.square, {}),
-        }
-    ),
-    "plus": Version(
-        {
-            "apgd-ce": (apgd.apgd, {"restarts": 5}),
-            "apgd-dlr": (apgd.apgd, {"loss": "dlr", "restarts": 5}),
-            "fab": (fab.fab, {"restarts": 5}),
-            "square": (square.square, {}),
-            "apgd-t": (apgd.apgd_targeted, {}),
-            "fab-t": (fab.fab_targeted, {}),
-        }
-    ),
+    "standard": Version({
+        "apgd-ce": (apgd, {}), "apgd-t": (apgd_targeted, {}), "fab-t": (fab_targeted, {}), "square": (square, {}),
+    }),
+    "plus": Version({
+        "apgd-ce": (apgd, {"restarts": 5}), "apgd-dlr": (apgd, {"loss": "dlr", "restarts": 5}),
+        "fab": (fab, {"restarts": 5}), "square": (square, {}),
+        "apgd-t": (apgd_targeted, {}), "fab-t": (fab_targeted, {}),
+    }),
     "rand": Version(
-        {"apgd-ce": (apgd.apgd, {"eot": 20}), "apgd-dlr": (apgd.apgd, {"loss": "dlr", "eot": 20})}, stochastic=True
+        {"apgd-ce": (apgd, {"eot": 20}), "apgd-dlr": (apgd, {"loss": "dlr", "eot": 20})}, stochastic=True
     ),
-}
-TARGETED = (apgd.apgd_targeted, fab.fab_targeted)
+}  # fmt: skip
+TARGETED = (apgd_targeted, fab_targeted)
 
 
 def autoattack(ball: Ball, version: str = "standard") -> Attack:
@@ -212,9 +187,8 @@ def autoattack(ball: Ball, version: str = "standard") -> Attack:
     Raises:
       L2LError: an unknown version; when called, a model with fewer than four classes.
     """
-    chosen = version_named(version)
-    members = [make(ball, **keywords) for make, keywords in chosen.attacks.values()]
-    return cascade(members, stochastic=chosen.stochastic)
+    attacks, stochastic = version_named(version)
+    return cascade([make(ball, **keywords) for make, keywords in attacks.values()], stochastic=stochastic)
 
 
 @functools.lru_cache(maxsize=8)

@@ -18,12 +18,12 @@ from l2ljax import losses
 from l2ljax.attacks import ascent
 from l2ljax.attacks.ascent import LossFn, Start, clean, keep_best, larger, stop_at_success, uniform
 from l2ljax.attacks.solver import Carry, Solver
-from l2ljax.threat import Ball
+from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 
 __all__ = [
-    "PerExampleLoss", "ascent_attack", "backtracking", "fgsm", "gradient_attack", "keep_stronger",
-    "likeliest_wrong", "line_search", "momentum", "pgd", "random_noise", "random_signs", "steepest_ascent",
+    "PerExampleLoss", "ascent_attack", "backtracking", "fgsm", "gradient_attack", "keep_stronger", "likeliest_wrong",
+    "line_search", "momentum", "pgd", "random_noise", "random_signs", "steepest_ascent", "strongest",
 ]  # fmt: skip
 
 PerExampleLoss = Callable[[Array, Array], Array]
@@ -31,15 +31,9 @@ PerExampleLoss = Callable[[Array, Array], Array]
 
 
 def gradient_attack(
-    ball: Ball,
-    rule: optax.GradientTransformation,
-    *,
-    steps: int,
-    loss: PerExampleLoss = losses.cross_entropy,
-    start: Start = uniform,
-    keep: str = "last",
-    unroll: int | bool = 1,
-) -> Attack:
+    ball: Ball, rule: optax.GradientTransformation, *, steps: int, loss: PerExampleLoss = losses.cross_entropy,
+    start: Start = uniform, keep: str = "last", unroll: int | bool = 1,
+) -> Attack:  # fmt: skip
     """Return the attack that unrolls `rule` on `loss` for `steps` steps.
 
     Args:
@@ -159,17 +153,9 @@ def backtracking(
     """
 
     def update(
-        grads: Array,
-        state: optax.EmptyState,
-        x: Array,
-        *,
-        x0: Array,
-        losses: Array,
-        loss_fn: LossFn,
-        ball: Ball,
+        grads: Array, state: optax.EmptyState, x: Array, *, x0: Array, losses: Array, loss_fn: LossFn, ball: Ball,
         **_: Any,
-    ) -> tuple[Array, optax.EmptyState]:
-        shape = (-1, *[1] * (x.ndim - 1))
+    ) -> tuple[Array, optax.EmptyState]:  # fmt: skip
         largest = jnp.abs(grads).max(axis=range(1, x.ndim), keepdims=True)
         d = -grads / jnp.maximum(largest, jnp.finfo(x.dtype).tiny)  # squares of p may underflow
         slope = jnp.sum(-grads * d, axis=range(1, x.ndim))
@@ -179,14 +165,14 @@ def backtracking(
             a, done = carry
 
             def test(a: Array, done: Array) -> tuple[Array, Array]:
-                reached = loss_fn(ball.project(x + a.reshape(shape) * d, x0))[0]
+                reached = loss_fn(ball.project(x + spread(a, x) * d, x0))[0]
                 done = done | (reached >= losses + c * a * slope)
                 return jnp.where(done, a, rho * a), done
 
             return jax.lax.cond(done.all(), lambda a, done: (a, done), test, a, done), None
 
         a = jax.lax.scan(halve, (first, jnp.zeros(len(x), bool)), length=halvings)[0][0]
-        return a.reshape(shape) * d, state
+        return spread(a, x) * d, state
 
     return optax.GradientTransformationExtraArgs(lambda x: optax.EmptyState(), update)
 
@@ -204,13 +190,8 @@ def random_noise(ball: Ball, *, samples: int) -> Attack:
     """Return per example the one of `samples` uniform draws from the ball with the largest margin loss."""
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        keys = example_keys(key, len(x))
-
-        def draw(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-            return keep_stronger(logits_fn, y, best, ball.sample(fold_in(keys, i), x)), None
-
-        start = (x, jnp.full(len(x), -jnp.inf, x.dtype))
-        return jax.lax.scan(draw, start, jnp.arange(samples))[0][0]
+        keys, none = example_keys(key, len(x)), (x, jnp.full(len(x), -jnp.inf, x.dtype))
+        return strongest(logits_fn, y, none, lambda i: ball.sample(fold_in(keys, i), x), jnp.arange(samples))
 
     return attack
 
@@ -231,6 +212,13 @@ def keep_stronger(logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], cand
     value = losses.margin(logits_fn(candidate), y).astype(best[1].dtype)
     value = jnp.where(jnp.isnan(value), jnp.inf, value)
     return larger(best, (candidate, value))
+
+
+def strongest(
+    logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], tried: Callable[[Any], Array], items: Any
+) -> Array:
+    """Return per example the image of largest margin loss: `best`, or tried(item) for an item along the first axis."""
+    return jax.lax.scan(lambda best, item: (keep_stronger(logits_fn, y, best, tried(item)), None), best, items)[0][0]
 
 
 def likeliest_wrong(logits: Array, y: Array, n: int, first: int | Array = 0) -> Array:

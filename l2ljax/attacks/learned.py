@@ -70,13 +70,7 @@ def normalize_gradient(g: Array, kind: str, axis_name: str | None = None) -> Arr
     return g / jnp.maximum(largest, jnp.finfo(g.dtype).tiny)
 
 
-def recurrent(
-    *,
-    scale: float = 1.0,
-    normalize: str = "example",
-    hidden: int = 10,
-    biases: bool = False,
-) -> Attacker:
+def recurrent(*, scale: float = 1.0, normalize: str = "example", hidden: int = 10, biases: bool = False) -> Attacker:
     """Return RNN-Adv's coordinate-wise optimizer: x_{t+1} = project(x_t + scale eps delta_t).
 
     h_{t+1} = tanh(U g_t + W h_t), delta_t = tanh(V h_{t+1}): Improved Adversarial Training via Learned Optimizer,
@@ -126,14 +120,9 @@ class ConvolutionalState(NamedTuple):
 
 
 def convolutional(
-    network: nn.Module,
-    *,
-    inputs: Sequence[str],
-    normalize: str = "batch",
-    step: float = 1.0,
-    latent: int = 0,
+    network: nn.Module, *, inputs: Sequence[str], normalize: str = "batch", step: float = 1.0, latent: int = 0,
     remat: bool = False,
-) -> Attacker:
+) -> Attacker:  # fmt: skip
     """Step by delta_{t+1} = clip(delta_t + step eps net(inputs), -eps, eps), x_{t+1} = project(x_0 + delta_{t+1}).
 
     Learning to Defend by Learning to Attack, section 3.1, with step 1: one step is Naive, Grad and Grad-only L2L, two
@@ -162,15 +151,9 @@ def convolutional(
     ) -> optax.GradientTransformation:
         def apply(params: Tree, batch_stats: Tree, features: Array, z: Array) -> tuple[Array, Tree]:
             out, changed = network.apply(
-                {"params": params, "batch_stats": batch_stats},
-                features,
-                channels=features.shape[-1] // len(inputs),
-                train=train,
-                y=y,
-                z=z,
-                axis_name=axis_name if train else None,
-                mutable=["batch_stats"],
-            )
+                {"params": params, "batch_stats": batch_stats}, features, y=y, z=z, mutable=["batch_stats"],
+                channels=features.shape[-1] // len(inputs), train=train, axis_name=axis_name if train else None,
+            )  # fmt: skip
             return out, changed.get("batch_stats", {})
 
         def start(x: Array) -> ConvolutionalState:

@@ -74,10 +74,7 @@ FAMILIES = {
         10,
     ),
     "random": Family(
-        gradient.random_noise,
-        lambda ball, n: {"samples": n},
-        "the strongest of N uniform draws from the ball",
-        10_000,
+        gradient.random_noise, lambda ball, n: {"samples": n}, "the strongest of N uniform draws from the ball", 10_000
     ),
     "cw": Family(carlini.l2l_da_cw, _steps, "C&W of L2L-DA's and RNN-Adv's tables", 100),
     "l2l_cw": Family(carlini.l2l_cw, _steps, "C&W of L2L's tables", 100),
