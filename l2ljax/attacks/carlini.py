@@ -165,16 +165,9 @@ class _ConstSearch(NamedTuple):
 
 
 def cw_l2(
-    ball: Ball | None = None,
-    *,
-    steps: int = 1000,
-    learning_rate: float = 1e-2,
-    initial_const: float = 1e-3,
-    search_steps: int = 9,
-    confidence: float = 0.0,
-    abort_early: bool = True,
-    loss: PerExampleLoss = losses.margin,
-) -> Attack:
+    ball: Ball | None = None, *, steps: int = 1000, learning_rate: float = 1e-2, initial_const: float = 1e-3,
+    search_steps: int = 9, confidence: float = 0.0, abort_early: bool = True, loss: PerExampleLoss = losses.margin,
+) -> Attack:  # fmt: skip
     """Return the misclassified image of least l2 distance. Carlini & Wagner (2017), section VI.A.
 
         minimize  |x' - x|_2^2 + c max(z_y - max_{k != y} z_k + confidence, 0)

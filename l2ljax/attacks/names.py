@@ -53,25 +53,20 @@ def _sized_steps(ball: Ball, n: int) -> dict[str, Any]:
     return {"steps": n, "step_size": max(2.5 * ball.eps / n, ball.eps / 10)}
 
 
-def _margin_steps(ball: Ball, n: int) -> dict[str, Any]:
-    return {**_sized_steps(ball, n), "loss": functools.partial(losses.margin, kappa=50.0)}
-
-
 FAMILIES = {
     "fgsm": Family(gradient.fgsm, _steps, "one step as long as the radius", 0),
     "pgd": Family(
-        gradient.pgd,
-        _sized_steps,
-        "uniform start, steps of max(2.5 eps / N, eps / 10) or, behind @, of a paper's tables; last iterate",
-        step_sizes=PAPER_STEPS,
+        gradient.pgd, _sized_steps, step_sizes=PAPER_STEPS,
+        help="uniform start, steps of max(2.5 eps / N, eps / 10) or, behind @, of a paper's tables; last iterate",
     ),
-    "margin": Family(gradient.pgd, _margin_steps, "the same on the margin loss with kappa = 50"),
+    "margin": Family(
+        gradient.pgd, lambda ball, n: {**_sized_steps(ball, n), "loss": functools.partial(losses.margin, kappa=50.0)},
+        "the same on the margin loss with kappa = 50",
+    ),
     "momentum": Family(gradient.momentum, _sized_steps, "MI-FGSM, from the image itself", 10),
     "bls": Family(
-        gradient.line_search,
-        lambda ball, n: {"steps": n, "max_step": ball.eps},
-        "along the raw gradient with backtracking line search",
-        10,
+        gradient.line_search, lambda ball, n: {"steps": n, "max_step": ball.eps},
+        "along the raw gradient with backtracking line search", 10,
     ),
     "random": Family(
         gradient.random_noise, lambda ball, n: {"samples": n}, "the strongest of N uniform draws from the ball", 10_000
@@ -85,7 +80,7 @@ FAMILIES = {
     "square": Family(
         square_search.square, lambda ball, n: {"queries": n}, "AutoAttack's Square, random search with N queries", 5000
     ),
-}
+}  # fmt: skip
 """The records by name, in the order of `--help`."""
 RESERVED = ("own", "trained", "paper", *VERSIONS)
 """Names that scripts use otherwise."""
@@ -103,10 +98,10 @@ def create(name: str, ball: Ball) -> Attack:
     Raises:
       L2LError: an unknown name, or an option that the attack lacks; the message lists the choices.
     """
-    chosen = _read(name, ball)
-    make = functools.partial(chosen.make, ball, **chosen.keywords)
-    attack = multi_targeted(lambda loss: make(loss=loss), loss=chosen.goal) if chosen.goal else make()
-    return restarts(attack, chosen.restarts) if chosen.restarts > 1 else attack
+    make, chosen, goal, repeats = _read(name, ball)
+    made = functools.partial(make, ball, **chosen)
+    attack = multi_targeted(lambda loss: made(loss=loss), loss=goal) if goal else made()
+    return restarts(attack, repeats) if repeats > 1 else attack
 
 
 def parameters(name: str, ball: Ball) -> dict[str, Any]:
@@ -117,19 +112,14 @@ def parameters(name: str, ball: Ball) -> dict[str, Any]:
     """
     if name in VERSIONS:
         return {member: _describe(ball, *made) for member, made in VERSIONS[name].attacks.items()}
-    chosen = _read(name, ball)
-    aimed = {"targeted": chosen.goal is not None, "restarts": chosen.restarts}
-    return {**_describe(ball, chosen.make, chosen.keywords), **aimed}
+    make, chosen, goal, repeats = _read(name, ball)
+    return {**_describe(ball, make, chosen), "targeted": goal is not None, "restarts": repeats}
 
 
 def register(
-    name: str,
-    make: Callable[..., Attack],
-    *,
-    parameters: Callable[[Ball, int], dict[str, Any]] = _steps,
-    n: int | None = None,
-    help: str = "",
-) -> None:
+    name: str, make: Callable[..., Attack], *, parameters: Callable[[Ball, int], dict[str, Any]] = _steps,
+    n: int | None = None, help: str = "",
+) -> None:  # fmt: skip
     """Add an attack to the names that `create`, `--attacks` and all reports accept.
 
         attacks.register("mine", mine)      # with def mine(ball, *, steps=20): mine, mine50, mine50+restarts5
@@ -191,17 +181,8 @@ def table() -> str:
     return "\n".join(f"  {forms:{width}}{help}" for forms, help in rows.items())
 
 
-class _Chosen(NamedTuple):
-    """The meaning of a name."""
-
-    make: Callable[..., Attack]
-    keywords: dict[str, Any]
-    goal: PerExampleLoss | None
-    """The loss of +targeted."""
-    restarts: int
-
-
-def _read(name: str, ball: Ball) -> _Chosen:
+def _read(name: str, ball: Ball) -> tuple[Callable[..., Attack], dict[str, Any], PerExampleLoss | None, int]:
+    """Return the make, keywords, loss of +targeted, and number of restarts that a name means."""
     families = "|".join(sorted(FAMILIES, key=len, reverse=True))
     match = re.fullmatch(rf"({families})([1-9]\d*)?(?:@(\w+))?((?:\+\w+)*)", name)
     if match is None or not _fits(FAMILIES[match[1]], match[2], match[3]):
@@ -227,7 +208,7 @@ def _read(name: str, ball: Ball) -> _Chosen:
             goal = takes["loss"]
         else:
             chosen["keep"] = option
-    return _Chosen(family.make, chosen, goal, repeats)
+    return family.make, chosen, goal, repeats
 
 
 def _fits(family: Family, number: str | None, paper: str | None) -> bool:

@@ -91,12 +91,7 @@ def l2_moves(eps: float, p_init: float, shape: tuple[int, ...]) -> Moves:
 
         nu_W = (s eta + nu_W / |nu_W|) / |s eta + nu_W / |nu_W|| * sqrt(|nu_(W or V)|^2 + (eps^2 - |nu|^2) / C),
 
-    nu_V = 0 outside W, and the result is scaled to the length eps.
-
-    Args:
-      eps: the radius.
-      p_init: the share of pixels in the first windows.
-      shape: (H, W, C).
+    nu_V = 0 outside W, and the result is scaled to the length eps. The arguments are those of `linf_moves`.
     """
     height, width, channels = shape
     sides = np.maximum(_sides(p_init, shape), 3)

@@ -46,14 +46,9 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    logits_fn: LogitsFn,
-    split: Split | tuple[Any, Any],
-    attacks: Mapping[str, Attack],
-    *,
-    key: Key,
-    batch_size: int = 250,
-    progress: Callable[[str], None] = lambda name: None,
-) -> Evaluation:
+    logits_fn: LogitsFn, split: Split | tuple[Any, Any], attacks: Mapping[str, Attack], *, key: Key,
+    batch_size: int = 250, progress: Callable[[str], None] = lambda name: None,
+) -> Evaluation:  # fmt: skip
     """Attack every example of a split; attacks that stop at success (`+first`) skip finished examples (see `loop`).
 
     Example i draws from fold_in(key, i), with i its position in the split, so the result does not depend on the batch

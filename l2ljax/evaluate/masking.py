@@ -54,15 +54,9 @@ class Check(NamedTuple):
 
 
 def masking_checks(
-    logits_fn: LogitsFn,
-    split: Split,
-    ball: Ball,
-    *,
-    key: Key,
-    stochastic: StochasticLogitsFn | None = None,
-    queries: int = 500,
-    batch_size: int = 250,
-) -> list[Check]:
+    logits_fn: LogitsFn, split: Split, ball: Ball, *, key: Key, stochastic: StochasticLogitsFn | None = None,
+    queries: int = 500, batch_size: int = 250,
+) -> list[Check]:  # fmt: skip
     """Run all checks that tell a robust model from one that masks gradients.
 
     Args:

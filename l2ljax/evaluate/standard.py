@@ -48,31 +48,19 @@ class InTurn(NamedTuple):
 
 
 def run_standard_evaluation(
-    logits_fn: Callable[..., Array],
-    x: Array | np.ndarray,
-    y: Array | np.ndarray,
-    *,
-    ball: Ball,
-    version: str = "standard",
-    only: Sequence[str] = (),
-    key: Key,
-    batch_size: int | None = None,
-    state_path: str | Path | None = None,
-    progress: Callable[[str], None] = lambda text: None,
-) -> InTurn:
+    logits_fn: Callable[..., Array], x: Array | np.ndarray, y: Array | np.ndarray, *, ball: Ball,
+    version: str = "standard", only: Sequence[str] = (), key: Key, batch_size: int | None = None,
+    state_path: str | Path | None = None, progress: Callable[[str], None] = lambda text: None,
+) -> InTurn:  # fmt: skip
     """Run AutoAttack (Croce & Hein, 2020) on any JAX model. Targeted attacks drop fooled examples after each class.
 
     Args:
-      logits_fn: as in `run_in_turn`; for the version "rand" a stochastic model, called as logits_fn(x, keys [B]).
-      x: images [N, H, W, C], floats in [0, 1].
+      logits_fn: for the version "rand" a stochastic model, called as logits_fn(x, keys [B]).
+      x: as in `run_in_turn`, like all that is not named here.
       y: labels [N].
       ball: the threat.
       version: "standard", "plus" or "rand", see `attacks.autoattack`.
       only: names of attacks of that version; no others run.
-      key: one key.
-      batch_size: see `run_in_turn`, also for state_path and progress.
-      state_path: a file for the state.
-      progress: called with a line of text after each attack.
 
     Raises:
       L2LError: what `run_in_turn` raises, an unknown version or attack, a model with too few classes.
@@ -93,18 +81,11 @@ def run_standard_evaluation(
 
 
 def run_in_turn(
-    logits_fn: Callable[..., Array],
-    x: Array | np.ndarray,
-    y: Array | np.ndarray,
-    attacks: Mapping[str, Attack] | Callable[[int], Sequence[tuple[str, Attack]]],
-    *,
-    key: Key,
-    about: tuple[Any, ...] = (),
-    stochastic: bool = False,
-    batch_size: int | None = None,
-    state_path: str | Path | None = None,
-    progress: Callable[[str], None] = lambda text: None,
-) -> InTurn:
+    logits_fn: Callable[..., Array], x: Array | np.ndarray, y: Array | np.ndarray,
+    attacks: Mapping[str, Attack] | Callable[[int], Sequence[tuple[str, Attack]]], *, key: Key,
+    about: tuple[Any, ...] = (), stochastic: bool = False, batch_size: int | None = None,
+    state_path: str | Path | None = None, progress: Callable[[str], None] = lambda text: None,
+) -> InTurn:  # fmt: skip
     """Run each attack on the examples that are classified correctly and not fooled by an earlier attack.
 
     The rest is packed into batches of `batch_size`, the last one filled up to a multiple of its eighth, so that each
