@@ -7,7 +7,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from l2ljax import losses, threat
 from l2ljax.attacks import auto_pgd, boundary, carlini, gradient, square_search
@@ -15,6 +15,7 @@ from l2ljax.attacks.ensemble import VERSIONS, multi_targeted, restarts
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.threat import Ball
 from l2ljax.types import Attack, L2LError
+from l2ljax.values import Range, parse
 
 __all__ = [
     "FAMILIES", "PAPER_STEPS", "RESERVED", "Family", "check_name", "create", "keywords", "listing", "parameters",
@@ -152,7 +153,7 @@ def register(
 
 def check_name(kind: str, name: str, taken: Sequence[str]) -> None:
     """Refuse the name of an attack or a method that is not a word or that clashes with `taken`."""
-    if not re.fullmatch(r"[A-Za-z]\w*", name):
+    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
         raise L2LError(f"{kind} {name!r}: name it with letters, digits and underscores")
     if taken:
         raise L2LError(f"{kind} {name!r}: the name {taken[0]} is taken: choose another")
@@ -184,31 +185,40 @@ def table() -> str:
 def _read(name: str, ball: Ball) -> tuple[Callable[..., Attack], dict[str, Any], PerExampleLoss | None, int]:
     """Return the make, keywords, loss of +targeted, and number of restarts that a name means."""
     families = "|".join(sorted(FAMILIES, key=len, reverse=True))
-    match = re.fullmatch(rf"({families})([1-9]\d*)?(?:@(\w+))?((?:\+\w+)*)", name)
+    match = re.fullmatch(rf"({families})([1-9]\d*)?(?:@(\w+))?((?:\+\w+)*)", name, re.ASCII)
     if match is None or not _fits(FAMILIES[match[1]], match[2], match[3]):
         raise L2LError(
             f"unknown attack {name!r}: choose from {', '.join(listing())}, own, ownN (N a number, like pgd20), with "
             "options like pgd20+best; --import=MODULE adds yours"
         )
     family = FAMILIES[match[1]]
-    n = int(match[2] or family.n or 0)
+    n = _count(name, match[2]) if match[2] else family.n or 0
     chosen, repeats, goal = family.parameters(ball, n), 1, None
     if match[3]:
         chosen["step_size"] = family.step_sizes[match[3]](ball.eps, n)
     takes = {**keywords(family.make), **chosen}
     options = [*(["best", "first"] if "keep" in takes else []), *(["targeted"] if callable(takes.get("loss")) else [])]
-    for option in match[4].split("+")[1:]:
-        count = re.fullmatch(r"restarts([1-9]\d*)", option)
+    asked = match[4].split("+")[1:]
+    kinds = [option.rstrip("0123456789") for option in asked]
+    if len({"keep" if kind in ("best", "first") else kind for kind in kinds}) < len(kinds):
+        raise L2LError(f"{name!r}: give each option once, and one of +best and +first")
+    for option in asked:
+        count = re.fullmatch(r"restarts([1-9][0-9]*)", option)
         if not count and option not in options:
             has = ", ".join([*options, "restartsN"])
             raise L2LError(f"{name!r}: {match[1]} has the options {has}, not {option}")
         if count:
-            repeats = int(count[1])
+            repeats = _count(name, count[1])
         elif option == "targeted":
             goal = takes["loss"]
         else:
             chosen["keep"] = option
     return family.make, chosen, goal, repeats
+
+
+def _count(name: str, digits: str) -> int:
+    """Return the number N in a name, 9,999,999 at most: an attack's schedule has an entry for each step."""
+    return parse(Annotated[int, Range(1, 9_999_999)], digits, f"the number in {name}")
 
 
 def _fits(family: Family, number: str | None, paper: str | None) -> bool:
