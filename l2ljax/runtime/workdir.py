@@ -14,16 +14,9 @@ from l2ljax.types import L2LError
 __all__ = ["ABOUT_REPORTING", "Workdir", "read_json"]
 
 ABOUT_REPORTING = (
-    "workdir",
-    "data_dir",
-    "devices",
-    "remat",
-    "checkpoint_every",
-    "no_checkpoint",
-    "eval_size",
-    "attacks",
+    "workdir", "data_dir", "devices", "remat", "checkpoint_every", "no_checkpoint", "eval_size", "attacks",
     "trained_on",  # has its own message
-)
+)  # fmt: skip
 """Settings that may differ between two runs of the same training."""
 
 
@@ -70,17 +63,12 @@ class Workdir:
             with self._metrics.open("a") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
         except OSError as error:
-            raise L2LError(
-                f"cannot write {self._metrics} ({error.strerror}): free some space, then run the same command again"
-            ) from error
+            fix = "free some space, then run the same command again"
+            raise L2LError(f"cannot write {self._metrics} ({error.strerror}): {fix}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file written by this library.
-
-    Raises:
-      L2LError: it is missing or damaged.
-    """
+    """Return the content of a JSON file written by this library; one that is missing or damaged is an L2LError."""
     try:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
