@@ -28,10 +28,7 @@ TO_TRAIN = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 class Dataset(NamedTuple):
-    """Three splits of images and int32 labels: NumPy arrays on the host, or images on disk.
-
-    Images of the built-in sets are uint8; a user's own may be float32 in [0, 1].
-    """
+    """Three splits: NumPy arrays on the host, or images on disk."""
 
     name: str
     train: Split
@@ -51,15 +48,9 @@ class Dataset(NamedTuple):
 
 
 def from_arrays(
-    train_images: Any,
-    train_labels: Any,
-    test_images: Any = None,
-    test_labels: Any = None,
-    *,
-    class_names: Sequence[str] = (),
-    augment: str | None = None,
-    name: str = "arrays",
-) -> Dataset:
+    train_images: Any, train_labels: Any, test_images: Any = None, test_labels: Any = None, *,
+    class_names: Sequence[str] = (), augment: str | None = None, name: str = "arrays",
+) -> Dataset:  # fmt: skip
     """Make a data set from arrays.
 
     Args:
@@ -80,9 +71,8 @@ def from_arrays(
     if (test_images is None) != (test_labels is None):
         raise L2LError(f"{name}: give test images and test labels, or neither")
     test = train if test_images is None else _split(test_images, test_labels, f"{name}, to test on: ")
-    if train.images.shape[1:] != test.images.shape[1:]:
-        shapes = f"{list(train.images.shape[1:])} to train on and {list(test.images.shape[1:])} to test on"
-        raise L2LError(f"{name}: images {shapes}: bring them to one size")
+    if (shape := train.images.shape[1:]) != (other := test.images.shape[1:]):
+        raise L2LError(f"{name}: images {list(shape)} to train on and {list(other)} to test on: bring them to one size")
     if not class_names:
         classes = max(train.labels.max(), test.labels.max()) + 1
         absent = np.setdiff1d(np.arange(classes), train.labels)
@@ -138,16 +128,9 @@ def pixels(images: Any) -> np.ndarray:
 
 
 def check_examples(images: Any, labels: Any, num_classes: int | None = None, *, where: str = "") -> None:
-    """Check images and labels, on the host.
+    """Check images [N, H, W, C], uint8 or floats in [0, 1], and labels, integers [N] in 0..num_classes - 1.
 
-    Args:
-      images: [N, H, W, C], uint8 or floats in [0, 1].
-      labels: integers [N] in 0..num_classes - 1.
-      num_classes: by default any number.
-      where: a prefix of the messages.
-
-    Raises:
-      L2LError: images or labels of another type, shape or range.
+    By default there may be any number of classes. Any other type, shape or range is an L2LError, prefixed by `where`.
     """
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise L2LError(f"{where}images are {images.dtype}: give uint8, or floats in [0, 1]")
@@ -188,10 +171,9 @@ def _split(images: Any, labels: Any, where: str) -> Split:
 
 
 def _hold_out(split: Split) -> tuple[Split, Split]:
-    """Hold out a sixth for the test, as in MNIST and CIFAR-10."""
-    n = len(split.labels)
-    order = np.random.RandomState(0).permutation(n)  # always the same
-    train, test = np.sort(order[-(-n // 6) :]), np.sort(order[: -(-n // 6)])
+    """Hold out a sixth for the test, as in MNIST and CIFAR-10: always the same."""
+    order, sixth = np.random.RandomState(0).permutation(len(split.labels)), -(-len(split.labels) // 6)
+    train, test = np.sort(order[sixth:]), np.sort(order[:sixth])
     return Split(*(a[train] for a in split)), Split(*(a[test] for a in split))
 
 

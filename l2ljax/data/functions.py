@@ -19,14 +19,9 @@ def import_module(name: str) -> ModuleType:
 
 
 def call(name: str, wanted: str) -> Any:
-    """Return the result of the function MODULE:FUNCTION.
+    """Return the result of the function MODULE:FUNCTION, which messages call `wanted`.
 
-    Args:
-      name: MODULE:FUNCTION.
-      wanted: the expected result, for messages.
-
-    Raises:
-      L2LError: no such function, or it needs arguments, or it returns None.
+    No such function, or one that needs arguments or returns None, is an L2LError.
     """
     module, _, function = name.partition(":")
     try:

