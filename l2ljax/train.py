@@ -200,7 +200,7 @@ def loop(
       batches: (step, batch), from `state.step` on (`data.stream`).
       steps: the number of the last step.
       every: yield after each multiple of these steps.
-      stopping: called after each step; once true, the loop yields and then raises `Interrupted`.
+      stopping: called after each step, the last one too; once true, the loop yields and then raises `Interrupted`.
       flush_seconds: the longest wait of metrics.
 
     Yields:
@@ -229,7 +229,7 @@ def loop(
             yield state, finite
         if len(finite) < len(rows):
             raise NonFiniteLoss(int(rows[len(finite)]["step"]), rows[len(finite)]["loss"])
-        if stop and done < steps:
+        if stop or (done == steps and stopping()):  # the second while the last step was validated and saved
             raise Interrupted(done)
         flushed = time.monotonic()
 

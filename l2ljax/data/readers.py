@@ -67,8 +67,8 @@ def cifar_python(files: Sequence[File], *, labels: str) -> Split:
     for file in files:
         batch = _unpickle(file)
         try:
-            planes.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3 * 32 * 32))
-            classes.append(np.asarray(batch[labels], np.int32))
+            planes.append(_exactly(batch["data"], np.uint8).reshape(-1, 3 * 32 * 32))
+            classes.append(_exactly(batch[labels], np.int32))
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(file.path, f"no usable 'data' and '{labels}': {error!r}") from error
     return Split(_planes_last(np.concatenate(planes)), np.concatenate(classes))
@@ -89,7 +89,7 @@ def cifar_png(files: Sequence[File]) -> Split:
             raise damaged(sheet.path, f"a row has {pixels.shape[1]} pixels, not 1,024")
         images.append(pixels.reshape(-1, 32, 32, 3))
     try:
-        classes = np.asarray(json.loads(labels.data), np.int32).reshape(-1)
+        classes = _exactly(json.loads(labels.data), np.int32).reshape(-1)
     except (TypeError, ValueError) as error:
         raise damaged(labels.path, error) from error
     return Split(np.concatenate(images), classes)
@@ -108,7 +108,7 @@ def svhn_mat(files: Sequence[File]) -> Split:
     (file,) = files
     try:
         content = loadmat(io.BytesIO(file.data), variable_names=("X", "y"))
-        images, labels = np.asarray(content["X"], np.uint8), np.asarray(content["y"], np.int32)
+        images, labels = _exactly(content["X"], np.uint8), _exactly(content["y"], np.int32)
     except Exception as error:  # SciPy has no single error for a broken file
         raise damaged(file.path, repr(error)) from error
     if images.ndim != 4:
@@ -126,6 +126,16 @@ def digits() -> tuple[Split, Split]:
     order = np.random.RandomState(0).permutation(len(labels))  # a stream that NumPy guarantees; the file is by writer
     train, test = order[:1400], order[1400:]
     return Split(images[train], labels[train]), Split(images[test], labels[test])
+
+
+def _exactly(values: Any, dtype: type) -> np.ndarray:
+    """Return the values in an integer type; raise a ValueError if it cannot hold one of them."""
+    array = np.asarray(values)
+    with np.errstate(invalid="ignore"):
+        exact: np.ndarray = array.astype(dtype)
+    if not np.array_equal(exact, array):
+        raise ValueError(f"values that are no {exact.dtype}")
+    return exact
 
 
 def _planes_last(planes: np.ndarray) -> np.ndarray:

