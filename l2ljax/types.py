@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 __all__ = [
     "Array", "Attack", "Batch", "Classifier", "Defense", "Key", "L2LError", "LogitsFn", "Players", "Tree",
-    "as_key", "example_keys", "fold_in", "is_key",
+    "as_key", "example_keys", "fold_in", "is_key", "one_line",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -23,6 +23,11 @@ Tree = Any  # a pytree of arrays
 
 class L2LError(ValueError):
     """Bad input, described in one line that names the fix. The scripts print it without a traceback."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's type and the first line of its message, at most 200 characters, for the message of another."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
 
 
 class Players(NamedTuple):
