@@ -15,7 +15,7 @@ from l2ljax.data.remote import download, read_prepared, tfds_root
 from l2ljax.data.sources import SOURCES, Source
 from l2ljax.types import L2LError
 
-__all__ = ["NAMES", "load", "source"]
+__all__ = ["NAMES", "divide", "load", "source"]
 
 NAMES = tuple(SOURCES)
 
@@ -53,7 +53,11 @@ def load(
     Raises:
       L2LError: an unknown name; missing or damaged data; invalid arrays; sizes beyond the training set; no network.
     """
-    whole = _whole(dataset, data_dir)
+    return divide(_whole(dataset, data_dir), train_size=train_size, val_size=val_size, seed=seed)
+
+
+def divide(whole: Dataset, *, train_size: int | None = None, val_size: int = 0, seed: int = 0) -> Dataset:
+    """Take `val` out of the training images of a data set, and keep `train_size` of the others; see `load`."""
     if val_size == 0 and train_size is None:
         return whole
     check_trainable(whole)
