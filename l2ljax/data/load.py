@@ -16,7 +16,7 @@ from l2ljax.data.remote import download, read_prepared, tfds_root
 from l2ljax.data.sources import SOURCES, Source
 from l2ljax.types import L2LError
 
-__all__ = ["NAMES", "checksum", "load", "source"]
+__all__ = ["NAMES", "checksum", "divide", "load", "source"]
 
 NAMES = tuple(SOURCES)
 
@@ -56,7 +56,11 @@ def load(
         MNIST and CIFAR, the number of images in each class for the others); invalid arrays; sizes beyond the training
         set; no network.
     """
-    whole = _whole(dataset, data_dir)
+    return divide(_whole(dataset, data_dir), train_size=train_size, val_size=val_size, seed=seed)
+
+
+def divide(whole: Dataset, *, train_size: int | None = None, val_size: int = 0, seed: int = 0) -> Dataset:
+    """Take `val` out of the training images of a data set, and keep `train_size` of the others; see `load`."""
     if val_size == 0 and train_size is None:
         return whole
     check_trainable(whole)
