@@ -13,7 +13,7 @@ from papers.jobs import AUTOATTACK, NEUTRAL, RESULTS, Job, Part, attacker, black
 __all__ = [
     "DA_MODELS", "L2L_ROWS", "PARTS", "RNN_ROWS", "SMALL_CNN", "cifar", "da_black", "da_tuned", "da_white",
     "equal_steps", "l2l_figure", "l2l_table2", "l2l_table4", "l2l_table8", "lenet", "mnist", "rnn_figure3",
-    "rnn_table1", "rnn_table3", "rnn_table6", "rnn_table7",
+    "rnn_table1", "rnn_table3", "rnn_table6", "rnn_table7", "strength",
 ]  # fmt: skip
 
 # Improved Adversarial Training via Learned Optimizer -----------------------------------------------------------------
@@ -40,17 +40,16 @@ def mnist(row: str, seed: int) -> Job:
 
 def rnn_table3(row: str, seed: int, which: str) -> Part:
     """Return one of four groups of columns."""
-    victim, optimizer = mnist(row, seed), mnist("RNN-Adv", 0)
+    table, victim, optimizer = "rnn_adv:table3", mnist(row, seed), mnist("RNN-Adv", 0)
     if which == "paper":
-        own = f"trained:{optimizer.folder}"
-        columns = {"PGD-10": "pgd10@rnn", "PGD-100": "pgd100@rnn", "RNN-Adv": own}
-        return white("rnn_adv:table3", row, victim, columns, 10_000, optimizer, natural=True)
+        columns = {"PGD-10": "pgd10@rnn", "PGD-100": "pgd100@rnn", "RNN-Adv": f"trained:{optimizer.folder}"}
+        return white(table, row, victim, columns, 10_000, optimizer, natural=True)
     if which == "neutral":
-        return white("rnn_adv:table3", row, victim, {"CW100": "cw100", **NEUTRAL}, 1000)
+        return white(table, row, victim, {"CW100": "cw100", **NEUTRAL}, 1000)
     if which == "autoattack":
-        return white("rnn_adv:table3", row, victim, AUTOATTACK, 1000, variant="autoattack")
+        return white(table, row, victim, AUTOATTACK, 1000, variant="autoattack")
     tuned = attacker("l2l_da", victim, width=16)
-    return white("rnn_adv:table3", row, victim, {"L2LDA": f"trained:{tuned.folder}"}, 1000, tuned, variant="l2lda")
+    return white(table, row, victim, {"L2LDA": f"trained:{tuned.folder}"}, 1000, tuned, variant="l2lda")
 
 
 def rnn_table1(row: str, method: str) -> Part:
@@ -77,20 +76,25 @@ def rnn_figure3(row: str) -> Part:
     """Return the landscape of one model."""
     victim = mnist(row, 0)
     job = judged(victim, [], 100, "--figures=landscape", variant="landscape")
-    job = job._replace(made=job.folder + "/landscape.json")
-    return Part("rnn_adv:figure3", row, (victim, job), {"largest loss": "largest loss"}, 0, victim)
+    jobs = (victim, job._replace(made=job.folder + "/landscape.json"))
+    return Part("rnn_adv:figure3", row, jobs, {"largest loss": "largest loss"}, 0, victim)
+
+
+def strength(name: str, victims: tuple[Job, ...], attackers: tuple[Job, ...]) -> tuple[str, ...]:
+    """Return the flags of experiments/strength.py for those models."""
+    folders = (",".join(job.folder for job in models) for models in (victims, attackers))
+    return (
+        *map("--{}={}".format, ("victims", "attackers"), folders),
+        "--eval-size=500",
+        f"--out={RESULTS}/{name}.json",
+    )
 
 
 CURVES = ("AdvTrain", "TRADES", "RNN-Adv", "RNN-TRADES")
 _CURVED = tuple(mnist(row, 0) for row in CURVES)
 _CURVE = Job(
     "experiments/strength.py",
-    (
-        f"--victims={','.join(job.folder for job in _CURVED)}",
-        f"--attackers={mnist('RNN-Adv', 0).folder},{mnist('L2LDA', 0).folder}",
-        "--eval-size=500",
-        f"--out={RESULTS}/strength_rnn_adv.json",
-    ),
+    strength("strength_rnn_adv", _CURVED, (mnist("RNN-Adv", 0), mnist("L2LDA", 0))),
     f"{RESULTS}/strength_rnn_adv.json",
     effort.judging("small_cnn", ["pgd300"], 2000),
 )
@@ -110,31 +114,27 @@ _BUDGET = (
 
 def cifar(row: str, seed: int = 0, *, slim: bool = False) -> Job:
     """Return the stand-in of a row of L2L's tables: resnet20, 3 epochs of 10,000 images, attackers of width 16."""
-    method = L2L_ROWS[row]
-    width = None if method not in effort.GENERATORS else 32 if slim else 16
-    flags = (*_BUDGET, "--attacker=slim") if slim else _BUDGET
-    variant = "slim" if slim else "small"
-    return trained("cifar10", "resnet20", method, 3, seed, *flags, variant=variant, images=10_000, width=width)
+    method, wide = L2L_ROWS[row], 32 if slim else 16
+    return trained(
+        "cifar10", "resnet20", method, 3, seed, *_BUDGET, *(["--attacker=slim"] if slim else []),
+        variant="slim" if slim else "small", images=10_000, width=wide if method in effort.GENERATORS else None,
+    )  # fmt: skip
 
 
 def l2l_table2(row: str) -> list[Part]:
     """Return all columns of a row."""
-    table, victim = "l2l:table4-v2" if row.startswith("AIT") else "l2l:table2", cifar(row)
-    victim = PLAIN_CIFAR if row == "Plain" else victim
-    margins = {"CW-20": "margin20", "CW-100": "margin100", "pgd100": "pgd100"}
+    table = "l2l:table4-v2" if row.startswith("AIT") else "l2l:table2"
+    victim = PLAIN_CIFAR if row == "Plain" else cifar(row)
     strongest = [
         white(table, row, victim, AUTOATTACK, 200, variant="autoattack"),
         white(table, row, victim, jobs.BESIDE, 200, variant="beside"),
     ]
     if row.startswith("AIT"):
-        return [white(table, row, victim, {**L2L_COLUMNS, **margins}, 1000, natural=True), *strongest]
+        margins = {"CW-20": "margin20", "CW-100": "margin100", "pgd100": "pgd100"}
+        return [white(table, row, victim, L2L_COLUMNS | margins, 1000, natural=True), *strongest]
     own = {"own attacker": "own"} if L2L_ROWS[row] in effort.GENERATORS else {}
-    slow = {"CW": "l2l_cw100", "Random": "random10000"}
-    return [
-        white(table, row, victim, {**L2L_COLUMNS, **NEUTRAL, **own}, 1000, natural=True),
-        *strongest,
-        white(table, row, victim, slow, 100, variant="slow"),
-    ]
+    slow = white(table, row, victim, {"CW": "l2l_cw100", "Random": "random10000"}, 100, variant="slow")
+    return [white(table, row, victim, L2L_COLUMNS | NEUTRAL | own, 1000, natural=True), *strongest, slow]
 
 
 def l2l_table4(row: str) -> Part:
@@ -190,9 +190,10 @@ _FULL = {"R+, D+": "L2L-DA", "delta+, y+": "L2L-DA"}
 def lenet(row: str, seed: int = 0) -> Job:
     """Return the model of a row of L2L-DA's MNIST tables: 20,000 images, 6 epochs (1 plain), generators of width 16."""
     method, variant, flags = DA_MODELS[_FULL.get(row, row)]
-    width = 16 if method.startswith("l2l") else None
-    variant = "-".join(filter(None, ["small", variant]))
-    return trained("mnist", "lenet5", method, 6, seed, *SMALL_DA, *flags, variant=variant, images=20_000, width=width)
+    return trained(
+        "mnist", "lenet5", method, 6, seed, *SMALL_DA, *flags, variant=f"small-{variant}".removesuffix("-"),
+        images=20_000, width=16 if method.startswith("l2l") else None,
+    )  # fmt: skip
 
 
 def da_white(table: str, row: str, columns: Mapping[str, str]) -> Part:
@@ -204,8 +205,7 @@ def da_tuned(row: str, column: str, name: str) -> Part:
     """Return a column of Table 2 whose attacker is trained on the row's model."""
     victim = lenet(row)
     tuned = attacker(name, victim, width=16 if name == "l2l_da" else None)
-    columns = {column: f"trained:{tuned.folder}"}
-    return white("l2l_da:table2-mnist", row, victim, columns, 1000, tuned, variant=name)
+    return white("l2l_da:table2-mnist", row, victim, {column: f"trained:{tuned.folder}"}, 1000, tuned, variant=name)
 
 
 def da_black(row: str, letter: str, surrogate_row: str) -> Part:
@@ -240,10 +240,7 @@ _RNN_COSTS = (
     f"--out={RESULTS}/costs_resnet20.json",
 )  # fmt: skip
 _STRONG = (lenet("PGD10"), lenet("L2L-DA"), lenet("L2L*"))
-_STRENGTH = (
-    f"--victims={_STRONG[0].folder},{_STRONG[1].folder}", f"--attackers={_STRONG[1].folder},{_STRONG[2].folder}",
-    "--eval-size=500", f"--out={RESULTS}/strength.json",
-)  # fmt: skip
+_STRENGTH = strength("strength", _STRONG[:2], _STRONG[1:])
 
 
 def _gail(environment: str) -> list[Part]:
