@@ -27,10 +27,7 @@ from l2ljax.runtime.provenance import provenance
 from l2ljax.train import AXIS, TrainState, init_state, make_step
 from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Players, Tree
 
-__all__ = [
-    "BALL", "FIRST_OPTIMIZER", "FIRST_STEPS", "OPTIMIZER", "STEPS", "Outcome", "Reference", "compare", "load_reference",
-    "make_reference", "run",
-]  # fmt: skip
+__all__ = ["Outcome", "Reference", "compare", "load_reference", "make_reference", "run"]
 
 BALL = threat.linf(8 / 255)
 FIRST_STEPS, FIRST_OPTIMIZER = 60, optax.adam(3e-3)
@@ -67,9 +64,9 @@ def make_reference(file: Path, arch: str, programs: Sequence[str], *, shape: tup
 
     Args:
       file: the output file.
-      arch: a classifier.
+      arch: a classifier, for images of that shape, [H, W, C].
       programs: names.
-      shape: of an image, [H, W, C].
+      shape: of an image.
       images: number of images.
 
     Raises:
@@ -81,8 +78,7 @@ def make_reference(file: Path, arch: str, programs: Sequence[str], *, shape: tup
     variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
     arrays: dict[str, Any] = {f"weights {i}": a for i, a in enumerate(jax.tree.leaves(variables))}
     for name in programs:
-        for field, array in run(name, arch, variables, batch)._asdict().items():
-            arrays[f"{name} {field}"] = array
+        arrays |= {f"{name} {field}": a for field, a in run(name, arch, variables, batch)._asdict().items()}
     about = {"arch": arch, "programs": list(programs), **provenance()}
     buffer = io.BytesIO()
     np.savez(buffer, about=np.array(json.dumps(about)), x=batch.x, y=batch.y, **arrays)
@@ -168,13 +164,7 @@ def _attacked(name: str) -> Callable[..., Array]:
 
 
 def _trained(
-    arch: str,
-    variant: str,
-    method: str,
-    batch: Batch,
-    steps: int,
-    optimizer: optax.GradientTransformation,
-    variables: Tree = None,
+    arch: str, variant: str, method: str, batch: Batch, steps: int, optimizer: Any, variables: Tree = None
 ) -> tuple[TrainState, np.ndarray, np.ndarray]:
     """Return the state after joint steps on one batch from given or new weights, and an `Outcome`'s first fields."""
     classifier, optimizers = _classifier(arch, variant), Players(optimizer, optimizer)
@@ -183,16 +173,13 @@ def _trained(
     state = init_state(jax.random.key(2), classifier, defense, optimizers, batch.x)
     if variables is not None:
         given = jax.tree.map(jnp.copy, variables)  # the state is donated
-        state = state._replace(
-            params=state.params._replace(classifier=given["params"]),
-            stats=state.stats._replace(classifier=given["batch_stats"]),
-        )
-    rows = []
+        params = state.params._replace(classifier=given["params"])
+        state = state._replace(params=params, stats=state.stats._replace(classifier=given["batch_stats"]))
+    names, rows = ("loss", "classifier_gradient_norm", "attacker_gradient_norm"), []
     for _ in range(steps):
         state, values = step(state, batch)
-        rows.append([float(values[name]) for name in ("loss", "classifier_gradient_norm", "attacker_gradient_norm")])
-    metrics = np.array(rows)
-    return state, metrics[:, 0], metrics[:, 1:]
+        rows.append([float(values[name]) for name in names])
+    return state, np.array(rows)[:, 0], np.array(rows)[:, 1:]
 
 
 def _images(shape: tuple[int, ...], n: int) -> Batch:

@@ -33,7 +33,7 @@ def paths_in_the_plane(path: Path, paths: Mapping[str, ArrayLike]) -> None:
     save(path, figure)
 
 
-def bars(path: Path, groups: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str) -> None:
+def bars(path: Path, groups: Mapping[str, Mapping[str, tuple[float, ...]]], label: str) -> None:
     """Draw a horizontal bar with its range per value, a panel per group, as PNG.
 
     Args:
