@@ -1,20 +1,19 @@
 """An estimate of when training on many devices waits for communication. `python experiments/scaling.py`.
 
 It compares the operations of a step of PGD adversarial training with a ring all-reduce of its gradients
-(`all_reduce_seconds`), for devices and networks given by flags. Gradients exist only in the backward pass, so the
-attack hides nothing. Not counted: the small reductions of synchronized BatchNorm, the optimizer, and rings over several
-links at once.
+(`bench.scaling`), for devices and networks given by flags. Gradients exist only in the backward pass, so the attack
+hides nothing. Not counted: the small reductions of synchronized BatchNorm, the optimizer, and rings over several links
+at once.
 """
 
 import dataclasses
-import itertools
-import math
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import tyro
 
+from bench.scaling import all_reduce_seconds, hiding_batch
 from l2ljax import cost, models
 from l2ljax.files import write_json
 from l2ljax.runtime.provenance import provenance
@@ -39,33 +38,6 @@ class Flags:
     out: Path = Path("experiments/results/scaling.json")
 
 
-def all_reduce_seconds(nbytes: float, devices: int, *, bandwidth: float, latency: float = 0.0) -> float:
-    """Return the seconds of a ring all-reduce: 2 (n - 1) messages one after another, each of nbytes / n.
-
-    Each of the n devices sends 2 (n - 1) / n of the bytes.
-
-    Args:
-      nbytes: bytes to reduce on each device.
-      devices: n.
-      bandwidth: bytes per second out of each device, along the ring.
-      latency: seconds of an empty message.
-    """
-    return 2 * (devices - 1) * (nbytes / devices / bandwidth + latency)
-
-
-def hiding_batch(
-    nbytes: float, devices: int, *, overlapped: float, flops: float, bandwidth: float, latency: float = 0.0
-) -> int:
-    """Return the smallest batch per device whose computation takes as long as the all-reduce, and so can hide it.
-
-    Args:
-      nbytes, devices, bandwidth, latency: see `all_reduce_seconds`.
-      overlapped: floating-point operations per image during the reduction of gradients: the backward pass.
-      flops: floating-point operations per second of a device.
-    """
-    return math.ceil(all_reduce_seconds(nbytes, devices, bandwidth=bandwidth, latency=latency) * flops / overlapped)
-
-
 def main(flags: Flags) -> None:
     """Count, write."""
     classifier = models.create(flags.arch)
@@ -82,14 +54,18 @@ def main(flags: Flags) -> None:
     nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables))
     step_flops, backward = flags.steps * attack + training, training - forward
     rows = []
-    for bandwidth, n in itertools.product(flags.bandwidth, flags.devices):
-        link = {"bandwidth": bandwidth, "latency": flags.latency}
-        seconds = all_reduce_seconds(nbytes, n, **link)
-        rows.append({
-            "devices": n, "bandwidth": bandwidth, "bytes_sent": 2 * (n - 1) / n * nbytes, "seconds": seconds,
-            "hiding_batch": hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
-            "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
-        })  # fmt: skip
+    for bandwidth in flags.bandwidth:
+        for n in flags.devices:
+            link = {"bandwidth": bandwidth, "latency": flags.latency}
+            seconds = all_reduce_seconds(nbytes, n, **link)
+            rows.append({
+                "devices": n,
+                "bandwidth": bandwidth,
+                "bytes_sent": 2 * (n - 1) / n * nbytes,
+                "seconds": seconds,
+                "hiding_batch": hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
+                "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
+            })  # fmt: skip
     record = {
         **provenance(),
         **{name: getattr(flags, name) for name in ("arch", "steps", "flops", "latency", "batch")},

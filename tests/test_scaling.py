@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scaling import all_reduce_seconds, hiding_batch
+from bench.scaling import all_reduce_seconds, hiding_batch
 
 RNG = np.random.default_rng(0)
 
