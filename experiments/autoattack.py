@@ -50,8 +50,7 @@ def main(flags: Flags) -> None:
     images, y = (np.concatenate(both)[: flags.images] for both in zip(dataset.test, dataset.train, strict=True))
     logits_fn, ball = load_classifier(flags.victim), threat.linf(threat.parse_eps(flags.eps))
     x = images.astype(np.float32) / 255
-    names, batch = tuple(flags.attacks.split(",")), Batch(jnp.asarray(x), jnp.asarray(y))
-    task = rivals.Task(saved["arch"], logits_fn.args[0], batch, "standard", ball.eps)
+    names = tuple(flags.attacks.split(","))
     compiled, rounds = benchmark.compile_clock(), []
     for seed in range(flags.seeds):
         key, before, began = jax.random.key(seed), compiled(), time.perf_counter()
@@ -59,7 +58,10 @@ def main(flags: Flags) -> None:
             logits_fn, x, y, ball=ball, only=names, key=key, progress=print, batch_size=flags.batch_size
         )
         seconds, compiling = time.perf_counter() - began, compiled() - before
-        name, program = rivals.pyautoattack_standard(task, attacks=names, batch_size=flags.their_batch_size, seed=seed)
+        name, program = rivals.pyautoattack_standard(
+            saved["arch"], logits_fn.args[0], Batch(jnp.asarray(x), jnp.asarray(y)), eps=ball.eps, attacks=names,
+            batch_size=flags.their_batch_size, seed=seed,
+        )  # fmt: skip
         began = time.perf_counter()
         theirs = program()
         rounds.append({

@@ -171,17 +171,17 @@ def programs(names: str, task: Task) -> Programs:
 
 
 def pyautoattack_standard(
-    task: Task, *, attacks: tuple[str, ...], batch_size: int, seed: int
+    arch: str, variables: Tree, batch: Batch, *, eps: float, attacks: tuple[str, ...], batch_size: int, seed: int
 ) -> tuple[str, Callable[[], np.ndarray]]:
     """Return pyautoattack on one of our residual networks, linf: (name with version, program -> robust bool [B]).
 
     `attacks` are of apgd-ce, apgd-t, fab-t, square, in the order of its version "standard".
     """
     pyautoattack, torch = package("pyautoattack"), package("torch")
-    net, x, y = same_network(task)
+    net, x, y = same_network(Task(arch, variables, batch, "standard", eps))
 
     def program() -> np.ndarray:
-        known = {"norm": "Linf", "eps": task.eps, "version": "standard", "device": x.device}
+        known = {"norm": "Linf", "eps": eps, "version": "standard", "device": x.device}
         evaluation = pyautoattack.AutoAttack(net, **known, seed=seed)
         evaluation.attacks_to_run = list(attacks)
         x_adv = evaluation.run_standard_evaluation(x, y, batch_size=batch_size)[0]
