@@ -48,19 +48,12 @@ def run(
     seconds: float,
     summarize: Callable[[dict[str, Any]], dict[str, Any]] = lambda results: {},
 ) -> dict[str, Any]:
-    """Run the jobs in order; SIGTERM and Ctrl-C end the current one and skip the others.
+    """Run the jobs in order within the seconds; SIGTERM and Ctrl-C end the current one and skip the others.
 
-    Args:
-      jobs: the most important first.
-      out: the JSON, written completely before and after each job and whenever one has written; it keeps the entries of
-        other jobs.
-      folder: for the jobs' own files and logs.
-      seconds: for all jobs.
-      summarize: from job -> result, to the entry "summary".
-
-    Returns:
-      The JSON's content: "summary" and "jobs", name -> {"state": done, failed (by itself), stopped, running or not
-      begun, "seconds", "result": its JSON, "log": its last lines if it is not done}.
+    `folder` is for the jobs' own files and logs. `out` is written completely before and after each job and whenever one
+    has written; it keeps the entries of other jobs. Its content is returned: "summary", of job -> result, and "jobs",
+    name -> {"state": done, failed (by itself), stopped, running or not begun, "seconds", "result": its JSON, "log": its
+    last lines if it is not done}.
     """
     began = time.monotonic()
     rows: dict[str, dict[str, Any]] = json.loads(out.read_text())["jobs"] if out.exists() else {}

@@ -44,15 +44,10 @@ def alternate(
     patience: float = 40.0,
     after_round: Callable[[dict[str, dict[str, Any]]], None] = lambda rows: None,
 ) -> dict[str, dict[str, Any]]:
-    """Time programs in turn: A B C A B C ...
+    """Time programs in turn: A B C A B C ...; the first call of each, which compiles, separately.
 
-    Args:
-      programs: name -> program. The first call, which compiles, is timed separately.
-      images: images per call.
-      repeats: counted calls of each; a program that would take longer than `patience` seconds in all, by its first
-        round, is called fewer times, at least once.
-      patience: in seconds.
-      after_round: gets the results so far after each round.
+    `repeats` calls of each are counted; a program that would take longer than `patience` seconds in all, by its first
+    round, is called fewer times, at least once. `after_round` gets the results so far after each round.
 
     Returns:
       name -> {"first_seconds", "seconds" (of each counted call), "images_per_second" (by their median)}.
@@ -63,12 +58,9 @@ def alternate(
         for name, program in programs.items():
             if not times[name] or (len(times[name]) + 1) * times[name][0] < patience:
                 times[name].append(_timed(program))
-        rows = {
-            name: {
-                "first_seconds": first[name],
-                "seconds": list(seconds),
-                "images_per_second": images / statistics.median(seconds),
-            }
+        rates = {name: images / statistics.median(seconds) for name, seconds in times.items()}
+        rows: dict[str, dict[str, Any]] = {
+            name: {"first_seconds": first[name], "seconds": list(seconds), "images_per_second": rates[name]}
             for name, seconds in times.items()
         }
         after_round(rows)
@@ -108,12 +100,8 @@ def compile_clock() -> Callable[[], float]:
 def variants(size: int, *, repeats: int, width: int, stock_scan: bool, steps: int = 10) -> dict[str, dict[str, Any]]:
     """Time PGD and training steps of resnet20 with each convolution, the attack as a scan and unrolled.
 
-    Args:
-      size: of the batch.
-      repeats: see `alternate`.
-      width: of L2L's attacker.
-      stock_scan: also the stock convolution inside a scan, which takes minutes on a CPU.
-      steps: of PGD.
+    `size` is the batch's, `width` that of L2L's attacker. `stock_scan` adds the stock convolution inside a scan, which
+    takes minutes on a CPU.
     """
     classifier, variables, batch = random_batch("resnet20", size)
     rule = gradient.steepest_ascent(BALL, 2 / 255)

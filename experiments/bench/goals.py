@@ -81,13 +81,7 @@ GOALS = [
 
 
 def measure(folder: Path, *, victim: Path | None, data_dir: Path | None, only: str = "") -> None:
-    """Run the measurements that are missing in the folder.
-
-    Args:
-      folder: gets a JSON for each measurement.
-      victim: the workdir of a run with a residual network, for AutoAttack; without it AutoAttack is left out.
-      data_dir: CIFAR-10, for the first step of resnet20; without it that step is left out.
-      only: measurements, separated by commas; all by default.
+    """Run the measurements that are missing in the folder, which gets a JSON for each; see the script's flags.
 
     Raises:
       L2LError: a failed command, or an unknown measurement.

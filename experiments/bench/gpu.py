@@ -213,14 +213,10 @@ def _attempt(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
-    """Return the most important numbers.
+    """Return the most important numbers of job -> its JSON.
 
-    Args:
-      results: job -> its JSON.
-
-    Returns:
-      "unequal", the programs that failed or whose verdicts differ from the CPU's, by precision; "share_of_ceiling" of
-      each timing; "times_rival", our speed over each rival's; "accuracy" of each method.
+    These are "unequal", the programs that failed or whose verdicts differ from the CPU's, by precision;
+    "share_of_ceiling" of each timing; "times_rival", our speed over each rival's; "accuracy" of each method.
     """
     chosen: dict[str, Any] = {"unequal": {}, "share_of_ceiling": {}, "times_rival": {}, "accuracy": {}}
     for precision in (EXACT, DEFAULT):

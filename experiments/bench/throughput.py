@@ -129,13 +129,11 @@ def run(flags: Flags) -> dict[str, Any]:
     measured: dict[Cell, dict[str, dict[str, Any]]] = {}
 
     def keep() -> dict[str, Any]:
-        rows = [(cell, name, row) for cell, rows in measured.items() for name, row in rows.items()]
-        record = {
-            **about,
-            "ceiling": ceiling,
-            "speed": [{**cell._asdict(), "program": name, **row} for cell, name, row in rows],
-            "not_run": [cell.title() for cell in cells if cell not in measured],
-        }
+        speed = [
+            cell._asdict() | {"program": name} | row for cell, rows in measured.items() for name, row in rows.items()
+        ]
+        not_run = [cell.title() for cell in cells if cell not in measured]
+        record = {**about, "ceiling": ceiling, "speed": speed, "not_run": not_run}
         write_json(flags.out, record)
         return record
 

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l2ljax import attacks, defenses, losses, models, threat
+from bench.benchmark import BALL
+from l2ljax import attacks, defenses, losses, models
 from l2ljax.files import write_files
 from l2ljax.runtime.provenance import provenance
 from l2ljax.train import AXIS, TrainState, init_state, make_step
@@ -29,7 +30,6 @@ from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Players, Tree
 
 __all__ = ["Outcome", "Reference", "compare", "load_reference", "make_reference", "run"]
 
-BALL = threat.linf(8 / 255)
 FIRST_STEPS, FIRST_OPTIMIZER = 60, optax.adam(3e-3)
 """PGD training before all programs, so that some of the attacks fail."""
 STEPS, OPTIMIZER = 3, optax.sgd(1e-3, momentum=0.9)
@@ -60,14 +60,7 @@ class Reference(NamedTuple):
 
 
 def make_reference(file: Path, arch: str, programs: Sequence[str], *, shape: tuple[int, ...], images: int) -> None:
-    """Train a network briefly on synthetic images, run the programs here, and write everything to an .npz file.
-
-    Args:
-      file: the output file.
-      arch: a classifier, for images of that shape, [H, W, C].
-      programs: names.
-      shape: of an image.
-      images: number of images.
+    """Train a network briefly on synthetic images [H, W, C], run the programs here, and write all to an .npz file.
 
     Raises:
       L2LError: an unknown name, or an architecture that does not take such images.

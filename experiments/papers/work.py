@@ -64,11 +64,7 @@ def work(
 ) -> bool:
     """Run the list until it is done or the minutes are over; return whether all parts are kept.
 
-    Args:
-      parts: the plan's.
-      minutes: the time limit; an unfinished job is stopped, and resumes next time.
-      data_dir: a folder with a subfolder for each data set.
-      tell: takes lines of progress.
+    An unfinished job is stopped, and resumes next time. `data_dir` has a subfolder for each data set.
 
     Raises:
       L2LError: missing data, or results of other runs in the plan's folders.
