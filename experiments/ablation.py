@@ -62,7 +62,7 @@ def main(flags: Flags) -> None:
             folder = flags.runs / flags.table / f"{name}_s{seed}".replace(" ", "_").replace("/", "_")
             chosen = {"attacks": flags.attacks, "epochs": flags.epochs, "val_size": flags.val_size, **settings}
             config = Config(seed=seed, attacker_width=width, no_checkpoint=True, workdir=str(folder), **chosen)
-            spec = resolve("digits", config.method, config)
+            spec = resolve("digits", config.method or "rnn_adv", config)
             rows.setdefault(name, []).append(experiment.run_once(spec))
     record = {**provenance(), "rows": rows}
     write_json(flags.out / f"digits_{flags.table}.json", record)

@@ -221,7 +221,7 @@ def test_the_nearest_known_set_lends_its_recipe_and_augmentation(shape, known, m
     assert users.augment == data.SOURCES[known].augment
     assert data.from_arrays(*users.train, augment="crop").augment == "crop"
     monkeypatch.setattr(sys.modules["l2ljax.data.load"], "read", lambda name: users)
-    recipe, theirs = recipes.find(f"{known}{shape}.npz", "trades"), recipes.find(known, "trades")
+    recipe, theirs = recipes.find(f"{known}{shape}.npz", "trades"), recipes.find(known, "trades", "ours")
     assert recipe == theirs._replace(source=f"{theirs.source}: as {known}")
     assert recipes.fitted(recipe, users) == recipe._replace(val_size=5, batch_size=45)
 

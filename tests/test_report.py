@@ -59,7 +59,7 @@ def test_table_holds_percents_by_attack_in_order_of_first_appearance():
         ["method", "clean", "fgsm", "pgd20", "cw100", "own", "worst case"],
         ["plain", "92.34", "10.00", "0.00", "-", "-", "0.00"],
         ["rnn_adv", "80.00", "100.00", "-", "25.00", "50.00", "20.00"],
-        ["rnn_adv (best on val)", "79.99", "-", "-", "-", "51.00", "21.00"],
+        ["rnn_adv (best on validation)", "79.99", "-", "-", "-", "51.00", "21.00"],
     ]
 
 

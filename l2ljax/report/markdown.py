@@ -35,7 +35,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     for result in results:
         rows.append((result["method"], result))
         if result.get("best"):
-            rows.append((f"{result['method']} (best on val)", result["best"]))
+            chosen = result.get("selection", "validation")  # which older reports lack
+            rows.append((f"{result['method']} (best on {chosen})", result["best"]))
     names = list(dict.fromkeys(name for _, row in rows for name in row["attacks"]))
 
     def cells(title: str, row: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from l2ljax.report.markdown import grid
 from l2ljax.run.settings import Settings
 from l2ljax.types import L2LError
 
-__all__ = ["RECIPES", "Recipe", "default", "find", "fitted", "table"]
+__all__ = ["RECIPES", "Recipe", "check", "default", "find", "fitted", "plain_before", "table"]
 
 
 class Recipe(NamedTuple):
@@ -202,9 +202,7 @@ def find(dataset: str | data.Dataset, method: str, recipe: str | None = None) ->
         settings = find(known, method, recipe or "ours")
         return settings._replace(source=f"{settings.source}: as {known}")
     recipe = recipe or default(name, method)
-    if recipe not in RECIPES:
-        raise L2LError(f"unknown recipe {recipe!r}: choose from {', '.join(RECIPES)}")
-    rows = RECIPES[recipe].table
+    rows = check(recipe).table
     if recipe == "ours" and (name, method) not in rows:
         return rows[name, "pgd_adv"]._replace(recipe=recipe, options={})
     if (name, method) not in rows:
@@ -213,6 +211,33 @@ def find(dataset: str | data.Dataset, method: str, recipe: str | None = None) ->
             f"recipe {recipe} has no {method} on {name}: it has {has or 'other data sets'}; or --recipe=ours"
         )
     return rows[name, method]._replace(recipe=recipe)
+
+
+def check(recipe: str) -> Recipe:
+    """Return the recipe of that name; an unknown one is an L2LError."""
+    if recipe not in RECIPES:
+        raise L2LError(f"unknown recipe {recipe!r}: choose from {', '.join(RECIPES)}")
+    return RECIPES[recipe]
+
+
+def plain_before(settings: Settings) -> Settings:
+    """Return the plain training of the classifier with which a run starts, in its workdir's folder classifier.
+
+    It is the recipe's, stretched like the run.
+    """
+    assert settings.workdir is not None
+    plain = find(settings.dataset, "plain", settings.recipe)
+    stretch = settings.epochs / find(settings.dataset, settings.method, settings.recipe).epochs
+    shared = ("dataset", "image_shape", "num_classes", "arch", "eps", "norm", "dtype", "remat", "seed", "data_dir",
+              "train_size", "eval_size", "devices", "no_checkpoint")  # fmt: skip
+    return plain._replace(
+        **{name: getattr(settings, name) for name in shared},
+        method="plain",
+        epochs=plain.epochs * stretch,
+        milestones=tuple(m * stretch for m in plain.milestones),
+        attacks=("pgd10",),
+        workdir=settings.workdir / "classifier",
+    )
 
 
 def fitted(recipe: Settings, dataset: data.Dataset) -> Settings:

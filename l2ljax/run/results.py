@@ -23,7 +23,7 @@ __all__ = ["Best", "describe", "draw", "scored", "summarize"]
 
 
 class Best(NamedTuple):
-    """The parameters with the highest PGD-10 accuracy on the validation images so far."""
+    """The parameters with the highest accuracy under the selection's attack so far."""
 
     score: Array
     """That accuracy; -1 before the first validation."""
@@ -67,7 +67,7 @@ def scored(evaluation: Evaluation) -> dict[str, Any]:
 
 def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
     """Return what report.json says about the run itself."""
-    names = ("method", "dataset", "arch", "eps", "norm", "seed", "epochs")
+    names = ("recipe", "method", "selection", "dataset", "arch", "eps", "norm", "seed", "epochs")
     sizes = {player: sum(a.size for a in jax.tree.leaves(tree)) for player, tree in state.params._asdict().items()}
     return {
         **{name: getattr(setup.settings, name) for name in names},

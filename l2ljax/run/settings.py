@@ -19,6 +19,7 @@ from l2ljax.types import L2LError, Players
 __all__ = ["LR_SCHEDULES", "OPTIMIZERS", "Settings", "optimizers"]
 
 DTYPES = ("float32", "bfloat16")
+SELECTIONS = ("validation", "test", "last")
 
 
 class Settings(NamedTuple):
@@ -55,7 +56,7 @@ class Settings(NamedTuple):
     augment: str | None = None
     """By default the data set's customary one, see `data.train_batch`."""
     val_size: int = 1000
-    """Images taken out of the training set to choose the best parameters with (the papers choose on the test set)."""
+    """Images taken out of the training set to choose the best parameters with."""
     options: Mapping[str, Any] = {}
     """The method's options, see `defenses.options`."""
     norm: str = "linf"
@@ -103,12 +104,15 @@ class Settings(NamedTuple):
 
     def check(self) -> None:
         """Check all settings before anything runs; a value that cannot be is an L2LError that names its flag."""
-        for name in ("epochs", "batch_size", "checkpoint_every", "devices", "train_size", "eval_size"):
+        if self.epochs <= 0:
+            raise L2LError(f"--epochs={self.epochs}: give a number above 0")
+        for name in ("batch_size", "checkpoint_every", "devices", "train_size", "eval_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise L2LError(f"--{name.replace('_', '-')}={value}: give 1 or more")
         choices: dict[str, Any] = {
             "norm": threat.BALLS, "schedule": train.SCHEDULES, "optimizer": OPTIMIZERS, "dtype": DTYPES,
             "attacker_optimizer": OPTIMIZERS, "augment": (*data.AUGMENTS, None), "lr_schedule": LR_SCHEDULES,
+            "selection": SELECTIONS,
         }  # fmt: skip
         for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
@@ -130,7 +134,7 @@ LR_SCHEDULES: dict[str, Callable[[Settings, int], optax.Schedule]] = {
     "steps": _steps,
     "constant": lambda settings, steps_per_epoch: optax.constant_schedule(settings.lr),
     "cosine": lambda settings, steps_per_epoch: optax.cosine_decay_schedule(
-        settings.lr, settings.epochs * steps_per_epoch
+        settings.lr, max(round(settings.epochs * steps_per_epoch), 1)
     ),
 }
 

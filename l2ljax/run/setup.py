@@ -39,7 +39,7 @@ class Setup(NamedTuple):
     @property
     def steps(self) -> int:
         """The number of the last step."""
-        return self.settings.epochs * self.epoch_steps
+        return self.phases[-1][1]
 
     def logits_fn(self, params: Players, stats: Players) -> LogitsFn:
         """Return the classifier in evaluation mode; other weights do not recompile."""
@@ -56,9 +56,13 @@ class Setup(NamedTuple):
 
 
 def load(settings: Settings, dataset: data.Dataset | None = None) -> data.Dataset:
-    """Return a run's data, by default those that the settings name, divided as these say."""
+    """Return a run's data, by default those that the settings name, divided as these say.
+
+    `val` are the images on which the best parameters are chosen.
+    """
     whole = dataset or data.load(settings.dataset, settings.data_dir)
-    return divide(whole, train_size=settings.train_size, val_size=settings.val_size, seed=settings.seed)
+    whole = divide(whole, train_size=settings.train_size, val_size=settings.val_size, seed=settings.seed)
+    return whole._replace(val=whole.test) if settings.selection == "test" else whole
 
 
 def data_identity(settings: Settings, dataset: data.Dataset | None = None) -> dict[str, str]:
@@ -88,6 +92,9 @@ def prepare(
       defense: built with `axis_name=train.AXIS`.
       movers: the optax optimizers of (classifier, attacker).
     """
+    if settings.pretrained and not settings.init_from:
+        start = "give init_from=WORKDIR of a run of plain"
+        raise L2LError(f"{settings.method} of recipe {settings.recipe} starts from a trained classifier: {start}")
     devices = _devices(settings.devices, settings.batch_size)
     ball = ball or settings.ball
     whole = load(settings, dataset)
@@ -96,6 +103,9 @@ def prepare(
     )
     defense = defense or defenses.create(settings.method, classifier, ball, axis_name=AXIS, **settings.options)
     epoch_steps = data.steps_per_epoch(len(whole.train.labels), settings.batch_size)
+    first_movers = movers or optimizers(
+        settings if settings.clip_warmup else settings._replace(clip_norm=None), epoch_steps
+    )
     movers = movers or optimizers(settings, epoch_steps)
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
     images = jnp.asarray(data.pixels(whole.train.images[:2]))
@@ -112,10 +122,10 @@ def prepare(
             both = state.params._replace(**{player: params}), state.stats._replace(**{player: stats})
             state = state._replace(params=both[0], stats=both[1])
     step = make_step(defense, movers, schedule=settings.schedule, devices=devices)
-    phases = [(step, settings.epochs * epoch_steps)]
+    phases = [(step, max(round(settings.epochs * epoch_steps), 1))]
     if settings.warmup:
         plain = defenses.create("plain", classifier, ball, axis_name=AXIS)
-        warm_up = make_step(plain, movers, schedule="classifier", devices=devices)
+        warm_up = make_step(plain, first_movers, schedule="classifier", devices=devices)
         phases.insert(0, (warm_up, round(settings.warmup * epoch_steps)))
     eval_split = data.Split(*(a[: settings.eval_size] for a in whole.test))
     parts = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps, k_data, k_eval)
