@@ -194,7 +194,7 @@ def test_pairs_of_bytes_and_of_floats_are_evaluated_alike():
     for each in found:
         np.testing.assert_array_equal(each.attacks["none"].correct, predicted == LABELS)
     for pair in (pairs[0], pairs[1]):
-        assert masking.zero_gradients(model, pair, threat.linf(0.1), key=0, steps=1)[0] == 0
+        assert masking.path_faults(model, pair, threat.linf(0.1), key=0, steps=1)[0] == 0
     with pytest.raises(L2LError, match="scale them"):
         evaluate(model, (2 * (IMAGES / 255), LABELS), {}, key=jax.random.key(0))
 
