@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax.models import cnn, resnet
-from l2ljax.models.adapters import as_classifier, from_functions, from_linen, from_nnx
+from l2ljax.models.adapters import as_classifier, fingerprint, from_functions, from_linen, from_nnx
 from l2ljax.models.torch_state import from_torch_state
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, example_keys
 
 __all__ = [
-    "CLASSIFIERS", "Classifier", "as_classifier", "create", "from_functions", "from_linen", "from_nnx",
+    "CLASSIFIERS", "Classifier", "as_classifier", "create", "fingerprint", "from_functions", "from_linen", "from_nnx",
     "from_torch_state",
 ]  # fmt: skip
 __dir__ = lambda: __all__
