@@ -103,6 +103,7 @@ def test_without_a_test_set_a_sixth_is_held_out():
 def test_validation_is_taken_out_and_one_of_the_users_own_stays():
     found = data.load(data.from_arrays(*WHOLE.values()), val_size=5, seed=1)
     assert [len(split.labels) for split in found[1:4]] == [26, 5, 9]
+    assert found.sizes == "26 images to train on, 5 to validate and 9 to test on"
     again = data.load(found, val_size=7)
     np.testing.assert_array_equal(again.val.images, found.val.images)
     assert len(again.train.labels) == 26

@@ -48,6 +48,12 @@ class Dataset(NamedTuple):
         """H, W, C."""
         return tuple(self.test.images.shape[1:])
 
+    @property
+    def sizes(self) -> str:
+        """The numbers of images, for people."""
+        train, val, test = (f"{len(split.labels):,}" for split in (self.train, self.val, self.test))
+        return f"{train} images to train on, {val} to validate and {test} to test on"
+
 
 def from_arrays(
     train_images: Any, train_labels: Any, test_images: Any = None, test_labels: Any = None, *,
