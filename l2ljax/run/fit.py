@@ -310,7 +310,7 @@ def _estimate(setup: Setup, state: TrainState, batch: Batch) -> str:
     total, of_it = (monitor.duration(s) for s in (left * step + reporting + compiling, compiling))
     settings, device = setup.settings, f"{len(setup.devices)} x {setup.devices[0].device_kind}"
     return (
-        f"{settings.method}, {settings.arch} on {settings.dataset}, recipe {settings.recipe} ({settings.source}): "
-        f"{left} steps of {settings.batch_size} images at {1000 * step:.0f} ms on {device}, then evaluation; estimate {total}, "
-        f"{of_it} of it to compile"
+        f"{settings.method}, {settings.arch} on {settings.dataset} ({setup.dataset.sizes}), recipe {settings.recipe} "
+        f"({settings.source}): {left} steps of {settings.batch_size} images at {1000 * step:.0f} ms on {device}, then "
+        f"evaluation; estimate {total}, {of_it} of it to compile"
     )

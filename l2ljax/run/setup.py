@@ -49,10 +49,14 @@ class Setup(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """Return for config.json what the bits depend on besides the settings.
 
-        These are the devices, which decide on kernels and on the order of sums, and a checksum of a user's own data.
+        These are the devices, which decide on kernels and on the order of sums, and checksums of a user's own data and
+        network.
         """
         devices = f"{len(self.devices)} {self.devices[0].platform}" + ", one core each" * own_core()
-        return {"trained_on": devices, **data_identity(self.settings, self.dataset)}
+        network: dict[str, Any] = {}
+        if self.settings.arch not in models.CLASSIFIERS:
+            network["network"] = models.fingerprint(self.classifier, jnp.zeros((2, *self.dataset.image_shape)))
+        return {"trained_on": devices, **data_identity(self.settings, self.dataset), **network}
 
 
 def load(settings: Settings, dataset: data.Dataset | None = None) -> data.Dataset:
