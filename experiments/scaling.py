@@ -17,6 +17,7 @@ from l2ljax import cost, models
 from l2ljax.files import write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
+from l2ljax.values import Count, NonNegative, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,18 +25,18 @@ class Flags:
     """The network and the devices."""
 
     arch: str = "wrn_34_10"
-    steps: int = 10
+    steps: Count = 10
     """Steps of the attack in training."""
-    devices: tuple[int, ...] = (8, 64, 512)
-    flops: float = 4e14
+    devices: tuple[Count, ...] = (8, 64, 512)
+    flops: Positive = 4e14
     """Operations per second of a device: 4e14 is 40 % of an H100's dense bf16 peak."""
-    bandwidth: tuple[float, ...] = (4.5e11, 5e10)
+    bandwidth: tuple[Positive, ...] = (4.5e11, 5e10)
     """Bytes per second out of each device: NVLink 4, and one 400 Gb/s network port per device."""
-    latency: float = 5e-6
+    latency: NonNegative = 5e-6
     """Seconds of an empty message."""
-    batch: int = 128
+    batch: Count = 128
     """Images per device, for the last column."""
-    out: Path = Path("experiments/results/scaling.json")
+    out: Path = Path("runs/scaling.json")
 
 
 def main(flags: Flags) -> None:

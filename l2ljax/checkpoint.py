@@ -118,7 +118,10 @@ def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) ->
     Raises:
       L2LError: no checkpoint there, or one of another network.
     """
-    saved = Checkpoints(Path(workdir).expanduser() / "checkpoints")
+    folder = Path(workdir).expanduser() / "checkpoints"
+    if not folder.is_dir():
+        raise L2LError(f"no checkpoint in {folder}: train first, without --no-checkpoint")
+    saved = Checkpoints(folder)
     params, batch_stats = like
     return (
         saved.restore(like=params, prefix=f"['last'].params.{player}"),

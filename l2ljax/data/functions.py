@@ -31,13 +31,13 @@ def call(name: str, wanted: str) -> Any:
     module, _, function = name.partition(":")
     try:
         loaded = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: no name
         raise L2LError(f"{name}: {error}: name an importable module and a function in it") from error
     if not callable(loaded):
         raise L2LError(f"{name} is a {type(loaded).__name__}: name a function without arguments that returns {wanted}")
     try:
         inspect.signature(loaded).bind()
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: built in, with arguments unknown
         raise L2LError(f"{name}: {error}: name a function without arguments that returns {wanted}") from error
     if (result := loaded()) is None:
         raise L2LError(f"{name} returned None: let it return {wanted}")

@@ -23,10 +23,12 @@ from l2ljax.run.fit import train
 from l2ljax.run.results import describe, scored
 from l2ljax.run.settings import Settings
 from l2ljax.run.setup import EVAL_BATCH, prepare
-from l2ljax.runtime.flags import read
+from l2ljax.run.trained import read_config
+from l2ljax.runtime.flags import checked, read
 from l2ljax.runtime.monitor import script
-from l2ljax.runtime.workdir import Workdir, read_json
+from l2ljax.runtime.workdir import Workdir
 from l2ljax.types import L2LError
+from l2ljax.values import Count, NonNegative, Seed
 
 __all__ = ["Flags", "learners", "main", "run"]
 
@@ -41,22 +43,22 @@ class Flags:
     """One of the names below, like advgan, l2l_da or rnn_adv."""
     attacker_from: str | None = None
     """Start from the trained attacker of this workdir (for fine-tuning)."""
-    attacker_width: int | None = None
+    attacker_width: Count | None = None
     options: str = ""
     """The attacker's options, like steps=10,diversity=0."""
-    epochs: int = 10
-    batch_size: int = 128
-    attacker_lr: float | None = None
-    draws: int = 10
+    epochs: Count = 10
+    batch_size: Count = 128
+    attacker_lr: NonNegative | None = None
+    draws: Count = 10
     """The number of attacks on each test image, with other latents: the report has the accuracy against all of them
     together (one that fools the image counts), and against the strongest, the mean and the weakest."""
     attacks: str = "pgd20"
     """Other attacks of the report."""
     data_dir: str | None = None
     """By default the victim's."""
-    train_size: int | None = None
-    eval_size: int | None = None
-    seed: int = 0
+    train_size: Count | None = None
+    eval_size: Count | None = None
+    seed: Seed = 0
     workdir: str | None = None
     """runs/attack_ATTACKER_VICTIM_sSEED by default."""
 
@@ -79,7 +81,7 @@ def run(flags: Flags) -> dict[str, Any]:
       L2LError: bad settings, no victim there, an attacker that learns nothing.
       Interrupted: SIGTERM or Ctrl-C during training; the state is saved.
     """
-    settings = _specify(flags)
+    settings = _specify(checked(flags))
     setup, start = prepare(settings)
     if not jax.tree.leaves(start.params.attacker):
         raise L2LError(f"{flags.attacker} learns nothing: choose from {learners()}")
@@ -124,10 +126,10 @@ def learners() -> str:
 
 def _specify(flags: Flags) -> Settings:
     """Return the settings of the attacker's training: the victim's data, classifier and threat, its own recipe."""
-    victim = read_json(Path(flags.victim).expanduser() / "config.json")
+    victim = read_config(flags.victim)
     given = {name: value for name, value in dataclasses.asdict(flags).items() if name in Config.__dataclass_fields__}
     given |= {
-        "data_dir": flags.data_dir or victim["data_dir"],
+        "data_dir": flags.data_dir or victim.get("data_dir"),
         "workdir": flags.workdir or f"runs/attack_{flags.attacker}_{Path(flags.victim).name}_s{flags.seed}",
         "attacker": None,  # the method, here
         **{name: victim[name] for name in ("arch", "eps", "norm", "dtype")},

@@ -25,12 +25,20 @@ from l2ljax.evaluate.standard import checksum, default_batch_size
 from l2ljax.files import write_files
 from l2ljax.report import markdown
 from l2ljax.run import illustrate
-from l2ljax.run.trained import learned, load_attacker, load_classifier, load_function, named_attack
-from l2ljax.runtime.flags import read
+from l2ljax.run.settings import Norm
+from l2ljax.run.trained import (
+    learned,
+    load_attacker,
+    load_classifier,
+    load_function,
+    named_attack,
+    read_config,
+)
+from l2ljax.runtime.flags import checked, read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
-from l2ljax.runtime.workdir import read_json
 from l2ljax.types import Array, Key, L2LError, LogitsFn, example_keys
+from l2ljax.values import Count, Seed, check
 
 __all__ = ["PAPER", "Flags", "main", "run"]
 
@@ -58,14 +66,14 @@ class Flags:
     yours as a .npz file or module:function (see l2ljax.data.arrays)."""
     data_dir: str | None = None
     eps: str | None = None
-    norm: str | None = None
+    norm: Norm | None = None
     """linf by default."""
-    eval_size: int = 1000
+    eval_size: Count = 1000
     """Test images, the first ones."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """By default 250, on a CPU fewer (32 of CIFAR's images)."""
-    seed: int = 0
-    attack_seeds: int = 1
+    seed: Seed = 0
+    attack_seeds: Count = 1
     """The number of runs of each attack, with other seeds; the worst is reported (L2L reports the worst of five)."""
     masking: bool = True
     """Whether to look for masked gradients."""
@@ -93,6 +101,10 @@ def run(flags: Flags) -> dict[str, Any]:
     Raises:
       L2LError: no such run or function, unknown attacks, a model that is not one.
     """
+    flags = checked(flags)
+    check(Seed, flags.seed + flags.attack_seeds - 1, "--seed plus --attack-seeds")
+    if flags.baseline and not flags.figures:
+        raise L2LError(f"--baseline={flags.baseline}: give --figures too, which it is drawn in")
     victim, about, folder = _victim(flags)
     ball = threat.BALLS[about["norm"]](threat.parse_eps(about["eps"]))
     dataset = data.load(about["dataset"], flags.data_dir or about.get("data_dir"))
@@ -107,11 +119,17 @@ def run(flags: Flags) -> dict[str, Any]:
     wanted = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
     about_victim = (flags.figures, flags.victim, logits_fn, ball, dataset)
     plan = illustrate.make_plan(*about_victim, baseline=flags.baseline, attackers=wanted, batch_size=batch_size)
+    for name in wanted:
+        if name in VERSIONS and VERSIONS[name].stochastic and not flags.stochastic:
+            raise L2LError(
+                f"--attacks={name} is for models with noise of their own: give --stochastic, or leave it out"
+            )
     jobs = {name: _job(name, flags.victim, ball, victim if name == "rand" else logits_fn) for name in wanted}
+    black_box = [name for name in flags.black_box.split(",") if learned(name) or attacks.create(name, ball)]
     crossings = {
         f"{name} on {who}": (who, name, _job(name, who, ball, logits_fn, load_classifier(who)))
         for who in filter(None, flags.surrogates.split(","))
-        for name in flags.black_box.split(",")
+        for name in black_box
     }
     robust: dict[str, np.ndarray] = {}
     x, seeds = data.pixels(split.images), range(flags.seed, flags.seed + flags.attack_seeds)
@@ -127,9 +145,9 @@ def run(flags: Flags) -> dict[str, Any]:
     noise = stochastic if flags.stochastic else None
     checks = masking_checks(logits_fn, split, ball, key=key, stochastic=noise) if flags.masking else []
     drawn = illustrate.draw(plan, split, folder, key=key)
-    black_box: dict[str, dict[str, float]] = {}
+    transferred: dict[str, dict[str, float]] = {}
     for title, (who, name, _) in crossings.items():
-        black_box.setdefault(who, {})[name] = float(robust[title].mean())
+        transferred.setdefault(who, {})[name] = float(robust[title].mean())
     result = {
         "name": flags.victim,
         **dict.fromkeys(("link", "authors", "venue", "reported")),
@@ -144,7 +162,7 @@ def run(flags: Flags) -> dict[str, Any]:
             **{"norm": about["norm"], "eps_value": ball.eps, "images": len(split.labels), "seeds": list(seeds)},
             "attacks": {name: float(robust[name].mean()) for name in jobs},
             "parameters": {name: attacks.parameters(name, ball) for name in jobs if not learned(name)},
-            "black_box": black_box,
+            "black_box": transferred,
             "worst_case_acc": float(np.logical_and.reduce(list(robust.values())).mean()) if robust else None,
             "model_sha256": checksum(victim),
             "checks": [check._asdict() for check in checks],
@@ -197,7 +215,7 @@ def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
         return load_function(flags.victim), known, flags.out or Path("evaluation")
     if flags.stochastic:
         raise L2LError(f"--stochastic: {flags.victim} is a run, whose classifier has no noise: leave it out")
-    saved = read_json(Path(flags.victim).expanduser() / "config.json")
+    saved = read_config(flags.victim)
     if flags.norm not in (None, saved.get("norm")) and flags.eps is None:
         raise L2LError(f"--norm={flags.norm}: give --eps too, that of {flags.victim} is in {saved['norm']}")
     about = {**saved, **({"data_dir": None} if flags.dataset else {}), **asked}

@@ -135,7 +135,8 @@ def _devices(wanted: int | None, batch_size: int) -> list[jax.Device]:
     dividing = (n for n in range(local, 0, -1) if batch_size % (n * jax.process_count()) == 0)
     each = next(dividing, local) if wanted is None else wanted
     if each > local:
-        raise L2LError(f"--devices={each}: this machine has {local}")
+        fix = f"give fewer, or set JAX_NUM_CPU_DEVICES={each} on a CPU"
+        raise L2LError(f"--devices={each}: this machine has {local}: {fix}")
     n = each * jax.process_count()
     if batch_size % n:
         raise L2LError(

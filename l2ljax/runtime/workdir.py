@@ -82,9 +82,12 @@ def read_json(path: Path) -> dict[str, Any]:
       L2LError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise L2LError(f"cannot read {path} ({error}): give the workdir of a run") from error
+    if not isinstance(content, dict):
+        raise L2LError(f"cannot read {path} (it holds a {type(content).__name__}): give the workdir of a run")
+    return content
 
 
 def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -92,8 +95,8 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
     if now is not None and before != now:
         count = before.split()[0]
         raise L2LError(
-            f"{path} holds a run on {before}, here it would be {now}: give --devices={count} "
-            f"({count} cores where each has one), or choose another --workdir"
+            f"{path} holds a run on {before}, here it would be {now}: give --devices={count} ({count} cores where each "
+            f"has one, or set JAX_NUM_CPU_DEVICES={count}), or choose another --workdir"
         )
     for name in new:
         if name not in ABOUT_REPORTING and old.get(name) != new[name]:
