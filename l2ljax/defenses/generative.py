@@ -31,7 +31,7 @@ def l2l_da(
     latent: int = 8,
     delta: bool = True,
     label: bool = True,
-    normalize: str = "channel",
+    normalize: learned.Normalization = "channel",
     attacker_width: int | None = None,
     num_classes: int = 10,
     axis_name: str | None = None,

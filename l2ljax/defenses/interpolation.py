@@ -50,7 +50,7 @@ def ait_l2l(
     label_eps: float = 0.5,
     attacker: str = "wide",
     attacker_width: int | None = None,
-    normalize: str = "batch",
+    normalize: learned.Normalization = "batch",
     axis_name: str | None = None,
 ) -> Defense:
     """Move the image by a convolutional attacker with inputs noisy image and gradient. L2L (2021), Algorithm 4.

@@ -21,7 +21,7 @@ def convolutional_l2l(
     steps: int,
     attacker: str = "wide",
     attacker_width: int | None = None,
-    normalize: str = "batch",
+    normalize: learned.Normalization = "batch",
     axis_name: str | None = None,
 ) -> Defense:
     """Solve min over theta, max over phi of CE(f(x_T), y), with x_T made by a convolutional attacker from x.
@@ -64,7 +64,7 @@ def rnn_adv(
     criterion: saddle.Criterion = ON_CROSS_ENTROPY,
     steps: int = 10,
     scale: float = 1.0,
-    normalize: str = "example",
+    normalize: learned.Normalization = "example",
     weights: str = "t",
     biases: bool = False,
     hidden: int = 10,
@@ -113,7 +113,7 @@ def rnn_trades(
     beta: float = 6.0,
     steps: int = 10,
     scale: float = 1.0,
-    normalize: str = "example",
+    normalize: learned.Normalization = "example",
     weights: str = "t",
     biases: bool = False,
     hidden: int = 10,

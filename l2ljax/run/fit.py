@@ -214,10 +214,10 @@ def train(
         nonlocal checkpoints, state, best
         if workdir and not settings.no_checkpoint:
             checkpoints = checkpoint.Checkpoints(workdir.path / "checkpoints")
-            if checkpoints.latest() is not None:
-                saved = checkpoints.restore(like={"last": state, "best": best})
-                state, best = saved["last"], saved["best"]
-                print(f"going on from step {int(state.step)} of {setup.steps}")
+            step, saved = checkpoints.resume(like={"last": state, "best": best})
+            state, best = saved["last"], saved["best"]
+            if step:
+                print(f"going on from step {step} of {setup.steps}")
         if workdir:
             workdir.forget_after(int(state.step))
             history.extend(workdir.rows())
