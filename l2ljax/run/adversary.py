@@ -17,16 +17,18 @@ import numpy as np
 from l2ljax import attacks, defenses
 from l2ljax.attacks import names
 from l2ljax.evaluate import evaluate
+from l2ljax.files import locked
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.fit import train
 from l2ljax.run.results import describe, scored
 from l2ljax.run.settings import Settings
-from l2ljax.run.setup import EVAL_BATCH, prepare
+from l2ljax.run.setup import EVAL_BATCH, Setup, prepare
 from l2ljax.run.trained import read_config
 from l2ljax.runtime.flags import checked, read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.workdir import Workdir
+from l2ljax.train import TrainState
 from l2ljax.types import L2LError
 from l2ljax.values import Count, NonNegative, Seed
 
@@ -85,6 +87,13 @@ def run(flags: Flags) -> dict[str, Any]:
     setup, start = prepare(settings)
     if not jax.tree.leaves(start.params.attacker):
         raise L2LError(f"{flags.attacker} learns nothing: choose from {learners()}")
+    with locked(settings.workdir or ""):
+        return _train(flags, setup, start)
+
+
+def _train(flags: Flags, setup: Setup, start: TrainState) -> dict[str, Any]:
+    """Train, attack, write the report and return its content."""
+    settings = setup.settings
     workdir = Workdir(Path(settings.workdir or ""), {**settings.saved(), **setup.identity()})
     untrained = jax.tree.map(np.asarray, (start.params.attacker, start.stats.attacker))  # training donates them
     state, _, _, seconds = train(setup, start, workdir)

@@ -156,7 +156,9 @@ def named(dataset: str) -> str:
 
 def _given_options(method: str, config: Config, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the method's options that flags name, --options or one of their own, checked by their annotations."""
-    kinds, known = defenses.find(method).kinds, defenses.options(method)
+    known = defenses.options(method)
+    usual = {name: Any if value is None else type(value) for name, value in known.items()}
+    kinds = getattr(defenses.find(method), "kinds", usual)
     items = [item.partition("=")[::2] for item in filter(None, config.options.split(","))]
     chosen: dict[str, Any] = dict(items if options is None else options)
     listed = ", ".join(f"{k}={v}" for k, v in known.items() if k != "num_classes") or "none"

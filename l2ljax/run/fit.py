@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from l2ljax import attacks, checkpoint, cost, data, devices, models, threat
 from l2ljax.evaluate import evaluate
+from l2ljax.files import locked
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.results import Best, draw, summarize
@@ -168,13 +169,16 @@ def run(settings: Settings, **parts: Any) -> Result:
     setup, state = prepare(settings, **parts)
     identity = setup.identity()
     about = {**settings.saved(), **identity}
-    workdir = None if settings.workdir is None else hosts.on_first(Workdir, settings.workdir, about)
-    state, best, history, seconds = train(setup, state, workdir)
-    report = None
-    if workdir is not None:
-        report = hosts.on_first(_write_report, setup, state, best, seconds, workdir)
-        print(markdown.table([report]))
-        print(f"report, figures and checkpoints: {workdir.path}")
+    workdir, report = None, None
+    with contextlib.ExitStack() as stack:
+        if settings.workdir is not None:
+            hosts.on_first(stack.enter_context, locked(settings.workdir))
+            workdir = hosts.on_first(Workdir, settings.workdir, about)
+        state, best, history, seconds = train(setup, state, workdir)
+        if workdir is not None:
+            report = hosts.on_first(_write_report, setup, state, best, seconds, workdir)
+            print(markdown.table([report]))
+            print(f"report, figures and checkpoints: {workdir.path}")
     attack = trained_attack(setup.defense, state.params.attacker, state.stats.attacker)
     logits_fn = setup.logits_fn(state.params, state.stats)
     return Result(logits_fn, attack, state, best, history, setup.dataset, settings, identity, report)

@@ -22,7 +22,7 @@ from l2ljax.attacks.ensemble import VERSIONS
 from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import checksum, default_batch_size
-from l2ljax.files import write_files
+from l2ljax.files import locked, write_files
 from l2ljax.report import markdown
 from l2ljax.run import illustrate
 from l2ljax.run.settings import Norm
@@ -133,13 +133,14 @@ def run(flags: Flags) -> dict[str, Any]:
     }
     robust: dict[str, np.ndarray] = {}
     x, seeds = data.pixels(split.images), range(flags.seed, flags.seed + flags.attack_seeds)
-    for title, job in {**jobs, **{title: job for title, (_, _, job) in crossings.items()}}.items():
-        for seed in seeds:
-            state = folder / "states" / f"{re.sub(r'[^0-9A-Za-z+]+', '_', title)}_{seed}.npz"
-            key = jax.random.key(seed)
-            scores = job(x, split.labels, key=key, batch_size=batch_size, progress=print, state_path=state)
-            robust[title] = robust.get(title, scores.robust) & scores.robust
-        print(f"{title}: {robust[title].mean():.2%}", flush=True)
+    with locked(folder):
+        for title, job in {**jobs, **{title: job for title, (_, _, job) in crossings.items()}}.items():
+            for seed in seeds:
+                state = folder / "states" / f"{re.sub(r'[^0-9A-Za-z+]+', '_', title)}_{seed}.npz"
+                key = jax.random.key(seed)
+                scores = job(x, split.labels, key=key, batch_size=batch_size, progress=print, state_path=state)
+                robust[title] = robust.get(title, scores.robust) & scores.robust
+            print(f"{title}: {robust[title].mean():.2%}", flush=True)
     key = jax.random.key(flags.seed)
     clean = evaluate(logits_fn, split, {}, key=key, batch_size=batch_size).clean_acc
     noise = stochastic if flags.stochastic else None
