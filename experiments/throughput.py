@@ -28,34 +28,17 @@ class Flags(throughput.Flags):
 
 def main(flags: Flags) -> None:
     """Measure, write, print."""
-    if flags.variants:  # on one device
-        size = int(flags.batch_sizes.split(",")[0])
-        keep(flags, {"batch_size": size, "results": variants(flags, size)})
+    if not flags.variants:
+        if flags.devices != 1:
+            devices.one_per_core()
+        throughput.run(flags)
         return
-    if flags.devices != 1:
-        devices.one_per_core()
-    throughput.run(flags)
-
-
-def keep(flags: Flags, content: dict) -> None:
-    """Write and print."""
-    record = {**provenance(), **content}
+    size = int(flags.batch_sizes.split(",")[0])
+    width = flags.attacker_width or 16
+    results = benchmark.variants(size, repeats=flags.repeats, width=width, stock_scan=flags.stock_scan)
+    record = {**provenance(), "batch_size": size, "results": results}
     write_json(flags.out, record)
     print(tables.tell(record))
-
-
-def variants(flags: Flags, n: int, steps: int = 10) -> dict[str, dict]:
-    """Return PGD and single training steps, each in several programs."""
-    clf, variables, batch = benchmark.random_batch("resnet20", n)
-    programs = benchmark.attack_programs(clf, variables, batch, steps, flags.stock_scan)
-    results = {f"PGD-{steps}, resnet20": benchmark.alternate(programs, images=n, repeats=flags.repeats)}
-    for name, defense in {
-        "training step of pgd_adv": lambda unroll: benchmark.pgd_adv(clf, steps, unroll),
-        "training step of grad_l2l": lambda unroll: benchmark.grad_l2l(clf, flags.attacker_width or 16, unroll),
-    }.items():
-        programs = benchmark.training_programs(clf, batch, defense, flags.stock_scan)
-        results[f"{name}, resnet20"] = benchmark.alternate(programs, images=n, repeats=flags.repeats)
-    return results
 
 
 if __name__ == "__main__":
