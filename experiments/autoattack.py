@@ -72,7 +72,7 @@ def main(flags: Flags) -> None:
         })  # fmt: skip
         print(rounds[-1], flush=True)
     about = f"{saved['dataset']}, {saved['arch']} trained with {saved['method']}, linf eps {flags.eps}"
-    write_json(flags.out, {**provenance(), "images": flags.images, "about": about, "autoattack": rounds})
+    write_json(flags.out, {**provenance(), "images": len(y), "about": about, "autoattack": rounds})
 
 
 if __name__ == "__main__":

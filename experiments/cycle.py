@@ -31,7 +31,7 @@ class Flags:
 
     step: Annotated[float, Range(1e-6, 1)] = 1e-2
     """1e-4 in the paper, with the same picture."""
-    turns: Annotated[float, Range(0, 1000, above=True)] = 2.0
+    turns: Annotated[float, Range(0.01, 1000)] = 2.0
     """Turns of the plain game's circle."""
     out: Path = Path("runs/cycle.json")
     """The final positions; the picture goes next to it."""

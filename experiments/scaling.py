@@ -8,6 +8,7 @@ at once.
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from l2ljax import cost, models
 from l2ljax.files import write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
-from l2ljax.values import Count, NonNegative, Positive
+from l2ljax.values import Count, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Flags:
     steps: Count = 10
     """Steps of the attack in training."""
     devices: tuple[Count, ...] = (8, 64, 512)
-    flops: Positive = 4e14
+    flops: Annotated[float, Range(1, 1e24)] = 4e14
     """Operations per second of a device: 4e14 is 40 % of an H100's dense bf16 peak."""
-    bandwidth: tuple[Positive, ...] = (4.5e11, 5e10)
+    bandwidth: tuple[Annotated[float, Range(1, 1e18)], ...] = (4.5e11, 5e10)
     """Bytes per second out of each device: NVLink 4, and one 400 Gb/s network port per device."""
-    latency: NonNegative = 5e-6
+    latency: Annotated[float, Range(0, 1e6)] = 5e-6
     """Seconds of an empty message."""
     batch: Count = 128
     """Images per device, for the last column."""

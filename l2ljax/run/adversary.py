@@ -9,7 +9,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ from l2ljax.runtime.monitor import script
 from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import TrainState
 from l2ljax.types import L2LError
-from l2ljax.values import Count, NonNegative, Seed
+from l2ljax.values import Count, NonNegative, Range, Seed
 
 __all__ = ["Flags", "learners", "main", "run"]
 
@@ -51,7 +51,7 @@ class Flags:
     epochs: Count = 10
     batch_size: Count = 128
     attacker_lr: NonNegative | None = None
-    draws: Count = 10
+    draws: Annotated[int, Range(1, 10_000)] = 10
     """The number of attacks on each test image, with other latents: the report has the accuracy against all of them
     together (one that fools the image counts), and against the strongest, the mean and the weakest."""
     attacks: str = "pgd20"

@@ -3,14 +3,14 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from l2ljax import data, defenses
 from l2ljax.run import recipes
 from l2ljax.run.settings import Augment, Dtype, LrSchedule, Norm, Optimizer, Schedule, Settings
 from l2ljax.runtime.flags import checked
 from l2ljax.types import L2LError
-from l2ljax.values import Count, Natural, NonNegative, Seed, check, parse
+from l2ljax.values import Count, Natural, NonNegative, Range, Seed, check, parse
 
 __all__ = ["Config", "methods", "named", "resolve"]
 
@@ -60,7 +60,7 @@ class Config:
     schedule: Schedule | None = None
     """joint (both players move on one perturbation), alternating, classifier or attacker (it alone moves)."""
     seed: Seed = 0
-    seeds: Count = 1
+    seeds: Annotated[int, Range(1, 10_000)] = 1
     """The number of runs, with the seeds SEED, SEED + 1, ..., one after the other; the report has their mean, standard
     deviation and lowest. The same command goes on where it was killed."""
     dtype: Dtype | None = None
@@ -156,18 +156,16 @@ def named(dataset: str) -> str:
 
 def _given_options(method: str, config: Config, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the method's options that flags name, --options or one of their own, checked by their annotations."""
-    known = defenses.options(method)
-    usual = {name: Any if value is None else type(value) for name, value in known.items()}
-    kinds = getattr(defenses.find(method), "kinds", usual)
+    kinds, known = defenses.find(method).kinds, defenses.options(method)
     items = [item.partition("=")[::2] for item in filter(None, config.options.split(","))]
     chosen: dict[str, Any] = dict(items if options is None else options)
-    listed = ", ".join(f"{k}={v}" for k, v in known.items() if k != "num_classes") or "none"
-    for name, value in chosen.items():
-        if name not in known or name == "num_classes":
-            raise L2LError(f"--options={name}={value}: {method} takes {listed}")
-        chosen[name] = (parse if options is None else check)(kinds[name], value, f"--options={name}")
     if options is None and len(chosen) < len(items):
         raise L2LError(f"--options={config.options}: give each option once")
+    for name, value in chosen.items():
+        if name not in known or name == "num_classes" or value == "":
+            listed = ", ".join(f"{k}={v}" for k, v in known.items() if k != "num_classes")
+            raise L2LError(f"--options={name}={value}: {method} takes {listed or 'none'}")
+        chosen[name] = (parse if options is None else check)(kinds[name], value, f"--options={name}")
     for name in ("attacker", "attacker_width", "steps"):
         value, flag = getattr(config, name), f"--{name.replace('_', '-')}"
         if value is not None and name in chosen:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -38,7 +38,7 @@ from l2ljax.runtime.flags import checked, read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import Array, Key, L2LError, LogitsFn, example_keys
-from l2ljax.values import Count, Seed, check
+from l2ljax.values import Count, Range, Seed, check
 
 __all__ = ["PAPER", "Flags", "main", "run"]
 
@@ -73,7 +73,7 @@ class Flags:
     batch_size: Count | None = None
     """By default 250, on a CPU fewer (32 of CIFAR's images)."""
     seed: Seed = 0
-    attack_seeds: Count = 1
+    attack_seeds: Annotated[int, Range(1, 10_000)] = 1
     """The number of runs of each attack, with other seeds; the worst is reported (L2L reports the worst of five)."""
     masking: bool = True
     """Whether to look for masked gradients."""

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from l2ljax import values
 from l2ljax.data.functions import import_module
 from l2ljax.runtime.monitor import one_line_errors
-from l2ljax.types import L2LError
+from l2ljax.types import L2LError, one_line
 
 __all__ = ["checked", "launch", "load", "quiet_pipe", "read"]
 
@@ -158,6 +158,8 @@ def load(arguments: Sequence[str] | None = None) -> list[str]:
         for name in filter(None, ",".join(chosen.modules).split(",")):
             try:
                 import_module(name)
-            except ImportError as error:
-                raise L2LError(f"--import={name}: {error}: name an importable module") from error
+            except L2LError:
+                raise
+            except Exception as error:  # whatever runs when the module is imported
+                raise L2LError(f"--import={name}: {one_line(error)}: name an importable module") from error
     return others
