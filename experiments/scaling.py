@@ -7,6 +7,7 @@ at once.
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -56,27 +57,17 @@ def main(flags: Flags) -> None:
     nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables))
     step_flops, backward = flags.steps * attack + training, training - forward
     rows = []
-    for bandwidth in flags.bandwidth:
-        for n in flags.devices:
-            link = {"bandwidth": bandwidth, "latency": flags.latency}
-            seconds = all_reduce_seconds(nbytes, n, **link)
-            rows.append({
-                "devices": n,
-                "bandwidth": bandwidth,
-                "bytes_sent": 2 * (n - 1) / n * nbytes,
-                "seconds": seconds,
-                "hiding_batch": hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
-                "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
-            })  # fmt: skip
-    record = {
-        **provenance(),
-        **{name: getattr(flags, name) for name in ("arch", "steps", "flops", "latency", "batch")},
-        "bytes": nbytes,
-        "step_flops": step_flops,
-        "backward_flops": backward,
-        "scaling": rows,
-    }
-    write_json(flags.out, record)
+    for bandwidth, n in itertools.product(flags.bandwidth, flags.devices):
+        link = {"bandwidth": bandwidth, "latency": flags.latency}
+        seconds = all_reduce_seconds(nbytes, n, **link)
+        rows.append({
+            "devices": n, "bandwidth": bandwidth, "bytes_sent": 2 * (n - 1) / n * nbytes, "seconds": seconds,
+            "hiding_batch": hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
+            "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
+        })  # fmt: skip
+    about = {name: getattr(flags, name) for name in ("arch", "steps", "flops", "latency", "batch")}
+    counts = {"bytes": nbytes, "step_flops": step_flops, "backward_flops": backward}
+    write_json(flags.out, {**provenance(), **about, **counts, "scaling": rows})
 
 
 if __name__ == "__main__":

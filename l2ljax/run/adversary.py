@@ -23,7 +23,7 @@ from l2ljax.run.config import Config, resolve
 from l2ljax.run.fit import train
 from l2ljax.run.results import describe, scored
 from l2ljax.run.settings import Settings
-from l2ljax.run.setup import EVAL_BATCH, Setup, prepare
+from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks, prepare
 from l2ljax.run.trained import read_config
 from l2ljax.runtime.flags import checked, read
 from l2ljax.runtime.monitor import script
@@ -100,7 +100,7 @@ def _train(flags: Flags, setup: Setup, start: TrainState) -> dict[str, Any]:
 
     logits_fn = setup.logits_fn(state.params, state.stats)
     own: Any = setup.defense.attack  # not None: there are parameters
-    named = {name: attacks.create(name, setup.ball) for name in settings.attacks}
+    named = named_attacks(setup, state.params, state.stats)
     named |= {"random signs": attacks.random_signs(setup.ball), "untrained": own(*untrained)}
     named |= {f"draw {i}": own(state.params.attacker, state.stats.attacker) for i in range(flags.draws)}
     rows: dict[str, dict[str, float]] = {}

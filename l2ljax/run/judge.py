@@ -24,16 +24,8 @@ from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import checksum, default_batch_size
 from l2ljax.files import locked, write_files
 from l2ljax.report import markdown
-from l2ljax.run import illustrate
+from l2ljax.run import illustrate, trained
 from l2ljax.run.settings import Norm
-from l2ljax.run.trained import (
-    learned,
-    load_attacker,
-    load_classifier,
-    load_function,
-    named_attack,
-    read_config,
-)
 from l2ljax.runtime.flags import checked, read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
@@ -121,13 +113,14 @@ def run(flags: Flags) -> dict[str, Any]:
     plan = illustrate.make_plan(*about_victim, baseline=flags.baseline, attackers=wanted, batch_size=batch_size)
     for name in wanted:
         if name in VERSIONS and VERSIONS[name].stochastic and not flags.stochastic:
-            raise L2LError(
-                f"--attacks={name} is for models with noise of their own: give --stochastic, or leave it out"
-            )
+            raise L2LError(f"--attacks={name} is for models with noise of their own: give --stochastic or no {name}")
     jobs = {name: _job(name, flags.victim, ball, victim if name == "rand" else logits_fn) for name in wanted}
-    black_box = [name for name in flags.black_box.split(",") if learned(name) or attacks.create(name, ball)]
+    black_box = [*filter(None, flags.black_box.split(","))]
+    for name in black_box:
+        if trained.learned(name) is None:
+            attacks.create(name, ball)  # its errors, also without surrogates
     crossings = {
-        f"{name} on {who}": (who, name, _job(name, who, ball, logits_fn, load_classifier(who)))
+        f"{name} on {who}": (who, name, _job(name, who, ball, logits_fn, trained.load_classifier(who)))
         for who in filter(None, flags.surrogates.split(","))
         for name in black_box
     }
@@ -162,7 +155,7 @@ def run(flags: Flags) -> dict[str, Any]:
             **provenance(),
             **{"norm": about["norm"], "eps_value": ball.eps, "images": len(split.labels), "seeds": list(seeds)},
             "attacks": {name: float(robust[name].mean()) for name in jobs},
-            "parameters": {name: attacks.parameters(name, ball) for name in jobs if not learned(name)},
+            "parameters": {name: attacks.parameters(name, ball) for name in jobs if not trained.learned(name)},
             "black_box": transferred,
             "worst_case_acc": float(np.logical_and.reduce(list(robust.values())).mean()) if robust else None,
             "model_sha256": checksum(victim),
@@ -186,7 +179,7 @@ def _job(
     """
     if name in VERSIONS and surrogate is None:
         return functools.partial(run_standard_evaluation, logits_fn, ball=ball, version=name)
-    attack = named_attack(name, ball, functools.partial(load_attacker, workdir, ball=ball))
+    attack = trained.named_attack(name, ball, functools.partial(trained.load_attacker, workdir, ball=ball))
     about: tuple[Any, ...] = (ball.name, ball.eps)
     if surrogate is not None:
         attack, about = attacks.transfer(attack, surrogate), (*about, workdir)
@@ -213,11 +206,11 @@ def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
         if flags.dataset is None or flags.eps is None:
             raise L2LError("--victim=module:function needs --dataset and --eps")
         known = {"arch": flags.victim, "norm": "linf", **asked}
-        return load_function(flags.victim), known, flags.out or Path("evaluation")
+        return trained.load_function(flags.victim), known, flags.out or Path("evaluation")
     if flags.stochastic:
         raise L2LError(f"--stochastic: {flags.victim} is a run, whose classifier has no noise: leave it out")
-    saved = read_config(flags.victim)
+    saved = trained.read_config(flags.victim)
     if flags.norm not in (None, saved.get("norm")) and flags.eps is None:
         raise L2LError(f"--norm={flags.norm}: give --eps too, that of {flags.victim} is in {saved['norm']}")
     about = {**saved, **({"data_dir": None} if flags.dataset else {}), **asked}
-    return load_classifier(flags.victim), about, flags.out or Path(flags.victim).expanduser() / "evaluation"
+    return trained.load_classifier(flags.victim), about, flags.out or Path(flags.victim).expanduser() / "evaluation"
