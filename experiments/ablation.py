@@ -1,10 +1,11 @@
 """Settings x seeds on digits, one table of means and lowest: `python experiments/ablation.py --table=methods`.
 
-Writes JSON to experiments/results/digits_TABLE.json. A run that is already in --runs is not trained again."""
+Writes JSON to runs/results/digits_TABLE.json (--out=experiments/results keeps it). A run that is already in --runs is
+not trained again."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from l2ljax.files import write_json
 from l2ljax.report import markdown
@@ -13,6 +14,7 @@ from l2ljax.run.config import Config, resolve
 from l2ljax.runtime.flags import read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
+from l2ljax.values import Count, Natural
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "methods": {
@@ -41,16 +43,16 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
 class Flags:
     """The table to make."""
 
-    table: str = "methods"
+    table: Literal["methods", "rnn", "slim"] = "methods"
     """methods, rnn (RNN-Adv's choices), or slim (L2L's slim attacker)."""
-    seeds: int = 3
-    attacker_width: int = 16
+    seeds: Count = 3
+    attacker_width: Count = 16
     """Channels of the L2L methods' attacker (64 in the paper)."""
     attacks: str = "pgd20,pgd100,own"
-    epochs: int | None = None
-    val_size: int | None = None
+    epochs: Count | None = None
+    val_size: Natural | None = None
     runs: Path = Path("runs/ablation")
-    out: Path = Path("experiments/results")
+    out: Path = Path("runs/results")
 
 
 def main(flags: Flags) -> None:

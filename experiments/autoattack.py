@@ -16,11 +16,11 @@ from bench import benchmark, rivals
 from l2ljax import data, devices, threat
 from l2ljax.evaluate import run_standard_evaluation
 from l2ljax.files import write_json
-from l2ljax.run.trained import load_classifier
+from l2ljax.run.trained import load_classifier, read_config
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
-from l2ljax.runtime.workdir import read_json
 from l2ljax.types import Batch
+from l2ljax.values import Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,22 +30,22 @@ class Flags:
     victim: str
     """The workdir of a run with one of the residual networks."""
     data_dir: str | None = None
-    images: int = 256
-    batch_size: int | None = None
+    images: Count = 256
+    batch_size: Count | None = None
     """Our batch size; by default `run_standard_evaluation`'s own."""
-    their_batch_size: int = 256
+    their_batch_size: Count = 256
     eps: str = "8/255"
     attacks: str = "apgd-ce,apgd-t,fab-t,square"
-    seeds: int = 1
+    seeds: Count = 1
     """Rounds, each with another seed."""
-    out: Path = Path("experiments/results/autoattack.json")
+    out: Path = Path("runs/autoattack.json")
 
 
 def main(flags: Flags) -> None:
     """Run both in turn, compare the robust examples, and write the results."""
     devices.one_per_core()
-    saved = read_json(Path(flags.victim) / "config.json")
-    dataset = data.load(saved["dataset"], flags.data_dir or saved["data_dir"])
+    saved = read_config(flags.victim)
+    dataset = data.load(saved["dataset"], flags.data_dir or saved.get("data_dir"))
     images, y = (np.concatenate(both)[: flags.images] for both in zip(dataset.test, dataset.train, strict=True))
     logits_fn, ball = load_classifier(flags.victim), threat.linf(threat.parse_eps(flags.eps))
     x = images.astype(np.float32) / 255
@@ -72,7 +72,7 @@ def main(flags: Flags) -> None:
         })  # fmt: skip
         print(rounds[-1], flush=True)
     about = f"{saved['dataset']}, {saved['arch']} trained with {saved['method']}, linf eps {flags.eps}"
-    write_json(flags.out, {**provenance(), "images": flags.images, "about": about, "autoattack": rounds})
+    write_json(flags.out, {**provenance(), "images": len(y), "about": about, "autoattack": rounds})
 
 
 if __name__ == "__main__":

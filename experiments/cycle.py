@@ -8,7 +8,7 @@ step. Both games use the library's own training step.
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.train import TrainState, make_step
 from l2ljax.types import Array, Batch, Defense, Players
+from l2ljax.values import Range
 from papers.figures import paths_in_the_plane
 
 
@@ -28,11 +29,11 @@ from papers.figures import paths_in_the_plane
 class Flags:
     """Lengths and the output file."""
 
-    step: float = 1e-2
+    step: Annotated[float, Range(1e-6, 1)] = 1e-2
     """1e-4 in the paper, with the same picture."""
-    turns: float = 2.0
+    turns: Annotated[float, Range(0.01, 1000)] = 2.0
     """Turns of the plain game's circle."""
-    out: Path = Path("cycle.json")
+    out: Path = Path("runs/cycle.json")
     """The final positions; the picture goes next to it."""
 
 

@@ -9,6 +9,7 @@ import json
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 from l2ljax.files import write_json
 from l2ljax.gail import experiment
@@ -16,6 +17,7 @@ from l2ljax.gail.setup import Config
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import L2LError
+from l2ljax.values import LARGEST, Count, Range
 from papers import tables
 
 RIVAL = Path(__file__).parent / "imitation_gail.py"
@@ -28,10 +30,11 @@ class Flags:
     imitation: str | None = None
     """The interpreter; without it only ours is measured."""
     env: str = "CartPole-v1"
-    iterations: int = 150
-    rival_steps: int = 100_000
-    rounds: int = 3
-    out: Path = Path("experiments/results/gail_speed.json")
+    iterations: Annotated[int, Range(26, LARGEST)] = 150
+    """More than one program's 25, the first of which compiles."""
+    rival_steps: Count = 100_000
+    rounds: Count = 3
+    out: Path = Path("runs/gail_speed.json")
 
 
 def main(flags: Flags) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from l2ljax.files import write_files, write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.workdir import read_json
+from l2ljax.types import L2LError
+from l2ljax.values import NonNegative
 from papers import listing, page, work
 
 
@@ -25,7 +27,7 @@ class Flags:
     """Show every row of every table: done, partial or not run, and its cost."""
     only: str = ""
     """Tables, or TABLE/ROW, separated by commas, like rnn_adv:table3,l2l:table2/PGM Net; all by default."""
-    minutes: float = 0.0
+    minutes: NonNegative = 0.0
     """Run what is missing, for at most this many minutes."""
     data_dir: Path | None = None
     """A folder with a folder (or link) for each data set: mnist, cifar10."""
@@ -43,10 +45,15 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Collect, run, then write the tables."""
+    if not (flags.list or flags.minutes or flags.tables or flags.collect or flags.judged):
+        raise L2LError("nothing to do: give --list, --minutes, --tables, --collect or --judged")
+    if (flags.collect or flags.judged) and not re.fullmatch(r"\w[\w.-]*", flags.name):
+        raise L2LError(f"--name={flags.name}: give a name of letters, digits, _, - and . for the file")
+    chosen = listing.chosen(flags.only)
     keep(flags, flags.collect, "report.json", "runs", "reports")
     keep(flags, flags.judged, "robustbench.json", "judged", "judgements")
     if flags.minutes:
-        work.work(listing.chosen(flags.only), minutes=flags.minutes, data_dir=flags.data_dir)
+        work.work(chosen, minutes=flags.minutes, data_dir=flags.data_dir)
     if flags.list:
         print(listing.listed(flags.only))
     if flags.tables:

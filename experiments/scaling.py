@@ -7,7 +7,9 @@ at once.
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from l2ljax import cost, models
 from l2ljax.files import write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
+from l2ljax.values import Count, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,18 +27,18 @@ class Flags:
     """The network and the devices."""
 
     arch: str = "wrn_34_10"
-    steps: int = 10
+    steps: Count = 10
     """Steps of the attack in training."""
-    devices: tuple[int, ...] = (8, 64, 512)
-    flops: float = 4e14
+    devices: tuple[Count, ...] = (8, 64, 512)
+    flops: Annotated[float, Range(1, 1e24)] = 4e14
     """Operations per second of a device: 4e14 is 40 % of an H100's dense bf16 peak."""
-    bandwidth: tuple[float, ...] = (4.5e11, 5e10)
+    bandwidth: tuple[Annotated[float, Range(1, 1e18)], ...] = (4.5e11, 5e10)
     """Bytes per second out of each device: NVLink 4, and one 400 Gb/s network port per device."""
-    latency: float = 5e-6
+    latency: Annotated[float, Range(0, 1e6)] = 5e-6
     """Seconds of an empty message."""
-    batch: int = 128
+    batch: Count = 128
     """Images per device, for the last column."""
-    out: Path = Path("experiments/results/scaling.json")
+    out: Path = Path("runs/scaling.json")
 
 
 def main(flags: Flags) -> None:
@@ -54,27 +57,17 @@ def main(flags: Flags) -> None:
     nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables))
     step_flops, backward = flags.steps * attack + training, training - forward
     rows = []
-    for bandwidth in flags.bandwidth:
-        for n in flags.devices:
-            link = {"bandwidth": bandwidth, "latency": flags.latency}
-            seconds = all_reduce_seconds(nbytes, n, **link)
-            rows.append({
-                "devices": n,
-                "bandwidth": bandwidth,
-                "bytes_sent": 2 * (n - 1) / n * nbytes,
-                "seconds": seconds,
-                "hiding_batch": hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
-                "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
-            })  # fmt: skip
-    record = {
-        **provenance(),
-        **{name: getattr(flags, name) for name in ("arch", "steps", "flops", "latency", "batch")},
-        "bytes": nbytes,
-        "step_flops": step_flops,
-        "backward_flops": backward,
-        "scaling": rows,
-    }
-    write_json(flags.out, record)
+    for bandwidth, n in itertools.product(flags.bandwidth, flags.devices):
+        link = {"bandwidth": bandwidth, "latency": flags.latency}
+        seconds = all_reduce_seconds(nbytes, n, **link)
+        rows.append({
+            "devices": n, "bandwidth": bandwidth, "bytes_sent": 2 * (n - 1) / n * nbytes, "seconds": seconds,
+            "hiding_batch": hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
+            "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
+        })  # fmt: skip
+    about = {name: getattr(flags, name) for name in ("arch", "steps", "flops", "latency", "batch")}
+    counts = {"bytes": nbytes, "step_flops": step_flops, "backward_flops": backward}
+    write_json(flags.out, {**provenance(), **about, **counts, "scaling": rows})
 
 
 if __name__ == "__main__":

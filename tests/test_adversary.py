@@ -41,6 +41,16 @@ def test_a_trained_advgan_beats_chance_by_far(advgan):
     assert json.loads((advgan[0] / "report.json").read_text()) == json.loads(json.dumps(advgan[1]))
 
 
+def test_trained_attackers_are_among_the_reports_attacks(victim, advgan, tmp_path):
+    flags = Flags(victim=str(victim), epochs=1, train_size=200, eval_size=40, draws=1, workdir=str(tmp_path / "run"))
+    flags = dataclasses.replace(flags, attacker="gap", attacks=f"own,trained:{advgan[0]}")
+    found = adversary.run(flags)["attacks"]
+    assert found["own"]["robust_acc"] == found["strongest draw"]["robust_acc"]  # it has no latent
+    assert found[f"trained:{advgan[0]}"]["robust_acc"] < 0.9
+    with pytest.raises(L2LError, match="give --eps too|--draws=0: give a whole number"):
+        adversary.run(dataclasses.replace(flags, draws=0))
+
+
 def test_the_victim_does_not_move(victim, advgan):
     before, after = (checkpoint.Checkpoints(w / "checkpoints")._manager for w in (victim, advgan[0]))
     before, after = (m.restore(m.latest_step()) for m in (before, after))

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from l2ljax import checkpoint, data, devices
-from l2ljax.run import experiment, settings, setup
+from l2ljax.files import locked
+from l2ljax.run import experiment, results, settings, setup
 from l2ljax.run.config import Config, resolve
 from l2ljax.types import L2LError
 
@@ -71,6 +72,28 @@ def test_a_run_leaves_its_report_and_its_figures(tmp_path):
     assert steps_of(folder) == list(range(1, 13))
     assert "| rnn_adv " in (folder / "report.md").read_text()
     assert json.loads((folder / "config.json").read_text())["lr"] == 1e-3
+
+
+def test_the_same_weights_are_attacked_once(tmp_path, monkeypatch):
+    evaluated, evaluate = [], results.evaluate
+    monkeypatch.setattr(results, "evaluate", lambda *a, **how: evaluated.append(a[0]) or evaluate(*a, **how))
+    report = run(tmp_path, epochs=1, attacks="fgsm")
+    shared = ("clean_acc", "attacks", "worst_case_acc")
+    assert report["best"]["step"] == 6 and len(evaluated) == 1  # the only validation is that after the last step
+    assert {name: report["best"][name] for name in shared} == {name: report[name] for name in shared}
+
+
+def test_a_run_has_its_folder_to_itself(tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(L2LError, match="run is in use by process"):
+        run(tmp_path, epochs=1, attacks="fgsm")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_start_that_is_not_there_creates_nothing(tmp_path):
+    for start in ("init_from", "attacker_from"):
+        with pytest.raises(L2LError, match="no checkpoint in"):
+            run(tmp_path, **{start: str(tmp_path / "none")})
+    assert not list(tmp_path.iterdir())
 
 
 def test_methods_without_a_learned_attacker_have_no_own(tmp_path):
@@ -209,21 +232,21 @@ BAD = [
     ({"arch": "resnet"}, "unknown classifier 'resnet': choose one of"),
     ({"attacks": "fgsm,pgd"}, "unknown attack 'pgd': choose from fgsm, pgdN"),
     ({"attacks": "own0"}, "unknown attack 'own0'"),
-    ({"method": "grad_l2l", "attacker": "thin", "steps": None}, "unknown attacker 'thin': choose one of wide"),
+    ({"method": "grad_l2l", "attacker": "thin", "steps": None}, "--attacker=thin: give wide or wide_paper or slim"),
     ({"method": "plain"}, "--steps: plain has none"),
     ({"eps": "8"}, r"eps=8.0 is larger than the pixel range \[0, 1\]: did you mean 8/255\?"),
-    ({"eps": "-0.1"}, "eps=-0.1 is not a radius"),
-    ({"eps": "8/0"}, "is not a number: write it like 8/255"),
-    ({"norm": "l1"}, "unknown norm 'l1': choose from linf, l2"),
-    ({"schedule": "both"}, "unknown schedule 'both'"),
-    ({"dtype": "float16"}, "unknown dtype 'float16'"),
-    ({"options": "scale"}, "--options=scale: rnn_adv takes"),
+    ({"eps": "-0.1"}, "eps='-0.1' is no radius"),
+    ({"eps": "8/0"}, "is no radius: give a number of 0 or more, like 8/255"),
+    ({"norm": "l1"}, "--norm=l1: give linf or l2"),
+    ({"schedule": "both"}, "--schedule=both: give joint or"),
+    ({"dtype": "float16"}, "--dtype=float16: give float32 or bfloat16"),
+    ({"options": "scale"}, "--options=scale=: rnn_adv takes"),
     ({"options": "beta=2"}, "--options=beta=2: rnn_adv takes"),
-    ({"epochs": 0}, "--epochs=0: give 1 or more"),
-    ({"batch_size": 0}, "--batch-size=0: give 1 or more"),
-    ({"eval_size": 0}, "--eval-size=0: give 1 or more"),
+    ({"epochs": 0}, "--epochs=0: give a whole number from 1"),
+    ({"batch_size": 0}, "--batch-size=0: give a whole number from 1"),
+    ({"eval_size": 0}, "--eval-size=0: give a whole number from 1"),
     ({"batch_size": 601}, "batch size 601 must be in 1..600"),
-    ({"devices": 2}, "--devices=2: this machine has 1"),
+    ({"devices": 2}, "--devices=2: this machine has 1: give fewer, or set JAX_NUM_CPU_DEVICES=2"),
     ({"train_size": 5000}, "do not fit"),
     ({"data_dir": "/nowhere/at/all", "dataset": "mnist"}, "does not exist"),
 ]

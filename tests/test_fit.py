@@ -124,6 +124,14 @@ def test_a_defense_of_the_users_is_not_loaded_under_the_methods_name(tmp_path):
             load(tmp_path)
 
 
+def test_numbers_of_numpy_are_numbers():
+    numbers = {"epochs": np.int64(1), "batch_size": jax.numpy.int32(30), "options": {"hidden": np.int32(3)}}
+    result = l2ljax.fit(Linen(), (IMAGES, LABELS), ball=BALL, val_size=0, attacker_lr=np.float32(0.5), **numbers)
+    settings = json.loads(json.dumps(result.settings.saved()))
+    assert (settings["epochs"], settings["batch_size"], settings["attacker_lr"]) == (1, 30, 0.5)
+    assert settings["options"]["hidden"] == 3
+
+
 def test_arrays_are_checked_once(monkeypatch):
     checked, check = [], arrays.check_examples
     monkeypatch.setattr(
@@ -165,6 +173,12 @@ def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
             "a defense of yours and steps",
         ),
         ({"optimizers": Players(optax.sgd(0.1), optax.sgd(0.1)), "lr": 0.1}, "optimizers of yours and lr"),
+        ({"ball": 0.1}, "ball=0.1: give one like threat.linf"),
+        ({"epochs": 1.5}, "--epochs=1.5: give a whole number"),
+        ({"steps": "3"}, "--steps=3: give a whole number"),
+        ({"attacker_lr": [0.1]}, r"--attacker-lr=\[0.1\]: give a number"),
+        ({"seed": -1}, "--seed=-1: give a whole number from 0"),
+        ({"options": {"hidden": np.float32(2.5)}}, "--options=hidden=2.5: give a whole number"),
         ({"method": "mine"}, "unknown method 'mine'"),
         ({"options": {"beta": 2}}, "--options=beta=2: rnn_adv takes"),
         ({"dataset": (IMAGES, LABELS[:5])}, "90 images and 5 labels"),

@@ -11,6 +11,7 @@ import pytest
 from l2ljax import attacks, data, threat
 from l2ljax.attacks import ensemble
 from l2ljax.evaluate import masking
+from l2ljax.files import locked
 from l2ljax.run import experiment, judge
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.trained import load_classifier
@@ -145,6 +146,46 @@ def test_a_judgement_of_a_run_and_of_a_function(workdir, tmp_path, monkeypatch):
         judge.run(judge.Flags(victim="no_such_module:make", dataset="digits", eps="0.1", **options))
     with pytest.raises(L2LError, match="unknown attack"):
         judge.run(judge.Flags(victim=str(workdir), **{**options, "attacks": "pgd"}))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"norm": "l2"}, "--norm=l2: give --eps too, that of .* is in linf"),
+        ({"norm": "l2", "eps": "1.0", "attacks": "own"}, "attacks in linf, eps 0.1, not l2, 1: give one of the same"),
+        ({"eps": "0.2", "attacks": "own"}, "attacks in linf, eps 0.1, not linf, 0.2"),
+        ({"stochastic": True}, "--stochastic: .* is a run, whose classifier has no noise"),
+        ({"attacks": "rand"}, "--attacks=rand is for models with noise of their own"),
+        ({"baseline": "run"}, "--baseline=run: give --figures too"),
+        ({"black_box": "foo"}, "unknown attack 'foo'"),
+        ({"norm": "l7"}, "--norm=l7: give linf or l2"),
+        ({"attack_seeds": 0}, "--attack-seeds=0: give a whole number"),
+        ({"batch_size": 0}, "--batch-size=0: give a whole number"),
+        ({"seed": 2**32 - 1, "attack_seeds": 2}, "--seed plus --attack-seeds=4294967296"),
+    ],
+    ids=str,
+)
+def test_flags_are_applied_or_refused(workdir, tmp_path, changes, message):
+    options = {"victim": str(workdir), "attacks": "fgsm", "eval_size": 20, "out": tmp_path / "out", **changes}
+    with pytest.raises(L2LError, match=message):
+        judge.run(judge.Flags(**options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_threat_asked_for_is_the_threat_reported(workdir, tmp_path):
+    options = {"victim": str(workdir), "attacks": "pgd5", "eval_size": 60, "masking": False}
+    far = judge.run(judge.Flags(**options, norm="l2", eps="1.0", out=tmp_path))["provenance"]
+    assert (far["norm"], far["eps_value"], far["parameters"]["pgd5"]["norm"]) == ("l2", 1.0, "l2")
+    with locked(tmp_path), pytest.raises(L2LError, match="is in use by process"):
+        judge.run(judge.Flags(**options, out=tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[1]", b"null", b"{}", b'{"norm": 3}', b"[" * 100_000])
+def test_a_config_of_another_kind_is_one_line(content, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(L2LError, match="config.json.*: give the workdir of a run") as error:
+        judge.run(judge.Flags(victim=str(tmp_path)))
+    assert "\n" not in str(error.value)
 
 
 def test_a_judgement_goes_on_where_it_was_killed(workdir, tmp_path, monkeypatch):

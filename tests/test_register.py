@@ -174,10 +174,15 @@ def test_import_takes_modules_and_leaves_the_other_flags(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "names_a.py").write_text("from l2ljax import attacks\nattacks.register('a', attacks.random_signs)")
     (tmp_path / "names_b.py").write_text("from l2ljax import attacks\nattacks.register('fgsm', attacks.random_signs)")
-    assert flags.load(["--seed=1", "--import=names_a", "--attacks", "a"]) == ["--seed=1", "--attacks", "a"]
+    assert flags.load(["--seed=1", "--import=names_a", "--import=math", "--attacks", "a"]) == [
+        "--seed=1",
+        "--attacks",
+        "a",
+    ]
     check_same("a", attacks.random_signs(LINF))
     for modules, message in {
-        "names_a,nowhere": "error: --import=nowhere: No module named 'nowhere': name an importable module\n",
+        "names_a,nowhere": "error: --import=nowhere: ModuleNotFoundError: No module named 'nowhere': name an importable "
+        "module\n",
         "names_b": "error: attack 'fgsm': the name fgsm is taken: choose another\n",
     }.items():
         with pytest.raises(SystemExit, match="2"):

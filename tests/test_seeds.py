@@ -129,5 +129,5 @@ def test_plans():
     assert [(s.seed, str(s.workdir)) for s in plan(seeds=2, seed=1)] == [
         (1, "runs/digits_rnn_adv_digits_cnn_s1"), (2, "runs/digits_rnn_adv_digits_cnn_s2"),
     ]  # fmt: skip
-    with pytest.raises(L2LError, match="--seeds=0: give 1 or more"):
+    with pytest.raises(L2LError, match="--seeds=0: give a whole number from 1 to 10000"):
         plan(seeds=0)

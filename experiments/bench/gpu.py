@@ -20,6 +20,7 @@ from l2ljax import data, defenses
 from l2ljax.files import write_json
 from l2ljax.run import experiment, judge
 from l2ljax.run.config import Config, resolve
+from l2ljax.run.settings import Dtype
 from l2ljax.runtime.provenance import provenance
 from l2ljax.train import AXIS, Interrupted
 from l2ljax.types import L2LError
@@ -70,7 +71,7 @@ class Flags:
 
     dataset: str = "cifar10"
     arch: str = "resnet18"
-    dtype: str = "bfloat16"
+    dtype: Dtype = "bfloat16"
     methods: str = "pgd_adv,rnn_adv,grad_l2l,two_step_l2l"
     """Trained on equally many images, as many as the time allows."""
     most_epochs: int = 30

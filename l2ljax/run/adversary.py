@@ -9,7 +9,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -17,16 +17,20 @@ import numpy as np
 from l2ljax import attacks, defenses
 from l2ljax.attacks import names
 from l2ljax.evaluate import evaluate
+from l2ljax.files import locked
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.fit import train
 from l2ljax.run.results import describe, scored
 from l2ljax.run.settings import Settings
-from l2ljax.run.setup import EVAL_BATCH, prepare
-from l2ljax.runtime.flags import read
+from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks, prepare
+from l2ljax.run.trained import read_config
+from l2ljax.runtime.flags import checked, read
 from l2ljax.runtime.monitor import script
-from l2ljax.runtime.workdir import Workdir, read_json
+from l2ljax.runtime.workdir import Workdir
+from l2ljax.train import TrainState
 from l2ljax.types import L2LError
+from l2ljax.values import Count, NonNegative, Range, Seed
 
 __all__ = ["Flags", "learners", "main", "run"]
 
@@ -41,22 +45,22 @@ class Flags:
     """One of the names below, like advgan, l2l_da or rnn_adv."""
     attacker_from: str | None = None
     """Start from the trained attacker of this workdir (for fine-tuning)."""
-    attacker_width: int | None = None
+    attacker_width: Count | None = None
     options: str = ""
     """The attacker's options, like steps=10,diversity=0."""
-    epochs: int = 10
-    batch_size: int = 128
-    attacker_lr: float | None = None
-    draws: int = 10
+    epochs: Count = 10
+    batch_size: Count = 128
+    attacker_lr: NonNegative | None = None
+    draws: Annotated[int, Range(1, 10_000)] = 10
     """The number of attacks on each test image, with other latents: the report has the accuracy against all of them
     together (one that fools the image counts), and against the strongest, the mean and the weakest."""
     attacks: str = "pgd20"
     """Other attacks of the report."""
     data_dir: str | None = None
     """By default the victim's."""
-    train_size: int | None = None
-    eval_size: int | None = None
-    seed: int = 0
+    train_size: Count | None = None
+    eval_size: Count | None = None
+    seed: Seed = 0
     workdir: str | None = None
     """runs/attack_ATTACKER_VICTIM_sSEED by default."""
 
@@ -79,17 +83,24 @@ def run(flags: Flags) -> dict[str, Any]:
       L2LError: bad settings, no victim there, an attacker that learns nothing.
       Interrupted: SIGTERM or Ctrl-C during training; the state is saved.
     """
-    settings = _specify(flags)
+    settings = _specify(checked(flags))
     setup, start = prepare(settings)
     if not jax.tree.leaves(start.params.attacker):
         raise L2LError(f"{flags.attacker} learns nothing: choose from {learners()}")
+    with locked(settings.workdir or ""):
+        return _train(flags, setup, start)
+
+
+def _train(flags: Flags, setup: Setup, start: TrainState) -> dict[str, Any]:
+    """Train, attack, write the report and return its content."""
+    settings = setup.settings
     workdir = Workdir(Path(settings.workdir or ""), {**settings.saved(), **setup.identity()})
     untrained = jax.tree.map(np.asarray, (start.params.attacker, start.stats.attacker))  # training donates them
     state, _, _, seconds = train(setup, start, workdir)
 
     logits_fn = setup.logits_fn(state.params, state.stats)
     own: Any = setup.defense.attack  # not None: there are parameters
-    named = {name: attacks.create(name, setup.ball) for name in settings.attacks}
+    named = named_attacks(setup, state.params, state.stats)
     named |= {"random signs": attacks.random_signs(setup.ball), "untrained": own(*untrained)}
     named |= {f"draw {i}": own(state.params.attacker, state.stats.attacker) for i in range(flags.draws)}
     rows: dict[str, dict[str, float]] = {}
@@ -124,10 +135,10 @@ def learners() -> str:
 
 def _specify(flags: Flags) -> Settings:
     """Return the settings of the attacker's training: the victim's data, classifier and threat, its own recipe."""
-    victim = read_json(Path(flags.victim).expanduser() / "config.json")
+    victim = read_config(flags.victim)
     given = {name: value for name, value in dataclasses.asdict(flags).items() if name in Config.__dataclass_fields__}
     given |= {
-        "data_dir": flags.data_dir or victim["data_dir"],
+        "data_dir": flags.data_dir or victim.get("data_dir"),
         "workdir": flags.workdir or f"runs/attack_{flags.attacker}_{Path(flags.victim).name}_s{flags.seed}",
         "attacker": None,  # the method, here
         **{name: victim[name] for name in ("arch", "eps", "norm", "dtype")},

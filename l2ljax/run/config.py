@@ -1,14 +1,16 @@
 """The flags of the scripts as they are given, and `resolve`, which makes `Settings` of them and the recipes."""
 
-import ast
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from l2ljax import data, defenses
 from l2ljax.run import recipes
-from l2ljax.run.settings import Settings
+from l2ljax.run.settings import Augment, Dtype, LrSchedule, Norm, Optimizer, Schedule, Selection, Settings
+from l2ljax.runtime.flags import checked
 from l2ljax.types import L2LError
+from l2ljax.values import Count, Natural, NonNegative, Positive, Range, Seed, check, parse
 
 __all__ = ["Config", "methods", "named", "resolve"]
 
@@ -28,9 +30,9 @@ class Config:
     other and share a table."""
     arch: str | None = None
     """The classifier."""
-    attacker: str | None = None
-    """The L2L methods' attacker: wide, wide_paper, slim, slim_no_skip."""
-    attacker_width: int | None = None
+    attacker: Literal["wide", "wide_paper", "slim", "slim_no_skip"] | None = None
+    """The L2L methods' attacker."""
+    attacker_width: Count | None = None
     """Channels of its first convolution."""
     init_from: str | None = None
     """Start from the trained classifier of this workdir."""
@@ -38,63 +40,63 @@ class Config:
     """Start from the trained attacker of this workdir."""
     eps: str | None = None
     """The threat's radius, like 8/255 or 0.031."""
-    norm: str | None = None
-    """The threat's norm: linf or l2."""
-    steps: int | None = None
+    norm: Norm | None = None
+    """The threat's norm."""
+    steps: Count | None = None
     """The steps of the attack in training."""
     options: str = ""
     """The method's options, like scale=1,weights=final."""
-    epochs: float | None = None
-    batch_size: int | None = None
-    optimizer: str | None = None
+    epochs: Positive | None = None
+    batch_size: Count | None = None
+    optimizer: Optimizer | None = None
     """The classifier's: sgd (momentum 0.9) or adam."""
-    lr: float | None = None
+    lr: NonNegative | None = None
     """The classifier's learning rate."""
-    augment: str | None = None
-    """The augmentation of training images: none, flip, crop or crop_flip."""
-    lr_schedule: str | None = None
+    augment: Augment | None = None
+    """The augmentation of training images."""
+    lr_schedule: LrSchedule | None = None
     """steps (falls at the recipe's milestones, which stretch with --epochs), constant, or cosine."""
-    attacker_optimizer: str | None = None
+    attacker_optimizer: Optimizer | None = None
     """sgd (momentum 0.9) or adam."""
-    attacker_lr: float | None = None
-    warmup: float | None = None
+    attacker_lr: NonNegative | None = None
+    warmup: NonNegative | None = None
     """Epochs of plain training at the start, of the run's."""
-    schedule: str | None = None
+    schedule: Schedule | None = None
     """joint (both players move on one perturbation), alternating, classifier or attacker (it alone moves)."""
-    seed: int = 0
-    seeds: int = 1
+    seed: Seed = 0
+    seeds: Annotated[int, Range(1, 10_000)] = 1
     """The number of runs, with the seeds SEED, SEED + 1, ..., one after the other; the report has their mean, standard
     deviation and lowest. The same command goes on where it was killed."""
-    dtype: str | None = None
-    """The classifier's dtype: float32 or bfloat16."""
+    dtype: Dtype | None = None
+    """The classifier's dtype."""
     remat: bool = False
     """Compute a residual network's activations again in the backward pass: less memory on accelerators, more time."""
     data_dir: str | None = None
     """A folder or archive with the data; without it, a prepared tensorflow-datasets set or a download."""
-    train_size: int | None = None
+    train_size: Count | None = None
     """The number of training images."""
-    val_size: int | None = None
+    val_size: Natural | None = None
     """The number of training images held out to choose the best parameters; may be 0."""
-    selection: str | None = None
+    selection: Selection | None = None
     """Where the best parameters are chosen: validation, test (as several papers did), or last (none are)."""
-    eval_size: int | None = None
+    eval_size: Count | None = None
     """The number of test images in the report, the first ones; by default all."""
     attacks: str = "fgsm,pgd20,pgd100,margin100,own"
     """The attacks of the report, separated by commas; trained:WORKDIR is the attacker that was trained there, with
     N steps as trainedN:WORKDIR."""
-    devices: int | None = None
+    devices: Count | None = None
     """The number of local devices; by default the most that divide the batch."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where many processes (hosts) train one model: start the same command in each."""
-    num_processes: int | None = None
+    num_processes: Count | None = None
     """With --coordinator: how many there are."""
-    process_id: int | None = None
+    process_id: Natural | None = None
     """With --coordinator: which of them this is, 0 to NUM_PROCESSES - 1. Process 0 evaluates and writes."""
     distributed: bool = False
     """In place of those three where SLURM, Open MPI, Kubernetes or a cloud TPU started the processes."""
-    heartbeat_timeout: int = 60
+    heartbeat_timeout: Count = 60
     """Seconds of silence after which a process counts as gone, and the others end."""
-    checkpoint_every: int | None = None
+    checkpoint_every: Count | None = None
     """Steps between checkpoints; once an epoch by default."""
     no_checkpoint: bool = False
     """Save none."""
@@ -109,14 +111,21 @@ def methods(config: Config) -> list[str]:
     return list(defenses.METHODS) if config.method == "all" else config.method.split(",")
 
 
-def resolve(dataset: str | data.Dataset, method: str, config: Config) -> Settings:
+def resolve(
+    dataset: str | data.Dataset, method: str, config: Config, options: Mapping[str, Any] | None = None
+) -> Settings:
     """Return one run's settings: the flags over the recipe of `dataset`, also where the flags name other data.
 
-    A `Dataset` is one that was checked, as by `data.load`.
+    Args:
+      dataset: a name, or a `Dataset` that was checked, as by `data.load`.
+      method: one of those that `config.method` names.
+      config: the flags.
+      options: of the method, in place of `config.options`.
 
     Raises:
       L2LError: a flag's value is not one that can be.
     """
+    config = checked(config)
     settings = recipes.find(dataset, method, config.recipe)
     dataset = config.dataset or dataset
     name = dataset if isinstance(dataset, str) else dataset.name
@@ -126,10 +135,10 @@ def resolve(dataset: str | data.Dataset, method: str, config: Config) -> Setting
         users = data.load(dataset) if isinstance(dataset, str) else dataset
         classes = users.num_classes
         settings = recipes.fitted(settings, users)._replace(image_shape=users.image_shape, num_classes=classes)
-    given = {field: value for field, value in dataclasses.asdict(config).items() if value is not None}
-    options = {**settings.options, **_given_options(method, config)}
+    given = {field: value for field, value in vars(config).items() if value is not None}
+    chosen = {**settings.options, **_given_options(method, config, options)}
     if "num_classes" in defenses.options(method):
-        options["num_classes"] = classes
+        chosen["num_classes"] = classes
     if "val_size" in given and "selection" not in given:
         given["selection"] = "validation" if given["val_size"] else "last"
     if "epochs" in given:
@@ -141,7 +150,7 @@ def resolve(dataset: str | data.Dataset, method: str, config: Config) -> Setting
     given |= {
         "dataset": name,
         "method": method,
-        "options": options,
+        "options": chosen,
         "attacks": tuple(filter(None, config.attacks.split(","))),
         "workdir": Path(folder).expanduser() / (method if several else ""),
     }
@@ -155,24 +164,24 @@ def named(dataset: str) -> str:
     return dataset.replace(":", ".") if dataset in data.SOURCES or ":" in dataset else Path(dataset).stem
 
 
-def _given_options(method: str, config: Config) -> dict[str, Any]:
-    """Return the method's options that flags name: --options, over them the flags of their own."""
-    known, chosen = defenses.options(method), {}
-    for item in filter(None, config.options.split(",")):
-        name, equals, text = item.partition("=")
-        if not equals or name not in known:
-            listed = ", ".join(f"{k}={v}" for k, v in known.items())
-            raise L2LError(f"--options={item}: {method} takes {listed or 'none'}")
-        try:
-            chosen[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            chosen[name] = text
+def _given_options(method: str, config: Config, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the method's options that flags name, --options or one of their own, checked by their annotations."""
+    kinds, known = defenses.find(method).kinds, defenses.options(method)
+    items = [item.partition("=")[::2] for item in filter(None, config.options.split(","))]
+    chosen: dict[str, Any] = dict(items if options is None else options)
+    if options is None and len(chosen) < len(items):
+        raise L2LError(f"--options={config.options}: give each option once")
+    for name, value in chosen.items():
+        if name not in known or name == "num_classes" or value == "":
+            listed = ", ".join(f"{k}={v}" for k, v in known.items() if k != "num_classes")
+            raise L2LError(f"--options={name}={value}: {method} takes {listed or 'none'}")
+        chosen[name] = (parse if options is None else check)(kinds[name], value, f"--options={name}")
     for name in ("attacker", "attacker_width", "steps"):
-        value = getattr(config, name)
+        value, flag = getattr(config, name), f"--{name.replace('_', '-')}"
+        if value is not None and name in chosen:
+            raise L2LError(f"{flag}={value}: --options has {name}={chosen[name]} too: give one of them")
         if value is not None and name in known:
-            chosen[name] = value
+            chosen[name] = check(kinds[name], value, flag)
         elif value is not None and len(methods(config)) == 1:
-            raise L2LError(f"--{name.replace('_', '-')}: {method} has none")
-    if config.steps is not None and config.steps < 1:
-        raise L2LError(f"--steps={config.steps}: give 1 or more")
+            raise L2LError(f"{flag}: {method} has none")
     return chosen

@@ -7,6 +7,7 @@
 """
 
 import contextlib
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from l2ljax import attacks, checkpoint, cost, data, devices, models, threat
 from l2ljax.evaluate import evaluate
+from l2ljax.files import locked
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.results import Best, draw, summarize
@@ -113,12 +115,14 @@ def fit(
       L2LError: bad settings or data, a workdir of another run, a loss that is not finite, a full disk.
       Interrupted: SIGTERM or Ctrl-C during training in a workdir; the state is saved.
     """
+    if ball is not None and not isinstance(ball, threat.Ball):
+        raise L2LError(f"ball={ball}: give one like threat.linf(8 / 255)")
     if unknown := sorted(settings.keys() - FLAGS):
         raise L2LError(f"fit has no setting {unknown[0]!r}: choose from {', '.join(FLAGS)}")
-    given = settings.keys() | ({"options"} if options else set())
+    names = settings.keys() | ({"options"} if options else set())
     parts = {"ball": ball, "classifier": classifier, "dataset": dataset, "defense": defense, "optimizers": optimizers}
     for part, value in parts.items():
-        if not isinstance(value, str | None) and (twice := sorted(given & {*REPLACED[part]})):
+        if not isinstance(value, str | None) and (twice := sorted(names & {*REPLACED[part]})):
             raise L2LError(f"fit got a {part} of yours and {twice[0]}: give one of them")
     if not devices.one_per_core(settings.get("devices")):
         warnings.warn(
@@ -129,15 +133,17 @@ def fit(
     if isinstance(dataset, tuple | list) and len(dataset) == 2:
         dataset = data.from_arrays(*dataset)
     dataset = dataset if isinstance(dataset, str) else data.load(dataset)
-    if not isinstance(options, str):
-        options = ",".join(f"{name}={value!r}" for name, value in options.items())
     if ball is not None:
         settings |= {"eps": repr(float(ball.eps)), "norm": ball.name}
     made = None if isinstance(classifier, str) else models.as_classifier(classifier)
-    settings["arch"] = classifier if isinstance(classifier, str) else type(classifier).__name__
-    folder = None if workdir is None else str(workdir)
-    config = Config(method=method, options=options, workdir=folder, **settings)
-    complete = resolve(dataset, method, config)
+    settings |= {
+        "arch": classifier if isinstance(classifier, str) else type(classifier).__name__,
+        "options": options if isinstance(options, str) else "",
+        "workdir": workdir,
+    }
+    given: dict[str, Any] = {k: os.fspath(v) if isinstance(v, Path) else v for k, v in settings.items()}
+    chosen = options if isinstance(options, Mapping) else None
+    complete = resolve(dataset, method, Config(method=method, **given), chosen)
     if workdir is None:
         complete = complete._replace(workdir=None)
     if defense is not None:
@@ -162,13 +168,16 @@ def run(settings: Settings, **parts: Any) -> Result:
     setup, state = prepare(settings, **parts)
     identity = setup.identity()
     about = {**settings.saved(), **identity}
-    workdir = None if settings.workdir is None else hosts.on_first(Workdir, settings.workdir, about)
-    state, best, history, seconds = train(setup, state, workdir)
-    report = None
-    if workdir is not None:
-        report = hosts.on_first(_write_report, setup, state, best, seconds, workdir)
-        print(markdown.table([report]))
-        print(f"report, figures and checkpoints: {workdir.path}")
+    workdir, report = None, None
+    with contextlib.ExitStack() as stack:
+        if settings.workdir is not None:
+            hosts.on_first(stack.enter_context, locked(settings.workdir))
+            workdir = hosts.on_first(Workdir, settings.workdir, about)
+        state, best, history, seconds = train(setup, state, workdir)
+        if workdir is not None:
+            report = hosts.on_first(_write_report, setup, state, best, seconds, workdir)
+            print(markdown.table([report]))
+            print(f"report, figures and checkpoints: {workdir.path}")
     attack = trained_attack(setup.defense, state.params.attacker, state.stats.attacker)
     logits_fn = setup.logits_fn(state.params, state.stats)
     return Result(logits_fn, attack, state, best, history, setup.dataset, settings, identity, report)

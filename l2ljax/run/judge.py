@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -22,15 +22,15 @@ from l2ljax.attacks.ensemble import VERSIONS
 from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import checksum, default_batch_size
-from l2ljax.files import write_files
+from l2ljax.files import locked, write_files
 from l2ljax.report import markdown
-from l2ljax.run import illustrate
-from l2ljax.run.trained import learned, load_attacker, load_classifier, load_function, named_attack
-from l2ljax.runtime.flags import read
+from l2ljax.run import illustrate, trained
+from l2ljax.run.settings import Norm
+from l2ljax.runtime.flags import checked, read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
-from l2ljax.runtime.workdir import read_json
 from l2ljax.types import Array, Key, L2LError, LogitsFn, example_keys
+from l2ljax.values import Count, Range, Seed, check
 
 __all__ = ["PAPER", "Flags", "main", "run"]
 
@@ -58,14 +58,14 @@ class Flags:
     yours as a .npz file or module:function (see l2ljax.data.arrays)."""
     data_dir: str | None = None
     eps: str | None = None
-    norm: str | None = None
+    norm: Norm | None = None
     """linf by default."""
-    eval_size: int = 1000
+    eval_size: Count = 1000
     """Test images, the first ones."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """By default 250, on a CPU fewer (32 of CIFAR's images)."""
-    seed: int = 0
-    attack_seeds: int = 1
+    seed: Seed = 0
+    attack_seeds: Annotated[int, Range(1, 10_000)] = 1
     """The number of runs of each attack, with other seeds; the worst is reported (L2L reports the worst of five)."""
     masking: bool = True
     """Whether to look for masked gradients."""
@@ -93,6 +93,10 @@ def run(flags: Flags) -> dict[str, Any]:
     Raises:
       L2LError: no such run or function, unknown attacks, a model that is not one.
     """
+    flags = checked(flags)
+    check(Seed, flags.seed + flags.attack_seeds - 1, "--seed plus --attack-seeds")
+    if flags.baseline and not flags.figures:
+        raise L2LError(f"--baseline={flags.baseline}: give --figures too, which it is drawn in")
     victim, about, folder = _victim(flags)
     ball = threat.BALLS[about["norm"]](threat.parse_eps(about["eps"]))
     dataset = data.load(about["dataset"], flags.data_dir or about.get("data_dir"))
@@ -107,29 +111,37 @@ def run(flags: Flags) -> dict[str, Any]:
     wanted = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
     about_victim = (flags.figures, flags.victim, logits_fn, ball, dataset)
     plan = illustrate.make_plan(*about_victim, baseline=flags.baseline, attackers=wanted, batch_size=batch_size)
+    for name in wanted:
+        if name in VERSIONS and VERSIONS[name].stochastic and not flags.stochastic:
+            raise L2LError(f"--attacks={name} is for models with noise of their own: give --stochastic or no {name}")
     jobs = {name: _job(name, flags.victim, ball, victim if name == "rand" else logits_fn) for name in wanted}
+    black_box = [*filter(None, flags.black_box.split(","))]
+    for name in black_box:
+        if trained.learned(name) is None:
+            attacks.create(name, ball)  # its errors, also without surrogates
     crossings = {
-        f"{name} on {who}": (who, name, _job(name, who, ball, logits_fn, load_classifier(who)))
+        f"{name} on {who}": (who, name, _job(name, who, ball, logits_fn, trained.load_classifier(who)))
         for who in filter(None, flags.surrogates.split(","))
-        for name in flags.black_box.split(",")
+        for name in black_box
     }
     robust: dict[str, np.ndarray] = {}
     x, seeds = data.pixels(split.images), range(flags.seed, flags.seed + flags.attack_seeds)
-    for title, job in {**jobs, **{title: job for title, (_, _, job) in crossings.items()}}.items():
-        for seed in seeds:
-            state = folder / "states" / f"{re.sub(r'[^0-9A-Za-z+]+', '_', title)}_{seed}.npz"
-            key = jax.random.key(seed)
-            scores = job(x, split.labels, key=key, batch_size=batch_size, progress=print, state_path=state)
-            robust[title] = robust.get(title, scores.robust) & scores.robust
-        print(f"{title}: {robust[title].mean():.2%}", flush=True)
+    with locked(folder):
+        for title, job in {**jobs, **{title: job for title, (_, _, job) in crossings.items()}}.items():
+            for seed in seeds:
+                state = folder / "states" / f"{re.sub(r'[^0-9A-Za-z+]+', '_', title)}_{seed}.npz"
+                key = jax.random.key(seed)
+                scores = job(x, split.labels, key=key, batch_size=batch_size, progress=print, state_path=state)
+                robust[title] = robust.get(title, scores.robust) & scores.robust
+            print(f"{title}: {robust[title].mean():.2%}", flush=True)
     key = jax.random.key(flags.seed)
     clean = evaluate(logits_fn, split, {}, key=key, batch_size=batch_size).clean_acc
     noise = stochastic if flags.stochastic else None
     checks = masking_checks(logits_fn, split, ball, key=key, stochastic=noise) if flags.masking else []
     drawn = illustrate.draw(plan, split, folder, key=key)
-    black_box: dict[str, dict[str, float]] = {}
+    transferred: dict[str, dict[str, float]] = {}
     for title, (who, name, _) in crossings.items():
-        black_box.setdefault(who, {})[name] = float(robust[title].mean())
+        transferred.setdefault(who, {})[name] = float(robust[title].mean())
     result = {
         "name": flags.victim,
         **dict.fromkeys(("link", "authors", "venue", "reported")),
@@ -143,8 +155,8 @@ def run(flags: Flags) -> dict[str, Any]:
             **provenance(),
             **{"norm": about["norm"], "eps_value": ball.eps, "images": len(split.labels), "seeds": list(seeds)},
             "attacks": {name: float(robust[name].mean()) for name in jobs},
-            "parameters": {name: attacks.parameters(name, ball) for name in jobs if not learned(name)},
-            "black_box": black_box,
+            "parameters": {name: attacks.parameters(name, ball) for name in jobs if not trained.learned(name)},
+            "black_box": transferred,
             "worst_case_acc": float(np.logical_and.reduce(list(robust.values())).mean()) if robust else None,
             "model_sha256": checksum(victim),
             "checks": [check._asdict() for check in checks],
@@ -167,7 +179,7 @@ def _job(
     """
     if name in VERSIONS and surrogate is None:
         return functools.partial(run_standard_evaluation, logits_fn, ball=ball, version=name)
-    attack = named_attack(name, ball, functools.partial(load_attacker, workdir, ball=ball))
+    attack = trained.named_attack(name, ball, functools.partial(trained.load_attacker, workdir, ball=ball))
     about: tuple[Any, ...] = (ball.name, ball.eps)
     if surrogate is not None:
         attack, about = attacks.transfer(attack, surrogate), (*about, workdir)
@@ -194,11 +206,11 @@ def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
         if flags.dataset is None or flags.eps is None:
             raise L2LError("--victim=module:function needs --dataset and --eps")
         known = {"arch": flags.victim, "norm": "linf", **asked}
-        return load_function(flags.victim), known, flags.out or Path("evaluation")
+        return trained.load_function(flags.victim), known, flags.out or Path("evaluation")
     if flags.stochastic:
         raise L2LError(f"--stochastic: {flags.victim} is a run, whose classifier has no noise: leave it out")
-    saved = read_json(Path(flags.victim).expanduser() / "config.json")
+    saved = trained.read_config(flags.victim)
     if flags.norm not in (None, saved.get("norm")) and flags.eps is None:
         raise L2LError(f"--norm={flags.norm}: give --eps too, that of {flags.victim} is in {saved['norm']}")
     about = {**saved, **({"data_dir": None} if flags.dataset else {}), **asked}
-    return load_classifier(flags.victim), about, flags.out or Path(flags.victim).expanduser() / "evaluation"
+    return trained.load_classifier(flags.victim), about, flags.out or Path(flags.victim).expanduser() / "evaluation"

@@ -19,9 +19,9 @@ from l2ljax.report import markdown
 from l2ljax.run.config import Config, named, resolve
 from l2ljax.run.settings import Settings
 from l2ljax.run.setup import data_identity
+from l2ljax.runtime.flags import checked
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import ABOUT_REPORTING, read_json
-from l2ljax.types import L2LError
 
 __all__ = ["finished", "plan", "write"]
 
@@ -31,8 +31,7 @@ def plan(dataset: str, method: str, config: Config) -> list[Settings]:
 
     Of several, that of seed 3 is in WORKDIR/s3, where --workdir is given. Bad settings are an L2LError.
     """
-    if config.seeds < 1:
-        raise L2LError(f"--seeds={config.seeds}: give 1 or more")
+    config = checked(config)
     seeds = range(config.seed, config.seed + config.seeds)
     folders = {s: f"{config.workdir}/s{s}" if config.workdir and config.seeds > 1 else config.workdir for s in seeds}
     return [

@@ -8,43 +8,51 @@ optimizers(settings, steps_per_epoch=15)
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import optax
 
-from l2ljax import attacks, data, threat, train
+from l2ljax import attacks, threat
 from l2ljax.run.trained import learned
 from l2ljax.types import L2LError, Players
 
-__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "Settings", "optimizers"]
+__all__ = [
+    "LR_SCHEDULES", "OPTIMIZERS", "Augment", "Dtype", "LrSchedule", "Norm", "Optimizer", "Schedule", "Selection",
+    "Settings",
+    "optimizers", "total_steps",
+]  # fmt: skip
 
-DTYPES = ("float32", "bfloat16")
-SELECTIONS = ("validation", "test", "last")
+Augment = Literal["none", "flip", "crop", "crop_flip"]
+Dtype = Literal["float32", "bfloat16"]
+LrSchedule = Literal["steps", "constant", "cosine"]
+Norm = Literal["linf", "l2"]
+Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["joint", "alternating", "classifier", "attacker"]
+Selection = Literal["validation", "test", "last"]
 
 
 class Settings(NamedTuple):
-    """The settings of one method on one data set. In a recipe the fields from `dataset` on are as they stand here."""
+    """The settings of one method on one data set; `Config` says what those are that flags name.
+
+    In a recipe the fields from `dataset` on are as they stand here.
+    """
 
     source: str
     """Which paper or code the recipe is from."""
     arch: str
     eps: str
-    """The threat's radius, like 8/255 or 0.031."""
     epochs: float
     """May end within one: L2L-DA's 100,000 steps are 166.7."""
     lr: float
     batch_size: int = 128
     optimizer: str = "sgd"
-    """sgd (momentum 0.9, weight decay coupled) or adam."""
     weight_decay: float = 0.0
     nesterov: bool = False
     lr_schedule: str = "steps"
-    """steps (at the milestones), constant, or cosine (from lr to 0 over the run)."""
     milestones: tuple[float, ...] = ()
     """After how many epochs the learning rate is multiplied by `decay`."""
     decay: float = 0.1
     attacker_lr: float = 1e-3
-    """Constant."""
     attacker_optimizer: str = "adam"
     attacker_weight_decay: float = 0.0
     clip_norm: float | None = None
@@ -52,7 +60,6 @@ class Settings(NamedTuple):
     clip_warmup: bool = True
     """Whether the warm-up's gradients are clipped, too."""
     warmup: float = 0.0
-    """Epochs of plain training at the start (they count as epochs of the run)."""
     augment: str | None = None
     """By default the data set's customary one, see `data.train_batch`."""
     val_size: int = 1000
@@ -70,7 +77,6 @@ class Settings(NamedTuple):
     recipe: str = "ours"
     """The name of these settings in `recipes.RECIPES`."""
     schedule: str = "joint"
-    """Who moves, see `train.make_step`."""
     dtype: str = "float32"
     dataset: str = ""
     image_shape: tuple[int, ...] | None = None
@@ -85,10 +91,8 @@ class Settings(NamedTuple):
     train_size: int | None = None
     eval_size: int | None = None
     attacks: tuple[str, ...] = ()
-    """The attacks of the report."""
     devices: int | None = None
     checkpoint_every: int | None = None
-    """Steps between checkpoints; once an epoch by default."""
     no_checkpoint: bool = False
     workdir: Path | None = None
     """Without one the run leaves nothing behind."""
@@ -103,26 +107,18 @@ class Settings(NamedTuple):
         return json.loads(json.dumps(self._asdict(), default=str))
 
     def check(self) -> None:
-        """Check all settings before anything runs; a value that cannot be is an L2LError that names its flag."""
-        if self.epochs <= 0:
-            raise L2LError(f"--epochs={self.epochs}: give a number above 0")
-        for name in ("batch_size", "checkpoint_every", "devices", "train_size", "eval_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise L2LError(f"--{name.replace('_', '-')}={value}: give 1 or more")
-        choices: dict[str, Any] = {
-            "norm": threat.BALLS, "schedule": train.SCHEDULES, "optimizer": OPTIMIZERS, "dtype": DTYPES,
-            "attacker_optimizer": OPTIMIZERS, "augment": (*data.AUGMENTS, None), "lr_schedule": LR_SCHEDULES,
-            "selection": SELECTIONS,
-        }  # fmt: skip
-        for name, known in choices.items():
-            if (value := getattr(self, name)) not in known:
-                raise L2LError(f"unknown {name} {value!r}: choose from {', '.join(filter(None, known))}")
-        if not 0 <= self.warmup <= self.epochs:
+        """Check what no flag says alone: the warm-up, the radius, the names of attacks; an L2LError names the flag."""
+        if self.warmup > self.epochs:
             raise L2LError(f"--warmup={self.warmup}: give 0 to {self.epochs}, the run's epochs")
         ball = self.ball
         for name in self.attacks:
             if learned(name) is None:
                 attacks.create(name, ball)
+
+
+def total_steps(settings: Settings, steps_per_epoch: int) -> int:
+    """Return the number of the run's last step."""
+    return max(round(settings.epochs * steps_per_epoch), 1)
 
 
 def _steps(settings: Settings, steps_per_epoch: int) -> optax.Schedule:
@@ -132,13 +128,9 @@ def _steps(settings: Settings, steps_per_epoch: int) -> optax.Schedule:
 
 LR_SCHEDULES: dict[str, Callable[[Settings, int], optax.Schedule]] = {
     "steps": _steps,
-    "constant": lambda settings, steps_per_epoch: optax.constant_schedule(settings.lr),
-    "cosine": lambda settings, steps_per_epoch: optax.cosine_decay_schedule(
-        settings.lr, max(round(settings.epochs * steps_per_epoch), 1)
-    ),
+    "constant": lambda settings, _: optax.constant_schedule(settings.lr),
+    "cosine": lambda settings, per_epoch: optax.cosine_decay_schedule(settings.lr, total_steps(settings, per_epoch)),
 }
-
-
 OPTIMIZERS: dict[str, Callable[[Settings], optax.GradientTransformation]] = {
     "sgd": lambda settings: optax.trace(0.9, nesterov=settings.nesterov),
     "adam": lambda settings: optax.scale_by_adam(),

@@ -10,7 +10,7 @@ from l2ljax import checkpoint, data, defenses, models, threat
 from l2ljax.data.load import divide
 from l2ljax.devices import own_core
 from l2ljax.evaluate.standard import checksum
-from l2ljax.run.settings import Settings, optimizers
+from l2ljax.run.settings import Settings, optimizers, total_steps
 from l2ljax.run.trained import named_attack, trained_attack
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
 from l2ljax.types import Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
@@ -126,7 +126,7 @@ def prepare(
             both = state.params._replace(**{player: params}), state.stats._replace(**{player: stats})
             state = state._replace(params=both[0], stats=both[1])
     step = make_step(defense, movers, schedule=settings.schedule, devices=devices)
-    phases = [(step, max(round(settings.epochs * epoch_steps), 1))]
+    phases = [(step, total_steps(settings, epoch_steps))]
     if settings.warmup:
         plain = defenses.create("plain", classifier, ball, axis_name=AXIS)
         warm_up = make_step(plain, first_movers, schedule="classifier", devices=devices)
@@ -149,7 +149,8 @@ def _devices(wanted: int | None, batch_size: int) -> list[jax.Device]:
     dividing = (n for n in range(local, 0, -1) if batch_size % (n * jax.process_count()) == 0)
     each = next(dividing, local) if wanted is None else wanted
     if each > local:
-        raise L2LError(f"--devices={each}: this machine has {local}")
+        fix = f"give fewer, or set JAX_NUM_CPU_DEVICES={each} on a CPU"
+        raise L2LError(f"--devices={each}: this machine has {local}: {fix}")
     n = each * jax.process_count()
     if batch_size % n:
         raise L2LError(

@@ -22,7 +22,7 @@ from l2ljax.types import Array, Attack, Classifier, Defense, L2LError, Tree
 
 __all__ = [
     "Learned", "check_threat", "learned", "load", "load_attacker", "load_classifier", "load_function", "named_attack",
-    "trained_attack",
+    "read_config", "trained_attack",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ def load(workdir: str | Path, classifier: Network | None = None) -> tuple[jax.tr
     Args and errors are those of `load_classifier`.
     """
     logits_fn = load_classifier(workdir, classifier)
-    method = {**defenses.METHODS, **defenses.ATTACKERS}.get(_saved(workdir)["method"])
+    method = {**defenses.METHODS, **defenses.ATTACKERS}.get(read_config(workdir)["method"])
     return logits_fn, load_attacker(workdir) if method is None or method.learns else None
 
 
@@ -83,7 +83,7 @@ def load_classifier(workdir: str | Path, classifier: Network | None = None) -> j
     Raises:
       L2LError: no run there, or one of another classifier.
     """
-    saved = _saved(workdir)
+    saved = read_config(workdir)
     if classifier is None:
         if saved["arch"] not in models.CLASSIFIERS:
             raise L2LError(
@@ -111,7 +111,7 @@ def load_attacker(
     Raises:
       L2LError: no run there, or one whose attacker learned nothing, or learned in another threat.
     """
-    saved = _saved(workdir)
+    saved = read_config(workdir)
     trained = check_threat(workdir, saved, ball)
     if saved["method"] not in {**defenses.METHODS, **defenses.ATTACKERS}:
         raise L2LError(
@@ -146,15 +146,20 @@ def load_function(name: str) -> Callable[..., Array]:
     return function
 
 
-def _saved(workdir: str | Path) -> dict[str, Any]:
-    """Return a run's config.json, completed where its data set is one of the library's."""
+KINDS = {"dataset": str, "method": str, "arch": str, "eps": str, "norm": str, "options": dict, "dtype": str}
+
+
+def read_config(workdir: str | Path, *names: str) -> dict[str, Any]:
+    """Return a run's config.json, with these settings, by default all that make its players.
+
+    It is completed where its data set is one of the library's. A file of another kind is an L2LError.
+    """
     saved = read_json(Path(workdir).expanduser() / "config.json")
-    missing = [name for name in ("dataset", "method", "arch", "eps", "norm", "options", "dtype") if name not in saved]
-    if missing:
-        raise L2LError(
-            f"{workdir}/config.json has no {missing[0]}: give the workdir of a run that trained a classifier"
-        )
-    if saved.get("image_shape") is None:
+    for name in names or KINDS:
+        if not isinstance(saved.get(name), KINDS[name]) or (name == "norm" and saved[name] not in threat.BALLS):
+            fix = "give the workdir of a run that trained a classifier"
+            raise L2LError(f"{workdir}/config.json has no {name}: {fix}")
+    if not names and saved.get("image_shape") is None:
         known = data.source(saved["dataset"])
         saved |= {"num_classes": len(known.classes), "image_shape": known.image_shape}
     return saved

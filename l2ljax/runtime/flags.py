@@ -3,22 +3,27 @@
     flags = read(Flags, __doc__, lambda: {"Attacks": attacks.names.table()})
     launch(main, Flags, __doc__)                       # main(flags), with one-line errors
 
-`--import=my.module` imports modules that register methods and attacks before the flags are read: their names are in
-`--help` then.
+The annotations of the dataclass say what a flag may be, see `values`: a value that is none of these is one line, and so
+is a flag that is given twice. `--import=my.module` imports modules that register methods and attacks before the flags
+are read: their names are in `--help` then.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+from l2ljax import values
 from l2ljax.data.functions import import_module
 from l2ljax.runtime.monitor import one_line_errors
-from l2ljax.types import L2LError
+from l2ljax.types import L2LError, one_line
 
-__all__ = ["launch", "load", "quiet_pipe", "read"]
+__all__ = ["checked", "launch", "load", "quiet_pipe", "read"]
 
 HELP = "--import=MODULE, or several separated by commas, first imports modules of yours, which register names."
 T = TypeVar("T")
@@ -26,8 +31,9 @@ T = TypeVar("T")
 
 def launch(main: Callable[[T], Any], kind: type[T], about: str | None, **options: Any) -> None:
     """Run a script: read its flags, see `read`, and call `main` with them; an L2LError is one line and status 2."""
+    flags = read(kind, str(about), **options)
     with one_line_errors():
-        main(read(kind, str(about), **options))
+        main(flags)
 
 
 def read(
@@ -53,15 +59,75 @@ def read(
 
     others = load(arguments)
     given: dict[str, Any] = {} if default is None else {"default": default}
-    with quiet_pipe():
+    with one_line_errors(), quiet_pipe():
+        _look_over(kind, others)
         try:
-            config = (tyro.conf.FlagCreatePairsOff,)
-            return tyro.cli(kind, args=others, description=f"{about}\n\n{HELP}", config=config, **given)
+            config, registry = (tyro.conf.FlagCreatePairsOff,), _texts()
+            about = f"{about}\n\n{HELP}"
+            flags = tyro.cli(kind, args=others, description=about, config=config, registry=registry, **given)
+            return _each(
+                flags, lambda kind, v, name: (values.parse if isinstance(v, str) else values.check)(kind, v, name)
+            )
         except SystemExit as end:
             if end.code == 0:  # after --help
                 for title, table in tables().items():
                     print(f"\n{title}:\n\n{table}")
             raise
+
+
+def checked(flags: T) -> T:
+    """Return the flags with Python's own numbers; raise an L2LError that names one that its annotation refuses."""
+    return _each(flags, values.check)
+
+
+def _each(flags: T, function: Callable[[Any, Any, str], Any]) -> T:
+    """Return the flags with function(annotation, value, name) in place of each value, or of each of a tuple."""
+    new = {}
+    for name, kind in typing.get_type_hints(type(flags), include_extras=True).items():
+        value, named = getattr(flags, name), f"--{name.replace('_', '-')}"
+        if isinstance(value, tuple):
+            element = next(
+                typing.get_args(k)[0] for k in (kind, *typing.get_args(kind)) if typing.get_origin(k) is tuple
+            )
+            new[name] = tuple(function(element, each, named) for each in value)
+        else:
+            new[name] = function(kind, value, named)
+    return dataclasses.replace(flags, **new)  # type: ignore[type-var]
+
+
+def _look_over(kind: Any, arguments: Sequence[str]) -> None:
+    """Refuse what no annotation can: a flag twice, a switch with a value, an empty name of a file or run."""
+    hints, seen = typing.get_type_hints(kind), set[str]()
+    for argument in arguments:
+        given, equals, text = argument.partition("=")
+        name = given.removeprefix("--").replace("-", "_")
+        name = name if name in hints else name.removeprefix("no_")
+        if name not in hints or not given.startswith("--"):
+            continue
+        if name in seen:
+            raise L2LError(f"{given} is given twice: give it once")
+        seen.add(name)
+        if equals and hints[name] is bool:
+            raise L2LError(f"{argument}: give {given} alone, it takes no value")
+        if equals and not text and {Path, type(None)} & {hints[name], *typing.get_args(hints[name])}:
+            raise L2LError(f"{argument}: give a value, or leave it out")
+
+
+def _texts() -> Any:
+    """Return the rule that leaves numbers and choices as they are written, for `checked`."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def text(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        choice = info.type_origin is typing.Literal
+        if not choice and info.type not in (int, float):
+            return None
+        word = f"{{{','.join(map(str, typing.get_args(info.type)))}}}" if choice else info.type.__name__.upper()
+        return PrimitiveConstructorSpec(1, word, lambda texts: texts[0], lambda value: True, lambda value: [str(value)])
+
+    return registry
 
 
 @contextlib.contextmanager
@@ -86,12 +152,14 @@ def load(arguments: Sequence[str] | None = None) -> list[str]:
     A module that cannot be imported, or registers what it may not, ends the script with one line.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--import", dest="modules", default="")
+    parser.add_argument("--import", dest="modules", action="append", default=[])
     chosen, others = parser.parse_known_args(arguments)
     with one_line_errors():
-        for name in filter(None, chosen.modules.split(",")):
+        for name in filter(None, ",".join(chosen.modules).split(",")):
             try:
                 import_module(name)
-            except ImportError as error:
-                raise L2LError(f"--import={name}: {error}: name an importable module") from error
+            except L2LError:
+                raise
+            except Exception as error:  # whatever runs when the module is imported
+                raise L2LError(f"--import={name}: {one_line(error)}: name an importable module") from error
     return others

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 import pickle
+import re
 import subprocess
 import sys
 import traceback
@@ -64,6 +65,8 @@ def joined(
         return
     if distributed != (None in named) or (distributed and any(value is not None for value in named)):
         raise L2LError("give --coordinator=HOST:PORT, --num-processes and --process-id, or --distributed alone")
+    if coordinator is not None and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
+        raise L2LError(f"--coordinator={coordinator}: give HOST:PORT, like 10.0.0.1:1234")
     jax.config.update("jax_enable_preemption_service", False)  # it would intercept SIGTERM
     try:
         jax.distributed.initialize(

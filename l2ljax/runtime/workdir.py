@@ -95,8 +95,8 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
     if now is not None and before != now:
         count = before.split()[0]
         raise L2LError(
-            f"{path} holds a run on {before}, here it would be {now}: give --devices={count} "
-            f"({count} cores where each has one), or choose another --workdir"
+            f"{path} holds a run on {before}, here it would be {now}: give --devices={count} ({count} cores where each "
+            f"has one, or set JAX_NUM_CPU_DEVICES={count}), or choose another --workdir"
         )
     theirs, ours = (tuple(about.get("network", ("", ""))) for about in (old, new))
     if theirs[0] == ours[0] and theirs != ours:  # of one version of JAX
