@@ -214,9 +214,12 @@ def test_the_curves_drawing_has_a_point_per_step_and_names_draws_only_where_ther
         np.testing.assert_array_equal(left.lines[0].get_xydata(), [[0, 0.5], [1, 1], [2, 2]])
 
 
-def test_the_perturbations_drawing_shows_clean_adversarial_and_amplified_images(drawn):
-    x = RNG.uniform(size=(2, 3, 3, 1))
-    x_adv = np.clip(x + RNG.uniform(-0.1, 0.1, (2, 2, *x.shape)), 0, 1)  # [model, attack, N, H, W, C]
+@pytest.mark.parametrize("eps, factors", [(0.01, [5, 30]), (0.03125, [5, 16]), (0.0625, [8]), (0.25, [2])])
+def test_the_perturbations_drawing_shows_clean_adversarial_and_amplified_images(drawn, eps, factors):
+    x = RNG.uniform(0.3, 0.7, size=(2, 3, 3, 1))
+    noise = RNG.uniform(-eps, eps, (2, 2, *x.shape))  # [model, attack, N, H, W, C]
+    noise[0, 0, 0, 0] = eps
+    x_adv = x + noise
     shown = {
         f"model {m}": {f"attack {a}": {"x_adv": x_adv[m, a].tolist(), "predictions": [0, 1]} for a in (0, 1)}
         for m in (0, 1)
@@ -225,7 +228,9 @@ def test_the_perturbations_drawing_shows_clean_adversarial_and_amplified_images(
     figures.amplified_perturbations(
         "unused", {"class_names": names, "labels": [0, 0], "x": x.tolist(), "models": shown}
     )
-    grid = np.array(drawn().axes).reshape(4, 7)
+    group = 1 + len(factors)
+    grid = np.array(drawn().axes).reshape(4, 1 + 2 * group)
+    assert [axes.get_title() for axes in grid[0, 2 : 1 + group]] == [f"{factor} times" for factor in factors]
     for row, (i, a) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         seen = [axes.images[0].get_array()[..., 0] if axes.images else None for axes in grid[row]]
         assert (seen[0] is None) == (a == 1)  # each clean image once
@@ -233,11 +238,11 @@ def test_the_perturbations_drawing_shows_clean_adversarial_and_amplified_images(
             np.testing.assert_allclose(seen[0], x[i, ..., 0])
         for m in (0, 1):
             delta = x_adv[m, a, i, ..., 0] - x[i, ..., 0]
-            one, five, thirty = seen[1 + 3 * m : 4 + 3 * m]
+            one, *others = seen[1 + group * m : 1 + group * (m + 1)]
             np.testing.assert_allclose(one, x_adv[m, a, i, ..., 0])
-            np.testing.assert_allclose(five, np.clip(0.5 + 5 * delta, 0, 1), atol=1e-12)
-            np.testing.assert_allclose(thirty, np.clip(0.5 + 30 * delta, 0, 1), atol=1e-12)
-            title = grid[row][1 + 3 * m].title
+            for factor, amplified in zip(factors, others, strict=True):
+                np.testing.assert_allclose(amplified, 0.5 + factor * delta, atol=1e-12)  # nothing is cut off
+            title = grid[row][1 + group * m].title
             assert title.get_text() == f"→ {names[i]}"
             assert (title.get_color() == figures.RED) == (i == 1)  # the second image is misclassified
 

@@ -56,15 +56,10 @@ Iterations = Callable[[Tree, Any, Any], tuple[Any, dict[str, Array]]]
 def collect(
     environment: Environment, params: Tree, networks: Networks, agent: Agent, key: Key, *, columns: int
 ) -> Rollout:
-    """Act for `horizon` steps in `columns` environments; all random numbers are drawn beforehand.
+    """Act by the agent's policy for `horizon` steps in `columns` environments side by side.
 
-    Args:
-      environment: the task; its `params` are a separate argument, because they may be traced.
-      params: its parameters.
-      networks: the agent's functions.
-      agent: acts by its policy.
-      key: one key.
-      columns: number of environments side by side.
+    The environment's `params` are a separate argument, because they may be traced. All random numbers are drawn
+    beforehand.
     """
     spec, policy = environment.spec, networks.policy
     k_start, k_noise = jax.random.split(key)

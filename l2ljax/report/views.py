@@ -148,10 +148,7 @@ def losses_along(
         return jnp.concatenate([x[None], path(logits_fn, key, x, y)])
 
     reached = losses_of_draws(logits_fn, split, from_clean, key=key, draws=draws, batch_size=batch_size)
-    return {
-        "largest": reached.max(axis=0).mean(axis=1).tolist(),
-        "spread": reached.std(axis=0).mean(axis=1).tolist(),
-    }
+    return {"largest": reached.max(axis=0).mean(axis=1).tolist(), "spread": reached.std(axis=0).mean(axis=1).tolist()}
 
 
 def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: int = 21) -> dict[str, Any]:

@@ -101,12 +101,14 @@ def draw(setup: Setup, state: TrainState, workdir: Workdir) -> list[Path]:
         if "val_clean_acc" in row
     ]
     curves, grid = workdir.figures / "training.png", workdir.figures / "perturbations.png"
-    figures.training_curves(curves, rows, validations)
+    settings = setup.settings
+    title = f"{settings.method}: {settings.arch} on {settings.dataset}, {settings.norm} eps {settings.eps}"
+    figures.training_curves(curves, rows, validations, title)
     logits_fn = setup.logits_fn(state.params, state.stats)
     x, y = jnp.asarray(data.pixels(setup.eval_split.images[:8])), setup.eval_split.labels[:8]
     x_adv = jax.jit(attacks.create("pgd20", setup.ball))(logits_fn, setup.eval_key, x, y)
     predictions = np.asarray(jax.jit(lambda f, x: f(x))(logits_fn, x_adv)).argmax(axis=1)
-    figures.perturbation_grid(grid, x, x_adv, y, predictions, setup.dataset.class_names)
+    figures.perturbation_grid(grid, x, x_adv, y, predictions, setup.dataset.class_names, "pgd20")
     return [curves, grid]
 
 
