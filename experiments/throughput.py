@@ -7,13 +7,10 @@ Attack any classifier, or your own as --model=module:function, over batch sizes 
 import argparse
 import dataclasses
 
-import tyro
-
 from bench import benchmark, throughput
 from l2ljax import devices
 from l2ljax.files import write_json
-from l2ljax.runtime import flags
-from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from papers import tables
 
@@ -31,42 +28,23 @@ class Flags(throughput.Flags):
 
 def main(flags: Flags) -> None:
     """Measure, write, print."""
-    if flags.variants:  # on one device
-        size = int(flags.batch_sizes.split(",")[0])
-        keep(flags, {"batch_size": size, "results": variants(flags, size)})
+    if not flags.variants:
+        if flags.devices != 1:
+            devices.one_per_core()
+        throughput.run(flags)
         return
-    if flags.devices != 1:
-        devices.one_per_core()
-    throughput.run(flags)
-
-
-def keep(flags: Flags, content: dict) -> None:
-    """Write and print."""
-    record = {**provenance(), **content}
+    size = int(flags.batch_sizes.split(",")[0])
+    width = flags.attacker_width or 16
+    results = benchmark.variants(size, repeats=flags.repeats, width=width, stock_scan=flags.stock_scan)
+    record = {**provenance(), "batch_size": size, "results": results}
     write_json(flags.out, record)
     print(tables.tell(record))
 
 
-def variants(flags: Flags, n: int, steps: int = 10) -> dict[str, dict]:
-    """Return PGD and single training steps, each in several programs."""
-    clf, variables, batch = benchmark.random_batch("resnet20", n)
-    programs = benchmark.attack_programs(clf, variables, batch, steps, flags.stock_scan)
-    results = {f"PGD-{steps}, resnet20": benchmark.alternate(programs, images=n, repeats=flags.repeats)}
-    for name, defense in {
-        "training step of pgd_adv": lambda unroll: benchmark.pgd_adv(clf, steps, unroll),
-        "training step of grad_l2l": lambda unroll: benchmark.grad_l2l(clf, flags.attacker_width or 16, unroll),
-    }.items():
-        programs = benchmark.training_programs(clf, batch, defense, flags.stock_scan)
-        results[f"{name}, resnet20"] = benchmark.alternate(programs, images=n, repeats=flags.repeats)
-    return results
-
-
 if __name__ == "__main__":
     presets = throughput.presets()
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", choices=presets, default="")
-    chosen, others = parser.parse_known_args(flags.load())
-    with one_line_errors():
-        known = f"--preset: {', '.join(filter(None, presets))}, whose settings the flags below replace."
-        description = f"{__doc__}\n{known}\n{flags.HELP}"
-        main(tyro.cli(Flags, description=description, default=Flags(**presets[chosen.preset]), args=others))
+    chosen, others = parser.parse_known_args()
+    known = f"--preset: {', '.join(filter(None, presets))}, whose settings the flags below replace."
+    launch(main, Flags, f"{__doc__}\n{known}", arguments=others, default=Flags(**presets[chosen.preset]))

@@ -48,19 +48,12 @@ def run(
     seconds: float,
     summarize: Callable[[dict[str, Any]], dict[str, Any]] = lambda results: {},
 ) -> dict[str, Any]:
-    """Run the jobs in order; SIGTERM and Ctrl-C end the current one and skip the others.
+    """Run the jobs in order within the seconds; SIGTERM and Ctrl-C end the current one and skip the others.
 
-    Args:
-      jobs: the most important first.
-      out: the JSON, written completely before and after each job and whenever one has written; it keeps the entries of
-        other jobs.
-      folder: for the jobs' own files and logs.
-      seconds: for all jobs.
-      summarize: from job -> result, to the entry "summary".
-
-    Returns:
-      The JSON's content: "summary" and "jobs", name -> {"state": done, failed (by itself), stopped, running or not
-      begun, "seconds", "result": its JSON, "log": its last lines if it is not done}.
+    `folder` is for the jobs' own files and logs. `out` is written completely before and after each job and whenever one
+    has written; it keeps the entries of other jobs. Its content is returned: "summary", of job -> result, and "jobs",
+    name -> {"state": done, failed (by itself), stopped, running or not begun, "seconds", "result": its JSON, "log": its
+    last lines if it is not done}.
     """
     began = time.monotonic()
     rows: dict[str, dict[str, Any]] = json.loads(out.read_text())["jobs"] if out.exists() else {}
@@ -86,38 +79,35 @@ def run(
 
 
 def _work(
-    job: Job,
-    row: dict[str, Any],
-    folder: Path,
-    deadline: float,
-    stopping: Callable[[], bool],
-    keep: Callable[[], Any],
+    job: Job, row: dict[str, Any], folder: Path, deadline: float, stopping: Callable[[], bool], keep: Callable[[], Any]
 ) -> None:
     """Run a job until it ends or its time is up, and fill in its row."""
-    began = time.monotonic()
+    began, seen = time.monotonic(), 0
     path, log = (folder / f"{job.name}{suffix}" for suffix in (".json", ".log"))
     path.unlink(missing_ok=True)
     row["state"] = "running"
     keep()
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_begin, args=(job, path, log, deadline - began))
+
+    def look() -> None:
+        nonlocal seen
+        if path.exists() and path.stat().st_mtime_ns != seen:
+            seen = path.stat().st_mtime_ns
+            row["result"] = json.loads(path.read_text())
+            keep()
+
+    process = multiprocessing.get_context("spawn").Process(target=_begin, args=(job, path, log, deadline - began))
     process.start()
-    seen = 0
     try:
         while process.is_alive() and time.monotonic() < deadline and not stopping():
             process.join(0.2)
-            if path.exists() and path.stat().st_mtime_ns != seen:
-                seen = path.stat().st_mtime_ns
-                row["result"] = json.loads(path.read_text())
-                keep()
-        state = "stopped" if process.is_alive() else "failed" if process.exitcode else "done"
+            look()
+        row["state"] = "stopped" if process.is_alive() else "failed" if process.exitcode else "done"
     finally:
         _end(process)
-    row |= {"state": state, "seconds": time.monotonic() - began}
-    if path.exists():
-        row["result"] = json.loads(path.read_text())
-    if state != "done":
+    row["seconds"] = time.monotonic() - began
+    if row["state"] != "done":
         row["log"] = log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else []
+    look()
 
 
 def _begin(job: Job, path: Path, log: Path, seconds: float) -> None:

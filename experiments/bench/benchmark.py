@@ -6,10 +6,9 @@
 """
 
 import contextlib
-import functools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,9 +25,8 @@ from l2ljax.train import AXIS, init_state, make_step
 from l2ljax.types import Attack, Batch, Classifier, Defense, Players, Tree
 
 __all__ = [
-    "BALL", "OPTIMIZERS", "STEP", "Program", "alternate", "attack_programs", "compile_clock",
-    "grad_l2l", "matrix_ceiling", "memory_of", "pgd_adv", "random_batch", "random_images", "step_program",
-    "training_programs",
+    "BALL", "OPTIMIZERS", "Program", "alternate", "compile_clock", "matrix_ceiling", "memory_of", "random_batch",
+    "random_images", "step_program", "variants",
 ]  # fmt: skip
 
 Program = Callable[[], Any]
@@ -36,7 +34,6 @@ Program = Callable[[], Any]
 OPTIMIZERS = Players(optax.sgd(0.01, momentum=0.9), optax.adam(1e-3))
 """The optimizers of timed training steps."""
 BALL = threat.linf(8 / 255)
-STEP = 2 / 255
 
 
 def alternate(
@@ -47,33 +44,23 @@ def alternate(
     patience: float = 40.0,
     after_round: Callable[[dict[str, dict[str, Any]]], None] = lambda rows: None,
 ) -> dict[str, dict[str, Any]]:
-    """Time programs in turn: A B C A B C ...
+    """Time programs in turn: A B C A B C ...; the first call of each, which compiles, separately.
 
-    Args:
-      programs: name -> program. The first call, which compiles, is timed separately.
-      images: images per call.
-      repeats: counted calls of each; a program that would take longer than `patience` seconds in all, by its first
-        round, is called fewer times, at least once.
-      patience: in seconds.
-      after_round: gets the results so far after each round.
+    `repeats` calls of each are counted; a program that would take longer than `patience` seconds in all, by its first
+    round, is called fewer times, at least once. `after_round` gets the results so far after each round.
 
     Returns:
       name -> {"first_seconds", "seconds" (of each counted call), "images_per_second" (by their median)}.
     """
-    first: dict[str, float] = {}
+    first = {name: _timed(program) for name, program in programs.items()}
     times: dict[str, list[float]] = {name: [] for name in programs}
-    for name, program in programs.items():
-        first[name] = _timed(program)
     for _ in range(repeats):
         for name, program in programs.items():
             if not times[name] or (len(times[name]) + 1) * times[name][0] < patience:
                 times[name].append(_timed(program))
-        rows = {
-            name: {
-                "first_seconds": first[name],
-                "seconds": list(seconds),
-                "images_per_second": images / statistics.median(seconds),
-            }
+        rates = {name: images / statistics.median(seconds) for name, seconds in times.items()}
+        rows: dict[str, dict[str, Any]] = {
+            name: {"first_seconds": first[name], "seconds": list(seconds), "images_per_second": rates[name]}
             for name, seconds in times.items()
         }
         after_round(rows)
@@ -88,7 +75,7 @@ def matrix_ceiling(dtype: str) -> float:
     n = 2048 if jax.default_backend() == "cpu" else 8192
     a = jax.random.normal(jax.random.key(0), (n, n)).astype(dtype)
     product = jax.jit(lambda a: a @ a).lower(a).compile()
-    seconds = [_timed(functools.partial(_wait_for, product, a)) for _ in range(6)]
+    seconds = [_timed(lambda: jax.block_until_ready(product(a))) for _ in range(6)]
     return 2 * n**3 / min(seconds[1:])
 
 
@@ -110,51 +97,48 @@ def compile_clock() -> Callable[[], float]:
     return lambda: total[0]
 
 
-def attack_programs(
-    classifier: Classifier, variables: Tree, batch: Batch, steps: int, stock: bool
-) -> dict[str, Program]:
-    """Return PGD with each convolution, as a scan and unrolled; `stock` adds the stock convolution inside a scan."""
-    args = (jax.tree_util.Partial(classifier.logits, variables), jax.random.key(0), *batch)
+def variants(size: int, *, repeats: int, width: int, stock_scan: bool, steps: int = 10) -> dict[str, dict[str, Any]]:
+    """Time PGD and training steps of resnet20 with each convolution, the attack as a scan and unrolled.
 
-    def compiled(attack: Attack, convolution: str) -> Program:
-        with _convolution(convolution):
-            run = jax.jit(attack).lower(*args)
-        return functools.partial(_wait_for, run.compile(), *args)
+    `size` is the batch's, `width` that of L2L's attacker. `stock_scan` adds the stock convolution inside a scan, which
+    takes minutes on a CPU.
+    """
+    classifier, variables, batch = random_batch("resnet20", size)
+    rule = gradient.steepest_ascent(BALL, 2 / 255)
 
-    def pgd(unroll: bool) -> Attack:
-        return gradient.gradient_attack(BALL, gradient.steepest_ascent(BALL, STEP), steps=steps, unroll=unroll)
+    def attack(unroll: bool) -> Program:
+        run: Attack = jax.jit(gradient.gradient_attack(BALL, rule, steps=steps, unroll=unroll))
+        logits_fn = jax.tree_util.Partial(classifier.logits, variables)
+        return lambda: jax.block_until_ready(run(logits_fn, jax.random.key(0), *batch))
 
-    return {
-        f"{convolution}, {'unrolled' if unroll else 'scan'}": compiled(pgd(unroll), convolution)
-        for convolution, unroll in _variants(stock)
-    }
-
-
-def training_programs(
-    classifier: Classifier, batch: Batch, defense: Callable[[bool], Defense], stock: bool
-) -> dict[str, Program]:
-    """Return joint training steps with each convolution, the attack as a scan and unrolled."""
-    programs = {}
-    for convolution, unroll in _variants(stock):
-        programs[f"{convolution}, {'unrolled' if unroll else 'scan'}"] = step_program(
-            classifier, batch, defense(unroll), convolution=convolution
+    def training(player: Any, **options: Any) -> Callable[[bool], Program]:
+        game = lambda unroll: saddle.unrolled(
+            classifier, player, BALL, saddle.adversarial(), unroll=unroll, axis_name=AXIS, **options
         )
-    return programs
+        return lambda unroll: step_program(classifier, batch, game(unroll))
+
+    wide = learned.convolutional(attackers.create("wide", width=width), inputs=("image", "gradient"))
+    groups = {
+        f"PGD-{steps}": attack,
+        "training step of pgd_adv": training(learned.fixed(rule), steps=steps),
+        "training step of grad_l2l": training(wide, steps=1, start=clean),
+    }
+    kinds = [("own", False), ("own", True), ("stock", True), ("stock", False)][: 3 + stock_scan]
+    results = {}
+    for group, build in groups.items():
+        programs = {f"{name}, {'unrolled' if u else 'scan'}": _with_convolution(name, build(u)) for name, u in kinds}
+        results[f"{group}, resnet20"] = alternate(programs, images=size, repeats=repeats)
+    return results
 
 
-def pgd_adv(classifier: Classifier, steps: int, unroll: bool) -> Defense:
-    """Return the benchmark's PGD adversarial training."""
-    rule = learned.fixed(gradient.steepest_ascent(BALL, STEP))
-    return saddle.unrolled(classifier, rule, BALL, saddle.adversarial(), steps=steps, unroll=unroll, axis_name=AXIS)
+def _with_convolution(name: str, program: Program) -> Program:
+    """Return the program under that convolution, which takes effect when its first call traces."""
 
+    def run() -> Any:
+        with stock_convolution() if name == "stock" else contextlib.nullcontext():
+            return program()
 
-def grad_l2l(classifier: Classifier, width: int, unroll: bool) -> Defense:
-    """Return Grad L2L with a wide attacker of the given width."""
-    network = attackers.create("wide", width=width)
-    player = learned.convolutional(network, inputs=("image", "gradient"))
-    return saddle.unrolled(
-        classifier, player, BALL, saddle.adversarial(), steps=1, start=clean, unroll=unroll, axis_name=AXIS
-    )
+    return run
 
 
 def random_batch(arch: str, size: int, *, dtype: str = "float32") -> tuple[Classifier, Tree, Batch]:
@@ -177,7 +161,6 @@ def step_program(
     defense: Defense,
     *,
     schedule: str = "joint",
-    convolution: str = "own",
     devices: Sequence[jax.Device] | None = None,
 ) -> Program:
     """Return a training step on some devices, by default one (see `make_step`)."""
@@ -186,25 +169,10 @@ def step_program(
 
     def program() -> None:
         nonlocal state
-        with _convolution(convolution):  # takes effect when the first call traces
-            state, _ = step(state, batch)
+        state, _ = step(state, batch)
         jax.block_until_ready(state)
 
     return program
-
-
-def _wait_for(function: Callable[..., Any], *args: Any) -> None:
-    jax.block_until_ready(function(*args))
-
-
-def _variants(stock: bool) -> Iterator[tuple[str, bool]]:
-    yield from [("own", False), ("own", True), ("stock", True)]
-    if stock:
-        yield ("stock", False)
-
-
-def _convolution(name: str) -> contextlib.AbstractContextManager[Any]:
-    return stock_convolution() if name == "stock" else contextlib.nullcontext()
 
 
 def _timed(program: Program) -> float:

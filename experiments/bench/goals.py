@@ -21,10 +21,7 @@ from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from papers.tables import quotient
 
-__all__ = [
-    "BOUNDS", "COMMANDS", "GOALS", "Goal", "collect", "first_step", "fresh_clone", "imported", "keep", "measure",
-    "reached", "run",
-]  # fmt: skip
+__all__ = ["Goal", "collect", "first_step", "fresh_clone", "imported", "keep", "measure", "reached", "run"]
 
 ROOT = Path(__file__).parent.parent.parent
 TRAINED = "plain,pgd_adv,rnn_adv,grad_l2l,grad_l2l:alternating"
@@ -84,13 +81,7 @@ GOALS = [
 
 
 def measure(folder: Path, *, victim: Path | None, data_dir: Path | None, only: str = "") -> None:
-    """Run the measurements that are missing in the folder.
-
-    Args:
-      folder: gets a JSON for each measurement.
-      victim: the workdir of a run with a residual network, for AutoAttack; without it AutoAttack is left out.
-      data_dir: CIFAR-10, for the first step of resnet20; without it that step is left out.
-      only: measurements, separated by commas; all by default.
+    """Run the measurements that are missing in the folder, which gets a JSON for each; see the script's flags.
 
     Raises:
       L2LError: a failed command, or an unknown measurement.
@@ -180,35 +171,25 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def reached(goal: Goal, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return both sides' figures, their ratio in each round, and whether its median meets the goal."""
-    row: dict[str, Any] = {"title": goal.title, "goal": goal.goal}
+
+    def row(most: bool, ratio: dict[str, float], ours: list[float], **rival: Any) -> dict[str, Any]:
+        met = ratio["median"] <= goal.goal if most else ratio["median"] >= goal.goal
+        return {"title": goal.title, "goal": goal.goal, "most": most, "ratio": ratio, "ours": ours, **rival, "met": met}
+
     if goal.seconds:
         seconds = record["seconds"]
         ratio = {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
-        return {**row, "most": True, "ratio": ratio, "ours": seconds, "met": ratio["median"] <= goal.goal}
+        return row(True, ratio, seconds)
     if "autoattack" in record:
         rounds = [r["seconds"] for r in record["autoattack"]]
-        theirs = next(name for name in rounds[0] if name != "ours")
-        ours, rivals = [r["ours"] for r in rounds], {theirs: [r[theirs] for r in rounds]}
+        timed = {name: [r[name] for r in rounds] for name in rounds[0]}
+        ours = timed.pop("ours")
     else:
-        timed = {(r.get("method"), r["program"]): r["seconds"] for r in record["speed"]}
-        ours = timed[goal.method, "l2ljax"]
-        rivals = {
-            name: seconds
-            for (method, name), seconds in timed.items()
-            if method == goal.method and name != "l2ljax" and goal.rival in name
-        }
+        timed = {r["program"]: r["seconds"] for r in record["speed"] if r.get("method") == goal.method}
+        ours = timed.pop("l2ljax")
         if goal.over:
-            ratio = quotient(ours, timed[goal.over, "l2ljax"])
-            return {**row, "most": True, "ratio": ratio, "ours": ours, "met": ratio["median"] <= goal.goal}
-    ratios = {name: quotient(seconds, ours) for name, seconds in rivals.items()}
+            programs = {r.get("method"): r["seconds"] for r in record["speed"] if r["program"] == "l2ljax"}
+            return row(True, quotient(ours, programs[goal.over]), ours)
+    ratios = {name: quotient(seconds, ours) for name, seconds in timed.items() if goal.rival in name}
     best = min(ratios, key=lambda name: ratios[name]["median"])
-    met = ratios[best]["median"] >= goal.goal
-    return {
-        **row,
-        "most": False,
-        "ratio": ratios[best],
-        "rival": best,
-        "ours": ours,
-        "theirs": rivals[best],
-        "met": met,
-    }
+    return row(False, ratios[best], ours, rival=best, theirs=timed[best])

@@ -24,9 +24,7 @@ from l2ljax.runtime.provenance import provenance
 from l2ljax.train import AXIS, Interrupted
 from l2ljax.types import L2LError
 
-__all__ = [
-    "DEFAULT", "EXACT", "STEP_OF", "Flags", "attack", "check", "jobs", "refer", "run", "speed", "summary", "train",
-]  # fmt: skip
+__all__ = ["Flags", "attack", "check", "jobs", "refer", "run", "speed", "summary", "train"]
 
 EXACT, DEFAULT = "highest", "default"
 """Precisions of products in float32: full, and the device's default, TF32 on NVIDIA's."""
@@ -122,10 +120,8 @@ def refer(flags: Flags, *, path: Path, seconds: float) -> None:
     """Make the reference, on the CPU."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_disable_most_optimizations", True)  # else most of the time goes into compiling
-    names = flags.programs.split(",")
-    verdicts.make_reference(
-        flags.reference, flags.smoke_arch, names, shape=flags.smoke_shape, images=flags.smoke_images
-    )
+    names, shape = flags.programs.split(","), flags.smoke_shape
+    verdicts.make_reference(flags.reference, flags.smoke_arch, names, shape=shape, images=flags.smoke_images)
     write_json(path, {"about": provenance(), "programs": names})
 
 
@@ -143,12 +139,11 @@ def check(flags: Flags, *, path: Path, seconds: float) -> None:
 
 def speed(flags: Flags, model: str, dtype: str, rivals: str, methods: str, *, path: Path, seconds: float) -> None:
     """Time PGD-10 with its rivals, and a training step."""
-    throughput.run(
-        throughput.Flags(
-            model=model, dtypes=dtype, attacks="pgd10", train=methods, batch_sizes=str(flags.batch_size),
-            rivals=rivals, repeats=flags.repeats, out=path,
-        )
+    chosen = throughput.Flags(
+        model=model, dtypes=dtype, attacks="pgd10", train=methods, batch_sizes=str(flags.batch_size), rivals=rivals,
+        repeats=flags.repeats, out=path,
     )  # fmt: skip
+    throughput.run(chosen)
 
 
 def train(flags: Flags, *, path: Path, seconds: float) -> None:
@@ -218,14 +213,10 @@ def _attempt(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
-    """Return the most important numbers.
+    """Return the most important numbers of job -> its JSON.
 
-    Args:
-      results: job -> its JSON.
-
-    Returns:
-      "unequal", the programs that failed or whose verdicts differ from the CPU's, by precision; "share_of_ceiling" of
-      each timing; "times_rival", our speed over each rival's; "accuracy" of each method.
+    These are "unequal", the programs that failed or whose verdicts differ from the CPU's, by precision;
+    "share_of_ceiling" of each timing; "times_rival", our speed over each rival's; "accuracy" of each method.
     """
     chosen: dict[str, Any] = {"unequal": {}, "share_of_ceiling": {}, "times_rival": {}, "accuracy": {}}
     for precision in (EXACT, DEFAULT):
@@ -244,8 +235,8 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
                 chosen["times_rival"].setdefault(cell, {})[row["program"]] = seconds / ours[cell]
     for method, row in results.get("training", {}).get("runs", {}).items():
         if "clean_acc" in row:
-            attacked = {name: a["robust_acc"] for name, a in row["attacks"].items()}
-            chosen["accuracy"][method] = {"clean": row["clean_acc"], **attacked}
+            robust = {name: attack["robust_acc"] for name, attack in row["attacks"].items()}
+            chosen["accuracy"][method] = {"clean": row["clean_acc"], **robust}
     for method, row in results.get("autoattack", {}).get("runs", {}).items():
         if "provenance" in row:
             chosen["accuracy"].setdefault(method, {})["autoattack"] = row["provenance"]["attacks"]["standard"]

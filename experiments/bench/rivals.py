@@ -36,8 +36,8 @@ class Task(NamedTuple):
     family: str
     """pgd, from a uniform start to the last iterate, or apgd on the cross-entropy."""
     eps: float
-    steps: int
-    step_size: float | None
+    steps: int = 0
+    step_size: float | None = None
     """Step size of pgd."""
     dtype: str = "float32"
     """bfloat16 is torch's autocast."""
@@ -54,10 +54,8 @@ class Unavailable(L2LError):
 def torchattacks_attack(task: Task) -> Programs:
     """Run torchattacks."""
     torchattacks, (net, x, y) = package("torchattacks"), same_network(task)
-    if task.family == "pgd":
-        attack = torchattacks.PGD(net, eps=task.eps, alpha=task.step_size, steps=task.steps)
-    else:
-        attack = torchattacks.APGD(net, eps=task.eps, steps=task.steps)
+    size, steps = {"alpha": task.step_size} if task.family == "pgd" else {}, task.steps
+    attack = getattr(torchattacks, task.family.upper())(net, eps=task.eps, steps=steps, **size)
     return {named("torchattacks", "torch"): lambda: attack(x, y)}
 
 
@@ -120,20 +118,12 @@ def foolbox_attack(task: Task) -> Programs:
 
 def art_attack(task: Task) -> Programs:
     """Run the Adversarial Robustness Toolbox on the torch network."""
-    torch = package("torch")
-    package("art")
-    from art.attacks.evasion import ProjectedGradientDescent
-    from art.estimators.classification import PyTorchClassifier
-
-    net, x, y = same_network(task)
-    estimator = PyTorchClassifier(
-        net, torch.nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0.0, 1.0),
-        device_type="gpu" if x.is_cuda else "cpu",
-    )  # fmt: skip
-    attack = ProjectedGradientDescent(
-        estimator, eps=task.eps, eps_step=task.step_size, max_iter=task.steps, num_random_init=1, batch_size=len(y),
-        verbose=False,
-    )  # fmt: skip
+    evasion, classification = package("art.attacks.evasion"), package("art.estimators.classification")
+    (net, x, y), device = same_network(task), "gpu" if package("torch").cuda.is_available() else "cpu"
+    loss, shape = package("torch").nn.CrossEntropyLoss(), tuple(x.shape[1:])
+    estimator = classification.PyTorchClassifier(net, loss, shape, 10, clip_values=(0.0, 1.0), device_type=device)
+    sizes = {"eps": task.eps, "eps_step": task.step_size, "max_iter": task.steps, "batch_size": len(y)}
+    attack = evasion.ProjectedGradientDescent(estimator, **sizes, num_random_init=1, verbose=False)
     name = f"ART {importlib.metadata.version('adversarial-robustness-toolbox')}, {named('torch')}"
     images, labels = x.cpu().numpy(), y.cpu().numpy()
     return {name: lambda: attack.generate(images, labels)}
@@ -181,34 +171,18 @@ def programs(names: str, task: Task) -> Programs:
 
 
 def pyautoattack_standard(
-    arch: str,
-    variables: Tree,
-    batch: Batch,
-    *,
-    eps: float,
-    attacks: tuple[str, ...],
-    batch_size: int,
-    seed: int,
+    arch: str, variables: Tree, batch: Batch, *, eps: float, attacks: tuple[str, ...], batch_size: int, seed: int
 ) -> tuple[str, Callable[[], np.ndarray]]:
     """Return pyautoattack on one of our residual networks, linf: (name with version, program -> robust bool [B]).
 
-    Args:
-      arch: the network.
-      variables: its weights.
-      batch: the images to attack.
-      eps: the radius.
-      attacks: of apgd-ce, apgd-t, fab-t, square, in the order of its version "standard".
-      batch_size: images per batch.
-      seed: of its random starts.
-
-    Raises:
-      L2LError: torch or pyautoattack is missing, or the logits differ from ours.
+    `attacks` are of apgd-ce, apgd-t, fab-t, square, in the order of its version "standard".
     """
     pyautoattack, torch = package("pyautoattack"), package("torch")
-    net, x, y = same_network(Task(arch, variables, batch, "standard", eps, 0, None))
+    net, x, y = same_network(Task(arch, variables, batch, "standard", eps))
 
     def program() -> np.ndarray:
-        evaluation = pyautoattack.AutoAttack(net, norm="Linf", eps=eps, version="standard", seed=seed, device=x.device)
+        known = {"norm": "Linf", "eps": eps, "version": "standard", "device": x.device}
+        evaluation = pyautoattack.AutoAttack(net, **known, seed=seed)
         evaluation.attacks_to_run = list(attacks)
         x_adv = evaluation.run_standard_evaluation(x, y, batch_size=batch_size)[0]
         with torch.no_grad():

@@ -28,11 +28,8 @@ def hiding_batch(
     """Return the smallest batch per device whose computation takes as long as the all-reduce, and so can hide it.
 
     Args:
-      nbytes: see `all_reduce_seconds`, also for devices, bandwidth and latency.
-      devices: n.
+      nbytes, devices, bandwidth, latency: see `all_reduce_seconds`.
       overlapped: floating-point operations per image during the reduction of gradients: the backward pass.
       flops: floating-point operations per second of a device.
-      bandwidth: in bytes per second.
-      latency: in seconds.
     """
     return math.ceil(all_reduce_seconds(nbytes, devices, bandwidth=bandwidth, latency=latency) * flops / overlapped)

@@ -119,24 +119,21 @@ def run(flags: Flags) -> dict[str, Any]:
     if flags.rivals:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs some of a GPU's memory too
     limit = float("inf") if flags.minutes is None else 60 * flags.minutes
-    grid = itertools.product(_split(flags.model), _split(flags.dtypes), _split(flags.batch_sizes))
-    named = flags.attacks if flags.attacks is not None else "" if flags.train else "pgd10"
-    lengths = map(int, _split(flags.steps)) if flags.steps else [None]
-    trained = [(TRAINING, steps) for steps in lengths if flags.train]
-    whats = [*trained, *((name, None) for name in _split(named))]
-    cells = [Cell(model, what, dtype, int(size), steps) for model, dtype, size in grid for what, steps in whats]
+    grid = itertools.product(_split(flags.model), _split(flags.dtypes), map(int, _split(flags.batch_sizes)))
+    attacked = _split(flags.attacks if flags.attacks is not None else "" if flags.train else "pgd10")
+    lengths: list[int | None] = [*map(int, _split(flags.steps))] or [None]
+    whats = [*((TRAINING, steps) for steps in lengths if flags.train), *((name, None) for name in attacked)]
+    cells = [Cell(model, what, dtype, size, steps) for model, dtype, size in grid for what, steps in whats]
     about = {**provenance(), "eps": flags.eps, "devices": len(devices.first(flags.devices))}
     ceiling: dict[str, float] = {}
     measured: dict[Cell, dict[str, dict[str, Any]]] = {}
 
     def keep() -> dict[str, Any]:
-        rows = [(cell, name, row) for cell, rows in measured.items() for name, row in rows.items()]
-        record = {
-            **about,
-            "ceiling": ceiling,
-            "speed": [{**cell._asdict(), "program": name, **row} for cell, name, row in rows],
-            "not_run": [cell.title() for cell in cells if cell not in measured],
-        }
+        speed = [
+            cell._asdict() | {"program": name} | row for cell, rows in measured.items() for name, row in rows.items()
+        ]
+        not_run = [cell.title() for cell in cells if cell not in measured]
+        record = {**about, "ceiling": ceiling, "speed": speed, "not_run": not_run}
         write_json(flags.out, record)
         return record
 
@@ -159,8 +156,7 @@ def run(flags: Flags) -> dict[str, Any]:
     with tqdm(cells, leave=False) as bar:
         for cell in bar:
             bar.set_description(cell.title())
-            started = time.monotonic()
-            if started - began + longest > limit:
+            if (started := time.monotonic()) - began + longest > limit:
                 break  # it would hardly finish
             if cell.dtype not in ceiling:
                 ceiling[cell.dtype] = benchmark.matrix_ceiling(cell.dtype)
@@ -184,9 +180,9 @@ def _measure(cell: Cell, flags: Flags, after_round: Callable[[dict[str, dict[str
     for build, known in (_training if cell.what == TRAINING else _attack)(cell, flags):
         began = time.perf_counter()
         for name, (program, memory) in build().items():
+            title = f"{known['method']}, {name}" if "method" in known else name
             row = {"program": name, **known, "memory": memory, "build_seconds": time.perf_counter() - began}
-            name = f"{row['method']}, {name}" if "method" in row else name
-            programs[name], about[name] = program, row
+            programs[title], about[title] = program, row
 
     def complete(rows: dict[str, dict[str, Any]]) -> None:
         first: dict[str | None, dict[str, Any]] = {}
@@ -224,14 +220,15 @@ def _attack(cell: Cell, flags: Flags) -> list[Build]:
         return {"l2ljax": (lambda: jax.block_until_ready(compiled(*args)), benchmark.memory_of(compiled))}
 
     builders: list[Callable[[], Built]] = [ours]
-    settings = parameters(cell.what, ball)
-    if flags.rivals and cell.model not in CLASSIFIERS:
+    names, settings = rivals.split(flags.rivals), parameters(cell.what, ball)
+    if names and cell.model not in CLASSIFIERS:
         raise L2LError(f"--rivals attack our residual networks, not {cell.model}: leave them out")
-    if settings.get("keep", "last") == "last" and not settings["targeted"] and settings["restarts"] == 1:
+    if names and settings.get("keep", "last") == "last" and not settings["targeted"] and settings["restarts"] == 1:
         steps, step_size = settings.get("steps", 0), settings.get("step_size")
-        weights = logits_fn.args[0] if flags.rivals else None
-        task = rivals.Task(cell.model, weights, Batch(x, y), settings["attack"], ball.eps, steps, step_size, cell.dtype)
-        builders += [functools.partial(_rival, name, task) for name in rivals.split(flags.rivals)]
+        task = rivals.Task(
+            cell.model, logits_fn.args[0], Batch(x, y), settings["attack"], ball.eps, steps, step_size, cell.dtype
+        )
+        builders += [functools.partial(_rival, name, task) for name in names]
     return [(build, known) for build in builders]
 
 
@@ -246,12 +243,11 @@ def _rival(name: str, task: rivals.Task) -> Built:
 def _training(cell: Cell, flags: Flags) -> list[Build]:
     """Return the training steps of all methods, each with ours first."""
     builds: list[Build] = []
-    eps = threat.parse_eps(flags.eps)
+    eps, rival = threat.parse_eps(flags.eps), "torch" in rivals.split(flags.rivals)
     for method in _split(flags.train):
         task = training.Task(cell.model, cell.dtype, cell.batch_size, method, eps, cell.steps, flags.attacker_width)
         known = {"method": method, **training.known(task)}
-        builders = training.builders(task, rival="torch" in rivals.split(flags.rivals), count=flags.devices)
-        for name, build in builders.items():
+        for name, build in training.builders(task, rival=rival, count=flags.devices).items():
             peak = training.peak_bytes(build) if flags.memory else None
             builds.append((functools.partial(_built, name, build), {**known, "step_peak_bytes": peak}))
     return builds
@@ -281,12 +277,10 @@ def _split(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def _bars(
-    measured: Mapping[Cell, Mapping[str, Mapping[str, Any]]],
-) -> dict[str, dict[str, tuple[float, float, float]]]:
+def _bars(measured: Mapping[Cell, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, tuple[float, ...]]]:
     """Return cell -> program -> images per second: by the median, the slowest and the fastest run."""
 
-    def ends(cell: Cell, row: Mapping[str, Any]) -> tuple[float, float, float]:
+    def ends(cell: Cell, row: Mapping[str, Any]) -> tuple[float, ...]:
         return row["images_per_second"], cell.batch_size / max(row["seconds"]), cell.batch_size / min(row["seconds"])
 
     return {cell.title(): {name: ends(cell, row) for name, row in rows.items()} for cell, rows in measured.items()}

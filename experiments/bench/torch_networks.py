@@ -1,26 +1,28 @@
 """Our networks as torch modules with our weights (extra `bench`).
 
     net = torch_networks.build("resnet20", variables)                           # evaluation mode, images [B, C, H, W]
-    attacker = torch_networks.load(torch_networks.WideAttacker(module, 6, 3), params, batch_stats)
+    attacker = torch_networks.load(torch_networks.wide_attacker(module, 6, 3), params, batch_stats)
 
-Modules have flax's names of ours, which map the weights to their places. This module imports torch: load it through
+Layers have flax's names of ours, which map the weights to their places. This module imports torch: load it through
 `rivals.package`, which says how to install it.
 """
 
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from l2ljax.models import CLASSIFIERS, attackers, cnn, resnet
 from l2ljax.types import L2LError, Tree
 
 __all__ = [
-    "BasicBlock", "GeneratorBlock", "PreActBlock", "RecurrentOptimizer", "ResNet", "SmallCNN", "WideAttacker",
-    "build", "load",
+    "Block", "Function", "Normalize", "RecurrentOptimizer", "basic_block", "build", "generator_block", "load",
+    "preact_block", "residual_network", "small_cnn", "wide_attacker",
 ]  # fmt: skip
 
 
@@ -33,14 +35,13 @@ def build(arch: str, variables: Tree) -> nn.Module:
     ours: Any = CLASSIFIERS[arch]() if arch in CLASSIFIERS else None
     params, stats = jax.device_get((variables["params"], variables["batch_stats"]))
     if isinstance(ours, resnet.ResNet):
-        net: nn.Module = ResNet(ours, *_ends(params, "Dense_0"))
+        net = residual_network(ours, *_ends(params, "Dense_0"))
     elif isinstance(ours, cnn.SmallCNN):
-        net = SmallCNN(*_ends(params, "Dense_2"))
+        net = small_cnn(*_ends(params, "Dense_2"))
     else:
         known = [name for name, make in CLASSIFIERS.items() if isinstance(make(), resnet.ResNet | cnn.SmallCNN)]
         raise L2LError(f"{arch} has no copy in torch: rivals take {', '.join(known)}")
-    load(net, params, stats)
-    return net.to(next(net.parameters()).dtype)
+    return load(net, params, stats).to(next(net.parameters()).dtype)
 
 
 def _ends(params: Tree, last: str) -> tuple[int, int]:
@@ -48,185 +49,161 @@ def _ends(params: Tree, last: str) -> tuple[int, int]:
     return params["Conv_0"]["kernel"].shape[2], params[last]["bias"].size
 
 
+_WEIGHTS: dict[type[nn.Module], Callable[[Tree], Any]] = {
+    nn.Conv2d: lambda params: params["kernel"].transpose(3, 2, 0, 1),
+    nn.Linear: lambda params: params["kernel"].T,
+    nn.BatchNorm2d: lambda params: params.get("scale"),
+    nn.PReLU: lambda params: params["slope"].reshape(1),
+}
+"""Layer -> our parameters -> torch's `weight`."""
+
+
 def load(module: nn.Module, params: Tree, stats: Tree) -> nn.Module:
     """Copy our weights and running statistics into the module, and set evaluation mode."""
-    known = _renamed(module, params)
+    tensor = lambda a: torch.from_numpy(np.array(a, order="C"))
+    known = {**params, "weight": _WEIGHTS[type(module)](params)} if type(module) in _WEIGHTS else params
     for name, parameter in module.named_parameters(recurse=False):
-        parameter.data = _tensor(known[name])
+        parameter.data = tensor(known[name])
     if isinstance(module, nn.BatchNorm2d):
-        module.running_mean, module.running_var = _tensor(stats["mean"]), _tensor(stats["var"])
+        module.running_mean, module.running_var = tensor(stats["mean"]), tensor(stats["var"])
     for name, child in module.named_children():
-        load(child, params.get(name, {}), stats.get(name, {}))
+        of_child = (params, stats) if isinstance(child, nn.Sequential) else (params.get(name, {}), stats.get(name, {}))
+        load(child, *of_child)
     return module.eval()
 
 
-def _renamed(module: nn.Module, params: Tree) -> Tree:
-    """Return the parameters of one layer under torch's names and in its layout."""
-    if isinstance(module, nn.Conv2d):
-        return {**params, "weight": params["kernel"].transpose(3, 2, 0, 1)}
-    if isinstance(module, nn.Linear):
-        return {**params, "weight": params["kernel"].T}
-    if isinstance(module, nn.BatchNorm2d):
-        return {**params, "weight": params.get("scale")}
-    if isinstance(module, nn.PReLU):
-        return {"weight": params["slope"].reshape(1)}
-    return params
+class Function(nn.Module):
+    """A function as a layer."""
 
-
-def _tensor(a: Any) -> Tensor:
-    return torch.from_numpy(np.array(a, order="C"))
-
-
-class BasicBlock(nn.Module):
-    """See `models.resnet.BasicBlock`."""
-
-    def __init__(self, channels: int, width: int, stride: int, zero_pad: bool = False) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.Conv_0 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-        self.BatchNorm_0 = nn.BatchNorm2d(width)
-        self.Conv_1 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.BatchNorm_1 = nn.BatchNorm2d(width)
-        self.stride, self.new = stride, width - channels
-        if (stride, channels) != (1, width) and not zero_pad:
-            self.Conv_2 = nn.Conv2d(channels, width, 1, stride, bias=False)
-            self.BatchNorm_2 = nn.BatchNorm2d(width)
+        self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, width, H / stride, W / stride]."""
-        y = functional.relu(self.BatchNorm_0(self.Conv_0(x)))
-        y = self.BatchNorm_1(self.Conv_1(y))
-        if hasattr(self, "Conv_2"):
-            x = self.BatchNorm_2(self.Conv_2(x))
-        elif self.new:
-            x = x[:, :, :: self.stride, :: self.stride]
-            x = functional.pad(x, (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))
-        return functional.relu(y + x)
+        """Apply the function."""
+        return self.function(x)
 
 
-class PreActBlock(nn.Module):
-    """See `models.resnet.PreActBlock`."""
+class Normalize(nn.Module):
+    """Subtract a mean per channel and divide by a deviation."""
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.BatchNorm_0 = nn.BatchNorm2d(channels)
-        self.Conv_0 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-        self.BatchNorm_1 = nn.BatchNorm2d(width)
-        self.Conv_1 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        if (stride, channels) != (1, width):
-            self.Conv_2 = nn.Conv2d(channels, width, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, width, H / stride, W / stride]."""
-        z = functional.relu(self.BatchNorm_0(x))
-        y = self.Conv_1(functional.relu(self.BatchNorm_1(self.Conv_0(z))))
-        return y + (self.Conv_2(z) if hasattr(self, "Conv_2") else x)
-
-
-class ResNet(nn.Module):
-    """See `models.resnet.ResNet`."""
-
-    def __init__(self, ours: resnet.ResNet, channels: int, classes: int) -> None:
-        super().__init__()
-        kind: Any = getattr(ours.block, "func", ours.block)
-        options = getattr(ours.block, "keywords", {})
-        block: Any = PreActBlock if kind is resnet.PreActBlock else BasicBlock
-        size, stride = (7, 2) if ours.stem_quarters else (3, 1)
-        self.Conv_0 = nn.Conv2d(channels, ours.stem, size, stride, size // 2, bias=False)
-        norms, width = iter(("BatchNorm_0", "BatchNorm_1")), ours.stem
-        self.blocks: list[str] = []
-        self.pools, self.stem_norm = ours.stem_quarters, next(norms) if ours.stem_norm else None
-        for group, (wide, depth) in enumerate(zip(ours.widths, ours.depths, strict=True)):
-            for i in range(depth):
-                self.blocks.append(f"{kind.__name__}_{len(self.blocks)}")
-                self.add_module(self.blocks[-1], block(width, wide, 2 if group > 0 and i == 0 else 1, **options))
-                width = wide
-        self.final_norm = next(norms) if ours.final_norm else None
-        for norm, wide in ((self.stem_norm, ours.stem), (self.final_norm, width)):
-            if norm:
-                self.add_module(norm, nn.BatchNorm2d(wide))
-        self.Dense_0 = nn.Linear(width, classes)
-        self.normalizes = ours.mean is not None
-        for name, value in (("mean", ours.mean or (0.0,)), ("std", ours.std or (1.0,))):
+        for name, value in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, K]."""
-        if self.normalizes:
-            x = (x - self.mean) / self.std
-        x = self.Conv_0(x)
-        if self.stem_norm:
-            x = functional.relu(getattr(self, self.stem_norm)(x))
-        if self.pools:
-            x = functional.max_pool2d(x, 3, 2, 1)
-        for name in self.blocks:
-            x = getattr(self, name)(x)
-        if self.final_norm:
-            x = functional.relu(getattr(self, self.final_norm)(x))
-        return self.Dense_0(x.mean((2, 3)))
+        """Map [B, C, H, W] to the same shape."""
+        return (x - self.mean) / self.std
 
 
-class SmallCNN(nn.Module):
-    """See `models.cnn.SmallCNN`."""
+class Block(nn.Module):
+    """after(branch(z) + shortcut(z)) with z = before(x); without a shortcut, x itself is added."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, branch: nn.Module, shortcut: nn.Module | None, *, before: Any = None, after: Any = None) -> None:
         super().__init__()
-        self.Conv_0, self.Conv_1 = nn.Conv2d(channels, 32, 3), nn.Conv2d(32, 32, 3)
-        self.Conv_2, self.Conv_3 = nn.Conv2d(32, 64, 3), nn.Conv2d(64, 64, 3)
-        self.Dense_0, self.Dense_1, self.Dense_2 = nn.Linear(1024, 200), nn.Linear(200, 200), nn.Linear(200, classes)
-        self.dropout = nn.Dropout(0.5)
+        self.before, self.after = before or nn.Identity(), after or nn.Identity()
+        self.branch, self.shortcut = branch, shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, 28, 28] to [B, K]."""
-        x = functional.relu(self.Conv_1(functional.relu(self.Conv_0(x))))
-        x = functional.max_pool2d(x, 2)
-        x = functional.relu(self.Conv_3(functional.relu(self.Conv_2(x))))
-        x = functional.max_pool2d(x, 2).permute(0, 2, 3, 1).flatten(1)  # our order of features, free in channels_last
-        x = self.dropout(functional.relu(self.Dense_0(x)))
-        return self.Dense_2(functional.relu(self.Dense_1(x)))
+        """Map [B, C, H, W] to [B, width, H / stride, W / stride]."""
+        z = self.before(x)
+        return self.after(self.branch(z) + (x if self.shortcut is None else self.shortcut(z)))
 
 
-class GeneratorBlock(nn.Module):
+def _chain(**layers: nn.Module) -> nn.Sequential:
+    """Chain named layers."""
+    chain = nn.Sequential()
+    for name, layer in layers.items():
+        chain.add_module(name, layer)
+    return chain
+
+
+def _convolution(channels: int, width: int, size: int = 3, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(channels, width, size, stride, size // 2, bias=bias)
+
+
+def basic_block(channels: int, width: int, stride: int, zero_pad: bool = False) -> Block:
+    """See `models.resnet.BasicBlock`."""
+    norm, new, shortcut = nn.BatchNorm2d, width - channels, None
+    if (stride, channels) != (1, width):
+        padding = (0, 0, 0, 0, new // 2, new - new // 2)
+        projection = _chain(Conv_2=_convolution(channels, width, 1, stride), BatchNorm_2=norm(width))
+        pad = Function(lambda x: nn.functional.pad(x[:, :, ::stride, ::stride], padding))
+        shortcut = pad if zero_pad else projection
+    branch = _chain(
+        Conv_0=_convolution(channels, width, 3, stride), BatchNorm_0=norm(width), relu=nn.ReLU(),
+        Conv_1=_convolution(width, width), BatchNorm_1=norm(width),
+    )  # fmt: skip
+    return Block(branch, shortcut, after=nn.ReLU())
+
+
+def preact_block(channels: int, width: int, stride: int) -> Block:
+    """See `models.resnet.PreActBlock`."""
+    same = (stride, channels) == (1, width)
+    branch = _chain(
+        Conv_0=_convolution(channels, width, 3, stride), BatchNorm_1=nn.BatchNorm2d(width), relu=nn.ReLU(),
+        Conv_1=_convolution(width, width),
+    )  # fmt: skip
+    shortcut = None if same else _chain(Conv_2=_convolution(channels, width, 1, stride))
+    return Block(branch, shortcut, before=_chain(BatchNorm_0=nn.BatchNorm2d(channels), relu=nn.ReLU()))
+
+
+def residual_network(ours: resnet.ResNet, channels: int, classes: int) -> nn.Sequential:
+    """See `models.resnet.ResNet`: [B, C, H, W] -> [B, K]."""
+    kind: Any = getattr(ours.block, "func", ours.block)
+    block: Any = preact_block if kind is resnet.PreActBlock else basic_block
+    norms, number, width = iter(("BatchNorm_0", "BatchNorm_1")), itertools.count(), ours.stem
+    layers: dict[str, nn.Module] = {}
+    if ours.mean is not None:
+        layers["normalize"] = Normalize(ours.mean, ours.std or (1.0,))
+    layers["Conv_0"] = _convolution(channels, width, *((7, 2) if ours.stem_quarters else (3, 1)))
+    if ours.stem_norm:
+        layers |= {next(norms): nn.BatchNorm2d(width), "stem_relu": nn.ReLU()}
+    if ours.stem_quarters:
+        layers["stem_pool"] = nn.MaxPool2d(3, 2, 1)
+    for group, (wide, depth) in enumerate(zip(ours.widths, ours.depths, strict=True)):
+        for i in range(depth):
+            stride, options = 2 if group > 0 and i == 0 else 1, getattr(ours.block, "keywords", {})
+            layers[f"{kind.__name__}_{next(number)}"] = block(width, wide, stride, **options)
+            width = wide
+    if ours.final_norm:
+        layers |= {next(norms): nn.BatchNorm2d(width), "final_relu": nn.ReLU()}
+    return _chain(**layers, pool=Function(lambda x: x.mean((2, 3))), Dense_0=nn.Linear(width, classes))
+
+
+def small_cnn(channels: int, classes: int) -> nn.Sequential:
+    """See `models.cnn.SmallCNN`: [B, C, 28, 28] -> [B, K]."""
+    ours = Function(lambda x: x.permute(0, 2, 3, 1).flatten(1))  # our order of features, free in channels_last
+    return _chain(
+        Conv_0=nn.Conv2d(channels, 32, 3), relu_0=nn.ReLU(), Conv_1=nn.Conv2d(32, 32, 3), relu_1=nn.ReLU(),
+        pool_0=nn.MaxPool2d(2), Conv_2=nn.Conv2d(32, 64, 3), relu_2=nn.ReLU(), Conv_3=nn.Conv2d(64, 64, 3),
+        relu_3=nn.ReLU(), pool_1=nn.MaxPool2d(2), flat=ours, Dense_0=nn.Linear(1024, 200), relu_4=nn.ReLU(),
+        dropout=nn.Dropout(0.5), Dense_1=nn.Linear(200, 200), relu_5=nn.ReLU(), Dense_2=nn.Linear(200, classes),
+    )  # fmt: skip
+
+
+def generator_block(channels: int, features: int) -> Block:
     """See `models.attackers.GeneratorBlock`."""
-
-    def __init__(self, channels: int, features: int) -> None:
-        super().__init__()
-        self.BatchNorm_0, self.PReLU_0 = nn.BatchNorm2d(channels, affine=False), nn.PReLU()
-        self.Conv_0 = nn.Conv2d(channels, features, 3, 1, 1)
-        self.BatchNorm_1, self.PReLU_1 = nn.BatchNorm2d(features, affine=False), nn.PReLU()
-        self.Conv_1 = nn.Conv2d(features, features, 3, 1, 1)
-        if channels != features:
-            self.Conv_2 = nn.Conv2d(channels, features, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, features, H, W]."""
-        y = self.Conv_0(self.PReLU_0(self.BatchNorm_0(x)))
-        y = self.Conv_1(self.PReLU_1(self.BatchNorm_1(y)))
-        return y + (self.Conv_2(x) if hasattr(self, "Conv_2") else x)
+    norm, convolution = functools.partial(nn.BatchNorm2d, affine=False), functools.partial(_convolution, bias=True)
+    branch = _chain(
+        BatchNorm_0=norm(channels), PReLU_0=nn.PReLU(), Conv_0=convolution(channels, features),
+        BatchNorm_1=norm(features), PReLU_1=nn.PReLU(), Conv_1=convolution(features, features),
+    )  # fmt: skip
+    return Block(branch, None if channels == features else _chain(Conv_2=convolution(channels, features, 1)))
 
 
-class WideAttacker(nn.Module):
-    """See `models.attackers.WideAttacker`."""
-
-    def __init__(self, ours: attackers.WideAttacker, channels: int, image_channels: int) -> None:
-        super().__init__()
-        self.Conv_0 = nn.Conv2d(channels, ours.first, 3, 1, 1, bias=False)
-        self.BatchNorm_0 = nn.BatchNorm2d(ours.first, eps=1e-3)
-        widths = (ours.first, *ours.blocks)
-        self.blocks = [f"GeneratorBlock_{i}" for i in range(len(ours.blocks))]
-        for name, before, after in zip(self.blocks, widths, widths[1:], strict=False):
-            self.add_module(name, GeneratorBlock(before, after))
-        if ours.last_norm:
-            self.BatchNorm_1 = nn.BatchNorm2d(widths[-1], affine=False)
-        self.Conv_1 = nn.Conv2d(widths[-1], image_channels, 3, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C', H, W] to [B, C, H, W] in (-1, 1)."""
-        x = functional.relu(self.BatchNorm_0(self.Conv_0(x)))
-        for name in self.blocks:
-            x = getattr(self, name)(x)
-        if hasattr(self, "BatchNorm_1"):
-            x = self.BatchNorm_1(x)
-        return torch.tanh(self.Conv_1(x))
+def wide_attacker(ours: attackers.WideAttacker, channels: int, image_channels: int) -> nn.Sequential:
+    """See `models.attackers.WideAttacker`: [B, C', H, W] -> [B, C, H, W] in (-1, 1)."""
+    widths = (ours.first, *ours.blocks)
+    pairs = enumerate(itertools.pairwise(widths))
+    blocks: dict[str, nn.Module] = {f"GeneratorBlock_{i}": generator_block(*pair) for i, pair in pairs}
+    if ours.last_norm:
+        blocks["BatchNorm_1"] = nn.BatchNorm2d(widths[-1], affine=False)
+    return _chain(
+        Conv_0=_convolution(channels, ours.first), BatchNorm_0=nn.BatchNorm2d(ours.first, eps=1e-3), relu=nn.ReLU(),
+        **blocks, Conv_1=_convolution(widths[-1], image_channels, bias=True), tanh=nn.Tanh(),
+    )  # fmt: skip
 
 
 class RecurrentOptimizer(nn.Module):

@@ -7,6 +7,7 @@ the steps with ours.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from l2ljax.defenses.saddle import step_weights
 
 __all__ = [
     "RIVALS", "Game", "Step", "first_iterate", "frozen", "l2l_alternating", "l2l_joint", "pgd", "pgd_adv", "plain",
-    "rnn_adv_linear", "rnn_adv_unrolled", "trades",
+    "rnn_adv", "step", "trades",
 ]  # fmt: skip
 
 
@@ -29,7 +30,8 @@ class Game(NamedTuple):
     attacker: nn.Module
     """Without parameters if the attack learns nothing."""
     descent: torch.optim.Optimizer
-    ascent: torch.optim.Optimizer | None
+    ascent: Any
+    """An optimizer, or None if the attack learns nothing."""
     x: Tensor
     """[B, C, H, W]."""
     y: Tensor
@@ -46,14 +48,21 @@ class Game(NamedTuple):
 
     def descend(self, loss: Tensor) -> Tensor:
         """Step the classifier."""
-        self.descent.zero_grad(set_to_none=True)
-        loss.backward()
-        self.descent.step()
+        step(loss, self.descent)
         return loss.detach()
 
 
 Step = Callable[[Game, Tensor], Tensor]
 """(game, the first iterate of the attack) -> the classifier's loss; updates in place."""
+
+
+def step(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+    """Step these optimizers on one backward pass."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 @contextlib.contextmanager
@@ -100,70 +109,32 @@ def pgd(game: Game, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
     return x
 
 
-def rnn_adv_unrolled(game: Game, start: Tensor) -> Tensor:
-    """Train RNN-Adv as the paper describes it: one backward pass through all steps and the classifier in each.
+def rnn_adv(game: Game, x: Tensor, *, linear: bool) -> Tensor:
+    """Step both players of RNN-Adv on one backward pass.
 
-    The optimizer's input gradient at x_t is a constant; the weighted loss there is part of phi's objective, so its
-    graph is kept and used twice.
+    The optimizer's input gradient at x_t is a constant; the weighted loss there is part of phi's objective. As the
+    paper describes it, the pass goes through the classifier in each step, so each graph is kept and used twice.
+    `linear` has our losses instead: L(c) + <grad L(c), x_t - c>, c = x_t detached, of equal value and derivative.
     """
-    x, h, value = start, _no_memory(game), torch.zeros((), device=start.device)
+    weights, value = step_weights(game.options["weights"], game.options["steps"]), x.new_zeros(())
+    h = x.new_zeros(game.options["hidden"], x.numel())
     with frozen(game.net):
-        for t, weight in enumerate((0.0, *_weights(game)[:-1])):
-            here = x if t else x.detach().requires_grad_()
+        for t, weight in enumerate((0.0, *weights[:-1])):
+            here = x if t and not linear else x.detach().requires_grad_()
             loss = cross_entropy(game.net(here), game.y, reduction="sum")
-            (g,) = torch.autograd.grad(loss, here, retain_graph=t > 0)
+            (g,) = torch.autograd.grad(loss, here, retain_graph=t > 0 and not linear)
             if t:
+                loss = loss.detach() + (g * (x - here.detach())).sum() if linear else loss
                 value = value + weight / len(x) * loss
-            x, h = _move(game, x, g, h)
-    for module in game.net.modules():  # the graph holds the statistics, which the training pass overwrites
-        if isinstance(module, torch.nn.BatchNorm2d):
+            largest = g.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
+            delta, h = game.attacker(g / largest, h)
+            x = game.project(x + game.options["scale"] * game.eps * delta)
+    for module in game.net.modules():  # a kept graph holds the statistics, which the training pass overwrites
+        if isinstance(module, torch.nn.BatchNorm2d) and not linear:
             module.running_mean, module.running_var = module.running_mean.clone(), module.running_var.clone()
-    return _both(game, x, value)
-
-
-def rnn_adv_linear(game: Game, start: Tensor) -> Tensor:
-    """Train RNN-Adv with our losses: L(c) + <grad L(c), x_t - c>, c = x_t detached, of equal value and derivative."""
-    x, h, value = start, _no_memory(game), torch.zeros((), device=start.device)
-    with frozen(game.net):
-        for t, weight in enumerate((0.0, *_weights(game)[:-1])):
-            here = x.detach().requires_grad_()
-            loss = cross_entropy(game.net(here), game.y, reduction="sum")
-            (g,) = torch.autograd.grad(loss, here)
-            if t:
-                value = value + weight / len(x) * (loss.detach() + (g * (x - here.detach())).sum())
-            x, h = _move(game, x, g, h)
-    return _both(game, x, value)
-
-
-def _weights(game: Game) -> list[float]:
-    return step_weights(game.options["weights"], game.options["steps"])
-
-
-def _no_memory(game: Game) -> Tensor:
-    return game.x.new_zeros(game.options["hidden"], game.x.numel())
-
-
-def _move(game: Game, x: Tensor, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Take one step of the recurrent optimizer on the gradient over its largest entry per example."""
-    largest = g.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
-    delta, h = game.attacker(g / largest, h)
-    return game.project(x + game.options["scale"] * game.eps * delta), h
-
-
-def _both(game: Game, x: Tensor, value: Tensor) -> Tensor:
-    """Step both on one backward pass: theta on the loss at x_T, phi on the sum of `value` and w_T times that loss."""
-    last = _weights(game)[-1]
-    x.register_hook(lambda g: last * g)
+    x.register_hook(lambda g: weights[-1] * g)  # theta descends the loss at x_T, phi ascends w_T times it
     loss = cross_entropy(game.net(x), game.y)
-    return _update_both(game, loss, loss + value)
-
-
-def _update_both(game: Game, loss: Tensor, value: Tensor) -> Tensor:
-    game.descent.zero_grad(set_to_none=True)
-    game.ascent.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-    value.backward()
-    game.descent.step()
-    game.ascent.step()  # type: ignore[union-attr]
+    step(loss + value, game.descent, game.ascent)
     return loss.detach()
 
 
@@ -172,7 +143,8 @@ def l2l_joint(game: Game, start: Tensor) -> Tensor:
     with frozen(game.net):
         x = _perturb(game)
     loss = cross_entropy(game.net(x), game.y)
-    return _update_both(game, loss, loss)
+    step(loss, game.descent, game.ascent)
+    return loss.detach()
 
 
 def l2l_alternating(game: Game, start: Tensor) -> Tensor:
@@ -181,10 +153,7 @@ def l2l_alternating(game: Game, start: Tensor) -> Tensor:
         x = _perturb(game)
     classifier_loss = game.descend(cross_entropy(game.net(x), game.y))
     with frozen(game.net):
-        loss = cross_entropy(game.net(_perturb(game)), game.y)
-        game.ascent.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-        loss.backward()
-        game.ascent.step()  # type: ignore[union-attr]
+        step(cross_entropy(game.net(_perturb(game)), game.y), game.ascent)
     return classifier_loss
 
 
@@ -212,7 +181,10 @@ RIVALS: dict[str, dict[str, Step]] = {
     "plain": {"": plain},
     "pgd_adv": {"": pgd_adv},
     "trades": {"": trades},
-    "rnn_adv": {"unrolled through the classifier": rnn_adv_unrolled, "linear losses": rnn_adv_linear},
+    "rnn_adv": {
+        "unrolled through the classifier": functools.partial(rnn_adv, linear=False),
+        "linear losses": functools.partial(rnn_adv, linear=True),
+    },
     "grad_l2l": {"": l2l_joint},
     "grad_l2l:alternating": {"": l2l_alternating},
     "two_step_l2l": {"": l2l_joint},

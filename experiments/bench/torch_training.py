@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench import training
 from bench.benchmark import OPTIMIZERS, Program
-from bench.torch_networks import RecurrentOptimizer, WideAttacker, build, load
+from bench.torch_networks import RecurrentOptimizer, build, load, wide_attacker
 from bench.torch_steps import RIVALS, Game, first_iterate
 from l2ljax import threat
 from l2ljax.defenses.classic import find_start
@@ -56,7 +56,7 @@ def start_game(task: training.Task, state: TrainState, batch: Batch) -> Game:
         attacker = RecurrentOptimizer(options["hidden"])
     elif "attacker" in options:
         ours: Any = attackers.create(options["attacker"], width=options["attacker_width"])
-        attacker = WideAttacker(ours, 2 * channels, channels)
+        attacker = wide_attacker(ours, 2 * channels, channels)
     load(attacker, *jax.device_get((state.params.attacker, state.stats.attacker)))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = _images(batch.x).to(device)
@@ -83,18 +83,17 @@ def check(task: training.Task, *, steps: int = 3) -> dict[str, list[float]]:
     plus noise, so that none is 0 or 1. Both sides disable dropout, whose masks would differ, and torch's factor n / (n
     - 1) of BatchNorm's running variances.
 
-    Args:
-      task: the step to compare.
-      steps: the number of steps.
-
     Returns:
       For each of the method's `RIVALS`, the relative differences step by step.
 
     Raises:
       L2LError: a difference above `TOLERANCE`, or the network or the method has no copy in torch.
     """
-    _known(task)
-    gaps: dict[str, list[float]] = {}
+    if task.method not in RIVALS:
+        raise L2LError(f"no step of {task.method} in torch: --rivals=torch has {', '.join(RIVALS)}")
+    if task.dtype != "float32":
+        raise L2LError(f"training steps in torch are float32, not {task.dtype}: leave out --rivals=torch")
+    gaps: dict[str, list[float]] = {which: [] for which in RIVALS[task.method]}
     with jax.enable_x64(True):
         classifier, batch = training.network(task._replace(batch_size=FEW, dtype="float64"))
         batch, classifier = batch._replace(x=batch.x.astype("float64")), _without_dropout(classifier)
@@ -108,12 +107,11 @@ def check(task: training.Task, *, steps: int = 3) -> dict[str, list[float]]:
             ours = float(metrics["loss"])
             for which, game in games.items():
                 theirs = float(RIVALS[task.method][which](game, _images(start).to(game.x)))
-                gaps.setdefault(which, []).append(abs(theirs - ours) / abs(ours))
+                gaps[which].append(abs(theirs - ours) / abs(ours))
                 if not gaps[which][-1] <= TOLERANCE:
-                    step_name = f"{task.method} {which}".strip()
                     raise L2LError(
-                        f"step {number} of {step_name} differs: torch's loss is {theirs:.9g} and ours {ours:.9g}; "
-                        "correct torch_steps, or leave out --rivals=torch"
+                        f"step {number} of {f'{task.method} {which}'.strip()} differs: torch's loss is {theirs:.9g} "
+                        f"and ours {ours:.9g}; correct torch_steps, or leave out --rivals=torch"
                     )
     return gaps
 
@@ -158,10 +156,8 @@ def _moved(state: TrainState) -> TrainState:
     noise = np.random.default_rng(0)
     state = jax.tree.map(lambda a: a.astype("float64") if a.dtype == "float32" else a, state)
     params, stats = jax.tree.map(lambda a: a + 0.05 * noise.normal(size=a.shape), (state.params, state.stats))
-    small = {
-        name: jax.tree.map(lambda a: 0.1 * a, layer) if name.startswith("Dense") else layer
-        for name, layer in params.classifier.items()
-    }
+    scale = lambda path, a: 0.1 * a if path[0].key.startswith("Dense") else a
+    small = jax.tree_util.tree_map_with_path(scale, params.classifier)
     return state._replace(params=params._replace(classifier=small), stats=stats)
 
 
@@ -169,10 +165,3 @@ def _first_iterate(task: training.Task, state: TrainState, batch: Batch) -> Arra
     """Return the first iterate of the attack in our next step."""
     keys = fold_in(example_keys(jax.random.fold_in(state.key, state.step), len(batch.x)), 0)
     return find_start(training.options(task).get("start", "clean"))(threat.linf(task.eps), keys, batch.x)
-
-
-def _known(task: training.Task) -> None:
-    if task.method not in RIVALS:
-        raise L2LError(f"no step of {task.method} in torch: --rivals=torch has {', '.join(RIVALS)}")
-    if task.dtype != "float32":
-        raise L2LError(f"training steps in torch are float32, not {task.dtype}: leave out --rivals=torch")

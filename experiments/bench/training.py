@@ -24,13 +24,9 @@ from l2ljax import cost, defenses, devices, models, threat
 from l2ljax.train import AXIS, SCHEDULES, TrainState, init_state
 from l2ljax.types import Array, Batch, Classifier, Defense, L2LError, Tree, example_keys
 
-__all__ = [
-    "PAPERS", "PAPER_SECONDS", "Task", "builders", "defense", "known", "network", "options", "ours", "peak_bytes",
-]  # fmt: skip
+__all__ = ["Task", "builders", "defense", "known", "network", "options", "ours", "peak_bytes"]
 
-PAPERS = {
-    "plain": 1.0, "pgd_adv": 12.3, "naive_l2l": 2.76, "grad_l2l": 5.80, "two_step_l2l": 7.56,
-}  # fmt: skip
+PAPERS = {"plain": 1.0, "pgd_adv": 12.3, "naive_l2l": 2.76, "grad_l2l": 5.80, "two_step_l2l": 7.56}
 """Seconds a step over plain training's: Learning to Defend by Learning to Attack, Table 3 (WRN-34-10, 10-step PGM)."""
 PAPER_SECONDS = {"rnn_adv": 268.50, "rnn_trades": 443.52, "l2l_da": 1972.41}
 """Seconds an epoch in Improved Adversarial Training via Learned Optimizer, Table 2 (network and data not given)."""
@@ -100,19 +96,16 @@ def known(task: Task) -> dict[str, Any]:
     classifier, batch = network(task)
     alone = defense(task, classifier, axis_name=None)
     modes = ("classifier", "attacker") if task.schedule == "alternating" else (task.schedule,)
-    state = jax.eval_shape(
-        lambda key: init_state(key, classifier, alone, benchmark.OPTIMIZERS, batch.x), jax.random.key(0)
-    )
+    start = lambda key: init_state(key, classifier, alone, benchmark.OPTIMIZERS, batch.x)
+    state = jax.eval_shape(start, jax.random.key(0))
 
     def gradient(state: TrainState, mode: str) -> Tree:
         def objective(moved: dict[str, Tree]) -> Array:
             keys = example_keys(state.key, len(batch.x))
             return alone.objective(state.params._replace(**moved), state.stats, keys, batch, mode)[0]
 
-        return jax.grad(objective)({name: getattr(state.params, name) for name in moving(mode)})
-
-    def moving(mode: str) -> list[str]:
-        return [name for name, moves in SCHEDULES[mode]._asdict().items() if moves]
+        moving = [name for name, moves in SCHEDULES[mode]._asdict().items() if moves]
+        return jax.grad(objective)({name: getattr(state.params, name) for name in moving})
 
     counted = [cost.multiplications(cost.mark(functools.partial(gradient, mode=mode)), state) for mode in modes]
     return {
@@ -122,11 +115,7 @@ def known(task: Task) -> dict[str, Any]:
 
 
 def builders(task: Task, *, rival: bool, count: int | None = None) -> dict[str, Callable[[], Program]]:
-    """Return name -> builder of our step, and of torch's if requested, which are first compared with it.
-
-    Raises:
-      L2LError: see `torch_training.check`.
-    """
+    """Return name -> builder of our step, and of torch's if requested, after `torch_training.check`."""
     programs: dict[str, Callable[[], Program]] = {"l2ljax": functools.partial(ours, task, count)}
     if rival:
         torch_training = rivals.package("bench.torch_training")

@@ -21,18 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l2ljax import attacks, defenses, losses, models, threat
+from bench.benchmark import BALL
+from l2ljax import attacks, defenses, losses, models
 from l2ljax.files import write_files
 from l2ljax.runtime.provenance import provenance
 from l2ljax.train import AXIS, TrainState, init_state, make_step
 from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Players, Tree
 
-__all__ = [
-    "BALL", "FIRST_OPTIMIZER", "FIRST_STEPS", "OPTIMIZER", "STEPS", "Outcome", "Reference", "compare", "load_reference",
-    "make_reference", "run",
-]  # fmt: skip
+__all__ = ["Outcome", "Reference", "compare", "load_reference", "make_reference", "run"]
 
-BALL = threat.linf(8 / 255)
 FIRST_STEPS, FIRST_OPTIMIZER = 60, optax.adam(3e-3)
 """PGD training before all programs, so that some of the attacks fail."""
 STEPS, OPTIMIZER = 3, optax.sgd(1e-3, momentum=0.9)
@@ -63,14 +60,7 @@ class Reference(NamedTuple):
 
 
 def make_reference(file: Path, arch: str, programs: Sequence[str], *, shape: tuple[int, ...], images: int) -> None:
-    """Train a network briefly on synthetic images, run the programs here, and write everything to an .npz file.
-
-    Args:
-      file: the output file.
-      arch: a classifier.
-      programs: names.
-      shape: of an image, [H, W, C].
-      images: number of images.
+    """Train a network briefly on synthetic images [H, W, C], run the programs here, and write all to an .npz file.
 
     Raises:
       L2LError: an unknown name, or an architecture that does not take such images.
@@ -81,8 +71,7 @@ def make_reference(file: Path, arch: str, programs: Sequence[str], *, shape: tup
     variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
     arrays: dict[str, Any] = {f"weights {i}": a for i, a in enumerate(jax.tree.leaves(variables))}
     for name in programs:
-        for field, array in run(name, arch, variables, batch)._asdict().items():
-            arrays[f"{name} {field}"] = array
+        arrays |= {f"{name} {field}": a for field, a in run(name, arch, variables, batch)._asdict().items()}
     about = {"arch": arch, "programs": list(programs), **provenance()}
     buffer = io.BytesIO()
     np.savez(buffer, about=np.array(json.dumps(about)), x=batch.x, y=batch.y, **arrays)
@@ -168,13 +157,7 @@ def _attacked(name: str) -> Callable[..., Array]:
 
 
 def _trained(
-    arch: str,
-    variant: str,
-    method: str,
-    batch: Batch,
-    steps: int,
-    optimizer: optax.GradientTransformation,
-    variables: Tree = None,
+    arch: str, variant: str, method: str, batch: Batch, steps: int, optimizer: Any, variables: Tree = None
 ) -> tuple[TrainState, np.ndarray, np.ndarray]:
     """Return the state after joint steps on one batch from given or new weights, and an `Outcome`'s first fields."""
     classifier, optimizers = _classifier(arch, variant), Players(optimizer, optimizer)
@@ -183,16 +166,13 @@ def _trained(
     state = init_state(jax.random.key(2), classifier, defense, optimizers, batch.x)
     if variables is not None:
         given = jax.tree.map(jnp.copy, variables)  # the state is donated
-        state = state._replace(
-            params=state.params._replace(classifier=given["params"]),
-            stats=state.stats._replace(classifier=given["batch_stats"]),
-        )
-    rows = []
+        params = state.params._replace(classifier=given["params"])
+        state = state._replace(params=params, stats=state.stats._replace(classifier=given["batch_stats"]))
+    names, rows = ("loss", "classifier_gradient_norm", "attacker_gradient_norm"), []
     for _ in range(steps):
         state, values = step(state, batch)
-        rows.append([float(values[name]) for name in ("loss", "classifier_gradient_norm", "attacker_gradient_norm")])
-    metrics = np.array(rows)
-    return state, metrics[:, 0], metrics[:, 1:]
+        rows.append([float(values[name]) for name in names])
+    return state, np.array(rows)[:, 0], np.array(rows)[:, 1:]
 
 
 def _images(shape: tuple[int, ...], n: int) -> Batch:

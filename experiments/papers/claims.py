@@ -56,17 +56,29 @@ def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
         missing = ", ".join(group.name for group in (more, less) if not group.values)
         return Answer(claim, where, "open", f"not run: {missing}")
     difference = statistics.mean(more.values) - statistics.mean(less.values)
-    spread = max(_range(more), _range(less))
+    spread = max(max(group.values) - min(group.values) for group in (more, less))
     noise = max(spread, 2 * math.hypot(_error(more), _error(less)))
-    enough = min(len(more.values), len(less.values)) >= NEEDED
+    seeds = min(len(more.values), len(less.values))
     if difference > noise:
         answer = "yes"
-    elif difference < -noise or (enough and difference <= spread):
+    elif difference < -noise or (seeds >= NEEDED and difference <= spread):
         answer = "no"
     else:
         answer = "open"
-    seeds = min(len(more.values), len(less.values))
-    return Answer(claim, where, answer, f"{_tell(more)}; {_tell(less)}; noise {_number(noise, more)}", seeds)
+    sides = [f"{group.name} {', '.join(_number(value, group) for value in group.values)}" for group in (more, less)]
+    return Answer(claim, where, answer, f"{'; '.join(sides)}; noise {_number(noise, more)}", seeds)
+
+
+def _error(group: Group) -> float:
+    """Return the standard error of an accuracy of one seed from its number of images; 0 for other numbers."""
+    if not group.images:
+        return 0.0
+    p = min(max(abs(statistics.mean(group.values)), 1 / group.images), 1.0)
+    return math.sqrt(p * (1 - p) / group.images)
+
+
+def _number(value: float, group: Group) -> str:
+    return f"{100 * value:.2f}" if group.images else f"{value:.1f}"
 
 
 def answers(records: Sequence[Record], results: Path) -> list[Answer]:
@@ -91,18 +103,24 @@ ATTACKS = ("PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", 
 """Columns for a row's worst case, if all rows of a comparison have them."""
 
 
-def worst(records: Sequence[Record], table: str, row: str, *others: str) -> Group:
-    """Return per seed the lowest accuracy among the attacks that this row and the others share."""
-    rows = [record for record in records if record["table"] == table and record["row"] in (row, *others)]
-    common = [c for c in ATTACKS if rows and all(c in record["values"] for record in rows)]
-    mine = [record for record in rows if record["row"] == row] if common else []
-    values = [min(record["values"][c]["value"] for c in common) for record in mine]
-    return Group(row, values, min((record["values"][c]["images"] for record in mine for c in common), default=None))
+def worst(records: Sequence[Record], table: str, *rows: str) -> list[Group]:
+    """Return for each row the lowest accuracy per seed among the attacks that all these rows share."""
+    of_row = {row: [r["values"] for r in records if (r["table"], r["row"]) == (table, row)] for row in rows}
+    every = [values for seeds in of_row.values() for values in seeds]
+    common = [c for c in ATTACKS if every and all(c in values for values in every)]
+    return [
+        Group(
+            row,
+            [min(values[c]["value"] for c in common) for values in seeds if common],
+            min((values[c]["images"] for values in seeds for c in common), default=None),
+        )
+        for row, seeds in of_row.items()
+    ]
 
 
 def column(records: Sequence[Record], table: str, row: str, name: str) -> Group:
     """Return one column per seed."""
-    cells = [r["values"][name] for r in records if r["table"] == table and r["row"] == row and name in r["values"]]
+    cells = [r["values"][name] for r in records if (r["table"], r["row"]) == (table, row) and name in r["values"]]
     return Group(name, [c["value"] for c in cells], min((c["images"] for c in cells), default=None))
 
 
@@ -113,54 +131,57 @@ def digits(results: Path, table: str, row: str) -> Group:
     return Group(row, [run["attacks"]["pgd100"]["robust_acc"] for run in runs], runs[0]["eval_size"] if runs else None)
 
 
+def _fall(records: Sequence[Record], table: str, row: str) -> Group:
+    """Return PGM-20's accuracy minus AutoAttack's on the same images, per seed."""
+    [beside] = BESIDE
+    rows = [r["values"] for r in records if (r["table"], r["row"]) == (table, row)]
+    both = [values for values in rows if {beside, "AutoAttack"} <= set(values)]
+    images = min((values["AutoAttack"]["images"] for values in both), default=None)
+    return Group(row, [v[beside]["value"] - v["AutoAttack"]["value"] for v in both], images)
+
+
 # The claims ----------------------------------------------------------------------------------------------------------
+
+_WORST = {
+    "rnn_adv:table3": "MNIST, worst of the common attacks",
+    "l2l:table2": "CIFAR-10 stand-in, worst of the common attacks",
+}
+_Pair = tuple[str, Group, Group]
+
+
+def _two_places(
+    records: Sequence[Record], results: Path, table: str, rows: tuple[str, str], methods: tuple[str, str]
+) -> list[_Pair]:
+    """Return (where, more, less) of two rows of a table and of the same methods on digits."""
+    there, here = worst(records, table, *rows), [digits(results, "methods", name) for name in methods]
+    return [(_WORST[table], there[0], there[1]), ("digits, PGD-100", here[0], here[1])]
 
 
 def rnn_beats_adv_train(records: Sequence[Record], results: Path) -> list[Answer]:
     """RNN-Adv, Tables 3 to 5."""
-    claim = "RNN-Adv beats AdvTrain by more than the spread of seeds"
-    pair = [worst(records, "rnn_adv:table3", *names) for names in (("RNN-Adv", "AdvTrain"), ("AdvTrain", "RNN-Adv"))]
-    return [
-        exceeds(claim, "MNIST, worst of the common attacks", *pair),
-        exceeds(claim, "digits, PGD-100", *(digits(results, "methods", row) for row in ("rnn_adv", "pgd_adv"))),
-    ]
+    pairs = _two_places(records, results, "rnn_adv:table3", ("RNN-Adv", "AdvTrain"), ("rnn_adv", "pgd_adv"))
+    return [exceeds("RNN-Adv beats AdvTrain by more than the spread of seeds", *pair) for pair in pairs]
 
 
 def two_steps_beat_one(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L, Table 2."""
-    claim = "two-step L2L beats grad L2L"
-    pair = [worst(records, "l2l:table2", *n) for n in (("2-Step L2L", "Grad L2L"), ("Grad L2L", "2-Step L2L"))]
-    return [
-        exceeds(claim, "CIFAR-10 stand-in, worst of the common attacks", *pair),
-        exceeds(claim, "digits, PGD-100", *(digits(results, "methods", n) for n in ("two_step_l2l", "grad_l2l"))),
-    ]
+    pairs = _two_places(records, results, "l2l:table2", ("2-Step L2L", "Grad L2L"), ("two_step_l2l", "grad_l2l"))
+    return [exceeds("two-step L2L beats grad L2L", *pair) for pair in pairs]
 
 
 def naive_fails(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L, Table 2: an attacker without the gradient defends against nothing."""
     claim = "naive L2L fails: it keeps less than a tenth of what PGM training keeps"
-    places = {
-        "CIFAR-10 stand-in, worst of the common attacks": [
-            worst(records, "l2l:table2", *names) for names in (("PGM Net", "Naive L2L"), ("Naive L2L", "PGM Net"))
-        ],
-        "digits, PGD-100": [digits(results, "methods", row) for row in ("pgd_adv", "naive_l2l")],
-    }
-    return [
-        exceeds(
-            claim, where, full._replace(name=f"a tenth of {full.name}", values=[v / 10 for v in full.values]), naive
-        )
-        for where, (full, naive) in places.items()
-    ]
+    pairs = _two_places(records, results, "l2l:table2", ("PGM Net", "Naive L2L"), ("pgd_adv", "naive_l2l"))
+    tenth = lambda full: full._replace(name=f"a tenth of {full.name}", values=[v / 10 for v in full.values])
+    return [exceeds(claim, where, tenth(full), naive) for where, full, naive in pairs]
 
 
 def interpolation_falls(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L v2, Table 4: whether AutoAttack takes more from AIT than from PGM training."""
-    claim = "AIT loses more from PGM-20 to AutoAttack than PGM training"
-    pgm = _fall(records, "l2l:table2", "PGM Net")
-    return [
-        exceeds(claim, f"CIFAR-10 stand-in, {row}", _fall(records, "l2l:table4-v2", row), pgm)
-        for row in ("AIT", "AIT+Grad L2L")
-    ]
+    claim, pgm = "AIT loses more from PGM-20 to AutoAttack than PGM training", _fall(records, "l2l:table2", "PGM Net")
+    rows = ("AIT", "AIT+Grad L2L")
+    return [exceeds(claim, f"CIFAR-10 stand-in, {row}", _fall(records, "l2l:table4-v2", row), pgm) for row in rows]
 
 
 def learned_attacker_wins(records: Sequence[Record], results: Path) -> list[Answer]:
@@ -177,15 +198,9 @@ def learned_attacker_wins(records: Sequence[Record], results: Path) -> list[Answ
 
 def diversity_helps(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L-DA, Table 1a."""
-    return [
-        exceeds(
-            "L2L-DA's diversity term helps",
-            f"MNIST, {r}, worst of the common attacks",
-            worst(records, "l2l_da:table1a", f"{r}, D+", f"{r}, D-"),
-            worst(records, "l2l_da:table1a", f"{r}, D-", f"{r}, D+"),
-        )
-        for r in ("R-", "R+")
-    ]  # fmt: skip
+    pairs = {row: worst(records, "l2l_da:table1a", f"{row}, D+", f"{row}, D-") for row in ("R-", "R+")}
+    where = "MNIST, {}, worst of the common attacks"
+    return [exceeds("L2L-DA's diversity term helps", where.format(row), *pair) for row, pair in pairs.items()]
 
 
 def gail_is_steadied(records: Sequence[Record], results: Path) -> list[Answer]:
@@ -201,43 +216,6 @@ def gail_is_steadied(records: Sequence[Record], results: Path) -> list[Answer]:
 
 
 CLAIMS: tuple[Callable[[Sequence[Record], Path], list[Answer]], ...] = (
-    rnn_beats_adv_train,
-    two_steps_beat_one,
-    naive_fails,
-    interpolation_falls,
-    learned_attacker_wins,
-    diversity_helps,
+    rnn_beats_adv_train, two_steps_beat_one, naive_fails, interpolation_falls, learned_attacker_wins, diversity_helps,
     gail_is_steadied,
-)
-
-
-_BESIDE = next(iter(BESIDE))
-
-
-def _fall(records: Sequence[Record], table: str, row: str) -> Group:
-    """Return PGM-20's accuracy minus AutoAttack's on the same images, per seed."""
-    rows = [r["values"] for r in records if r["table"] == table and r["row"] == row]
-    both = [values for values in rows if {_BESIDE, "AutoAttack"} <= set(values)]
-    images = min((values["AutoAttack"]["images"] for values in both), default=None)
-    return Group(row, [v[_BESIDE]["value"] - v["AutoAttack"]["value"] for v in both], images)
-
-
-def _range(group: Group) -> float:
-    return max(group.values) - min(group.values)
-
-
-def _error(group: Group) -> float:
-    """Return the standard error of an accuracy of one seed from its number of images; 0 for other numbers."""
-    if not group.images:
-        return 0.0
-    p = min(max(abs(statistics.mean(group.values)), 1 / group.images), 1.0)
-    return math.sqrt(p * (1 - p) / group.images)
-
-
-def _tell(group: Group) -> str:
-    values = ", ".join(_number(value, group) for value in group.values)
-    return f"{group.name} {values}"
-
-
-def _number(value: float, group: Group) -> str:
-    return f"{100 * value:.2f}" if group.images else f"{value:.1f}"
+)  # fmt: skip

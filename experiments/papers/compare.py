@@ -34,27 +34,21 @@ def read_records(folder: Path = records.FOLDER) -> list[Record]:
 
 def as_markdown(measured: Sequence[Record]) -> str:
     """Return a section per table that has rows."""
-    parts = ["## The papers' tables, ours beside them", _ABOUT, elsewhere()]
-    for name, table in TABLES.items():
-        mine = [record for record in measured if record["table"] == name]
-        if mine:
-            parts.append(section(name, table, mine))
-    return "\n\n".join(parts)
+    of_table = {name: [record for record in measured if record["table"] == name] for name in TABLES}
+    sections = [section(name, TABLES[name], rows) for name, rows in of_table.items() if rows]
+    return "\n\n".join(["## The papers' tables, ours beside them", _ABOUT, elsewhere(), *sections])
 
 
 def elsewhere() -> str:
     """List the rows that have their own section, and count those without results."""
+    kept = [part for part in PARTS if records.is_kept(part)]
     own: dict[str, list[str]] = {}
-    for part in PARTS:
-        if not part.columns and records.is_kept(part):
-            lines = own.setdefault(part.table, [])
-            lines += [name for name in [Path(part.jobs[-1].made).stem] if name not in lines]
-    lines = [f"- {name}, {TABLES[name].title}: {', '.join(made)}" for name, made in own.items()]
-    run = {(part.table, part.row) for part in PARTS if records.is_kept(part)}
-    count = sum(len(table.rows) for table in TABLES.values())
-    said = (
-        f"Of {count} rows {len(run)} have results; `python experiments/reproduce.py --list` says what each would take."
-    )
+    for part in kept:
+        if not part.columns:
+            own.setdefault(part.table, []).append(Path(part.jobs[-1].made).stem)
+    lines = [f"- {name}, {TABLES[name].title}: {', '.join(dict.fromkeys(made))}" for name, made in own.items()]
+    count, run = sum(len(table.rows) for table in TABLES.values()), len({(part.table, part.row) for part in kept})
+    said = f"Of {count} rows {run} have results; `python experiments/reproduce.py --list` says what each would take."
     return "\n".join([said, "", "In sections of their own, by the name of the JSON in experiments/results:", *lines])
 
 
@@ -66,15 +60,13 @@ number stand beside the paper's attacks."""
 
 def section(name: str, table: Table, measured: Sequence[Record]) -> str:
     """Return one table: rows with their schedule, seeds and cells."""
-    rows = [row for row in table.rows if any(record["row"] == row for record in measured)]
-    columns = [*table.columns]
-    columns += [c for record in measured for c in record["values"] if c not in columns]
-    columns = list(dict.fromkeys(c for c in columns if c == "Min" or any(c in record["values"] for record in measured)))
-    of_row = {row: [record for record in measured if record["row"] == row] for row in rows}
+    of_row = {row: [record for record in measured if record["row"] == row] for row in table.rows}
+    of_row = {row: seeds for row, seeds in of_row.items() if seeds}
+    run = [column for record in measured for column in record["values"]]
+    columns = [c for c in dict.fromkeys([*table.columns, *run]) if c == "Min" or c in run]
     said = {row: list(dict.fromkeys(shortened(r["training"], table) for r in seeds)) for row, seeds in of_row.items()}
-    common = [
-        part for part in said[rows[0]][0].split("; ") if all(part in s.split("; ") for t in said.values() for s in t)
-    ]
+    schedules = [text.split("; ") for texts in said.values() for text in texts]
+    common = [part for part in schedules[0] if all(part in parts for parts in schedules)]
     cells = []
     for row, seeds in of_row.items():
         own = ["; ".join(part for part in s.split("; ") if part not in common) or "the same" for s in said[row]]
@@ -101,7 +93,7 @@ def cell(column: str, table: Table, row: str, seeds: Sequence[Record]) -> str:
         text += f" [{scale * min(values):.{digits}f}, {scale * max(values):.{digits}f}]"
     if printed is None:
         return text
-    same = all(table.dataset in (None, record["training"]["dataset"]) for record in seeds)
+    same = all(table.dataset == record["training"]["dataset"] for record in seeds)
     return f"{text} / {printed:.{digits}f}" + (f" ({ours - printed:+.{digits}f})" if same else ", another data set")
 
 
@@ -121,27 +113,24 @@ def images_of(column: str, measured: Iterable[Record]) -> str:
 
 def shortened(training: Mapping[str, Any], table: Table) -> str:
     """Describe the run's differences from the paper's setting: the table's, and for the rest the recipe's."""
-    paper = recipes.find(training["dataset"], training["method"])
-    epochs = table.epochs or paper.epochs
-    said = []
-    for name, theirs in (("dataset", table.dataset), ("arch", table.arch)):
-        if theirs and training[name] != theirs:
-            said.append(f"{training[name]} for {theirs}")
-    if training["epochs"] != epochs:
+    paper, generator = recipes.find(training["dataset"], training["method"]), training["method"] in GENERATORS
+    wanted = {"dataset": table.dataset, "arch": table.arch}
+    said = [f"{training[name]} for {theirs}" for name, theirs in wanted.items() if theirs not in ("", training[name])]
+    if training["epochs"] != (epochs := table.epochs or paper.epochs):
         said.append(f"{training['epochs']} of {epochs} epochs")
     images, everything = training.get("train_size"), TRAIN_IMAGES.get(training["dataset"])
     if images is not None and images != everything:
         said.append(f"{images:,} of {everything:,} training images" if everything else f"{images:,} training images")
-    width = training.get("options", {}).get("attacker_width")
-    if training["method"] in GENERATORS and width not in (None, 64):
-        said.append(f"attacker of width {width} for 64")
+    options = training.get("options", {})
+    if generator and options.get("attacker_width", 64) not in (None, 64):
+        said.append(f"attacker of width {options['attacker_width']} for 64")
     for name in ("optimizer", "lr", "lr_schedule", "batch_size", "warmup", "attacker_optimizer", "attacker_lr"):
         theirs = getattr(paper, name)
         if name == "warmup":
             theirs *= training["epochs"] / paper.epochs
         if name in training and training[name] != theirs:
-            said.append(f"{name.replace('_', ' ')} {training[name]} for {theirs:g}" if isinstance(theirs, float)
-                        else f"{name.replace('_', ' ')} {training[name]} for {theirs}")  # fmt: skip
-    if training["method"] not in GENERATORS:  # a learned attacker's options are an ablation's row
-        said += [f"{name} {value}" for name, value in training.get("options", {}).items()]
+            shown = f"{theirs:g}" if isinstance(theirs, float) else theirs
+            said.append(f"{name.replace('_', ' ')} {training[name]} for {shown}")
+    if not generator:  # a learned attacker's options are an ablation's row
+        said += [f"{name} {value}" for name, value in options.items()]
     return "; ".join(said) or "as in the paper"

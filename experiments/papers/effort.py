@@ -14,10 +14,7 @@ import jax.numpy as jnp
 
 from l2ljax import cost, models
 
-__all__ = [
-    "GENERATORS", "LAUNCH", "PASSES", "PIXELS", "SPEEDS", "TRAIN_IMAGES", "Effort", "judging", "multiplications",
-    "passes_of", "training",
-]  # fmt: skip
+__all__ = ["GENERATORS", "PASSES", "TRAIN_IMAGES", "Effort", "judging", "multiplications", "passes_of", "training"]
 
 PASSES = {
     "plain": 1, "fgsm_adv": 2, "pgd_adv": 11, "pgd_bls_adv": 31, "cw_adv": 101, "trades": 12, "stability": 2,
@@ -79,13 +76,7 @@ def training(
 ) -> Effort:
     """Return the effort of a training run: a gradient in x costs a forward pass, and so does one in the weights.
 
-    Args:
-      dataset: its name.
-      arch: the classifier.
-      method: as in `--method`.
-      epochs: number of epochs.
-      images: images per epoch; all by default.
-      width: of a convolutional attacker.
+    `images` are per epoch, all by default; `width` is a convolutional attacker's.
     """
     seen = epochs * (images or TRAIN_IMAGES[dataset])
     attacker = GENERATORS.get(method, 0.0) * (width / 64) ** 2 * PIXELS.get(dataset, 1024) / 1024
@@ -105,5 +96,4 @@ def passes_of(attack: str) -> float:
         return 3000.0  # up to 4,400 if the first attacks all fail
     match = re.match(r"(?P<family>trained:|l2l_cw|[a-z_]+?)(?P<n>\d+)?(?:[@+]|$)", attack)
     count = float((match and match["n"]) or 10)
-    family = match["family"] if match else ""
-    return count * {"random": 0.5, "bls": 3.0, "l2l_cw": 8.0, "fgsm": 0.1}.get(family, 1.0)
+    return count * {"random": 0.5, "bls": 3.0, "l2l_cw": 8.0, "fgsm": 0.1}.get(match["family"] if match else "", 1.0)

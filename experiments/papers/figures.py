@@ -12,12 +12,7 @@ __all__ = ["bars", "paths_in_the_plane"]
 
 
 def paths_in_the_plane(path: Path, paths: Mapping[str, ArrayLike]) -> None:
-    """Draw the paths of players of a game on the plane (L2L, Figure 8), as PNG.
-
-    Args:
-      path: the file to write.
-      paths: title -> points [T, 2], x and y of the players, with a panel each.
-    """
+    """Draw a panel for each title -> points [T, 2], x and y of the players of a game (L2L, Figure 8), as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(paths), 4), layout="tight")
@@ -33,14 +28,8 @@ def paths_in_the_plane(path: Path, paths: Mapping[str, ArrayLike]) -> None:
     save(path, figure)
 
 
-def bars(path: Path, groups: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str) -> None:
-    """Draw a horizontal bar with its range per value, a panel per group, as PNG.
-
-    Args:
-      path: the file to write.
-      groups: title -> name -> (value, lowest, highest).
-      label: the label of the values.
-    """
+def bars(path: Path, groups: Mapping[str, Mapping[str, tuple[float, ...]]], label: str) -> None:
+    """Draw a panel for each title, with a bar and its range for each name -> (value, lowest, highest), as PNG."""
     from matplotlib.figure import Figure
 
     heights = [len(group) + 1.5 for group in groups.values()]

@@ -75,17 +75,13 @@ def trained(
     )
 
 
-def judged(victim: Job, attacks: list[str], images: int, *flags: str, variant: str = "") -> Job:
+def judged(victim: Job, attacks: list[str], images: int, *flags: str, variant: str = "white") -> Job:
     """Return an evaluation of a trained model on the first test images, in a folder next to it."""
-    arch, out = str(victim.about["arch"]), f"{victim.folder}/judged-{variant or 'white'}-{images}"
-    return Job(
-        "experiments/evaluate.py",
-        (f"--victim={victim.folder}", f"--attacks={','.join(attacks)}", f"--eval-size={images}", "--no-masking",
-         *flags, f"--out={out}"),
-        f"{out}/robustbench.json",
-        effort.judging(arch, attacks, images),
-        victim.dataset,
-    )  # fmt: skip
+    out = f"{victim.folder}/judged-{variant}-{images}"
+    fixed = (f"--victim={victim.folder}", f"--attacks={','.join(attacks)}", f"--eval-size={images}", "--no-masking")
+    work = effort.judging(str(victim.about["arch"]), attacks, images)
+    made = f"{out}/robustbench.json"
+    return Job("experiments/evaluate.py", (*fixed, *flags, f"--out={out}"), made, work, victim.dataset)
 
 
 def attacker(
@@ -99,21 +95,21 @@ def attacker(
     dataset, arch = str(victim.about["dataset"]), str(victim.about["arch"])
     method = name if name in effort.PASSES else "l2l_star"  # AdvGAN and GAP are one-shot networks too
     sized = [f"--attacker-width={width}"] * (width is not None)
+    fixed = (f"--attacker={name}", f"--victim={victim.folder}", f"--epochs={epochs}")
+    judging = (f"--attacks={beside}", "--draws=1", "--eval-size=10000", f"--workdir={folder}")
     return Job(
         "experiments/attack.py",
-        (f"--attacker={name}", f"--victim={victim.folder}", f"--epochs={epochs}", *sized, *flags,
-         f"--attacks={beside}", "--draws=1",
-         "--eval-size=10000", f"--workdir={folder}"),
+        (*fixed, *sized, *flags, *judging),
         f"{folder}/report.json",
         effort.training(dataset, arch, method, epochs=epochs, width=width or 64),
         dataset,
         {"seed": 0, "method": name, "epochs": epochs, "eval_size": 10_000},
-    )  # fmt: skip
+    )
 
 
 def white(
     table: str, row: str, victim: Job, columns: Mapping[str, str], images: int, *before: Job,
-    variant: str = "", natural: bool = False,
+    variant: str = "white", natural: bool = False,
 ) -> Part:  # fmt: skip
     """Return the part that evaluates `victim` on those columns, after `before` ran."""
     job = judged(victim, list(columns.values()), images, variant=variant)
@@ -128,13 +124,10 @@ def black(
     """Return attacks on other models, tested on `victim`; a column's name joins the surrogate's and the attack's."""
     listed = ",".join(job.folder for job in surrogates.values())
     flags = (f"--surrogates={listed}", f"--black-box={','.join(attacks.values())}")
-    job = judged(victim, [], 1000, *flags, variant=variant)
-    job = job._replace(effort=effort.judging(str(victim.about["arch"]), [*attacks.values()] * len(surrogates), 1000))
-    columns = {
-        surrogate + attack: f"{name} on {other.folder}"
-        for surrogate, other in surrogates.items()
-        for attack, name in attacks.items()
-    }
+    work = effort.judging(str(victim.about["arch"]), [*attacks.values()] * len(surrogates), 1000)
+    job = judged(victim, [], 1000, *flags, variant=variant)._replace(effort=work)
+    pairs = [(*surrogate, *attack) for surrogate in surrogates.items() for attack in attacks.items()]
+    columns = {who + column: f"{name} on {other.folder}" for who, other, column, name in pairs}
     jobs = (victim, *surrogates.values(), *before, job)
     return Part(table, row, jobs, columns, int(str(victim.about["seed"])), victim)
 

@@ -1,6 +1,7 @@
 """Every row of every table: state and estimated cost (`experiments/reproduce.py --list`)."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from l2ljax.report.markdown import grid
@@ -34,18 +35,10 @@ def chosen(only: str) -> list[Part]:
 def wanted(only: str) -> list[tuple[str, str]]:
     """Return the (table, row) pairs of `--only`."""
     rows = [(name, row) for name, table in TABLES.items() for row in table.rows]
-    items = [item for item in only.split(",") if item]
-    # A row's name may have a comma: "l2l_da:table1a/R-, D-".
-    joined: list[str] = []
-    for item in items:
-        if joined and item.startswith(" "):
-            joined[-1] += f",{item}"
-        else:
-            joined.append(item)
-    for item in joined:
-        if not any(item in (name, f"{name}/{row}") for name, row in rows):
-            raise L2LError(f"--only={item}: no such table or row; choose from {', '.join(TABLES)}, or TABLE/ROW")
-    return [(name, row) for name, row in rows if not joined or {name, f"{name}/{row}"} & set(joined)]
+    items = set(filter(None, re.split(r",(?! )", only)))  # a row's name may have a comma: "l2l_da:table1a/R-, D-"
+    if unknown := items - {name for table, row in rows for name in (table, f"{table}/{row}")}:
+        raise L2LError(f"--only={min(unknown)}: no such table or row; choose from {', '.join(TABLES)}, or TABLE/ROW")
+    return [(table, row) for table, row in rows if not items or {table, f"{table}/{row}"} & items]
 
 
 def listed(only: str = "") -> str:
@@ -77,14 +70,14 @@ def listed(only: str = "") -> str:
     return "\n\n".join([grid(header, cells), totals, *([] if only else [shown])])
 
 
-def state(parts: Iterable[Part]) -> str:
+def state(parts: Sequence[Part]) -> str:
     """Return done, partial, not run, or not planned."""
-    parts = list(parts)
     if not parts:
         return "not planned"
     if all(map(records.is_kept, parts)):
         return "done"
-    begun = any(map(records.is_kept, parts)) or any(_begun(job) for part in parts for job in part.jobs)
+    workdirs = (Path(job.folder) for part in parts for job in part.jobs if job.made.startswith("runs/"))
+    begun = any(map(records.is_kept, parts)) or any(folder.exists() for folder in workdirs)
     return "partial" if begun else "not run"
 
 
@@ -93,17 +86,9 @@ def papers(table: Table, row: str) -> Effort:
     if not (table.epochs and row in METHODS):
         return Effort()
     columns = [column for column in table.rows[row] if column not in ("Natural", "Min")]
+    attacks = [column.lower().replace("-", "").replace("pgm", "pgd").replace("&", "") for column in columns]
     work = effort.training(table.dataset, table.arch, METHODS[row], epochs=table.epochs)
-    return work + effort.judging(table.arch, [_as_attack(column) for column in columns], 10_000)
-
-
-def _as_attack(column: str) -> str:
-    """Return an attack's name with the same number of passes."""
-    return column.lower().replace("-", "").replace("pgm", "pgd").replace("&", "")
-
-
-def _begun(job: Job) -> bool:
-    return complete(job) or (job.made.startswith("runs/") and Path(job.folder).exists())
+    return work + effort.judging(table.arch, attacks, 10_000)
 
 
 def _hours(work: Effort, machine: str) -> str:

@@ -11,9 +11,8 @@ from papers import effort, jobs
 from papers.jobs import AUTOATTACK, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
 
 __all__ = [
-    "DA_MODELS", "L2L_ROWS", "PARTS", "RNN_ROWS", "SMALL_CNN", "cifar", "da_black", "da_tuned", "da_white",
-    "equal_steps", "l2l_figure", "l2l_table2", "l2l_table4", "l2l_table8", "lenet", "mnist", "rnn_figure3",
-    "rnn_table1", "rnn_table3", "rnn_table6", "rnn_table7",
+    "DA_MODELS", "L2L_ROWS", "PARTS", "RNN_ROWS", "cifar", "da_black", "da_tuned", "da_white", "equal_steps",
+    "l2l_figure", "l2l_table2", "l2l_table4", "lenet", "mnist", "rnn_figure3", "rnn_table3", "strength",
 ]  # fmt: skip
 
 # Improved Adversarial Training via Learned Optimizer -----------------------------------------------------------------
@@ -40,57 +39,40 @@ def mnist(row: str, seed: int) -> Job:
 
 def rnn_table3(row: str, seed: int, which: str) -> Part:
     """Return one of four groups of columns."""
-    victim, optimizer = mnist(row, seed), mnist("RNN-Adv", 0)
+    table, victim, optimizer = "rnn_adv:table3", mnist(row, seed), mnist("RNN-Adv", 0)
     if which == "paper":
-        own = f"trained:{optimizer.folder}"
-        columns = {"PGD-10": "pgd10@rnn", "PGD-100": "pgd100@rnn", "RNN-Adv": own}
-        return white("rnn_adv:table3", row, victim, columns, 10_000, optimizer, natural=True)
+        columns = {"PGD-10": "pgd10@rnn", "PGD-100": "pgd100@rnn", "RNN-Adv": f"trained:{optimizer.folder}"}
+        return white(table, row, victim, columns, 10_000, optimizer, natural=True)
     if which == "neutral":
-        return white("rnn_adv:table3", row, victim, {"CW100": "cw100", **NEUTRAL}, 1000)
+        return white(table, row, victim, {"CW100": "cw100", **NEUTRAL}, 1000)
     if which == "autoattack":
-        return white("rnn_adv:table3", row, victim, AUTOATTACK, 1000, variant="autoattack")
+        return white(table, row, victim, AUTOATTACK, 1000, variant="autoattack")
     tuned = attacker("l2l_da", victim, width=16)
-    return white("rnn_adv:table3", row, victim, {"L2LDA": f"trained:{tuned.folder}"}, 1000, tuned, variant="l2lda")
-
-
-def rnn_table1(row: str, method: str) -> Part:
-    """Return MNIST with and without the line search."""
-    victim = trained("mnist", "small_cnn", method, 6, 0, *SMALL_CNN)
-    columns = {"PGD": "pgd10@rnn", "PGD+BLS": "bls10"}
-    return white("rnn_adv:table1", row, victim, columns, 1000, variant="bls", natural=True)
-
-
-def rnn_table6(row: str) -> Part:
-    """Return the optimizer with more steps."""
-    victim, optimizer = mnist(row, 0), mnist("RNN-Adv", 0)
-    columns = {"10 steps": f"trained:{optimizer.folder}", "40 steps": f"trained40:{optimizer.folder}"}
-    return white("rnn_adv:table6", row, victim, columns, 10_000, optimizer, variant="steps")
-
-
-def rnn_table7(row: str) -> Part:
-    """Return black-box attacks from surrogates of another seed."""
-    victim, surrogates = mnist(row, 0), {"Plain-Net": mnist("Plain", 1), "PGD-Net": mnist("AdvTrain", 1)}
-    return black("rnn_adv:table7", row, victim, surrogates, {"": "pgd10@rnn"})
+    return white(table, row, victim, {"L2LDA": f"trained:{tuned.folder}"}, 1000, tuned, variant="l2lda")
 
 
 def rnn_figure3(row: str) -> Part:
     """Return the landscape of one model."""
     victim = mnist(row, 0)
     job = judged(victim, [], 100, "--figures=landscape", variant="landscape")
-    job = job._replace(made=job.folder + "/landscape.json")
-    return Part("rnn_adv:figure3", row, (victim, job), {"largest loss": "largest loss"}, 0, victim)
+    jobs = (victim, job._replace(made=job.folder + "/landscape.json"))
+    return Part("rnn_adv:figure3", row, jobs, {"largest loss": "largest loss"}, 0, victim)
 
 
+def strength(name: str, victims: tuple[Job, ...], attackers: tuple[Job, ...]) -> tuple[str, ...]:
+    """Return the flags of experiments/strength.py for those models."""
+    named = {"victims": victims, "attackers": attackers}
+    folders = (f"--{kind}={','.join(job.folder for job in models)}" for kind, models in named.items())
+    return (*folders, "--eval-size=500", f"--out={RESULTS}/{name}.json")
+
+
+_LONGER = {f"{n} steps": f"trained{n if n > 10 else ''}:{mnist('RNN-Adv', 0).folder}" for n in (10, 40)}
+_OTHERS = {"Plain-Net": mnist("Plain", 1), "PGD-Net": mnist("AdvTrain", 1)}
 CURVES = ("AdvTrain", "TRADES", "RNN-Adv", "RNN-TRADES")
 _CURVED = tuple(mnist(row, 0) for row in CURVES)
 _CURVE = Job(
     "experiments/strength.py",
-    (
-        f"--victims={','.join(job.folder for job in _CURVED)}",
-        f"--attackers={mnist('RNN-Adv', 0).folder},{mnist('L2LDA', 0).folder}",
-        "--eval-size=500",
-        f"--out={RESULTS}/strength_rnn_adv.json",
-    ),
+    strength("strength_rnn_adv", _CURVED, (mnist("RNN-Adv", 0), mnist("L2LDA", 0))),
     f"{RESULTS}/strength_rnn_adv.json",
     effort.judging("small_cnn", ["pgd300"], 2000),
 )
@@ -109,32 +91,31 @@ _BUDGET = (
 
 
 def cifar(row: str, seed: int = 0, *, slim: bool = False) -> Job:
-    """Return the stand-in of a row of L2L's tables: resnet20, 3 epochs of 10,000 images, attackers of width 16."""
-    method = L2L_ROWS[row]
-    width = None if method not in effort.GENERATORS else 32 if slim else 16
-    flags = (*_BUDGET, "--attacker=slim") if slim else _BUDGET
-    variant = "slim" if slim else "small"
-    return trained("cifar10", "resnet20", method, 3, seed, *flags, variant=variant, images=10_000, width=width)
+    """Return the stand-in of a row of L2L's tables: resnet20, 3 epochs of 10,000 images, attackers of width 16.
+
+    Slim attackers have width 32 instead of 128.
+    """
+    method, wide = L2L_ROWS[row], 32 if slim else 16
+    return trained(
+        "cifar10", "resnet20", method, 3, seed, *_BUDGET, *(["--attacker=slim"] if slim else []),
+        variant="slim" if slim else "small", images=10_000, width=wide if method in effort.GENERATORS else None,
+    )  # fmt: skip
 
 
 def l2l_table2(row: str) -> list[Part]:
     """Return all columns of a row."""
-    table, victim = "l2l:table4-v2" if row.startswith("AIT") else "l2l:table2", cifar(row)
-    victim = PLAIN_CIFAR if row == "Plain" else victim
-    margins = {"CW-20": "margin20", "CW-100": "margin100", "pgd100": "pgd100"}
+    table = "l2l:table4-v2" if row.startswith("AIT") else "l2l:table2"
+    victim = PLAIN_CIFAR if row == "Plain" else cifar(row)
     strongest = [
         white(table, row, victim, AUTOATTACK, 200, variant="autoattack"),
         white(table, row, victim, jobs.BESIDE, 200, variant="beside"),
     ]
     if row.startswith("AIT"):
-        return [white(table, row, victim, {**L2L_COLUMNS, **margins}, 1000, natural=True), *strongest]
+        margins = {"CW-20": "margin20", "CW-100": "margin100", "pgd100": "pgd100"}
+        return [white(table, row, victim, L2L_COLUMNS | margins, 1000, natural=True), *strongest]
     own = {"own attacker": "own"} if L2L_ROWS[row] in effort.GENERATORS else {}
-    slow = {"CW": "l2l_cw100", "Random": "random10000"}
-    return [
-        white(table, row, victim, {**L2L_COLUMNS, **NEUTRAL, **own}, 1000, natural=True),
-        *strongest,
-        white(table, row, victim, slow, 100, variant="slow"),
-    ]
+    slow = white(table, row, victim, {"CW": "l2l_cw100", "Random": "random10000"}, 100, variant="slow")
+    return [white(table, row, victim, L2L_COLUMNS | NEUTRAL | own, 1000, natural=True), *strongest, slow]
 
 
 def l2l_table4(row: str) -> Part:
@@ -142,12 +123,6 @@ def l2l_table4(row: str) -> Part:
     surrogates = {"Plain": cifar("Plain", 1), "FGSM": cifar("FGSM Net", 1), "PGM": cifar("PGM Net", 1)}
     attacks = {" FGSM": "fgsm", " PGM10": "pgd10"}
     return black("l2l:table4", "Plain Net" if row == "Plain" else row, cifar(row), surrogates, attacks)
-
-
-def l2l_table8(row: str) -> Part:
-    """Return the slim attacker, of width 32 instead of 128."""
-    columns = {"FGSM": "fgsm", "PGM-20": "pgd20@l2l"} | NEUTRAL
-    return white("l2l:table8", row, cifar(row, slim=True), columns, 1000, natural=True)
 
 
 def l2l_figure(table: str, row: str, figures: str) -> Part:
@@ -190,9 +165,10 @@ _FULL = {"R+, D+": "L2L-DA", "delta+, y+": "L2L-DA"}
 def lenet(row: str, seed: int = 0) -> Job:
     """Return the model of a row of L2L-DA's MNIST tables: 20,000 images, 6 epochs (1 plain), generators of width 16."""
     method, variant, flags = DA_MODELS[_FULL.get(row, row)]
-    width = 16 if method.startswith("l2l") else None
-    variant = "-".join(filter(None, ["small", variant]))
-    return trained("mnist", "lenet5", method, 6, seed, *SMALL_DA, *flags, variant=variant, images=20_000, width=width)
+    return trained(
+        "mnist", "lenet5", method, 6, seed, *SMALL_DA, *flags, variant=f"small-{variant}".removesuffix("-"),
+        images=20_000, width=16 if method.startswith("l2l") else None,
+    )  # fmt: skip
 
 
 def da_white(table: str, row: str, columns: Mapping[str, str]) -> Part:
@@ -204,8 +180,7 @@ def da_tuned(row: str, column: str, name: str) -> Part:
     """Return a column of Table 2 whose attacker is trained on the row's model."""
     victim = lenet(row)
     tuned = attacker(name, victim, width=16 if name == "l2l_da" else None)
-    columns = {column: f"trained:{tuned.folder}"}
-    return white("l2l_da:table2-mnist", row, victim, columns, 1000, tuned, variant=name)
+    return white("l2l_da:table2-mnist", row, victim, {column: f"trained:{tuned.folder}"}, 1000, tuned, variant=name)
 
 
 def da_black(row: str, letter: str, surrogate_row: str) -> Part:
@@ -240,10 +215,7 @@ _RNN_COSTS = (
     f"--out={RESULTS}/costs_resnet20.json",
 )  # fmt: skip
 _STRONG = (lenet("PGD10"), lenet("L2L-DA"), lenet("L2L*"))
-_STRENGTH = (
-    f"--victims={_STRONG[0].folder},{_STRONG[1].folder}", f"--attackers={_STRONG[1].folder},{_STRONG[2].folder}",
-    "--eval-size=500", f"--out={RESULTS}/strength.json",
-)  # fmt: skip
+_STRENGTH = strength("strength", _STRONG[:2], _STRONG[1:])
 
 
 def _gail(environment: str) -> list[Part]:
@@ -273,7 +245,9 @@ PARTS: tuple[Part, ...] = (
     *(da_white("l2l_da:table2-mnist", row, DA_COLUMNS | NEUTRAL) for row in ("Plain", "PGD10", "L2L-DA", "L2L*")),
     *(da_white("l2l_da:table1a", row, {k: DA_COLUMNS[k] for k in ("FGSM", "PGD100", "CW1000")} | NEUTRAL)
       for row in ("L2L*", "R-, D-", "R-, D+", "R+, D-", "R+, D+")),
-    *(rnn_table1(row, method) for row, method in {"AdvTrain": "pgd_adv", "AdvTrain+BLS": "pgd_bls_adv"}.items()),
+    *(white("rnn_adv:table1", row, trained("mnist", "small_cnn", method, 6, 0, *SMALL_CNN),
+            {"PGD": "pgd10@rnn", "PGD+BLS": "bls10"}, 1000, variant="bls", natural=True)
+      for row, method in {"AdvTrain": "pgd_adv", "AdvTrain+BLS": "pgd_bls_adv"}.items()),
     *(rnn_table3("L2LDA", 0, which) for which in ("paper", "neutral", "autoattack")),
     *(Part("rnn_adv:figure2", row, (*_CURVED, mnist("L2LDA", 0), _CURVE)) for row in CURVES),
     *(rnn_table3(row, seed, which) for seed in (1, 2) for row in ("TRADES", "RNN-TRADES")
@@ -286,9 +260,13 @@ PARTS: tuple[Part, ...] = (
     *(l2l_figure("l2l:figure4", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
     *(l2l_figure("l2l:figure9", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
     *(l2l_figure("l2l:figure5", row, "perturbations") for row in ("PGM Net", "2-Step L2L")),
-    *(rnn_table6(row) for row in RNN_ROWS),
-    *(rnn_table7(row) for row in ("AdvTrain", "TRADES", "L2LDA", "RNN-Adv", "RNN-TRADES")),
-    *(l2l_table8(row) for row in ("Naive L2L", "Grad L2L", "2-Step L2L")),
+    *(white("rnn_adv:table6", row, mnist(row, 0), _LONGER, 10_000, mnist("RNN-Adv", 0), variant="steps")
+      for row in RNN_ROWS),
+    *(black("rnn_adv:table7", row, mnist(row, 0), _OTHERS, {"": "pgd10@rnn"})
+      for row in ("AdvTrain", "TRADES", "L2LDA", "RNN-Adv", "RNN-TRADES")),
+    *(white("l2l:table8", row, cifar(row, slim=True), {"FGSM": "fgsm", "PGM-20": "pgd20@l2l"} | NEUTRAL, 1000,
+            natural=True)
+      for row in ("Naive L2L", "Grad L2L", "2-Step L2L")),
     equal_steps("L2L-DA on PGD10", "l2l_da", lenet("PGD10"), "pgd10@l2l_da", epochs=4, width=16),
     *(da_tuned(row, column, name) for row in ("PGD10", "L2L-DA")
       for column, name in {"AdvGAN": "advgan", "GAP": "gap", "L2L-DA": "l2l_da"}.items()),

@@ -48,18 +48,13 @@ def keep(part: Part) -> None:
     """
     if not part.columns or part.victim is None:
         return
-    last = part.jobs[-1]
-    content = read(Path(last.made))
-    command = shlex.join(["python", *last.command()])
-    values = {}
-    for column, name in part.columns.items():
-        if name not in content:
-            raise L2LError(f"{last.made} has no {name}: delete it, then run the same command again")
-        values[column] = {**content[name], "command": command}
-    path = path_of(part)
+    last, path = part.jobs[-1], path_of(part)
+    content, command = read(Path(last.made)), shlex.join(["python", *last.command()])
+    if missing := set(part.columns.values()) - set(content):
+        raise L2LError(f"{last.made} has no {min(missing)}: delete it, then run the same command again")
     new: dict[str, Any] = {"table": part.table, "row": part.row, "seed": part.seed, "values": {}}
     record = read_json(path) if path.exists() else new
-    record["values"] = {**record["values"], **values}
+    record["values"] |= {column: {**content[name], "command": command} for column, name in part.columns.items()}
     record["training"] = training(part.victim)
     write_json(path, record)
 
@@ -68,23 +63,18 @@ def training(victim: Job) -> dict[str, Any]:
     """Return the settings of the run, and the plan's command."""
     config, report = read_json(Path(victim.folder) / "config.json"), read_json(Path(victim.made))
     settings = {name: config[name] for name in SETTINGS if name in config}
-    return {
-        **settings,
-        "parameters": report["parameters"],
-        "versions": report["versions"],
-        "command": shlex.join(["python", *victim.command()]),
-    }
+    about = {name: report[name] for name in ("parameters", "versions")}
+    return {**settings, **about, "command": shlex.join(["python", *victim.command()])}
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """Return name -> {"value", "images"} of a job's result: an evaluation, or a figure's data."""
-    content = read_json(path)
-    return READERS.get(path.name, _judgement)(content)
+    return READERS.get(path.name, _judgement)(read_json(path))
 
 
 def _judgement(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     known = content["provenance"]
-    about = {"images": known["images"], "date": known["date"], "machine": known["machine"]}
+    about = {name: known[name] for name in ("images", "date", "machine")}
     black = {f"{name} on {who}": value for who, row in known["black_box"].items() for name, value in row.items()}
     accuracies = {"clean": float(content["clean_acc"]) / 100, **known["attacks"], **black}
     return {name: {"value": value, **about} for name, value in accuracies.items()}
@@ -96,8 +86,8 @@ def _landscape(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _report(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    attacks = {name: row["robust_acc"] for name, row in content["attacks"].items()}
-    return {name: {"value": value, "images": content["eval_size"]} for name, value in attacks.items()}
+    images = content["eval_size"]
+    return {name: {"value": row["robust_acc"], "images": images} for name, row in content["attacks"].items()}
 
 
 def _sweep(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

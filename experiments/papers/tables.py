@@ -43,20 +43,18 @@ def quotient(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, 
     return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
-def _quotient(seconds: Sequence[float], reference: Sequence[float]) -> str:
-    return "{median:.2f} ({least:.2f}-{most:.2f})".format(**quotient(seconds, reference))
-
-
+_RATIO = "{median:.2f} ({least:.2f}-{most:.2f})"
 _TIMES = ("median s (range)", "runs", "images/s")
+
+
+def _quotient(seconds: Sequence[float], reference: Sequence[float]) -> str:
+    return _RATIO.format(**quotient(seconds, reference))
 
 
 def _times(row: Mapping[str, Any]) -> list[str]:
     seconds = row["seconds"]
-    return [
-        f"{statistics.median(seconds):.4g} ({min(seconds):.4g}-{max(seconds):.4g})",
-        f"{len(seconds)}",
-        f"{row['images_per_second']:,.0f}",
-    ]
+    shown = f"{statistics.median(seconds):.4g} ({min(seconds):.4g}-{max(seconds):.4g})"
+    return [shown, f"{len(seconds)}", f"{row['images_per_second']:,.0f}"]
 
 
 def speed(record: Mapping[str, Any]) -> str:
@@ -86,12 +84,8 @@ def _attack(title: str, rows: Sequence[Mapping[str, Any]], most: float | None) -
     header += ["MB temporary", "MB in", "MB out", "MB peak of the device"]
     cells = [
         [
-            row["program"],
-            *_times(row),
-            _quotient(row["seconds"], rows[0]["seconds"]),
-            *_rates(row, most),
-            "-" if row["passes"] is None else f"{row['passes']:.1f}",
-            f"{row['build_seconds'] + row['first_seconds']:.1f}",
+            *(row["program"], *_times(row), _quotient(row["seconds"], rows[0]["seconds"]), *_rates(row, most)),
+            *("-" if row["passes"] is None else f"{row['passes']:.1f}", _building(row)),
             *(_megabytes((row["memory"] or {}).get(name)) for name in ("temp", "argument", "output")),
             _megabytes(row["device_peak_bytes"]),
         ]
@@ -111,18 +105,12 @@ def _training(title: str, rows: Sequence[Mapping[str, Any]], most: float | None)
     header += ["compiling and first call, s", "attacker's parameters", "MB peak of a step", "MB peak of the device"]
     cells = [
         [
-            row["method"],
-            row["program"],
-            *_times(row),
-            _quotient(row["seconds"], ours[row["method"]]["seconds"]),
-            _quotient(row["seconds"], base["seconds"]),
+            *(row["method"], row["program"], *_times(row)),
+            *(_quotient(row["seconds"], other["seconds"]) for other in (ours[row["method"]], base)),
             f"{row['flops'] / base['flops']:.2f}",
             *("-" if row[key] is None else f"{row[key]:,.2f}" for key in ("paper", "paper_seconds")),
-            *_rates(row, most),
-            f"{row['build_seconds'] + row['first_seconds']:.1f}",
-            f"{row['attacker_parameters']:,}",
-            _megabytes(row["step_peak_bytes"]),
-            _megabytes(row["device_peak_bytes"]),
+            *(*_rates(row, most), _building(row), f"{row['attacker_parameters']:,}"),
+            *(_megabytes(row[key]) for key in ("step_peak_bytes", "device_peak_bytes")),
         ]
         for row in rows
     ]
@@ -144,6 +132,10 @@ def _rates(row: Mapping[str, Any], most: float | None) -> list[str]:
     return [f"{reached / 1e12:.3g}", f"{100 * reached / most:.1f}" if most else "-"]
 
 
+def _building(row: Mapping[str, Any]) -> str:
+    return f"{row['build_seconds'] + row['first_seconds']:.1f}"
+
+
 def _megabytes(nbytes: int | None) -> str:
     return "-" if nbytes is None else f"{nbytes / 1e6:,.1f}"
 
@@ -160,18 +152,20 @@ def judgements(record: Mapping[str, Any]) -> str:
     for judged in record["judgements"]:
         known = judged["provenance"]
         black = {f"{a} on {who}": acc for who, row in known["black_box"].items() for a, acc in row.items()}
-        rows.append({**known["attacks"], **black, "worst case": known["worst_case_acc"]})
-        rung = [check["name"] for check in known["checks"] if not check["passed"]]
-        said = f"not so: {'; '.join(rung)}" if rung else f"{len(known['checks'])} checks for masked gradients passed"
+        rows.append(known["attacks"] | black)
+        failed = [check["name"] for check in known["checks"] if not check["passed"]]
+        said = (
+            f"not so: {'; '.join(failed)}" if failed else f"{len(known['checks'])} checks for masked gradients passed"
+        )
         threat = f"{known['norm']} eps {judged['eps']}, {known['images']:,} images"
         notes.append(f"- {judged['name']} ({judged['dataset']}, {judged['architecture']}, {threat}): {said}.")
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "worst case"))
-    names.append("worst case")
+    names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [
-        [judged["name"], judged["clean_acc"], *(percent(row.get(name)) for name in names)]
+        [judged["name"], judged["clean_acc"], *(percent(row.get(name)) for name in names),
+         percent(judged["provenance"]["worst_case_acc"])]
         for judged, row in zip(record["judgements"], rows, strict=True)
-    ]
-    return f"{grid(['model', 'clean', *names], cells)}\n\n" + "\n".join(notes)
+    ]  # fmt: skip
+    return f"{grid(['model', 'clean', *names, 'worst case'], cells)}\n\n" + "\n".join(notes)
 
 
 def strength(record: Mapping[str, Any]) -> str:
@@ -181,24 +175,21 @@ def strength(record: Mapping[str, Any]) -> str:
         for victim, curves in record["panels"].items()
         for attack, curve in curves.items()
     ]
-    about = f"{record['eval_size']:,} test images."
     header = ["classifier", "attack", "clean loss", "largest loss at the end", "deviation among draws"]
-    return f"{about}\n\n{grid(header, rows)}"
+    return f"{record['eval_size']:,} test images.\n\n{grid(header, rows)}"
 
 
 def autoattack(record: Mapping[str, Any]) -> str:
     """Return experiments/autoattack.py in Markdown: a row per seed with both verdicts, their difference, and times."""
-    theirs = next(name for name in record["autoattack"][0]["robust"] if name != "ours")
-    header = ["seed", "robust, ours", "theirs", "verdicts that differ"]
-    rows = [
-        [f"{seed}", f"{row['robust']['ours']}", f"{row['robust'][theirs]}", f"{row['differing']}"]
-        for seed, row in enumerate(record["autoattack"])
-    ]
-    if "seconds" in record["autoattack"][0]:
-        header += ["seconds, ours", "theirs", "theirs / ours", "compiling, apart"]
-        for cells, row in zip(rows, record["autoattack"], strict=True):
+    rounds = record["autoattack"]
+    theirs = next(name for name in rounds[0]["robust"] if name != "ours")
+    header, rows = ["seed", "robust, ours", "theirs", "verdicts that differ"], []
+    header += ["seconds, ours", "theirs", "theirs / ours", "compiling, apart"] if "seconds" in rounds[0] else []
+    for seed, row in enumerate(rounds):
+        rows.append([f"{seed}", f"{row['robust']['ours']}", f"{row['robust'][theirs]}", f"{row['differing']}"])
+        if "seconds" in row:
             ours, other = row["seconds"]["ours"], row["seconds"][theirs]
-            cells += [f"{ours:.1f}", f"{other:.1f}", f"{other / ours:.2f}", f"{row['compile_seconds']:.1f}"]
+            rows[-1] += [f"{ours:.1f}", f"{other:.1f}", f"{other / ours:.2f}", f"{row['compile_seconds']:.1f}"]
     about = f"{record['about']}; {record['images']:,} images; {record['machine']}, {record['date']}"
     return f"{about}; theirs is {theirs}.\n\n{grid(header, rows)}"
 
@@ -207,11 +198,10 @@ def goals(record: Mapping[str, Any]) -> str:
     """Return experiments/goals.py in Markdown: target and measured ratios, then each measurement."""
 
     def cells(row: Mapping[str, Any]) -> list[str]:
-        ratio = "{median:.2f} ({least:.2f}-{most:.2f})".format(**row["ratio"])
         theirs = f"{statistics.median(row['theirs']):.4g} ({row['rival']})" if "rival" in row else "-"
         wanted = f"{'at most' if row['most'] else 'at least'} {row['goal']:g}"
-        met = "yes" if row["met"] else "no"
-        return [row["title"], wanted, ratio, met, f"{statistics.median(row['ours']):.4g}", theirs]
+        ours, met = f"{statistics.median(row['ours']):.4g}", "yes" if row["met"] else "no"
+        return [row["title"], wanted, _RATIO.format(**row["ratio"]), met, ours, theirs]
 
     header = ["torch's time / ours, or seconds", "goal", "median (range)", "met", "ours, s", "theirs, s"]
     parts = [grid(header, [cells(row) for row in record["goals"]]), record["bounds"]]
@@ -221,8 +211,7 @@ def goals(record: Mapping[str, Any]) -> str:
     steps = [row for row in record["records"].get("training", {}).get("speed", []) if row["step_peak_bytes"]]
     if steps:
         header = ["training step, resnet20, batch of 128", "program", "MB peak of a step"]
-        cells_of = lambda row: [row["method"], row["program"], _megabytes(row["step_peak_bytes"])]
-        parts.append(grid(header, [cells_of(row) for row in steps]))
+        parts.append(grid(header, [[r["method"], r["program"], _megabytes(r["step_peak_bytes"])] for r in steps]))
     one = next(iter(record["records"].values()))
     return "\n\n".join([f"{one['machine']}, {one['date']}.", *parts])
 
@@ -232,13 +221,11 @@ def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
     steps: dict[tuple[str, int, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         steps.setdefault((row["method"], row["batch_size"], row["steps"] or 10), []).append(row)
-    cells = [
-        [
-            *(method, f"{size}", f"{length}", f"{statistics.median(ours['seconds']):.4g}"),
-            ", ".join(f"{_quotient(row['seconds'], ours['seconds'])} {row['program']}" for row in theirs),
-        ]
-        for (method, size, length), (ours, *theirs) in sorted(steps.items())
-    ]
+    cells = []
+    for (method, size, length), (ours, *theirs) in sorted(steps.items()):
+        ratios = (f"{_quotient(row['seconds'], ours['seconds'])} {row['program']}" for row in theirs)
+        seconds = f"{statistics.median(ours['seconds']):.4g}"
+        cells.append([method, f"{size}", f"{length}", seconds, ", ".join(ratios)])
     return grid(["training step", "batch", "attack steps", "ours, s", "theirs / ours"], cells)
 
 
@@ -246,12 +233,8 @@ def scaling(record: Mapping[str, Any]) -> str:
     """Return experiments/scaling.py in Markdown: per number of devices the bytes, time and batch to hide it."""
     rows = [
         [
-            f"{row['devices']}",
-            f"{row['bandwidth'] / 1e9:,.0f}",
-            f"{row['bytes_sent'] / 1e6:.0f}",
-            f"{1e3 * row['seconds']:.1f}",
-            f"{row['hiding_batch']}",
-            f"{row['hiding_batch'] * row['devices']:,}",
+            *(f"{row['devices']}", f"{row['bandwidth'] / 1e9:,.0f}", f"{row['bytes_sent'] / 1e6:.0f}"),
+            *(f"{1e3 * row['seconds']:.1f}", f"{row['hiding_batch']}", f"{row['hiding_batch'] * row['devices']:,}"),
             f"{100 * row['share']:.1f}",
         ]
         for row in record["scaling"]
@@ -277,35 +260,24 @@ def cycle(record: Mapping[str, Any]) -> str:
 
 def gail_speed(record: Mapping[str, Any]) -> str:
     """Return experiments/gail_speed.py in Markdown: steps of the environment per second, and seconds of compiling."""
-    slowest = min(statistics.median(row["steps_per_second"] for row in rows) for rows in record["gail_speed"].values())
-    lines = ["| GAIL | rounds | steps/s | range | times the slowest | compiling, s |", "| --- |" + " ---: |" * 5]
+    steps = {name: [row["steps_per_second"] for row in rows] for name, rows in record["gail_speed"].items()}
+    slowest = min(map(statistics.median, steps.values()))
+    cells = []
     for name, rows in record["gail_speed"].items():
-        steps = [row["steps_per_second"] for row in rows]
+        middle, low, high = statistics.median(steps[name]), min(steps[name]), max(steps[name])
         compiling = [row["compile_seconds"] for row in rows if "compile_seconds" in row]
-        cells = [
-            name, f"{len(rows)}", f"{statistics.median(steps):,.0f}", f"{min(steps):,.0f}-{max(steps):,.0f}",
-            f"{statistics.median(steps) / slowest:.1f}", f"{statistics.median(compiling):.1f}" if compiling else "-",
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    caption = (
-        f"{record['environment']}, 5,000 steps an iteration of ours, one seed, learning included; {record['machine']}, "
-    )
-    caption += f"{record['date']}."
-    return "\n".join([caption, "", *lines])
+        cells.append([
+            name, f"{len(rows)}", f"{middle:,.0f}", f"{low:,.0f}-{high:,.0f}", f"{middle / slowest:.1f}",
+            f"{statistics.median(compiling):.1f}" if compiling else "-",
+        ])  # fmt: skip
+    about = "5,000 steps an iteration of ours, one seed, learning included"
+    header = ["GAIL", "rounds", "steps/s", "range", "times the slowest", "compiling, s"]
+    return f"{record['environment']}, {about}; {record['machine']}, {record['date']}.\n\n{grid(header, cells)}"
 
 
 TABLES = {
-    "goals": goals,
-    "reports": runs,
-    "judgements": judgements,
-    "rows": over_seeds,
-    "panels": strength,
-    "autoattack": autoattack,
-    "scaling": scaling,
-    "distances": cycle,
-    "speed": speed,
-    "results": throughput,
-    "arms": report.markdown,
-    "gail_speed": gail_speed,
-}
+    "goals": goals, "reports": runs, "judgements": judgements, "rows": over_seeds, "panels": strength,
+    "autoattack": autoattack, "scaling": scaling, "distances": cycle, "speed": speed, "results": throughput,
+    "arms": report.markdown, "gail_speed": gail_speed,
+}  # fmt: skip
 """Key of a result -> its table."""

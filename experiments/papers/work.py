@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -40,9 +40,8 @@ def data_dirs(folder: Path | None, jobs: Iterable[Job]) -> dict[str, str]:
     Raises:
       L2LError: the folder lacks one.
     """
-    if folder is None:
-        return {}
-    folders = {job.dataset: folder / job.dataset for job in jobs if job.dataset and job.dataset != "digits"}
+    names = {job.dataset for job in jobs} - {"", "digits"}
+    folders = {name: folder / name for name in sorted(names)} if folder else {}
     for name, path in folders.items():
         if not path.exists():
             raise L2LError(f"--data-dir={folder} has no {name}: put or link that data set there as {path}")
@@ -50,70 +49,55 @@ def data_dirs(folder: Path | None, jobs: Iterable[Job]) -> dict[str, str]:
 
 
 def complete(job: Job) -> bool:
-    """Return whether the job's last file exists.
-
-    Raises:
-      L2LError: the file belongs to another run.
-    """
+    """Return whether the job's last file exists; raise an L2LError if that file belongs to another run."""
     made = Path(job.made)
-    if not made.exists():
-        return False
-    if job.about:
+    if made.exists() and job.about:
         saved = read_json(made)
         for name, value in job.about.items():
             if saved.get(name) != value:
                 raise L2LError(f"{made} is of a run with {name}={saved.get(name)}, not {value}: move it away")
-    return True
+    return made.exists()
 
 
 def work(
-    parts: Iterable[Part],
-    *,
-    minutes: float,
-    data_dir: Path | None = None,
-    tell: Callable[[str], None] = tell,
+    parts: Sequence[Part], *, minutes: float, data_dir: Path | None = None, tell: Callable[[str], None] = tell
 ) -> bool:
-    """Run the list until it is done or the minutes are over.
+    """Run the list until it is done or the minutes are over; return whether all parts are kept.
 
-    Args:
-      parts: the plan's.
-      minutes: the time limit; an unfinished job is stopped, and resumes next time.
-      data_dir: a folder with a subfolder for each data set.
-      tell: takes lines of progress.
-
-    Returns:
-      Whether all parts are kept.
+    An unfinished job is stopped, and resumes next time. `data_dir` has a subfolder for each data set.
 
     Raises:
       L2LError: missing data, or results of other runs in the plan's folders.
     """
-    parts = list(parts)
     until = time.monotonic() + 60 * minutes - GRACE
     missing = [part for part in parts if not records.is_kept(part)]
     dirs = data_dirs(data_dir, [job for part in missing for job in part.jobs if not complete(job)])
     failed: set[str] = set()
     with stopping_on_signals() as stopping:
+        over = lambda: stopping() or time.monotonic() >= until
         for part in missing:
+            name = f"{part.table}, {part.row}, seed {part.seed}"
             for job in part.jobs:
                 if complete(job):
                     continue
                 if job.made in failed:
                     break
-                if time.monotonic() >= until or stopping():
+                if over():
                     return False
                 left = duration(max(until - time.monotonic(), 0))
-                tell(f"{part.table}, {part.row}, seed {part.seed}: {' '.join(job.command())} ({left} left)")
-                ended = run(job, dirs, lambda: stopping() or time.monotonic() >= until)
-                if not complete(job):
-                    if stopping() or time.monotonic() >= until:
-                        tell("stopped; the same command goes on from here")
-                        return False
-                    failed.add(job.made)
-                    tell(f"no {job.made}, {ended}: see {log_of(job)}; going on without it")
-                    break
+                tell(f"{name}: {' '.join(job.command())} ({left} left)")
+                ended = run(job, dirs, over)
+                if complete(job):
+                    continue
+                if over():
+                    tell("stopped; the same command goes on from here")
+                    return False
+                failed.add(job.made)
+                tell(f"no {job.made}, {ended}: see {log_of(job)}; going on without it")
+                break
             else:
                 records.keep(part)
-                tell(f"{part.table}, {part.row}, seed {part.seed}: kept")
+                tell(f"{name}: kept")
     return all(records.is_kept(part) for part in parts)
 
 
@@ -129,14 +113,12 @@ def run(job: Job, dirs: Mapping[str, str], over: Callable[[], bool]) -> str:
             try:
                 while child.poll() is None and not over():
                     time.sleep(POLL)
-                if child.poll() is None:
-                    child.terminate()
-                    child.wait(GRACE)
+                child.terminate()
+                child.wait(GRACE)
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                if child.poll() is None:
-                    child.kill()
+                child.kill()  # both do nothing once it has ended
     return f"exit status {child.returncode}"
 
 

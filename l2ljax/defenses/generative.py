@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from l2ljax import losses
 from l2ljax.attacks import learned
 from l2ljax.attacks.ascent import Ascent, clean
+from l2ljax.attacks.learned import Normalization
 from l2ljax.defenses import saddle
-from l2ljax.defenses.saddle import Normalization, Steps, Width
+from l2ljax.defenses.saddle import Steps, Width
 from l2ljax.models.generators import UNet
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Batch, Classifier, Defense, L2LError, Tree

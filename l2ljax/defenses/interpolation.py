@@ -12,8 +12,9 @@ from l2ljax import losses
 from l2ljax.attacks import learned
 from l2ljax.attacks.ascent import Ascent, LossFn, ascend, clean
 from l2ljax.attacks.gradient import steepest_ascent
+from l2ljax.attacks.learned import Normalization
 from l2ljax.defenses import saddle
-from l2ljax.defenses.saddle import AttackerName, Normalization, Outcome, Width
+from l2ljax.defenses.saddle import AttackerName, Outcome, Width
 from l2ljax.models import attackers
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, Players, example_keys, fold_in

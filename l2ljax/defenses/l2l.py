@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 from l2ljax.attacks import learned
 from l2ljax.attacks.ascent import clean
+from l2ljax.attacks.learned import Normalization
 from l2ljax.defenses import saddle
 from l2ljax.defenses.classic import StartName, find_start
-from l2ljax.defenses.saddle import AttackerName, Normalization, Steps, Width
+from l2ljax.defenses.saddle import AttackerName, Steps, Width
 from l2ljax.models import attackers
 from l2ljax.threat import Ball
 from l2ljax.types import Classifier, Defense

@@ -23,7 +23,7 @@ from l2ljax.types import Array, Attack, Batch, Classifier, Defense, Key, LogitsF
 from l2ljax.values import Range
 
 __all__ = [
-    "AttackerName", "Climb", "Criterion", "Forward", "Normalization", "Outcome", "Steps", "Width", "adversarial",
+    "AttackerName", "Climb", "Criterion", "Forward", "Outcome", "Steps", "Width", "adversarial",
     "mixture", "step_weights", "trades", "trained", "unrolled", "without_attacker",
 ]  # fmt: skip
 
@@ -33,8 +33,6 @@ Width = Annotated[int, Range(1, 4096)]
 """Channels or units of a layer of an attacker."""
 AttackerName = Literal["wide", "wide_paper", "slim", "slim_no_skip"]
 """Of `models.attackers.ATTACKERS`."""
-Normalization = Literal["none", "example", "channel", "batch"]
-"""See `attacks.learned.normalize_gradient`."""
 Outcome = tuple[Array, tuple[Players, dict[str, Array]]]
 """The value of `Defense.objective`."""
 Forward = Callable[[Tree, Array], tuple[Array, Tree]]
