@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from l2ljax.files import locked
 from l2ljax.gail import experiment, experts, report, setup
 from l2ljax.gail.experts import Trajectories
 from l2ljax.gail.imitate import Demonstrations
@@ -75,6 +76,8 @@ def test_a_run_that_was_stopped_goes_on_exactly(small, tmp_path, monkeypatch):
     assert again["arms"]["adam"]["final_return"] == whole["arms"]["adam"]["final_return"]
     with pytest.raises(L2LError, match="another --workdir"):
         experiment.run(small("stopped", iterations=6))
+    with locked(tmp_path / "stopped"), pytest.raises(L2LError, match="stopped is in use by process"):
+        experiment.run(small("stopped"))
 
 
 def test_an_arm_that_diverges_is_told_beside_the_others(small, tmp_path):

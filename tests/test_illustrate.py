@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Annotation
 from mpl_toolkits.mplot3d import Axes3D
 
 from l2ljax import threat
@@ -245,6 +247,45 @@ def test_the_perturbations_drawing_shows_clean_adversarial_and_amplified_images(
             title = grid[row][1 + group * m].title
             assert title.get_text() == f"→ {names[i]}"
             assert (title.get_color() == figures.RED) == (i == 1)  # the second image is misclassified
+
+
+def cut_off(figure):
+    """Whether anything lies outside of a figure, in part."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    tight = figure.get_tightbbox(canvas.get_renderer())
+    names = [name.get_window_extent() for name in figure.findobj(Annotation)]  # which have no part in the layout
+    corners = [tight.min * figure.dpi, tight.max * figure.dpi, *(edge for box in names for edge in (box.min, box.max))]
+    return min(map(np.min, corners)) < -1 or (np.max(corners, axis=0) > figure.bbox.max + 1).any()
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_no_text_is_cut_off(drawn, models):
+    long = ["attack_l2l_da_runs_cifar10_rnn_adv_wrn_34_10_s0", "a/b/restricted_imagenet_two_step_grad_only_l2l_s12"]
+    curve, victims = {"largest": [0.5, 1, 2], "spread": [0] * 3}, long[:models]
+    figures.loss_along_attacks(
+        "unused", {who: {name: curve for name in ("PGD", *(f"attacker of {name}" for name in long))} for who in victims}
+    )
+    assert not cut_off(drawn())
+    pair = {"difference": [0.1, 0.2], "error": [0.1, 0.1]} if models == 2 else {}
+    panel = {"x": "eps", "scale": "linear", "values": [0, 1], "accuracy": {who: [0.5, 0.2] for who in victims}, **pair}
+    figures.accuracy_against("unused", {"PGD, 10 steps of eps / 10, up to the largest eps": panel, "b": panel})
+    assert not cut_off(drawn())
+    units, surface = [-1.0, 0.0, 1.0], np.arange(9.0).reshape(3, 3)
+    axes = ["sign of the gradient (eps)", "random signs (eps)"]
+    figures.loss_landscape("unused", {"units": units, "axes": axes, "loss": {who: surface for who in victims}})
+    assert not cut_off(drawn()) and drawn().axes[0].get_zlabel() == "cross-entropy (nats)"
+    x = np.full((1, 4, 4, 1), 0.5)
+    attacks = {name: {"x_adv": x + 0.01, "predictions": [1]} for name in long}
+    names = ("black-footed_ferret", "crossword_puzzle")
+    figures.amplified_perturbations(
+        "unused", {"class_names": names, "labels": [0], "x": x, "models": {who: attacks for who in victims}}
+    )
+    assert not cut_off(drawn())
+    figures.training_curves("unused", [{"step": 1, "loss": 1.0}], [], "two_step_grad_only_l2l: wrn_34_10 on cifar100")
+    assert drawn().get_suptitle() and not cut_off(drawn())
+    figures.perturbation_grid("unused", x, x + 0.01, [0], [1], names, "pgd20")
+    assert drawn().axes[2].get_ylabel() == "pgd20" and not cut_off(drawn())
 
 
 def test_the_landscapes_drawing_shows_both_models_on_one_scale(drawn, monkeypatch):

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from l2ljax.checkpoint import Checkpoints
+from l2ljax.files import locked
 from l2ljax.gail import cloning, experts, gym_adapter, imitate, report, rollout, updaters
 from l2ljax.gail.policy import Agent
 from l2ljax.gail.rollout import Iterations
@@ -54,14 +55,29 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       L2LError: bad settings, an expert below its threshold, a discriminator that diverged (after the report is
-        written), a workdir of another run, a full disk.
+        written), a workdir of another run or of another process, a full disk.
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     task = prepare(config)
-    spec = task.environment.spec
-    default = f"runs/gail_{spec.name.replace('/', '_')}_{config.updater.replace(',', '_')}_s{config.seed}"
+    name = task.environment.spec.name.replace("/", "_")
+    default = f"runs/gail_{name}_{config.updater.replace(',', '_')}_s{config.seed}"
     workdir = Path(config.workdir or default)
-    Workdir(workdir, {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_CHANGE})
+    with locked(workdir):
+        saved = dataclasses.asdict(config)
+        Workdir(workdir, {name: value for name, value in saved.items() if name not in MAY_CHANGE})
+        result, curves = _results(config, task, workdir)
+        report.write(workdir, result, curves, Path(config.out) if config.out else None)
+    print(report.table(result))
+    print(f"report, curves and checkpoints: {workdir}")
+    for name, row in result["arms"].items():
+        if "diverged" in row:
+            raise L2LError(f"{name} diverged: {row['diverged']}")
+    return result
+
+
+def _results(config: Config, task: Task, workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the content of report.json, and arm -> returns [seeds, iterations]."""
+    spec = task.environment.spec
     expert = find_expert(config, task)
     key = jax.random.key(PAIRS_KEY)
     data = experts.subsample(key, expert, stride=spec.stride, count=config.trajectories)
@@ -86,13 +102,7 @@ def run(config: Config) -> dict[str, Any]:
     if "cloning" in task.controls:
         clone = jax.jit(jax.vmap(lambda k: cloning.clone(k, task.networks, data)))
         result["arms"]["cloning"] = {"final_return": _final_returns(config, task, clone(task.keys)).tolist()}
-    report.write(workdir, result, curves, Path(config.out) if config.out else None)
-    print(report.table(result))
-    print(f"report, curves and checkpoints: {workdir}")
-    for name, row in result["arms"].items():
-        if "diverged" in row:
-            raise L2LError(f"{name} diverged: {row['diverged']}")
-    return result
+    return result, curves
 
 
 def _chunk(config: Config, task: Task, updater: Updater, sign: int) -> tuple[Iterations, int]:

@@ -66,10 +66,8 @@ def training_curves(
     few = {"marker": "o"} if len(at) < 3 else {}  # a line of one point is invisible
     left.plot(at, loss, color=LIGHT_BLUE, linewidth=1, label="per batch", **few)
     left.plot(at, running_mean(loss), color=BLUE, linewidth=2, label="running mean", **few)
-    for train, val, label, color in (
-        ("accuracy", "clean_acc", "clean", BLUE),
-        ("robust_accuracy", "robust_acc", "robust", VERMILLION),
-    ):
+    curves = (("accuracy", "clean_acc", "clean", BLUE), ("robust_accuracy", "robust_acc", "robust", VERMILLION))
+    for train, val, label, color in curves:
         at, accuracy = _series(steps, train)
         if len(at):
             right.plot(at, 100 * running_mean(accuracy), color=color, linewidth=2, label=f"train, {label}", **few)
@@ -126,33 +124,32 @@ def perturbation_grid(
 
 
 def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
-    """Draw attacks on a few images, with 5 and 30 times their perturbations (L2L, Figure 4), as PNG.
+    """Draw `views.perturbations`: attacks on images, and 5 and 30 times what they change (L2L, Figure 4), as PNG.
 
     Rows are images and attacks. Columns are the clean image and, per model, the adversarial image, titled with the
     predicted class (in red if it is wrong), and its perturbations around mid-gray. A factor that would take the
     largest out of the range of pixels is smaller, and one alone is left if both would look alike.
-
-    Args:
-      path: the file to write.
-      shown: see `views.perturbations`.
     """
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     x, labels, models = np.asarray(shown["x"]), shown["labels"], shown["models"]
     names = dict(enumerate(shown["class_names"]))
+    size = min(9, 140 / (2 + max(map(len, names.values()))))  # a title fits over its column
     largest = max(np.abs(np.asarray(a["x_adv"]) - x).max() for row in models.values() for a in row.values())
     fill = 0.5 / max(largest, 0.5 / FACTORS[1])  # at most 30
     factors = (FACTORS[0], fill) if fill > 2 * FACTORS[0] else (fill,)
     tried, group = list(next(iter(models.values()))), 1 + len(factors)
     shape = (len(x) * len(tried), 1 + group * len(models))
-    height = 1.5 * shape[0] + 0.6
+    titles = [textwrap.fill(f"on {model}", 12 * group) for model in models]
+    above = 0.05 + 0.17 * max(title.count("\n") + 1 for title in titles)
+    height = 1.5 * shape[0] + 0.35 + above
     figure, grid = canvas((1.35 * shape[1] + 0.5, height), *shape)
-    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - 0.25 / height)))  # below the models' names
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - above / height)))
     for row, line in enumerate(grid):
         i, attack = row // len(tried), tried[row % len(tried)]
         if attack == tried[0]:
             _show(line[0], x[i])
-            line[0].set_title(f"clean: {names.get(labels[i], labels[i])}", fontsize=9)
+            line[0].set_title(f"clean\n{names.get(labels[i], labels[i])}", fontsize=size)
         else:
             line[0].set_axis_off()
         line[1].set_ylabel(textwrap.fill(attack, 18), fontsize=8)
@@ -161,14 +158,14 @@ def amplified_perturbations(path: Path, shown: Mapping[str, Any]) -> None:
             first, *others = line[1 + k * group : 1 + (k + 1) * group]
             _show(first, x_adv)
             wrong = {"color": RED, "fontweight": "bold"} if predicted != labels[i] else {}
-            first.set_title(f"→ {names.get(predicted, predicted)}", fontsize=9, **wrong)
+            first.set_title(f"→ {names.get(predicted, predicted)}", fontsize=size, **wrong)
             for axes, factor in zip(others, factors, strict=True):
                 _show(axes, amplified(x[i], x_adv, factor))
                 if row == 0:
                     axes.set_title(f"{factor:.2g} times", fontsize=9)
-    for axes, model in zip(grid[0, 1::group], models, strict=True):
-        name = axes.annotate(f"on {model}", (0, 1), (0, 18), xycoords="axes fraction", textcoords="offset points")
-        name.set_in_layout(False)  # long names overlap the next columns
+    for axes, title in zip(grid[0, 1::group], titles, strict=True):
+        name = axes.annotate(title, (0, 1), (0, 18), xycoords="axes fraction", textcoords="offset points")
+        name.set_in_layout(False)  # else the first column would be as wide as the name
     save(path, figure)
 
 
@@ -195,7 +192,7 @@ def loss_along_attacks(path: Path, panels: Mapping[str, Mapping[str, Mapping[str
             largest, spread = np.asarray(curve["largest"]), np.asarray(curve["spread"])
             axes.plot(largest, color=color, marker=marker, markersize=4, linewidth=2, label=name)
             axes.fill_between(range(len(largest)), largest - spread, largest, color=color, alpha=0.2, linewidth=0)
-        axes.set(title=title, xlabel="step of the attack (0: clean images)")
+        axes.set(title=textwrap.fill(title, 40), xlabel="step of the attack (0: clean images)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes)
     names = [textwrap.fill(line.get_label(), 55 * len(panels)) for line in grid[0].lines]
@@ -205,21 +202,16 @@ def loss_along_attacks(path: Path, panels: Mapping[str, Mapping[str, Mapping[str
 
 
 def accuracy_against(path: Path, panels: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw the accuracy under attack against the attack's strength (L2L, Figures 4 and 9), as PNG.
-
-    Args:
-      path: the file to write.
-      panels: title -> {"x": axis title, "scale": "linear" or "log", "values" [N], "accuracy": model -> fractions [N]};
-        for two models also "difference" [N], the first's accuracy minus the second's, and "error" [N], its standard
-        error, drawn below.
-    """
+    """Draw `views.sweep`: the accuracy against the attack's strength, and differences below (L2L, Figures 4 and 9)."""
     rows = 2 if any("difference" in panel for panel in panels.values()) else 1
     shared = {"sharex": "col", "sharey": "row", "height_ratios": (3, 2)[:rows]}
     figure, grid = canvas((4.6 * len(panels), 1.5 + 2.5 * rows), rows, len(panels), **shared)
     for column, (title, panel) in zip(grid.T, panels.items(), strict=True):
         values, styles = np.asarray(panel["values"]), ((VERMILLION, "o-"), (GRAY, "s--"))
         for (color, style), (name, accuracy) in zip(styles, panel["accuracy"].items(), strict=False):
-            column[0].plot(values, 100 * np.asarray(accuracy), style, color=color, markersize=5, label=name)
+            column[0].plot(
+                values, 100 * np.asarray(accuracy), style, color=color, markersize=5, label=textwrap.fill(name, 30)
+            )
         column[0].set(title=title, ylim=(-2, 102))
         column[-1].set(xlabel=panel["x"], xscale=panel["scale"])
         if panel["scale"] == "log":
@@ -236,18 +228,12 @@ def accuracy_against(path: Path, panels: Mapping[str, Mapping[str, Any]]) -> Non
     grid[0, 0].legend()
     if rows == 2:
         grid[1, 0].set_ylabel("difference (points)\n± standard error")
-        grid[1, 0].set_title(" minus ".join(panel["accuracy"]), fontsize=10)
+        grid[1, 0].set_title(textwrap.fill(" minus ".join(panel["accuracy"]), 50), fontsize=10)
     save(path, figure)
 
 
 def loss_landscape(path: Path, surfaces: Mapping[str, Any]) -> None:
-    """Draw the loss as a surface over the steepest and a random direction (RNN-Adv, Figure 3), as PNG.
-
-    Args:
-      path: the file to write.
-      surfaces: "units" [P] along both axes, their titles "axes", and "loss": model -> [P, P], a row per unit of
-        the first.
-    """
+    """Draw `views.landscape`: the loss over the steepest and a random direction (RNN-Adv, Figure 3), as PNG."""
     loss = {name: np.asarray(values) for name, values in surfaces["loss"].items()}
     low, high = min(v.min() for v in loss.values()), max(v.max() for v in loss.values())
     figure, (grid,) = canvas((5 * len(loss) + 0.8, 4.6), 1, len(loss), subplot_kw={"projection": "3d"})
@@ -257,7 +243,7 @@ def loss_landscape(path: Path, surfaces: Mapping[str, Any]) -> None:
         surface = axes.plot_surface(a, b, values, cmap="viridis", vmin=low, vmax=high, rstride=1, cstride=1)
         axes.set(xlabel=surfaces["axes"][0], ylabel=surfaces["axes"][1], zlabel="cross-entropy (nats)")
         axes.set(zlim=(low, high), xticks=ticks, yticks=ticks)
-        axes.set_title(f"{name}\n{values.min():.3g} to {values.max():.3g}", y=0.95)
+        axes.set_title(f"{textwrap.fill(name, 40)}\n{values.min():.3g} to {values.max():.3g}", y=0.95)
         axes.tick_params(labelsize=9, pad=1)
         axes.set_box_aspect((1, 1, 0.75), zoom=0.95)
         axes.view_init(elev=25, azim=-125)

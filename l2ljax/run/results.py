@@ -1,7 +1,5 @@
 """A run's results: the content of report.json, and figures."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +12,7 @@ from l2ljax import attacks, data
 from l2ljax.evaluate import Evaluation, evaluate
 from l2ljax.report import figures
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks
-from l2ljax.runtime.provenance import versions
+from l2ljax.runtime.provenance import command, versions
 from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import TrainState
 from l2ljax.types import Array, Players
@@ -75,7 +73,7 @@ def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
         "train_seconds": seconds,
         "parameters": sizes,
         "versions": versions(),
-        "command": shlex.join(sys.argv),
+        "command": command(),
     }
 
 
