@@ -154,6 +154,24 @@ def test_the_numbers_of_an_arm_are_those_of_its_curves():
     assert [cell.strip() for cell in line.strip("| ").split("|")] == cells.split(" | ")
 
 
+def test_the_curves_are_running_means_and_say_what_they_show(monkeypatch):
+    kept = []
+    monkeypatch.setattr(report.figures, "png", kept.append)
+    returns = np.random.default_rng(0).normal(size=(3, 50))
+    report.draw({"adam": returns, "frozen": returns + 1}, {"expert": 9.0}, "CartPole-v1")
+    (axes,) = kept[0].axes
+    adam, frozen, expert = axes.lines
+    for line, shift in ((adam, 0), (frozen, 1)):
+        y = line.get_ydata()
+        np.testing.assert_allclose([y[0], y[30]], [returns[:, 0].mean() + shift, returns[:, 11:31].mean() + shift])
+    assert adam.get_color() != frozen.get_color() and adam.get_linestyle() != frozen.get_linestyle()
+    assert set(expert.get_ydata()) == {9}
+    (legend,) = kept[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["adam", "frozen", "expert"]
+    assert "3 seeds" in legend.get_title().get_text() and axes.get_title() == "GAIL on CartPole-v1"
+    assert axes.get_ylabel() == "return, mean of the last 20 iterations"
+
+
 def test_plain_ascent_stands_beside_the_learned_updaters():
     """theta + lr g, at every step."""
     config = Config(updater="ascent", lr="0.5", controls="none")

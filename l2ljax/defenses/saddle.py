@@ -28,11 +28,11 @@ __all__ = [
 ]  # fmt: skip
 
 Steps = Annotated[int, Range(1, 10_000)]
-"""Of an attack that is unrolled."""
+"""The length of an unrolled attack."""
 Width = Annotated[int, Range(1, 4096)]
 """Channels or units of a layer of an attacker."""
 AttackerName = Literal["wide", "wide_paper", "slim", "slim_no_skip"]
-"""Of `models.attackers.ATTACKERS`."""
+"""A name in `models.attackers.ATTACKERS`."""
 Outcome = tuple[Array, tuple[Players, dict[str, Array]]]
 """The value of `Defense.objective`."""
 Forward = Callable[[Tree, Array], tuple[Array, Tree]]
@@ -187,13 +187,7 @@ def without_attacker(objective: Callable[..., Outcome]) -> Defense:
 def trained(attacker: Attacker, climb: Climb, steps: int) -> Callable[..., Attack | None]:
     """Make `Defense.attack`: the trained attacker ascends the cross-entropy, whatever its training objective.
 
-    Args:
-      attacker: the one trained by the defense.
-      climb: the defense's ascent.
-      steps: the default number of steps.
-
-    Returns:
-      (params, batch_stats, steps=steps, path=False) -> Attack, or None without parameters.
+    Return (params, batch_stats, steps=steps, path=False) -> Attack, or None without parameters.
     """
 
     def attack(params: Tree, batch_stats: Tree, steps: int = steps, path: bool = False) -> Attack | None:

@@ -11,7 +11,7 @@ the rest. (Ho and Ermon sample complete episodes, with a varying number of steps
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from l2ljax.gail.environments import Environment
 from l2ljax.gail.policy import Agent, Networks
 from l2ljax.types import Array, Key, Tree
 
-__all__ = ["Iterations", "Learn", "Rollout", "State", "collect", "episode_returns", "iterations", "pairs"]
+__all__ = ["Iterations", "Learn", "Rollout", "collect", "episode_returns", "iterations", "pairs"]
 
 
 class Rollout(NamedTuple):
@@ -38,17 +38,8 @@ class Rollout(NamedTuple):
     """bool [T, N]: the episode ended with this step, because it terminated or reached the horizon."""
 
 
-class State(Protocol):
-    """The state of a training loop: at least these two fields, and `_replace`."""
-
-    agent: Agent
-    key: Key
-
-    def _replace(self, **fields: Any) -> Any: ...
-
-
 Learn = Callable[[Key, Any, Rollout, Any], tuple[Any, dict[str, Array]]]
-"""(key, state, rollout of its agent, data) -> (state, metrics: scalars)."""
+"""(key, state, rollout of its agent, data) -> (state, metrics: scalars); a state is a NamedTuple with agent and key."""
 Iterations = Callable[[Tree, Any, Any], tuple[Any, dict[str, Array]]]
 """(params of the environment, states [S, ...], data shared by all seeds) -> (states, metrics [S, length])."""
 

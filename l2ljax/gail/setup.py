@@ -12,7 +12,7 @@ import numpy as np
 from l2ljax.files import check_writable
 from l2ljax.gail import discriminator, environments, experts, gym_adapter, updaters
 from l2ljax.gail.discriminator import Discriminator
-from l2ljax.gail.environments import Box, Discrete, Environment
+from l2ljax.gail.environments import Environment
 from l2ljax.gail.experts import Trajectories
 from l2ljax.gail.gym_adapter import GymEnvironments
 from l2ljax.gail.imitate import Demonstrations
@@ -96,7 +96,7 @@ class Task(NamedTuple):
     networks: Networks
     disc: Discriminator
     columns: int
-    """Of the environment's horizon, in an iteration."""
+    """The environment's horizons in an iteration, side by side."""
     keys: Key
     """[seeds]."""
     updaters: dict[str, Updater]
@@ -129,9 +129,7 @@ def prepare(config: Config) -> Task:
     controls = [] if config.controls == "none" else _names(config, "controls", CONTROLS)
     environment, columns = _environment(config)
     spec = environment.spec
-    match spec.action:
-        case Discrete(size) | Box(size):
-            disc = discriminator.create(spec.observation_size, size, hidden=_sizes(config, "disc_hidden"))
+    disc = discriminator.create(spec.observation_size, spec.action[0], hidden=_sizes(config, "disc_hidden"))
     seeds = np.arange(config.seed, config.seed + config.seeds, dtype=np.uint32)
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(0), seed))(seeds)
     return Task(environment, networks(spec, _sizes(config, "hidden")), disc, columns, keys, made, controls)
