@@ -7,6 +7,8 @@ import re
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from l2ljax.files import locked
 from l2ljax.gail import experiment, experts, report, setup
@@ -123,6 +125,39 @@ def test_bad_flags_are_told_in_one_line_before_any_work(small, changes, message,
     with pytest.raises(L2LError, match=message) as error:
         experiment.run(small("run", **changes))
     assert "\n" not in str(error.value)
+
+
+TEXTS = ("env", "updater", "lr", "controls", "hidden", "disc_hidden")
+WORDS = [
+    "adam",
+    "ascent",
+    "none",
+    "frozen",
+    ",",
+    "64",
+    "0",
+    "-1",
+    "1e999",
+    "0.5",
+    "gym:",
+    "CartPole-v1",
+    "os:path",
+    ":",
+    "\u0663",
+]
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=120)
+@given(
+    st.sampled_from(TEXTS), st.one_of(st.text(max_size=6), st.lists(st.sampled_from(WORDS), max_size=4).map("".join))
+)
+def test_any_text_is_a_task_or_one_line(flag, text):
+    try:
+        task = setup.prepare(Config(**{flag: text}))
+    except L2LError as error:
+        assert "\n" not in str(error)
+    else:
+        assert task.columns == 10 and task.updaters
 
 
 def test_an_expert_is_trained_once_and_must_be_good(small, tmp_path, capsys, monkeypatch):

@@ -22,7 +22,19 @@ from l2ljax.gail.updaters import Updater
 from l2ljax.types import Key, L2LError
 from l2ljax.values import Count, Natural, Positive, Range, Seed, check, parse
 
-__all__ = ["CONTROLS", "EXPERT_KEY", "PAIRS_KEY", "UPDATERS", "Arm", "Config", "Task", "arms", "find_expert", "prepare"]
+__all__ = [
+    "CONTROLS",
+    "EXPERT_KEY",
+    "PAIRS_KEY",
+    "UPDATERS",
+    "Arm",
+    "Config",
+    "Many",
+    "Task",
+    "arms",
+    "find_expert",
+    "prepare",
+]
 
 ADAM = functools.cache(updaters.adam)  # arms with the same updater share a program
 UPDATERS: dict[str, tuple[Callable[..., Updater], float]] = {
@@ -36,6 +48,7 @@ updaters: beside them it shows the effect of learning."""
 CONTROLS = ("frozen", "wrong_sign", "shuffled", "cloning")
 """A random fixed discriminator; the other sign of the reward; the expert's actions shuffled; no reward."""
 GYM = "gym:"
+Many = Annotated[int, Range(1, 10**5)]
 EXPERT_KEY, PAIRS_KEY = 0, 1
 """The expert and its pairs are the same for all seeds."""
 
@@ -54,13 +67,13 @@ class Config:
     """The start of a learned updater: identity, or gradient ascent with step 1."""
     controls: str = ",".join(CONTROLS)
     """Controls to run as well, with Adam if something learns; none for no control."""
-    seeds: Count = 8
+    seeds: Annotated[int, Range(1, 1000)] = 8
     seed: Seed = 0
     """The first seed."""
     iterations: Count = 250
-    pairs: Count = 5000
+    pairs: Annotated[int, Range(1, 10**6)] = 5000
     """Steps per iteration, rounded down to whole columns of the environment's horizon."""
-    trajectories: Count = 10
+    trajectories: Many = 10
     """Number of the expert's trajectories; every 10th (CartPole) or 5th (MountainCar) step of them is used."""
     hidden: str = "64,32"
     """Hidden layers of policy and value function."""
@@ -70,8 +83,8 @@ class Config:
     """Sign of the reward: 1 if longer episodes are better, -1 if success ends them; required by gym:ID."""
     expert: str | None = None
     """A file of expert trajectories; trained and saved there if missing; by default runs/experts/ENV.npz."""
-    expert_iterations: Count = 100
-    episodes: Count = 50
+    expert_iterations: Many = 100
+    episodes: Many = 50
     """Episodes of the final evaluation."""
     checkpoint_every: Natural = 100
     """Iterations between checkpoints; 0 for none."""
