@@ -99,7 +99,9 @@ def parse(annotation: Any, text: str, name: str) -> Any:
             return check(annotation, int(text), name)
         if kind is float and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", text):
             return check(annotation, float(text), name)
-        if kind is str or (get_origin(member) is Literal and text in get_args(member)):
+        if get_origin(member) is Literal and text in (choices := {str(choice): choice for choice in get_args(member)}):
+            return choices[text]
+        if kind is str:
             return check(annotation, text, name)
     raise L2LError(f"{name}={text}: give {describe(annotation)}")
 

@@ -191,13 +191,7 @@ def without_attacker(objective: Callable[..., Outcome]) -> Defense:
 def trained(attacker: Attacker, climb: Climb, steps: int) -> Callable[..., Attack | None]:
     """Make `Defense.attack`: the trained attacker ascends the cross-entropy, whatever its training objective.
 
-    Args:
-      attacker: the one trained by the defense.
-      climb: the defense's ascent.
-      steps: the default number of steps.
-
-    Returns:
-      (params, batch_stats, steps=steps, path=False) -> Attack, or None without parameters.
+    Return (params, batch_stats, steps=steps, path=False) -> Attack, or None without parameters.
     """
 
     def attack(params: Tree, batch_stats: Tree, steps: int = steps, path: bool = False) -> Attack | None:
