@@ -9,7 +9,7 @@ from typing import Any
 
 from l2ljax.types import L2LError
 
-__all__ = ["write_files", "write_json"]
+__all__ = ["check_writable", "write_files", "write_json"]
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -33,6 +33,14 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         for draft in drafts.values():
             with contextlib.suppress(OSError):  # moved, or never written
                 draft.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Write the file as it is, or an empty one for a moment: hours of work should not end with an L2LError."""
+    old = path.read_bytes() if path.is_file() else None
+    write_files({path: old or b""})
+    if old is None:
+        path.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

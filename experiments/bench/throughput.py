@@ -18,21 +18,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from tqdm import tqdm
 
 from bench import benchmark, rivals, training
 from bench.benchmark import Program
-from l2ljax import attacks, cost, devices, threat
+from l2ljax import attacks, cost, defenses, devices, models, threat
 from l2ljax.attacks.names import parameters
 from l2ljax.attacks.solver import as_tree
-from l2ljax.files import write_json
-from l2ljax.models import CLASSIFIERS
+from l2ljax.files import check_writable, write_json
 from l2ljax.run.trained import load_function
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import Batch, L2LError, example_keys
+from l2ljax.values import Count, Positive, check, parse_list
 from papers import figures, tables
 
 __all__ = ["TRAINING", "Build", "Built", "Cell", "Flags", "presets", "run"]
@@ -45,7 +45,7 @@ class Flags:
     model: str = "resnet20"
     """Classifiers with random weights, separated by commas, or module:function, a function without arguments that
     returns images -> logits."""
-    image_shape: tuple[int, int, int] | None = None
+    image_shape: tuple[Count, Count, Count] | None = None
     """Shape of the images of a module:function."""
     attacks: str | None = None
     """Names as in --attacks of the other scripts, separated by commas; by default pgd10, or none with --train."""
@@ -54,25 +54,25 @@ class Flags:
     is the reference; for --model=wrn_34_10 the papers have plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l."""
     steps: str = ""
     """With --train: numbers of attack steps, separated by commas, for methods with steps; by default their own."""
-    attacker_width: int | None = None
+    attacker_width: Count | None = None
     """Width of the convolutional attackers of --train and --variants; by default the papers', 64."""
     memory: bool = False
     """With --train, on a CPU: also the peak memory of each step, in its own process."""
     batch_sizes: str = "128"
     dtypes: str = "float32"
     """The types of our classifiers: float32, bfloat16."""
-    devices: int | None = None
+    devices: Count | None = None
     """Number of devices to split each batch over; all by default. A CPU has one per core, and with --devices=1 one for
     all cores."""
     eps: str = "8/255"
     rivals: str = ""
     """Some of torchattacks, torch (a loop by hand), torch_compile, foolbox, art (pgdN), pyautoattack (apgdN), separated
     by commas: the same attack on the same weights, on residual networks and small_cnn. torch has training steps too."""
-    repeats: int = 7
-    minutes: float | None = None
+    repeats: Count = 7
+    minutes: Positive | None = None
     """Time limit; the measurements so far are kept."""
-    out: Path = Path("experiments/results/speed.json")
-    """The JSON file; a bar chart of the same name goes next to it."""
+    out: Path = Path("runs/speed.json")
+    """The JSON file, a kept result if it is in experiments/results; a bar chart of the same name goes next to it."""
 
 
 def presets() -> dict[str, dict[str, Any]]:
@@ -81,7 +81,7 @@ def presets() -> dict[str, dict[str, Any]]:
     gpu = {
         "model": "wrn_34_10,resnet18", "attacks": "pgd10", "train": "pgd_adv", "batch_sizes": "256",
         "dtypes": "bfloat16,float32", "rivals": rivals, "repeats": 5, "minutes": 9.0,
-        "out": Path("experiments/results/speed_gpu.json"),
+        "out": Path("runs/speed_gpu.json"),
     }  # fmt: skip
     return {"": {}, "gpu": gpu}
 
@@ -119,11 +119,8 @@ def run(flags: Flags) -> dict[str, Any]:
     if flags.rivals:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs some of a GPU's memory too
     limit = float("inf") if flags.minutes is None else 60 * flags.minutes
-    grid = itertools.product(_split(flags.model), _split(flags.dtypes), map(int, _split(flags.batch_sizes)))
-    attacked = _split(flags.attacks if flags.attacks is not None else "" if flags.train else "pgd10")
-    lengths: list[int | None] = [*map(int, _split(flags.steps))] or [None]
-    whats = [*((TRAINING, steps) for steps in lengths if flags.train), *((name, None) for name in attacked)]
-    cells = [Cell(model, what, dtype, size, steps) for model, dtype, size in grid for what, steps in whats]
+    cells = _cells(flags)
+    check_writable(flags.out)
     about = {**provenance(), "eps": flags.eps, "devices": len(devices.first(flags.devices))}
     ceiling: dict[str, float] = {}
     measured: dict[Cell, dict[str, dict[str, Any]]] = {}
@@ -171,6 +168,43 @@ def run(flags: Flags) -> dict[str, Any]:
     with lock:
         watch.cancel()
         return finish()
+
+
+def _cells(flags: Flags) -> list[Cell]:
+    """List the comparisons, after a look at every name and number: nothing begins that would fail."""
+    archs, sizes = parse_list(str, flags.model, "--model"), parse_list(Count, flags.batch_sizes, "--batch-sizes")
+    dtypes = parse_list(Literal["float32", "bfloat16"], flags.dtypes, "--dtypes")
+    attacked = _split(flags.attacks if flags.attacks is not None else "" if flags.train else "pgd10")
+    lengths = parse_list(Count, flags.steps, "--steps") if flags.steps else [None]
+    for size in flags.image_shape or ():
+        check(Count, size, "--image-shape")
+    ball, rival = threat.linf(threat.parse_eps(flags.eps)), rivals.split(flags.rivals)
+    for name in ("steps", "memory", "attacker_width"):
+        if getattr(flags, name) and not flags.train:
+            raise L2LError(f"--{name.replace('_', '-')} does nothing without --train")
+    if flags.image_shape and ":" not in flags.model:
+        raise L2LError("--image-shape does nothing without --model=module:function")
+    if not attacked and not flags.train:
+        raise L2LError("nothing to measure: give --attacks or --train")
+    for attack in attacked:
+        attacks.create(attack, ball)
+    for model in archs:
+        if ":" not in model or flags.train:
+            models.create(model)
+        elif flags.image_shape is None:
+            raise L2LError(f"--model={model} needs --image-shape, like --image-shape 32 32 3")
+        elif rival:
+            raise L2LError(f"--rivals attack our residual networks, not {model}: leave them out")
+    for method in _split(flags.train):
+        task = training.Task(archs[0], dtypes[0], sizes[0], method, ball.eps)
+        _ = defenses.options(task.name), task.schedule
+    count = len(devices.first(flags.devices))
+    for size in sizes:
+        if size % count:
+            raise L2LError(f"--batch-sizes={size}: {count} devices share a batch: give a multiple of {count}")
+    whats = [*((TRAINING, steps) for steps in lengths if flags.train), *((name, None) for name in attacked)]
+    grid = itertools.product(archs, dtypes, sizes)
+    return [Cell(model, what, dtype, size, steps) for model, dtype, size in grid for what, steps in whats]
 
 
 def _measure(cell: Cell, flags: Flags, after_round: Callable[[dict[str, dict[str, Any]]], None]) -> None:
@@ -221,8 +255,6 @@ def _attack(cell: Cell, flags: Flags) -> list[Build]:
 
     builders: list[Callable[[], Built]] = [ours]
     names, settings = rivals.split(flags.rivals), parameters(cell.what, ball)
-    if names and cell.model not in CLASSIFIERS:
-        raise L2LError(f"--rivals attack our residual networks, not {cell.model}: leave them out")
     if names and settings.get("keep", "last") == "last" and not settings["targeted"] and settings["restarts"] == 1:
         steps, step_size = settings.get("steps", 0), settings.get("step_size")
         task = rivals.Task(
@@ -262,9 +294,7 @@ def _victim(cell: Cell, flags: Flags) -> tuple[Any, Any]:
     if ":" not in cell.model:
         classifier, variables, batch = benchmark.random_batch(cell.model, cell.batch_size, dtype=cell.dtype)
         return jax.tree_util.Partial(classifier.logits, variables), batch.x
-    if flags.image_shape is None:
-        raise L2LError(f"--model={cell.model} needs --image-shape, like --image-shape 32 32 3")
-    x = jax.random.uniform(jax.random.key(0), (cell.batch_size, *flags.image_shape))
+    x = jax.random.uniform(jax.random.key(0), (cell.batch_size, *(flags.image_shape or ())))
     return as_tree(load_function(cell.model)), x
 
 
