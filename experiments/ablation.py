@@ -6,25 +6,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from l2ljax.files import write_json
 from l2ljax.report import markdown
 from l2ljax.run import experiment
 from l2ljax.run.config import Config, resolve
+from l2ljax.runtime.flags import read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
-from l2ljax.runtime.workdir import read_json
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "methods": {
-        "plain": {"method": "plain"},
-        "pgd_adv": {"method": "pgd_adv"},
-        "rnn_adv": {},
+        **{method: {"method": method} for method in ("plain", "pgd_adv", "rnn_adv")},
         "rnn_adv, phi frozen at its start": {"attacker_lr": 0.0},
-        "naive_l2l": {"method": "naive_l2l"},
-        "grad_l2l": {"method": "grad_l2l"},
-        "two_step_l2l": {"method": "two_step_l2l"},
+        **{method: {"method": method} for method in ("naive_l2l", "grad_l2l", "two_step_l2l")},
     },
     "rnn": {
         "default: scale 1, example, weights t": {},
@@ -66,20 +60,10 @@ def main(flags: Flags) -> None:
         for seed in range(flags.seeds):
             width = flags.attacker_width if settings.get("method", "").endswith("l2l") else None
             folder = flags.runs / flags.table / f"{name}_s{seed}".replace(" ", "_").replace("/", "_")
-            config = Config(
-                **{"method": "rnn_adv", **settings},
-                seed=seed,
-                attacks=flags.attacks,
-                epochs=flags.epochs,
-                val_size=flags.val_size,
-                attacker_width=width,
-                no_checkpoint=True,
-                workdir=str(folder),
-            )
-            done = folder / "report.json"
+            chosen = {"attacks": flags.attacks, "epochs": flags.epochs, "val_size": flags.val_size, **settings}
+            config = Config(seed=seed, attacker_width=width, no_checkpoint=True, workdir=str(folder), **chosen)
             spec = resolve("digits", config.method, config)
-            result = read_json(done) if done.exists() else experiment.run(spec)
-            rows.setdefault(name, []).append(result)
+            rows.setdefault(name, []).append(experiment.run_once(spec))
     record = {**provenance(), "rows": rows}
     write_json(flags.out / f"digits_{flags.table}.json", record)
     print(markdown.over_seeds(record))
@@ -87,4 +71,4 @@ def main(flags: Flags) -> None:
 
 if __name__ == "__main__":
     with script():
-        main(tyro.cli(Flags, description=__doc__))
+        main(read(Flags, str(__doc__)))

@@ -11,14 +11,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from bench import benchmark, rivals
 from l2ljax import data, devices, threat
 from l2ljax.evaluate import run_standard_evaluation
 from l2ljax.files import write_json
 from l2ljax.run.trained import load_classifier
-from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import Batch
@@ -72,15 +71,9 @@ def main(flags: Flags) -> None:
             "differing": int((ours.robust != theirs).sum()),
         })  # fmt: skip
         print(rounds[-1], flush=True)
-    record = {
-        **provenance(),
-        "images": flags.images,
-        "about": f"{saved['dataset']}, {saved['arch']} trained with {saved['method']}, linf eps {flags.eps}",
-        "autoattack": rounds,
-    }
-    write_json(flags.out, record)
+    about = f"{saved['dataset']}, {saved['arch']} trained with {saved['method']}, linf eps {flags.eps}"
+    write_json(flags.out, {**provenance(), "images": flags.images, "about": about, "autoattack": rounds})
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main(tyro.cli(Flags, description=__doc__))
+    launch(main, Flags, __doc__)

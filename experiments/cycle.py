@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jax.lax import stop_gradient
 
 from l2ljax.files import write_json
+from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.train import TrainState, make_step
 from l2ljax.types import Array, Batch, Defense, Players
@@ -67,17 +67,14 @@ def play(objective: Any, attacker: float, *, step: float, steps: int) -> np.ndar
 def main(flags: Flags) -> None:
     """Play both games, draw them, print their ends."""
     steps = round(flags.turns * 2 * np.pi / flags.step)
-    paths = {
-        "gradient steps": play(plain, 0.0, step=flags.step, steps=steps),
-        "learned attacker": play(learned, 0.0, step=flags.step, steps=steps),
-    }
+    games = {"gradient steps": plain, "learned attacker": learned}
+    paths = {name: play(game, 0.0, step=flags.step, steps=steps) for name, game in games.items()}
     paths_in_the_plane(flags.out.with_suffix(".png"), paths)
     distances = {name: float(np.hypot(*path[-1])) for name, path in paths.items()}
     for name, distance in distances.items():
         print(f"{name}: after {steps} steps at distance {distance:.4f} from the equilibrium")
-    record = {**provenance(), "step": flags.step, "steps": steps, "distances": distances}
-    write_json(flags.out, record)
+    write_json(flags.out, {**provenance(), "step": flags.step, "steps": steps, "distances": distances})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Flags, description=__doc__))
+    launch(main, Flags, __doc__)

@@ -10,12 +10,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import tyro
-
 from l2ljax.files import write_json
 from l2ljax.gail import experiment
 from l2ljax.gail.setup import Config
-from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import L2LError
 from papers import tables
@@ -65,5 +63,4 @@ def main(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main(tyro.cli(Flags, description=__doc__))
+    launch(main, Flags, __doc__)

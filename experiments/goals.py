@@ -7,11 +7,9 @@ holds both sides' figures and the target ratios. Run it alone on the machine, wi
 import dataclasses
 from pathlib import Path
 
-import tyro
-
 from bench import goals
 from l2ljax.files import write_json
-from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.flags import launch
 from papers import tables
 
 
@@ -38,5 +36,4 @@ def main(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main(tyro.cli(Flags, description=__doc__))
+    launch(main, Flags, __doc__)

@@ -18,11 +18,8 @@ flax follows jax: use flax==0.12.8 if jax is older than 0.11.1. DIR is CIFAR-10 
 reads, 170 MB unpacked; only the training needs it.
 """
 
-import tyro
-
 from bench import gpu
-from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.flags import launch
 
 if __name__ == "__main__":
-    with one_line_errors():
-        gpu.run(tyro.cli(gpu.Flags, description=__doc__))
+    launch(gpu.run, gpu.Flags, __doc__)

@@ -11,10 +11,8 @@ import dataclasses
 import re
 from pathlib import Path
 
-import tyro
-
 from l2ljax.files import write_files, write_json
-from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.flags import launch
 from l2ljax.runtime.workdir import read_json
 from papers import listing, page, work
 
@@ -45,16 +43,8 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Collect, run, then write the tables."""
-    if flags.collect:
-        reports = [read_json(Path(folder) / "report.json") for folder in flags.collect.split(",")]
-        for report in reports:
-            report["command"] = without_places(report["command"])
-        keep(flags, "runs", {"reports": reports})
-    if flags.judged:
-        judged = [read_json(Path(folder) / "robustbench.json") for folder in flags.judged.split(",")]
-        for judgement in judged:
-            judgement["provenance"]["command"] = without_places(judgement["provenance"]["command"])
-        keep(flags, "judged", {"judgements": judged})
+    keep(flags, flags.collect, "report.json", "runs", "reports")
+    keep(flags, flags.judged, "robustbench.json", "judged", "judgements")
     if flags.minutes:
         work.work(listing.chosen(flags.only), minutes=flags.minutes, data_dir=flags.data_dir)
     if flags.list:
@@ -63,17 +53,16 @@ def main(flags: Flags) -> None:
         write_files({Path("BENCHMARKS.md"): page.markdown(flags.results).encode()})
 
 
-def keep(flags: Flags, kind: str, content: dict) -> None:
-    """Write KIND_NAME.json."""
-    write_json(flags.results / f"{kind}_{flags.name}.json", {"title": flags.title, **content})
-
-
-def without_places(command: str) -> str:
-    """Remove the machine's own folders of data, results and script."""
-    command = re.sub(r"--(data-dir|workdir|out)=\S+", r"--\1=DIR", command)
-    return re.sub(r"\S*(experiments/\w+\.py)", r"\1", command)
+def keep(flags: Flags, folders: str, file: str, kind: str, key: str) -> None:
+    """Write the folders' files to KIND_NAME.json, without the machine's own folders of data, results and script."""
+    kept = [read_json(Path(folder) / file) for folder in filter(None, folders.split(","))]
+    for record in kept:
+        about = record.get("provenance", record)
+        command = re.sub(r"--(data-dir|workdir|out)=\S+", r"--\1=DIR", about["command"])
+        about["command"] = re.sub(r"\S*(experiments/\w+\.py)", r"\1", command)
+    if kept:
+        write_json(flags.results / f"{kind}_{flags.name}.json", {"title": flags.title, key: kept})
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main(tyro.cli(Flags, description=__doc__))
+    launch(main, Flags, __doc__)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import tyro
 
 from bench.scaling import all_reduce_seconds, hiding_batch
 from l2ljax import cost, models
 from l2ljax.files import write_json
+from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 
 
@@ -78,4 +78,4 @@ def main(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Flags, description=__doc__))
+    launch(main, Flags, __doc__)

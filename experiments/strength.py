@@ -57,8 +57,7 @@ def main(flags: Flags) -> None:
             curves[name] = curve = losses_along(logits_fn, split, path, key=key, draws=flags.draws)
             print(f"{Path(victim).name}, {name}: {curve['largest'][-1]:.3f} after {flags.steps} steps", flush=True)
     loss_along_attacks(flags.out.with_suffix(".png"), panels)
-    record = {**provenance(), "eval_size": flags.eval_size, "panels": panels}
-    write_json(flags.out, record)
+    write_json(flags.out, {**provenance(), "eval_size": flags.eval_size, "panels": panels})
 
 
 if __name__ == "__main__":

@@ -7,13 +7,10 @@ Attack any classifier, or your own as --model=module:function, over batch sizes 
 import argparse
 import dataclasses
 
-import tyro
-
 from bench import benchmark, throughput
 from l2ljax import devices
 from l2ljax.files import write_json
-from l2ljax.runtime import flags
-from l2ljax.runtime.monitor import one_line_errors
+from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from papers import tables
 
@@ -46,10 +43,8 @@ def main(flags: Flags) -> None:
 
 if __name__ == "__main__":
     presets = throughput.presets()
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", choices=presets, default="")
-    chosen, others = parser.parse_known_args(flags.load())
-    with one_line_errors():
-        known = f"--preset: {', '.join(filter(None, presets))}, whose settings the flags below replace."
-        description = f"{__doc__}\n{known}\n{flags.HELP}"
-        main(tyro.cli(Flags, description=description, default=Flags(**presets[chosen.preset]), args=others))
+    chosen, others = parser.parse_known_args()
+    known = f"--preset: {', '.join(filter(None, presets))}, whose settings the flags below replace."
+    launch(main, Flags, f"{__doc__}\n{known}", arguments=others, default=Flags(**presets[chosen.preset]))

@@ -2,22 +2,38 @@
 
     checkpoints = Checkpoints(workdir / "checkpoints")
     checkpoints.save(step, state)
-    state = checkpoints.restore(like=state)          # the newest step
+    step, state = checkpoints.resume(like=state)     # the newest sound one
 
-A checkpoint is a flat mapping from the leaves' paths to arrays, written by orbax. It can be read without this library,
-and reading it runs no code.
+A checkpoint is a flat mapping from the leaves' paths to arrays, and a checksum of them all, written by orbax. It can be
+read without this library, and reading it runs no code.
 """
 
+import contextlib
 import logging
+import sys
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from l2ljax.types import L2LError, Tree, is_key
+from l2ljax.types import L2LError, Tree, is_key, one_line
 
-__all__ = ["Checkpoints", "restore_player"]
+__all__ = ["CHECKSUM", "Checkpoints", "Damaged", "restore_player"]
+
+
+CHECKSUM = "checksum"
+"""The name of the checksum beside the arrays."""
+
+
+class Damaged(L2LError):
+    """The checkpoint of a step cannot be read, or has other arrays than were saved."""
+
+    def __init__(self, step: int, problem: str) -> None:
+        super().__init__(f"the checkpoint of step {step} in {problem}")
+        self.step = step
 
 
 class Checkpoints:
@@ -57,44 +73,85 @@ class Checkpoints:
     def save(self, step: int, tree: Tree) -> None:
         """Save a pytree of arrays and PRNG keys as the given step, unless it is saved already.
 
-        Raises:
-          L2LError: writing failed (a full disk, say); earlier checkpoints are unchanged.
+        An L2LError says if writing failed (a full disk, say); earlier checkpoints are unchanged.
         """
         if step in self._manager.all_steps():
             return
+        flat = _to_flat(tree)
         try:
-            self._manager.save(step, args=self._args.StandardSave(_to_flat(tree)))
+            self._manager.save(step, args=self._args.StandardSave({**flat, CHECKSUM: _checksum(flat)}))
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             kept = self.latest()
             last = "there is no earlier one" if kept is None else f"that of step {kept} is kept"
             raise L2LError(
-                f"could not save the checkpoint of step {step} to {self.folder} ({_first_line(error)}); {last}: "
+                f"could not save the checkpoint of step {step} to {self.folder} ({one_line(error)}); {last}: "
                 "free some space, then run the same command again to resume"
             ) from error
 
-    def restore(self, like: Tree, prefix: str = "") -> Tree:
-        """Return the newest saved tree, or its part below the path `prefix`, with the structure and types of `like`.
+    def restore(self, *parts: tuple[Tree, str]) -> list[Tree]:
+        """Return parts of the newest saved tree: (like, prefix) -> what lies below that path, with like's structure.
 
         Raises:
-          L2LError: nothing is saved, or the saved tree has another structure or other shapes.
+          L2LError: nothing is saved, it is damaged (the message names the last sound step), or it has another structure
+            or other shapes.
         """
         step = self.latest()
         if step is None:
             raise L2LError(f"no checkpoint in {self.folder}: train first, without --no-checkpoint")
-        wanted = _to_flat(like)
         try:
-            whole = self._manager.restore(step, args=self._args.StandardRestore())
-        except (OSError, ValueError, KeyError) as error:
-            raise L2LError(
-                f"the checkpoint of step {step} in {self.folder} cannot be read ({_first_line(error)}): "
-                "delete its folder to resume from the one before"
-            ) from error
-        saved = {name.removeprefix(prefix): leaf for name, leaf in whole.items() if name.startswith(prefix)}
-        differing = sorted(
-            name
-            for name in wanted.keys() | saved.keys()
-            if name not in wanted or name not in saved or np.shape(saved[name]) != wanted[name].shape
-        )
+            flat = self._read(step)
+        except Damaged as error:
+            sound = next((f"that of step {s} is" for s in self._steps()[1:] if self._is_sound(s)), "no earlier one is")
+            raise L2LError(f"{error}; {sound} sound: run the training again to go on from there") from error
+        return [self._part(step, flat, *part) for part in parts]
+
+    def resume(self, like: Tree) -> tuple[int, Tree]:
+        """Return the newest sound step and its tree, with the structure and types of `like`; (0, like) without one.
+
+        Damaged checkpoints after it are deleted, so that their steps can be saved again; a line on stderr says so.
+
+        Raises:
+          L2LError: all are damaged, or the sound one has another structure or other shapes.
+        """
+        damaged: list[Damaged] = []
+        for step in self._steps():
+            try:
+                tree = self._part(step, self._read(step), like)
+            except Damaged as problem:
+                damaged.append(problem)
+                continue
+            for error in damaged:
+                print(f"{error}: deleted, to go on from step {step}", file=sys.stderr)
+                self._manager.delete(error.step)
+            return step, tree
+        if damaged:
+            raise L2LError(f"{damaged[0]}, and no earlier one is sound: delete them to start again") from damaged[0]
+        return 0, like
+
+    def _steps(self) -> list[int]:
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def _read(self, step: int) -> dict[str, Any]:
+        """Return the arrays of a step by their names; raise `Damaged` if they are not the saved ones."""
+        try:
+            flat = self._manager.restore(step, args=self._args.StandardRestore())
+            saved = flat.pop(CHECKSUM, None)  # older checkpoints have none
+            sound = saved is None or saved == _checksum(flat)
+        except Exception as error:  # orbax, tensorstore and JAX have no single one
+            raise Damaged(step, f"{self.folder} cannot be read ({one_line(error)})") from error
+        if not sound:
+            raise Damaged(step, f"{self.folder} is damaged: its arrays have another checksum")
+        return flat
+
+    def _is_sound(self, step: int) -> bool:
+        with contextlib.suppress(Damaged):
+            return bool(self._read(step))
+        return False
+
+    def _part(self, step: int, flat: Mapping[str, Any], like: Tree, prefix: str = "") -> Tree:
+        saved = {name.removeprefix(prefix): leaf for name, leaf in flat.items() if name.startswith(prefix)}
+        shapes = [{name: np.shape(leaf) for name, leaf in arrays.items()} for arrays in (_to_flat(like), saved)]
+        differing = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
         if differing:
             raise L2LError(
                 f"the checkpoint of step {step} in {self.folder} is of another configuration "
@@ -110,28 +167,29 @@ class Checkpoints:
 def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
     """Return the (params, batch_stats) of "classifier" or "attacker" with which the run in a workdir ended.
 
-    Args:
-      workdir: of the run.
-      player: its name in `Players`.
-      like: (params, batch_stats) of the same structure and types.
-
-    Raises:
-      L2LError: no checkpoint there, or one of another network.
+    They have the structure and types of `like`; no checkpoint, or one of another network, is an L2LError.
     """
-    saved = Checkpoints(Path(workdir).expanduser() / "checkpoints")
-    params, batch_stats = like
-    return (
-        saved.restore(like=params, prefix=f"['last'].params.{player}"),
-        saved.restore(like=batch_stats, prefix=f"['last'].stats.{player}"),
-    )
+    folder = Path(workdir).expanduser() / "checkpoints"
+    if not folder.is_dir():
+        raise L2LError(f"no checkpoint in {folder}: give the workdir of a run that saved one")
+    params, stats = (f"['last'].{kind}.{player}" for kind in ("params", "stats"))
+    restored = Checkpoints(folder).restore((like[0], params), (like[1], stats))
+    return restored[0], restored[1]
+
+
+def _checksum(flat: Mapping[str, Any]) -> np.ndarray:
+    """Return the CRC-32 of all arrays with their names, shapes and types."""
+    total = 0
+    for name, leaf in sorted(flat.items()):
+        array = np.asarray(leaf)
+        total = zlib.crc32(array.tobytes(), zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), total))
+    return np.asarray(total, np.uint32)
 
 
 def _to_flat(tree: Tree) -> dict[str, np.ndarray]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
-        for path, leaf in leaves
-    }
+    arrays = {jax.tree_util.keystr(path): jax.random.key_data(leaf) if is_key(leaf) else leaf for path, leaf in leaves}
+    return {name: np.asarray(leaf) for name, leaf in arrays.items()}
 
 
 def _from_flat(flat: dict[str, Any], like: Tree) -> Tree:
@@ -140,7 +198,3 @@ def _from_flat(flat: dict[str, Any], like: Tree) -> Tree:
         return jax.random.wrap_key_data(saved) if is_key(leaf) else jax.numpy.asarray(saved)
 
     return jax.tree_util.tree_map_with_path(restore, like)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -4,13 +4,13 @@
 
 A pass is one forward and one input gradient over the batch, as in a PGD step. The count is of multiplications in
 convolutions and matrix products inside `logits_fn` (marked by a name scope), after dead code is removed, times the
-length of the scans around them. So a forward pass counts about a half, and the attacker's own network does not count.
-Branches that depend on data (a line search) count as the longest one. A `while` loop, whose length is not in the
-program, counts as one round.
+length of the scans around them: a forward pass counts about a half, the attacker's own network nothing. Branches that
+depend on data (a line search) count as the longest one, a `while` loop, whose length is not in the program, as one
+round.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from l2ljax import losses
 from l2ljax.models.convolution import stock_convolution
 from l2ljax.types import Array, Attack, LogitsFn, Tree
 
-__all__ = ["inner_jaxprs", "mark", "multiplications", "passes"]
+__all__ = ["mark", "multiplications", "passes"]
 
 SCOPE = "counted_classifier"
 
@@ -59,16 +59,12 @@ def multiplications(function: Callable[..., Tree], *args: Any) -> float:
     with stock_convolution():
         closed = jax.make_jaxpr(function)(*args)
     jaxpr, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return _count(jaxpr, marked=False)
+    return sum(_count(equation, marked=False) for equation in jaxpr.eqns)
 
 
-def _count(jaxpr: core.Jaxpr, marked: bool) -> float:
-    return sum(_count_equation(equation, marked) for equation in jaxpr.eqns)
-
-
-def _count_equation(equation: core.JaxprEqn, marked: bool) -> float:
+def _count(equation: core.JaxprEqn, marked: bool) -> float:
     marked = marked or SCOPE in str(equation.source_info.name_stack)
-    inner = [_count(jaxpr, marked) for jaxpr in inner_jaxprs(equation)]
+    inner = [sum(_count(inside, marked) for inside in jaxpr.eqns) for jaxpr in core.jaxprs_in_params(equation.params)]
     if equation.primitive.name == "cond":
         return max(inner)
     if inner:
@@ -97,14 +93,3 @@ def _convolution(image: Sequence[int], kernel: Sequence[int], out: Sequence[int]
         last = (image[image_spec[2 + axis]] - 1) * spacing
         meetings *= int(((at >= 0) & (at <= last) & (at % spacing == 0)).sum())
     return out[out_spec[0]] * out[out_spec[1]] * kernel[kernel_spec[1]] * meetings
-
-
-def inner_jaxprs(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """Yield the programs inside an equation: a loop's body, a branch, a jitted function."""
-    for value in jax.tree.leaves(
-        list(equation.params.values()), is_leaf=lambda v: isinstance(v, core.Jaxpr | core.ClosedJaxpr)
-    ):
-        if isinstance(value, core.ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, core.Jaxpr):
-            yield value

@@ -6,11 +6,10 @@
 XLA:CPU splits every convolution over its threads. With a device per core, each with its own part of the batch, nothing
 is split and no thread waits: compare PGD-10 on one device and on two in BENCHMARKS.md.
 
-The functions here do not communicate between devices. A program that does (a training step, or a jitted function of
-sharded arrays that reduces over the batch) may have at most 32 launches in flight on CPU devices: XLA's CPU client
-makes the 33rd wait on a thread of the executing pool, and a device that waits in a reduction for its neighbour then
-waits forever. `train.make_step` keeps to two. Your own loop around such a function should call `jax.block_until_ready`
-on the result of the step before the last.
+The functions here do not communicate between devices. A program that does (a training step, a jitted reduction over a
+sharded batch) may have at most 32 launches in flight on CPU devices: XLA makes the 33rd wait on a thread of the
+executing pool, and a device that waits in a reduction for its neighbour then waits forever. `train.make_step` keeps to
+two. Your own loop should call `jax.block_until_ready` on the result of the step before the last.
 """
 
 import os
@@ -39,16 +38,11 @@ def cores() -> int:
 
 
 def one_per_core(most: int | None = None) -> bool:
-    """Make each CPU core available to this process a device. GPUs and TPUs are unaffected.
+    """Make each CPU core available to this process a device, at most `most` (`MOST`); one device shares all cores.
 
-    This has no effect after JAX's first computation, or if JAX's own settings give the number of CPU devices
-    (JAX_NUM_CPU_DEVICES, or --xla_force_host_platform_device_count in XLA_FLAGS).
-
-    Args:
-      most: the largest number of devices, `MOST` by default. A single device shares all cores.
-
-    Returns:
-      False if it is too late: JAX runs on the CPU with fewer devices.
+    GPUs and TPUs are unaffected, and JAX's own settings (JAX_NUM_CPU_DEVICES, or XLA_FLAGS with
+    --xla_force_host_platform_device_count) stay. Return False if it is too late: JAX has computed on the CPU, with
+    fewer devices.
     """
     chosen = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
@@ -90,18 +84,14 @@ def replicate(tree: Tree, count: int | None = None) -> Tree:
 
 
 def on_each(function: Callable[..., Any], *, whole: int = 1, count: int | None = None) -> Callable[..., Any]:
-    """Run the function on each device with its part of the batch, and join the results.
+    """Return the function, run on each device with its part of the batch and the results joined; it jits.
 
-    The examples must be independent: an attack that looks across the batch, like L2L's with its batch-wide gradient
-    maximum, sees its device's part.
+    An attack that looks across the batch, like L2L's with its batch-wide gradient maximum, sees its device's part.
 
     Args:
       function: (*replicated, *sharded) -> tree of arrays [B, ...], like an `Attack` with a key per example.
       whole: number of leading arguments to copy to each device, like the logits function.
       count: use the first `count` local devices; all by default.
-
-    Returns:
-      A function of the same arguments, which jits.
     """
     mesh, split = Mesh(np.array(first(count)), (AXIS,)), PartitionSpec(AXIS)
 
@@ -113,11 +103,7 @@ def on_each(function: Callable[..., Any], *, whole: int = 1, count: int | None =
 
 
 def first(count: int | None) -> list[jax.Device]:
-    """Return the first `count` local devices; all by default.
-
-    Raises:
-      L2LError: there are fewer.
-    """
+    """Return the first `count` local devices, all by default; raise an L2LError if there are fewer."""
     local = jax.local_devices()
     if count is not None and count > len(local):
         raise L2LError(f"--devices={count}: this machine has {len(local)}")

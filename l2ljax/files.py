@@ -1,15 +1,19 @@
-"""Files written completely or not at all."""
+"""Files written completely or not at all, and folders that one process writes to at a time."""
 
 import contextlib
+import datetime
 import json
 import os
-from collections.abc import Mapping
+import platform
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from l2ljax.types import L2LError
 
-__all__ = ["check_writable", "write_files", "write_json"]
+__all__ = ["check_writable", "locked", "write_files", "write_json"]
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -46,3 +50,54 @@ def check_writable(path: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, or leave the old file."""
     write_files({path: (json.dumps(content, indent=2) + "\n").encode()})
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Keep a folder to this process within the context; the folder is created if it is missing.
+
+    The operating system drops the lock of a process that ends in any way, so none is ever stale. File systems and
+    systems (Windows) without such locks keep no one out.
+
+    Raises:
+      L2LError: another process, which the message names, or another part of this one holds the folder; or the folder
+        cannot be written.
+    """
+    path = Path(folder).expanduser() / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _hold(path)
+    except BlockingIOError:
+        holder = path.read_text() or "another process"
+        raise L2LError(f"{folder} is in use by {holder}: wait for its end, or choose another folder") from None
+    except OSError as error:
+        raise L2LError(f"cannot write to {folder} ({error.strerror}): choose another folder") from error
+    with file:
+        file.truncate(0)
+        file.write(
+            f"process {os.getpid()} on {platform.node()} since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}, "
+            f"`{shlex.join(['python', *sys.argv]).replace(chr(10), ' ')}`"
+        )
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _hold(path: Path) -> IO[str]:
+    """Return the file, opened and locked; raise BlockingIOError where it is locked already."""
+    while True:
+        file = path.open("a")
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise
+        except (ImportError, OSError):  # no locks here
+            return file
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # its holder deleted it just now

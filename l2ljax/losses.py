@@ -1,8 +1,6 @@
 """Losses per example: [B] from logits [B, K] and integer labels [B]. The caller reduces.
 
-Logits or labels of another shape or type raise an L2LError.
-
-Attackers ascend all of them but the cosine distance.
+Logits or labels of another shape or type raise an L2LError. Attackers ascend all of them but the cosine distance.
 """
 
 import jax
@@ -20,8 +18,7 @@ __dir__ = lambda: __all__
 
 def cross_entropy(logits: Array, y: Array) -> Array:
     """Return -log softmax(logits)_y, [B], in float32 or wider for any type of logits."""
-    _check(logits, y)
-    return optax.softmax_cross_entropy_with_integer_labels(_wide(logits), y)
+    return optax.softmax_cross_entropy_with_integer_labels(_checked(logits, y), y)
 
 
 def log_cross_entropy(logits: Array, y: Array) -> Array:
@@ -29,24 +26,22 @@ def log_cross_entropy(logits: Array, y: Array) -> Array:
 
     With m = log sum_{k != y} exp(z_k) - z_y the cross-entropy is softplus(m), whose logarithm tends to m.
     """
-    _check(logits, y)
-    logits = _wide(logits)
-    true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
-    m = jax.nn.logsumexp(jnp.where(true, -jnp.inf, logits), axis=1) - jnp.sum(jnp.where(true, logits, 0), axis=1)
+    own, others = _split(logits, y)
+    m = jax.nn.logsumexp(others, axis=1) - own
     return jnp.where(m < -15, m, jnp.log(jax.nn.softplus(jnp.maximum(m, -15))))
 
 
 def margin(logits: Array, y: Array, *, kappa: float = jnp.inf) -> Array:
-    """Return max_{k != y} z_k - z_y, [B], clipped at `kappa` from above: positive if misclassified.
+    """Return max_{k != y} z_k - z_y, [B], clipped at `kappa` from above: positive if misclassified, else negative.
 
-    Carlini & Wagner (2017), f_6, with the sign for an ascent. PGD on it with kappa = 50 is the "CW" of the
-    MadryLab challenges.
+    The sign is that of `accuracy` in ties too, where the first of the largest logits decides: a tie gives the smallest
+    number of that sign, and NaN infinity of it. Carlini & Wagner (2017), f_6, with the sign for an ascent. PGD on it
+    with kappa = 50 is the "CW" of the MadryLab challenges.
     """
-    _check(logits, y)
-    logits = _wide(logits)
-    true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
-    best_other = jnp.max(jnp.where(true, -jnp.inf, logits), axis=1)
-    return jnp.minimum(best_other - jnp.sum(jnp.where(true, logits, 0), axis=1), kappa)
+    own, others = _split(logits, y)
+    gap, sign = jnp.max(others, axis=1) - own, 1 - 2 * accuracy(logits, y)
+    gap = gap + jnp.where(gap == 0, sign * jnp.finfo(gap.dtype).tiny, 0)
+    return jnp.minimum(jnp.where(jnp.isnan(gap), sign * jnp.inf, gap), kappa)
 
 
 def dlr(logits: Array, y: Array) -> Array:
@@ -57,9 +52,8 @@ def dlr(logits: Array, y: Array) -> Array:
     The loss is invariant to scaling and shifting all logits, so a confident model does not hide its gradients. Fewer
     than three classes raise an L2LError.
     """
-    _check(logits, y)
-    _check_classes(logits, 3, "dlr", "ascend the cross-entropy or the margin instead")
-    (first, second, third), order = (a.T for a in jax.lax.top_k(_wide(logits), 3))
+    logits = _checked(logits, y, 3, "dlr", "ascend the cross-entropy or the margin instead")
+    (first, second, third), order = (a.T for a in jax.lax.top_k(logits, 3))
     best_other = jnp.where(order[0] == y, second, first)
     return -(_at(logits, y) - best_other) / (first - third + 1e-12)
 
@@ -71,10 +65,8 @@ def dlr_targeted(logits: Array, y: Array, target: Array) -> Array:
 
     Fewer than four classes raise an L2LError.
     """
-    _check(logits, y)
-    _check(logits, target)
-    _check_classes(logits, 4, "dlr_targeted", "use dlr or the cross-entropy instead")
-    first, _, third, fourth = jax.lax.top_k(_wide(logits), 4)[0].T
+    logits = _checked(_checked(logits, y), target, 4, "dlr_targeted", "use dlr or the cross-entropy instead")
+    first, _, third, fourth = jax.lax.top_k(logits, 4)[0].T
     return -(_at(logits, y) - _at(logits, target)) / (first - 0.5 * (third + fourth) + 1e-12)
 
 
@@ -99,24 +91,29 @@ def accuracy(logits: Array, y: Array) -> Array:
     return ((jnp.argmax(logits, axis=1) == y) & ~jnp.isnan(logits).any(axis=1)).astype(jnp.float32)
 
 
-def _check(logits: Array, y: Array) -> None:
-    """Check shapes and types, while tracing too; `evaluate.check_batch` checks values."""
+def _checked(logits: Array, y: Array, classes: int = 1, name: str = "", fix: str = "") -> Array:
+    """Return the logits in float32 or wider; check shapes and types, while tracing too."""
     if logits.ndim != 2:
         raise L2LError(f"logits have the shape {list(logits.shape)}: the model should return [B, K]")
     if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
         raise L2LError(f"labels are {y.dtype} {list(y.shape)}: give integers [B], for one-hot ones y.argmax(axis=1)")
     if len(y) != len(logits):
         raise L2LError(f"{len(logits)} rows of logits and {len(y)} labels: give one label per image")
+    if logits.shape[1] < classes:
+        raise L2LError(f"{name} needs {classes} classes and the model has {logits.shape[1]}: {fix}")
+    return _wide(logits)
 
 
-def _check_classes(logits: Array, least: int, name: str, fix: str) -> None:
-    if logits.shape[1] < least:
-        raise L2LError(f"{name} needs {least} classes and the model has {logits.shape[1]}: {fix}")
+def _split(logits: Array, y: Array) -> tuple[Array, Array]:
+    """Return z_y [B], and the logits [B, K] with -inf in its place."""
+    logits = _checked(logits, y)
+    true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
+    return jnp.sum(jnp.where(true, logits, 0), axis=1), jnp.where(true, -jnp.inf, logits)
 
 
 def _at(logits: Array, y: Array) -> Array:
     """Return z_y, [B]."""
-    return jnp.take_along_axis(_wide(logits), y[:, None], axis=1)[:, 0]
+    return jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
 
 
 def _wide(logits: Array) -> Array:

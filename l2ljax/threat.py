@@ -5,20 +5,20 @@ x_adv = ball.project(x + delta, x)
 """
 
 from collections.abc import Callable
-from fractions import Fraction
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from l2ljax.types import Array, Key, L2LError, Tree, example_keys
+from l2ljax.values import NonNegative, Positive, check, parse
 
-__all__ = ["BALLS", "Ball", "choose", "clip", "l2", "linf", "parse_eps", "spread"]
+__all__ = ["BALLS", "Ball", "choose", "clip", "l2", "linf", "parse_eps", "rounded", "spread", "widened"]
 __dir__ = lambda: __all__
 
 
 class Ball(NamedTuple):
-    """All images within `eps` of x0 [B, H, W, C] in a norm, and in [0, 1]."""
+    """All images within `eps` of x0 [B, H, W, C] in a norm, and in [0, 1]. Half precision is computed in float32."""
 
     eps: float
     project: Callable[[Array, Array], Array]
@@ -44,14 +44,18 @@ def clip(x: Array, low: Array | float, high: Array | float) -> Array:
 
 def linf(eps: float) -> Ball:
     """Return the ball max_i |x_i - x0_i| <= eps, eps in [0, 1] (pixel units)."""
-    _check(eps, largest=1.0)
+    eps = check(NonNegative, eps, "eps")
+    if not isinstance(eps, jax.core.Tracer) and eps > 1:
+        raise L2LError(f"eps={eps} is larger than the pixel range [0, 1]: did you mean {eps:g}/255?")
 
     def project(x: Array, x0: Array) -> Array:
-        return clip(x, jnp.maximum(x0 - eps, 0), jnp.minimum(x0 + eps, 1))
+        center = widened(x0)
+        return rounded(clip(widened(x), jnp.maximum(center - eps, 0), jnp.minimum(center + eps, 1)), x0)
 
     def sample(key: Key, x0: Array) -> Array:
-        noise = _per_example(lambda k: jax.random.uniform(k, x0.shape[1:], x0.dtype, -eps, eps), key, x0)
-        return project(x0 + noise, x0)
+        center = widened(x0)
+        noise = _per_example(lambda k: jax.random.uniform(k, x0.shape[1:], center.dtype, -eps, eps), key, x0)
+        return project(center + noise, x0)
 
     return Ball(eps, project, sample, jnp.sign, lambda delta: jnp.abs(_flat(delta)).max(axis=1), "linf")
 
@@ -62,32 +66,35 @@ def l2(eps: float) -> Ball:
     `project` clips to [0, 1] after the radial projection: the result lies in both sets (moving towards x0's own range
     only shortens the distance), but is not always their nearest point. This is common practice.
     """
-    _check(eps, largest=None)
+    eps = check(NonNegative, eps, "eps")
 
     def norm(delta: Array) -> Array:
-        square = jnp.sum(_flat(delta) ** 2, axis=1)
+        square = jnp.sum(_flat(widened(delta)) ** 2, axis=1)
         return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)  # derivative 0 at 0, not NaN
 
     def project(x: Array, x0: Array) -> Array:
-        delta = x - x0
-        length = spread(norm(delta), x)
-        return clip(x0 + delta * jnp.where(length > eps, eps / jnp.where(length > 0, length, 1), 1), 0, 1)
+        center = widened(x0)
+        delta = widened(x) - center
+        length = spread(norm(delta), delta)
+        inside = center + delta * jnp.where(length > eps, eps / jnp.where(length > 0, length, 1), 1)
+        return rounded(clip(inside, 0, 1), x0)
 
     def sample(key: Key, x0: Array) -> Array:
-        size = x0[0].size
+        center, size = widened(x0), x0[0].size
 
         def draw(k: Key) -> Array:
             k_direction, k_radius = jax.random.split(k)
-            direction = jax.random.normal(k_direction, x0.shape[1:], x0.dtype)
-            radius = eps * jax.random.uniform(k_radius, (), x0.dtype) ** (1 / size)
+            direction = jax.random.normal(k_direction, x0.shape[1:], center.dtype)
+            radius = eps * jax.random.uniform(k_radius, (), center.dtype) ** (1 / size)
             return radius * direction / jnp.linalg.norm(direction)
 
-        return project(x0 + _per_example(draw, key, x0), x0)
+        return project(center + _per_example(draw, key, x0), x0)
 
     def steepest(g: Array) -> Array:
         # Divide by the largest entry first: squares of a confident model's gradients underflow.
-        g = g / jnp.maximum(spread(jnp.abs(_flat(g)).max(axis=1), g), jnp.finfo(g.dtype).tiny)
-        return g / jnp.maximum(spread(norm(g), g), 1e-12)
+        wide = widened(g)
+        unit = wide / jnp.maximum(spread(jnp.abs(_flat(wide)).max(axis=1), g), jnp.finfo(wide.dtype).tiny)
+        return (unit / jnp.maximum(spread(norm(unit), g), 1e-12)).astype(g.dtype)
 
     return Ball(eps, project, sample, steepest, norm, "l2")
 
@@ -96,20 +103,34 @@ BALLS = {"linf": linf, "l2": l2}
 
 
 def parse_eps(text: str | float) -> float:
-    """Parse the eps of "8/255", "0.031" or 0.031 as a float."""
+    """Return the eps of "8/255", "0.031" or 0.031 as a float; raise an L2LError for what is no radius."""
     try:
-        return float(Fraction(text)) if isinstance(text, str) else float(text)
-    except (ValueError, ZeroDivisionError):
-        raise L2LError(f"eps={text!r} is not a number: write it like 8/255 or 0.031") from None
+        if not isinstance(text, str):
+            return float(check(NonNegative, text, "eps"))
+        above, slash, below = text.partition("/")
+        return check(NonNegative, parse(NonNegative, above, "") / (parse(Positive, below, "") if slash else 1), "")
+    except L2LError:
+        raise L2LError(f"eps={text!r} is no radius: give a number of 0 or more, like 8/255 or 0.031") from None
 
 
-def _check(eps: float, largest: float | None) -> None:
-    if isinstance(eps, jax.core.Tracer):
-        return  # a traced radius cannot be checked
-    if not 0 <= eps < float("inf"):
-        raise L2LError(f"eps={eps} is not a radius: give a number >= 0, in pixel units of [0, 1], like 8/255")
-    if largest is not None and eps > largest:
-        raise L2LError(f"eps={eps} is larger than the pixel range [0, 1]: did you mean {eps:g}/255?")
+def widened(x: Array) -> Array:
+    """Return x in float32 or wider."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def rounded(x: Array, x0: Array) -> Array:
+    """Return x in the type of x0, each pixel rounded towards that of x0: an image in a ball around x0 stays inside.
+
+    The derivative is 1.
+    """
+    x0 = jnp.asarray(x0)
+    if x.dtype == x0.dtype:
+        return x
+    nearest, center = x.astype(x0.dtype), widened(x0)
+    beyond = jnp.abs(widened(nearest) - center) > jnp.abs(x - center)
+    inwards = jnp.where(beyond, jnp.nextafter(nearest, x0), nearest)
+    return nearest + jax.lax.stop_gradient(inwards - nearest)
 
 
 def _per_example(draw: Callable[[Key], Array], key: Key, x0: Array) -> Array:

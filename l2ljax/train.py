@@ -35,6 +35,7 @@ SCHEDULES = {
     "attacker": Players(False, True),
 }
 """Name -> the players that move; see `make_step`."""
+
 IN_FLIGHT = 2
 """The largest number of steps in flight on CPU devices; XLA hangs at more than 32 launches, see `devices`."""
 
@@ -83,11 +84,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 
 def make_step(
-    defense: Defense,
-    optimizers: Players,
-    *,
-    schedule: str = "joint",
-    devices: Sequence[jax.Device] | None = None,
+    defense: Defense, optimizers: Players, *, schedule: str = "joint", devices: Sequence[jax.Device] | None = None
 ) -> Step:
     """Return the training step: theta descends the defense's objective, phi ascends it, with one optax update each.
 
@@ -99,12 +96,10 @@ def make_step(
 
     The batch is split evenly over the devices; gradients, statistics and metrics are averaged over them. Each example
     draws from a key folded from the step and its position in the *whole* batch, so the result does not depend on the
-    number of devices. The given state is donated: continue with the returned one.
-
-    With several processes (see `hosts`), all take the same steps, each on its part of the batch and with a copy of the
-    state on its own devices; the parts in the order of the processes make the whole batch.
-
-    A step returns before it is done, but on several CPU devices it first waits until at most `IN_FLIGHT` are running.
+    number of devices. Of several processes (see `hosts`), each takes its part of the batch, in the order of the
+    processes, and has a copy of the state on its own devices. The given state is donated: continue with the returned
+    one. A step returns before it is done, but on several CPU devices it first waits until at most `IN_FLIGHT` are
+    running.
 
     Args:
       defense: built with `axis_name=AXIS`.
@@ -118,30 +113,29 @@ def make_step(
     """
     if schedule not in SCHEDULES:
         raise L2LError(f"unknown schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
-    if devices is None:
-        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    devices = devices or sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     local = [device for device in devices if device.process_index == jax.process_index()]
 
     def descend(state: TrainState, keys: Key, batch: Batch, mode: str) -> tuple[TrainState, dict]:
         """Update the players that move in that mode, on one perturbation."""
-        moving = [i for i, moves in enumerate(SCHEDULES[mode]) if moves]
+        moving = [name for name, moves in zip(Players._fields, SCHEDULES[mode], strict=True) if moves]
 
         def objective(moved: list[Tree]) -> tuple[Array, Any]:
-            params = list(state.params)
-            for i, p in zip(moving, moved, strict=True):
-                params[i] = p
-            return defense.objective(Players(*params), state.stats, keys, batch, mode)
+            params = state.params._replace(**dict(zip(moving, moved, strict=True)))
+            return defense.objective(params, state.stats, keys, batch, mode)
 
-        gradients, aux = jax.grad(objective, has_aux=True)([state.params[i] for i in moving])
+        gradients, aux = jax.grad(objective, has_aux=True)([getattr(state.params, name) for name in moving])
         gradients, (stats, metrics) = jax.lax.pmean((gradients, aux), AXIS)
-        params, opt_state = list(state.params), list(state.opt_state)
-        for i, gradient in zip(moving, gradients, strict=True):
-            if i == Players._fields.index("attacker"):
+        params, opt_state = state.params, state.opt_state
+        for name, gradient in zip(moving, gradients, strict=True):
+            if name == "attacker":
                 gradient = jax.tree.map(jnp.negative, gradient)  # optax descends, the attacker ascends
-            updates, opt_state[i] = optimizers[i].update(gradient, opt_state[i], params[i])
-            params[i] = optax.apply_updates(params[i], updates)
-            metrics[f"{Players._fields[i]}_gradient_norm"] = optax.tree.norm(gradient)
-        return state._replace(params=Players(*params), stats=stats, opt_state=Players(*opt_state)), metrics
+            before, optimizer = getattr(params, name), getattr(optimizers, name)
+            updates, moments = optimizer.update(gradient, getattr(opt_state, name), before)
+            params = params._replace(**{name: optax.apply_updates(before, updates)})
+            opt_state = opt_state._replace(**{name: moments})
+            metrics[f"{name}_gradient_norm"] = optax.tree.norm(gradient)
+        return state._replace(params=params, stats=stats, opt_state=opt_state), metrics
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         size = len(batch.x)
@@ -197,8 +191,8 @@ def loop(
             if due(rows[-1]["step"], 100, steps=1000): ...      # validate, save
 
     Metrics stay on the device until `flush_seconds` have passed or a step is due; then they are checked. A call is one
-    step: ten in one compiled scan took 0.94 of the time in plain training of digits_cnn (batches of 100, two CPU
-    cores), and the same time in PGD training.
+    step: ten in one compiled scan took 0.94 of the time of plain training (digits_cnn, batches of 100, two CPU cores),
+    and the same time in PGD training.
 
     Args:
       state: the state to continue from; donated.
@@ -206,12 +200,12 @@ def loop(
       batches: (step, batch), from `state.step` on (`data.stream`).
       steps: the number of the last step.
       every: yield after each multiple of these steps.
-      stopping: called after each step; once true, the loop yields and then raises `Interrupted`.
+      stopping: called after each step, the last one too; once true, the loop yields and then raises `Interrupted`.
       flush_seconds: the longest wait of metrics.
 
     Yields:
       (state, rows), after the steps that are `due` and about each second. The state is donated to the next step. Rows
-      {"step": s, metric: value, ...}, s = 1..steps, come each once and in order.
+      {"step": s, metric: value, ...} come each once and in order.
 
     Raises:
       NonFiniteLoss: the loss is not finite.
@@ -235,7 +229,7 @@ def loop(
             yield state, finite
         if len(finite) < len(rows):
             raise NonFiniteLoss(int(rows[len(finite)]["step"]), rows[len(finite)]["loss"])
-        if stop and done < steps:
+        if stop or (done == steps and stopping()):  # the second while the last step was validated and saved
             raise Interrupted(done)
         flushed = time.monotonic()
 

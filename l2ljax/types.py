@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 __all__ = [
     "Array", "Attack", "Batch", "Classifier", "Defense", "Key", "L2LError", "LogitsFn", "Players", "Tree",
-    "as_key", "example_keys", "fold_in", "is_key",
+    "as_key", "example_keys", "fold_in", "is_key", "one_line",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -23,6 +23,11 @@ Tree = Any  # a pytree of arrays
 
 class L2LError(ValueError):
     """Bad input, described in one line that names the fix. The scripts print it without a traceback."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's type and the first line of its message, at most 200 characters, for the message of another."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
 
 
 class Players(NamedTuple):
@@ -97,10 +102,11 @@ def as_key(key: Any) -> Key:
     """
     if is_key(key):
         return key
-    if type(key) is int:
+    if type(key) is int and 0 <= key < 2**32:
         return jax.random.key(key)
     if not hasattr(key, "dtype"):
-        raise L2LError(f"the key is a {type(key).__name__}: give jax.random.key(0), or an integer seed")
+        kind = f"the seed {key}" if type(key) is int else f"a {type(key).__name__}"
+        raise L2LError(f"the key is {kind}: give jax.random.key(0), or an integer seed from 0 to 2^32 - 1")
     if key.dtype == jnp.uint32 and key.shape[-1:] == (2,):
         return jax.random.wrap_key_data(jnp.asarray(key))
     if key.shape or not jnp.issubdtype(key.dtype, jnp.integer):
@@ -112,9 +118,11 @@ def example_keys(key: Key, n: int) -> Key:
     """Return one key per example [n]: `fold_in(key, i)` for position i; keys [n] are returned unchanged.
 
     An example's draws then depend neither on its neighbours nor on the split of the batch. Keys may have any form of
-    `as_key`, and so for attacks.
+    `as_key`, and so for attacks. Another number of keys raises an L2LError.
     """
     key = as_key(key)
+    if key.shape not in ((), (n,)):
+        raise L2LError(f"{list(key.shape)} keys for {n} examples: give one key, or one per example")
     if key.ndim == 1:
         return key
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))

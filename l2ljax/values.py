@@ -59,6 +59,7 @@ class Range(NamedTuple):
         )
 
 
+KINDS = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str, types.NoneType: types.NoneType}
 LARGEST = 2**31 - 1  # of the integers that reach a device
 Count = Annotated[int, Range(1, LARGEST)]
 Natural = Annotated[int, Range(0, LARGEST)]
@@ -77,7 +78,8 @@ def check(annotation: Any, value: Any, name: str) -> Any:
     Raises:
       L2LError: any other value; the message begins with `name`.
     """
-    if isinstance(value, jax.core.Tracer):
+    known = all(get_origin(member) is Literal or _kind(member) in KINDS for member in _members(annotation))
+    if isinstance(value, jax.core.Tracer) or not known:
         return value
     if isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0:
         value = value.item()
@@ -156,8 +158,5 @@ def _fits(member: Any, value: Any) -> bool:
     kind, allowed = _kind(member), _range(member)
     if get_origin(member) is Literal:
         return value in get_args(member)
-    kinds = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str, types.NoneType: types.NoneType}
-    if kind not in kinds:
-        return True
-    fits = isinstance(value, kinds[kind]) and (kind is bool or not isinstance(value, bool))
+    fits = isinstance(value, KINDS[kind]) and (kind is bool or not isinstance(value, bool))
     return fits and (allowed is None or value in allowed)

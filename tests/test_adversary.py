@@ -76,7 +76,7 @@ def test_draws_of_a_stochastic_attacker_are_told_apart(victim, tmp_path):
 def test_what_cannot_be_is_told_in_one_line(victim, tmp_path):
     with pytest.raises(L2LError, match="give the workdir of a run"):
         adversary.run(Flags(victim=str(tmp_path)))
-    with pytest.raises(L2LError, match="pgd_adv learns nothing: choose of advgan, gap"):
+    with pytest.raises(L2LError, match="pgd_adv learns nothing: choose from advgan, gap"):
         adversary.run(Flags(victim=str(victim), attacker="pgd_adv", workdir=str(tmp_path / "a")))
     with pytest.raises(L2LError, match="unknown method 'gan'"):
         adversary.run(Flags(victim=str(victim), attacker="gan"))

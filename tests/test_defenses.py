@@ -129,7 +129,7 @@ def test_the_mixture_weighs_clean_and_adversarial_losses():
     clean = float(losses.cross_entropy(clf.logits({"params": params.classifier}, batch.x), batch.y).mean())
     for weight in (0.25, 0.5):
         np.testing.assert_allclose(values[weight], weight * clean + (1 - weight) * values[0.0], rtol=1e-5)
-    with pytest.raises(L2LError, match="clean_weight 1.0"):
+    with pytest.raises(L2LError, match="clean_weight=1.0"):
         build("pgd_adv", clean_weight=1.0)
 
 

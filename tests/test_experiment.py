@@ -214,7 +214,7 @@ BAD = [
     ({"eps": "8"}, r"eps=8.0 is larger than the pixel range \[0, 1\]: did you mean 8/255\?"),
     ({"eps": "-0.1"}, "eps=-0.1 is not a radius"),
     ({"eps": "8/0"}, "is not a number: write it like 8/255"),
-    ({"norm": "l1"}, "unknown norm 'l1': choose one of linf, l2"),
+    ({"norm": "l1"}, "unknown norm 'l1': choose from linf, l2"),
     ({"schedule": "both"}, "unknown schedule 'both'"),
     ({"dtype": "float16"}, "unknown dtype 'float16'"),
     ({"options": "scale"}, "--options=scale: rnn_adv takes"),

@@ -15,6 +15,7 @@ from flax import linen, nnx
 
 import l2ljax
 from l2ljax import data, defenses, evaluate, models, threat
+from l2ljax.data import arrays
 from l2ljax.run import experiment
 from l2ljax.run.config import Config, resolve
 from l2ljax.train import AXIS
@@ -111,6 +112,31 @@ def test_parts_are_replaced():
     assert result.attack is None and not jax.tree.leaves(result.state.params.attacker)
 
 
+def test_a_defense_of_the_users_is_not_loaded_under_the_methods_name(tmp_path):
+    classifier = models.from_linen(Linen())
+    defense = defenses.create("rnn_adv", classifier, BALL, axis_name=AXIS, hidden=3)
+    flags = {"ball": BALL, "epochs": 1, "batch_size": 30, "val_size": 0, "workdir": tmp_path, "attacks": "own"}
+    result = l2ljax.fit(classifier, (IMAGES, LABELS), method="rnn_adv", defense=defense, **flags)
+    assert result.report["method"] == "Defense" and set(result.report["attacks"]) == {"own"}
+    same(l2ljax.load_classifier(tmp_path, classifier).args[0], result.variables)
+    for load in (l2ljax.load_attacker, lambda workdir: l2ljax.load(workdir, classifier)):
+        with pytest.raises(L2LError, match="holds a Defense, a defense of yours"):
+            load(tmp_path)
+
+
+def test_arrays_are_checked_once(monkeypatch):
+    checked, check = [], arrays.check_examples
+    monkeypatch.setattr(
+        arrays,
+        "check_examples",
+        lambda images, *args, **how: checked.append(len(images)) or check(images, *args, **how),
+    )
+    dataset = data.load({"train_images": IMAGES, "train_labels": LABELS})
+    before = len(checked)
+    l2ljax.fit(Linen(), dataset, method="plain", ball=BALL, epochs=1, batch_size=30, val_size=0)
+    assert len(checked) == before + 3  # train, val and test
+
+
 def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
     flags = {**SHORT, "workdir": tmp_path, "attacks": "fgsm", "eval_size": 20, "epochs": 1}
     first = l2ljax.fit("digits_cnn", "digits", **flags)
@@ -128,16 +154,23 @@ def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"epoch": 3}, "fit has no setting 'epoch': choose of .*epochs"),
+        ({"epoch": 3}, "fit has no setting 'epoch': choose from .*epochs"),
         ({"coordinator": "a:1"}, "fit has no setting 'coordinator'"),
         ({"classifier": 3}, "int is no classifier: make it one with models.from_functions"),
-        ({"eps": 0.1}, "fit got a ball and eps: give one of them"),
+        ({"eps": 0.1}, "fit got a ball of yours and eps: give one of them"),
+        ({"dtype": "bfloat16"}, "fit got a classifier of yours and dtype"),
+        ({"data_dir": "data"}, "fit got a dataset of yours and data_dir"),
+        (
+            {"defense": defenses.create("plain", models.from_linen(Linen()), BALL), "steps": 2},
+            "a defense of yours and steps",
+        ),
+        ({"optimizers": Players(optax.sgd(0.1), optax.sgd(0.1)), "lr": 0.1}, "optimizers of yours and lr"),
         ({"method": "mine"}, "unknown method 'mine'"),
         ({"options": {"beta": 2}}, "--options=beta=2: rnn_adv takes"),
         ({"dataset": (IMAGES, LABELS[:5])}, "90 images and 5 labels"),
         ({"dataset": (IMAGES, np.arange(90) % 4)}, "returns 3 logits, but arrays has 4 classes"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_is_refused_in_one_line(arguments, message):
     given = {"classifier": Linen(), "dataset": (IMAGES, LABELS), "ball": BALL, "epochs": 1, **arguments}
@@ -190,8 +223,7 @@ def test_examples_run_and_are_short(path, monkeypatch, tables):
 
 
 def command(*arguments, shell=""):
-    code = "from l2ljax.run.command import main; main()"
-    line = f"{sys.executable} -c '{code}' {' '.join(arguments)} {shell}"
+    line = f"{sys.executable} -m l2ljax {' '.join(arguments)} {shell}"
     return subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=100)
 
 
@@ -203,6 +235,10 @@ def test_the_command_shows_its_recipes_as_a_table_and_ends_quietly():
     assert re.search(r"^\| pgd_adv +\| +vgg16 \| +8/255 \|", shown.stdout, re.MULTILINE)
     cut = command("train", "cifar10", "--help", shell="| head -n 1")
     assert cut.stderr == "" and cut.stdout.count("\n") == 1 and cut.returncode == 0
+    for other in (("train", "--help"), ("--help",)):
+        assert "digits" in command(*other).stdout
+        cut = command(*other, shell="| true")
+        assert cut.stderr == "" and cut.returncode == 0
     for arguments in ((), ("train",), ("trains", "digits")):
         refused = command(*arguments)
         assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "l2ljax train DATASET" in refused.stderr

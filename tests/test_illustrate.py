@@ -322,5 +322,5 @@ def test_a_plan_names_models_and_attackers_apart(runs):
         plan(attackers=[f"trained:{runs['d']}"])
     nothing = illustrate.make_plan("", runs["a"], "victim", BALL, DIGITS, attackers=[f"trained:{runs['d']}"])
     assert nothing.figures == [] and nothing.attackers == {}
-    with pytest.raises(L2LError, match=r"--figures=swep: choose of all, sweep"):
+    with pytest.raises(L2LError, match=r"--figures=swep: choose from all, sweep"):
         illustrate.make_plan("sweep,swep", runs["a"], "victim", BALL, DIGITS)

@@ -78,7 +78,9 @@ def test_a_registered_method_is_created_checked_and_gets_the_recipe_of_pgd_adv()
         defenses.create("tiny_rnn", clf, LINF, loss=losses.margin)
     for dataset in ("digits", "cifar10"):
         spec = resolve(dataset, "tiny_rnn", Config(method="tiny_rnn", options="hidden=4", steps=1, attacks="own"))
-        assert spec.lr == recipes.find(dataset, "pgd_adv").lr
+        recipe = recipes.find(dataset, "pgd_adv")
+        same = set(recipe._fields) - {"options", "dataset", "method", "attacks", "workdir"}
+        assert {name: getattr(spec, name) for name in same} == {name: getattr(recipe, name) for name in same}
         assert spec.saved()["options"] == {"hidden": 4, "steps": 1}
         assert "tiny_rnn " in recipes.table(dataset)
     with pytest.raises(L2LError, match="--options=beta=1: tiny_rnn takes steps=2, hidden=3"):
@@ -93,7 +95,7 @@ def test_what_a_registered_method_learned_attacks_as_own(tmp_path):
     report = experiment.run(resolve("digits", "tiny_rnn", config))
     assert report["method"] == "tiny_rnn" and report["parameters"]["attacker"] > 0
     assert {name: row["passes"] for name, row in report["attacks"].items()} == {"corners2": 2, "own": 2, "own3": 3}
-    with pytest.raises(L2LError, match="pgd_adv learns nothing: choose of .*tiny_rnn"):
+    with pytest.raises(L2LError, match="pgd_adv learns nothing: choose from .*tiny_rnn"):
         adversary.run(adversary.Flags(victim=str(tmp_path / "run"), attacker="pgd_adv"))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from l2ljax import checkpoint
 from l2ljax.report import markdown
-from l2ljax.run import experiment, seeds
+from l2ljax.run import experiment, seeds, setup
 from l2ljax.run.config import Config, resolve
 from l2ljax.types import L2LError
 from papers import tables
@@ -101,6 +101,22 @@ def test_only_the_same_run_counts_as_finished(tmp_path):
         assert seeds.finished(spec(**change)) is None
     (tmp_path / "config.json").write_text(json.dumps(spec().saved()))  # begun anew after that report
     assert seeds.finished(spec()) is None
+
+
+def test_a_report_on_other_data_does_not_count_as_finished(tmp_path):
+    def spec():
+        return resolve(str(file), "plain", Config(method="plain", epochs=1, attacks="", workdir=str(tmp_path / "run")))
+
+    file = tmp_path / "mine.npz"
+    for value in (0, 7):
+        images = np.full((24, 4, 4, 1), value, np.uint8)
+        np.savez(file, train_images=images, train_labels=np.arange(24) % 2)
+        assert seeds.finished(spec()) is None
+        (tmp_path / "run").mkdir(exist_ok=True)
+        saved = {**spec().saved(), **setup.data_identity(spec())}
+        (tmp_path / "run" / "config.json").write_text(json.dumps(saved))
+        (tmp_path / "run" / "report.json").write_text('{"seed": 0}')
+        assert seeds.finished(spec()) == {"seed": 0}
 
 
 def test_plans():

@@ -18,11 +18,13 @@ import optax
 from jax.lax import stop_gradient
 
 from l2ljax import threat
-from l2ljax.types import Array, Key, L2LError, Tree, example_keys
+from l2ljax.attacks.entrance import check_images
+from l2ljax.types import Array, Key, Tree, example_keys
+from l2ljax.values import Count, checked
 
 __all__ = [
-    "Ascent", "Best", "LossFn", "Start", "advance", "ascend", "clean", "gaussian", "init", "keep_best", "larger",
-    "stop_at_success", "uniform",
+    "Ascent", "Best", "LossFn", "Start", "advance", "ascend", "clean", "finite", "gaussian", "init", "keep_best",
+    "larger", "stop_at_success", "uniform",
 ]  # fmt: skip
 
 LossFn = Callable[[Array], tuple[Array, Any]]
@@ -46,45 +48,42 @@ class Ascent(NamedTuple):
     """The rule's state after step T."""
 
 
+@checked
 def ascend(
-    loss_fn: LossFn,
-    rule: optax.GradientTransformation,
-    ball: threat.Ball,
-    key: Key,
-    x: Array,
-    *,
-    steps: int,
-    start: Start | None = None,
-    second_order: bool = False,
-    unroll: int | bool = 1,
-) -> Ascent:
+    loss_fn: LossFn, rule: optax.GradientTransformation, ball: threat.Ball, key: Key, x: Array, *,
+    steps: Count, start: Start | None = None, second_order: bool = False, unroll: int | bool = 1,
+) -> Ascent:  # fmt: skip
     """Ascend loss_fn in the ball: x_{t+1} = project(x_t + rule(g_t)), g_t = grad loss_fn(x_t), for `steps` steps.
 
-    The rule is an optax optimizer. It gets the gradient of *minus* the losses, per example, so that `optax.sign_sgd(a)`
-    is PGD. A rule with extra arguments gets `x0, losses, aux, loss_fn, ball`.
+    Entries of g_t that are not finite are replaced, see `finite`.
+
+    The rule, an optax optimizer, gets the gradient of *minus* the losses, per example, so that `optax.sign_sgd(a)` is
+    PGD. A rule with extra arguments gets `x0, losses, aux, loss_fn, ball`.
 
     The result is differentiable in everything that the rule closes over. The gradient g_t is a constant feature (as in
     all the papers), and the losses are linear in x_t around its value,
 
         losses_t = L(c) + <grad L(c), x_t - c>,  c = stop_gradient(x_t):
 
-    the value of L(x_t), and its derivative in x_t. Differentiating them runs the rule and the projection backwards, but
-    not the classifier. The variables that `loss_fn` closes over receive no gradient.
+    with the value and derivative of L(x_t). Differentiating them runs the rule and the projection backwards, but not
+    the classifier. The variables that `loss_fn` closes over receive no gradient.
 
     Args:
       loss_fn: x -> (losses [B], aux).
       rule: the optimizer of the input.
       ball: the set that contains the iterates.
       key: one key, or one per example [B].
-      x: clean images [B, H, W, C] in [0, 1], the ball's center.
-      steps: T >= 1.
+      x: clean images [B, H, W, C] in [0, 1], the ball's center. Iterates are float32 or wider.
+      steps: T.
       start: the first iterate, `uniform` by default.
       second_order: also differentiate through g_t (T more passes through the classifier, and its memory).
       unroll: as in `lax.scan`.
 
     Raises:
-      L2LError: images that are not floats [B, H, W, C].
+      L2LError: images that are not floats [B, ...].
     """
+    check_images(x)
+    x = threat.widened(x)
     carry = init(rule, ball, key, x, start)
     return advance(loss_fn, rule, ball, x, carry, steps, second_order=second_order, unroll=unroll)
 
@@ -93,10 +92,6 @@ def init(
     rule: optax.GradientTransformation, ball: threat.Ball, key: Key, x: Array, start: Start | None = None
 ) -> tuple[Array, Tree]:
     """Return the carry (x_0, the rule's state) at which `advance` begins."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise L2LError(f"images are {x.dtype}: give floats in [0, 1], like images.astype('float32') / 255")
-    if x.ndim < 2:
-        raise L2LError(f"images have the shape {list(x.shape)}: give [B, H, W, C]")
     return (start or uniform)(ball, example_keys(key, len(x)), x), rule.init(x)
 
 
@@ -113,7 +108,7 @@ def advance(
         center = constant(x_t)
         value, vjp, aux = jax.vjp(loss_fn, center, has_aux=True)
         (gradient,) = vjp(jnp.ones_like(value))
-        value, gradient, aux = constant((value, gradient, aux))
+        value, gradient, aux = constant((value, finite(gradient), aux))
         if not second_order:
             along = jnp.sum(gradient * (x_t - center), axis=range(1, x.ndim))
             value = value + along.astype(value.dtype)
@@ -124,6 +119,17 @@ def advance(
 
     (x_last, state), (path, values, aux) = jax.lax.scan(step, carry, length=n, unroll=unroll)
     return Ascent(x_last, path, values, aux, state)
+
+
+def finite(gradient: Array) -> Array:
+    """Return a gradient [B, ...] with NaN as 0, and +-inf as twice the example's largest finite entry (1 if that is 0).
+
+    Models have such entries at sqrt(0), or where a saturated loss times an infinite derivative is NaN.
+    """
+    known = jnp.where(jnp.isfinite(gradient), gradient, 0)
+    largest = jnp.abs(known).max(axis=range(1, gradient.ndim), keepdims=True)
+    beyond = jnp.where(largest > 0, 2 * jnp.minimum(largest, jnp.finfo(gradient.dtype).max / 2), 1)
+    return jnp.where(jnp.isinf(gradient), jnp.sign(gradient) * beyond, known)
 
 
 class Best(NamedTuple):

@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import losses
-from l2ljax.attacks.ascent import Start
+from l2ljax.attacks.ascent import Start, finite
+from l2ljax.attacks.entrance import entered
 from l2ljax.attacks.gradient import PerExampleLoss, likeliest_wrong
 from l2ljax.threat import Ball, choose, spread
 from l2ljax.types import Array, Attack, Key, L2LError, example_keys, fold_in
+from l2ljax.values import Count, Natural, Share, checked
 
 __all__ = [
     "LOSSES", "AdaptiveAscent", "GradientFn", "Trace", "apgd", "apgd_targeted", "ascend_adaptively", "checkpoints",
@@ -35,15 +37,12 @@ LOSSES: dict[str, PerExampleLoss] = {"ce": losses.cross_entropy, "dlr": losses.d
 
 
 class Trace(NamedTuple):
-    """The ascent at x_0..x_T, stacked [T + 1, ...].
-
-    A step size is the one of the step from x_t, after any halving at a checkpoint; the last is not used.
-    """
+    """The ascent at x_0..x_T, stacked [T + 1, ...]."""
 
     x: Array  # the iterates [T + 1, B, H, W, C]
     losses: Array  # [T + 1, B]
     best_losses: Array  # the largest loss so far [T + 1, B]
-    step_sizes: Array  # [T + 1, B]
+    step_sizes: Array  # [T + 1, B]: of the step from x_t, after any halving at a checkpoint; the last is not used
 
 
 class AdaptiveAscent(NamedTuple):
@@ -78,8 +77,8 @@ class _State(NamedTuple):
 def checkpoints(steps: int) -> list[tuple[int, int]]:
     """Return (t, window) pairs: the last `window` steps are judged after step t. Croce & Hein (2020), section 3.1.
 
-    The first window is 0.22 T. Each is 0.03 T shorter than the one before, down to 0.06 T. All are rounded down, to at
-    least 1, as in the released code (the paper rounds t up).
+    The first window is 0.22 T, each next one 0.03 T shorter, down to 0.06 T; all are rounded down, to at least 1, as in
+    the released code (the paper rounds t up).
     """
     window, shrink, shortest = (max(int(fraction * steps), 1) for fraction in (0.22, 0.03, 0.06))
     t, schedule = window, []
@@ -117,8 +116,7 @@ def ascend_adaptively(
     def step(state: _State, at: tuple[Array, Array]) -> tuple[_State, Trace | None]:
         t, window = at
         gradient, loss, wrong = gradient_fn(state.x, t)
-        # A broken model gives no direction, but x must stay an image: NaN is no adversarial example.
-        here = _Point(state.x, jnp.where(jnp.isfinite(gradient), gradient, 0), loss.astype(wide))
+        here = _Point(state.x, finite(gradient), loss.astype(wide))
         best = choose(here.loss > state.best.loss, here, state.best)
 
         rises = state.rises + ((here.loss > state.last_loss) & (t > 0))
@@ -198,16 +196,11 @@ def surface(ball: Ball, key: Key, x0: Array) -> Array:
     return ball.project(x0 + ball.eps * _unit(ball, u), x0)
 
 
+@checked
 def apgd(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    loss: str | PerExampleLoss = "ce",
-    restarts: int = 1,
-    rho: float = 0.75,
-    eot: int = 1,
-    start: Start = surface,
-) -> Attack:
+    ball: Ball, *, steps: Count = 100, loss: str | PerExampleLoss = "ce", restarts: Count = 1, rho: Share = 0.75,
+    eot: Count = 1, start: Start = surface,
+) -> Attack:  # fmt: skip
     """Run `ascend_adaptively` from random starts. Croce & Hein (2020), APGD-CE and APGD-DLR.
 
     Returns the last misclassified iterate of the first run that has one. Returns the clean image if none has, or if it
@@ -217,7 +210,7 @@ def apgd(
       ball: linf or l2.
       steps: of each run.
       loss: "ce", "dlr", or (logits [B, K], y [B]) -> losses [B] to ascend.
-      restarts: number of runs, 1 or more.
+      restarts: number of runs.
       rho: the fraction of increases at or below which a step is halved.
       eot: draws of a stochastic model per gradient; above 1 the model is called as logits_fn(x, keys [B]).
       start: the first iterate of each run.
@@ -231,22 +224,16 @@ def apgd(
     return _attack(ball, lambda clean, y: y[None], lambda _: ascended, steps, restarts, rho, eot, start)
 
 
+@checked
 def apgd_targeted(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    target_classes: int = 9,
-    first: int | Array = 0,
-    restarts: int = 1,
-    rho: float = 0.75,
-    eot: int = 1,
-    start: Start = surface,
-) -> Attack:
+    ball: Ball, *, steps: Count = 100, target_classes: Count = 9, first: Natural = 0, restarts: Count = 1,
+    rho: Share = 0.75, eot: Count = 1, start: Start = surface,
+) -> Attack:  # fmt: skip
     """Run `apgd` on the targeted DLR loss, once per target (APGD-T). Croce & Hein (2020), section 4.2.
 
-    The targets are the `target_classes` (at most K - 1) wrong classes of largest logit at the clean image, in that
-    order. They begin at rank `first`, which may be traced: targets tried one by one draw as they do together. The rest
-    is as in `apgd`. Fewer than four classes raise an L2LError.
+    The targets are the wrong classes of largest logit at the clean image, in that order: `target_classes` of them, or
+    as many as there are, from rank `first` on, which may be traced. Targets tried one by one draw as they do together.
+    The rest is as in `apgd`. Fewer than four classes, and a rank that none has, raise an L2LError.
     """
 
     def targets(clean: Array, y: Array) -> Array:
@@ -259,20 +246,13 @@ def apgd_targeted(
 
 
 def _attack(
-    ball: Ball,
-    goals_of: Goals,
-    loss_of: LossOf,
-    steps: int,
-    restarts: int,
-    rho: float,
-    eot: int,
-    start: Start,
+    ball: Ball, goals_of: Goals, loss_of: LossOf, steps: int, restarts: int, rho: float, eot: int, start: Start,
     done: int | Array = 0,
-) -> Attack:
+) -> Attack:  # fmt: skip
     """Make `restarts` runs per goal on the examples that are not fooled yet; `done` runs came before."""
 
-    def attack(logits_fn: Model, key: Key, x: Array, y: Array) -> Array:
-        keys = example_keys(key, len(x))
+    @entered
+    def attack(logits_fn: Model, keys: Key, x: Array, y: Array) -> Array:
         clean = logits_fn(x) if eot == 1 else logits_fn(x, fold_in(keys, 0))
         goals = jnp.repeat(goals_of(clean, y), restarts, axis=0)
 

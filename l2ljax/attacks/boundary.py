@@ -10,20 +10,26 @@ runs it. The code serves any norm: `ball.norm` measures, and a hyperplane is nea
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from l2ljax import losses
+from l2ljax.attacks.ascent import finite
+from l2ljax.attacks.entrance import enter, entered
 from l2ljax.attacks.gradient import likeliest_wrong
-from l2ljax.threat import Ball, choose, clip, spread
-from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in
+from l2ljax.threat import Ball, choose, clip, rounded, spread
+from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
+from l2ljax.values import Count, Natural, Range, Share, checked
 
 __all__ = [
-    "Nearest", "Search", "approach", "fab", "fab_targeted", "minimal_perturbation", "move_onto_hyperplane",
+    "Nearest", "Overshoot", "Search", "approach", "fab", "fab_targeted", "minimal_perturbation", "move_onto_hyperplane",
     "nearest_boundary", "shorten",
 ]  # fmt: skip
+
+
+Overshoot = Annotated[float, Range(1)]
 
 
 class Nearest(NamedTuple):
@@ -39,53 +45,38 @@ Search = Callable[[LogitsFn, Key, Array, Array], Nearest]
 """(logits_fn, key, x [B, H, W, C], y [B]) -> Nearest. Pure; jits."""
 
 
+@checked
 def fab(
-    ball: Ball, *, steps: int = 100, restarts: int = 1, alpha_max: float = 0.1, eta: float = 1.05, beta: float = 0.9
-) -> Attack:
+    ball: Ball, *, steps: Count = 100, restarts: Count = 1, alpha_max: Share = 0.1, eta: Overshoot = 1.05,
+    beta: Share = 0.9,
+) -> Attack:  # fmt: skip
     """Run FAB towards the nearest of all classes: K - 1 backward passes a step. See `minimal_perturbation`.
 
-    Returns:
-      The attack: per example the nearest misclassified image if it is in the ball, else the clean image.
+    The attack returns per example the nearest misclassified image if it is in the ball, else the clean image.
     """
     search = minimal_perturbation(ball, steps=steps, restarts=restarts, alpha_max=alpha_max, eta=eta, beta=beta)
     return _within(ball, search)
 
 
+@checked
 def fab_targeted(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    target_classes: int = 9,
-    first: int | Array = 0,
-    restarts: int = 1,
-    alpha_max: float = 0.1,
-    eta: float = 1.05,
-    beta: float = 0.9,
-) -> Attack:
-    """Run AutoAttack's FAB-T: towards each of the `target_classes` most likely wrong classes, from rank `first`.
+    ball: Ball, *, steps: Count = 100, target_classes: Count = 9, first: Natural = 0, restarts: Count = 1,
+    alpha_max: Share = 0.1, eta: Overshoot = 1.05, beta: Share = 0.9,
+) -> Attack:  # fmt: skip
+    """Run AutoAttack's FAB-T: `fab` towards each of the `target_classes` most likely wrong classes, from rank `first`.
 
     Each step takes one backward pass. Any misclassified image on the way counts. `first` may be traced: targets tried
-    one by one draw as they do together. See `minimal_perturbation`.
-
-    Returns:
-      The attack: per example the nearest misclassified image if it is in the ball, else the clean image.
+    one by one draw as they do together.
     """
     runs = functools.partial(minimal_perturbation, ball, target_classes=target_classes, first=first, restarts=restarts)
     return _within(ball, runs(steps=steps, alpha_max=alpha_max, eta=eta, beta=beta))
 
 
+@checked
 def minimal_perturbation(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    restarts: int = 1,
-    alpha_max: float = 0.1,
-    eta: float = 1.05,
-    beta: float = 0.9,
-    target_classes: int = 0,
-    first: int | Array = 0,
-    final_search: int = 0,
-) -> Search:
+    ball: Ball, *, steps: Count = 100, restarts: Count = 1, alpha_max: Share = 0.1, eta: Overshoot = 1.05,
+    beta: Share = 0.9, target_classes: Natural = 0, first: Natural = 0, final_search: Natural = 0,
+) -> Search:  # fmt: skip
     """Return the search behind `fab`, for the misclassified image at the least distance.
 
     Each step takes the decision boundary to be the hyperplane pi of `nearest_boundary`, and crosses it:
@@ -104,19 +95,16 @@ def minimal_perturbation(
       steps: T of each run.
       restarts: number of runs (towards each class).
       alpha_max: the largest weight of the move from the clean image, which biases the path towards it.
-      eta: overshoot beyond the hyperplane, >= 1.
-      beta: fraction of the distance kept after a success, in (0, 1).
-      target_classes: number of most likely wrong classes to run towards (FAB-T; at most K - 1); 0 for the nearest of
-        all classes at each step.
+      eta: overshoot beyond the hyperplane.
+      beta: fraction of the distance kept after a success.
+      target_classes: number of most likely wrong classes to run towards (FAB-T; or as many as there are); 0 for the
+        nearest of all classes at each step.
       first: the rank of the first of these classes, 0 the most likely.
       final_search: steps of `shorten` at the end. The paper has 3, AutoAttack none.
-
-    Returns:
-      The search.
     """
 
-    def search(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Nearest:
-        keys = example_keys(key, len(x))
+    def search(logits_fn: LogitsFn, key: Key, x0: Array, y: Array) -> Nearest:
+        logits_fn, keys, x, y = enter(logits_fn, key, x0, y)
         logits = logits_fn(x)
         rivals = _rivals(logits, y, target_classes, first)
         runs = len(rivals) * restarts
@@ -142,7 +130,8 @@ def minimal_perturbation(
         i = jnp.arange(runs)
         jobs = (first * restarts + i, i % restarts, jnp.repeat(rivals, restarts, axis=0))
         best = jax.lax.scan(run, clean, jobs)[0]
-        return shorten(logits_fn, ball, x, y, best, steps=final_search)
+        best = shorten(logits_fn, ball, x, y, best, steps=final_search)
+        return Nearest(rounded(best.x, x0), best.distance)
 
     return search
 
@@ -161,7 +150,7 @@ def nearest_boundary(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, classe
       classes: other classes [M, B]. Each takes a backward pass, one after the other: memory does not grow with M.
 
     Returns:
-      f_k(x) [B] and w_k [B, H, W, C] of the nearest, the first in a tie; both 0 if all w_k are 0 or not finite.
+      f_k(x) [B] and w_k [B, H, W, C] (see `finite`) of the nearest, the first in a tie; both 0 if all w_k are 0.
     """
     logits, vjp = jax.vjp(logits_fn, x)
 
@@ -171,6 +160,7 @@ def nearest_boundary(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, classe
         value_k = (logits[rows, k] - logits[rows, y]).astype(x.dtype)
         n = logits.shape[1]
         (w_k,) = vjp(jax.nn.one_hot(k, n, dtype=logits.dtype) - jax.nn.one_hot(y, n, dtype=logits.dtype))
+        w_k = finite(w_k)
         distance_k = jnp.abs(value_k) / jnp.maximum(_inner(w_k, ball.steepest(w_k)), jnp.finfo(x.dtype).tiny)
         nearer = distance_k < distance  # false if NaN
         distance, value = jnp.where(nearer, distance_k, distance), jnp.where(nearer, value_k, value)
@@ -206,9 +196,6 @@ def move_onto_hyperplane(ball: Ball, x: Array, value: Array, w: Array) -> Array:
       x: [B, H, W, C] in [0, 1].
       value: the linear function at x, [B].
       w: its gradient [B, H, W, C].
-
-    Returns:
-      d [B, H, W, C].
     """
     s = jnp.where(spread(value, w) < 0, 1, -1) * ball.steepest(w)
     moves = jnp.abs(s) > jnp.finfo(x.dtype).tiny  # such small weights do not matter, and dividing by them overflows
@@ -268,6 +255,7 @@ def shorten(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, nearest: Neares
 
 
 def _within(ball: Ball, search: Search) -> Attack:
+    @entered
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         nearest = search(logits_fn, key, x, y)
         return choose(nearest.distance <= ball.eps, nearest.x, x)

@@ -18,10 +18,12 @@ import numpy as np
 import optax
 
 from l2ljax import losses
-from l2ljax.attacks.ascent import LossFn, clean
-from l2ljax.attacks.gradient import PerExampleLoss, ascent_attack
+from l2ljax.attacks.ascent import LossFn, clean, finite
+from l2ljax.attacks.entrance import entered
+from l2ljax.attacks.gradient import Keep, PerExampleLoss, ascent_attack
 from l2ljax.threat import Ball, choose, spread
-from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, Tree
+from l2ljax.types import Array, Attack, Key, LogitsFn, Tree
+from l2ljax.values import Count, NonNegative, Positive, checked
 
 __all__ = ["CONSTANTS", "SMALLEST_TAU", "cw_l2", "l2l_cw", "l2l_da_cw", "margin_within"]
 
@@ -32,15 +34,11 @@ def margin_within(margin: Array, x: Array, x0: Array, tau: float) -> Array:
     return jnp.minimum(margin, 0) - jnp.maximum(distance - tau, 0)
 
 
+@checked
 def l2l_da_cw(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    learning_rate: float = 1e-3,
-    tau: float = 8 / 255,
-    loss: PerExampleLoss = losses.margin,
-    keep: str = "last",
-) -> Attack:
+    ball: Ball, *, steps: Count = 100, learning_rate: NonNegative = 1e-3, tau: NonNegative = 8 / 255,
+    loss: PerExampleLoss = losses.margin, keep: Keep = "last",
+) -> Attack:  # fmt: skip
     """Ascend the margin by Adam from the clean image, in the ball; last iterate. L2L-DA's and RNN-Adv's "CW100".
 
     The variant of mister_ed, which L2L-DA's released code runs. There tau is 8/255 on MNIST too, so that the distance
@@ -91,8 +89,9 @@ class _TauSearch(NamedTuple):
     result: Array  # [B, H, W, C]
 
 
+@checked
 def l2l_cw(
-    ball: Ball, *, steps: int = 100, learning_rate: float = 5e-3, loss: PerExampleLoss = losses.margin
+    ball: Ball, *, steps: Count = 100, learning_rate: NonNegative = 5e-3, loss: PerExampleLoss = losses.margin
 ) -> Attack:
     """Shrink the largest change, in tanh space, below eps. Learning to Defend by Learning to Attack, "CW".
 
@@ -113,9 +112,9 @@ def l2l_cw(
       learning_rate: Adam's, in tanh space.
       loss: the margin, positive once the attack has succeeded.
     """
-    _check(steps=steps)
     rule = optax.adam(learning_rate)
 
+    @entered
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         def begin(x: Array) -> _Descent:
             return _begin(rule, x, shrink=0.9999)
@@ -169,17 +168,12 @@ class _ConstSearch(NamedTuple):
     distance: Array  # its squared distance
 
 
+@checked
 def cw_l2(
-    ball: Ball | None = None,
-    *,
-    steps: int = 1000,
-    learning_rate: float = 1e-2,
-    initial_const: float = 1e-3,
-    search_steps: int = 9,
-    confidence: float = 0.0,
-    abort_early: bool = True,
+    ball: Ball | None = None, *, steps: Count = 1000, learning_rate: NonNegative = 1e-2, initial_const: Positive = 1e-3,
+    search_steps: Count = 9, confidence: NonNegative = 0.0, abort_early: bool = True,
     loss: PerExampleLoss = losses.margin,
-) -> Attack:
+) -> Attack:  # fmt: skip
     """Return the misclassified image of least l2 distance. Carlini & Wagner (2017), section VI.A.
 
         minimize  |x' - x|_2^2 + c max(z_y - max_{k != y} z_k + confidence, 0)
@@ -202,9 +196,9 @@ def cw_l2(
         authors' code looks at the whole batch.
       loss: the margin, positive once the attack has succeeded.
     """
-    _check(steps=steps, search_steps=search_steps)
     rule = optax.adam(learning_rate)
 
+    @entered
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         fresh = _begin(rule, x, shrink=0.999999)
 
@@ -266,21 +260,12 @@ def _begin(rule: optax.GradientTransformation, x: Array, shrink: float) -> _Desc
 def _descend(rule: optax.GradientTransformation, loss_fn: LossFn, at: _Descent) -> tuple[_Descent, Array, Array, Any]:
     """Take one step on loss_fn(x') -> (losses [B], aux). Return the new state, and x', losses and aux before it."""
 
-    def total(w: Array) -> tuple[Array, tuple[Array, Array, Any]]:
-        x = (jnp.tanh(w) + 1) / 2
-        values, aux = loss_fn(x)
-        return values.sum(), (x, values, aux)
-
-    gradient, (x, values, aux) = jax.grad(total, has_aux=True)(at.w)
+    x, pull_back = jax.vjp(lambda w: (jnp.tanh(w) + 1) / 2, at.w)
+    values, vjp, aux = jax.vjp(loss_fn, x, has_aux=True)
+    (gradient,) = pull_back(finite(*vjp(jnp.ones_like(values))))
     updates, adam = jax.vmap(rule.update)(gradient, at.adam)
     return _Descent(at.w + updates, adam), x, values, aux
 
 
 def _per_example(reduce: Callable[..., Array], values: Array) -> Array:
     return reduce(values, axis=range(1, values.ndim))
-
-
-def _check(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise L2LError(f"{name}={count}: give 1 or more")

@@ -12,16 +12,18 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import losses
-from l2ljax.attacks import auto_pgd as apgd
-from l2ljax.attacks import boundary as fab
-from l2ljax.attacks import square_search as square
-from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger, likeliest_wrong
+from l2ljax.attacks.auto_pgd import apgd, apgd_targeted
+from l2ljax.attacks.boundary import fab, fab_targeted
+from l2ljax.attacks.entrance import entered, reach, sound
+from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger, likeliest_wrong, strongest
 from l2ljax.attacks.solver import one_by_one
-from l2ljax.threat import Ball, spread
-from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
+from l2ljax.attacks.square_search import square
+from l2ljax.threat import Ball, choose
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
+from l2ljax.values import Count, checked
 
 __all__ = [
-    "TARGETED", "VERSIONS", "Version", "autoattack", "best_of", "cascade", "misclassified", "multi_targeted",
+    "CLASSES", "TARGETED", "VERSIONS", "Version", "autoattack", "best_of", "cascade", "chosen", "multi_targeted",
     "restarts", "stages", "targeted", "transfer", "version_named",
 ]  # fmt: skip
 
@@ -29,8 +31,8 @@ __all__ = [
 def best_of(attacks: Sequence[Attack]) -> Attack:
     """Return per example the result of largest margin loss: misclassified if any of the attacks succeeds."""
 
-    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        keys = example_keys(key, len(x))
+    @entered
+    def attack(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
         best = x, losses.margin(logits_fn(x), y)
         for i, member in enumerate(attacks):
             best = keep_stronger(logits_fn, y, best, member(logits_fn, fold_in(keys, i), x, y))
@@ -39,20 +41,17 @@ def best_of(attacks: Sequence[Attack]) -> Attack:
     return one_by_one(attack, attacks)
 
 
-def restarts(attack: Attack, n: int) -> Attack:
+@checked
+def restarts(attack: Attack, n: Count) -> Attack:
     """Run `attack` n times with different keys; return per example the result of largest margin loss.
 
     On the host (see `solver`), an attack that stops at success skips the examples that earlier runs fooled.
     """
 
-    def restarted(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        keys = example_keys(key, len(x))
-
-        def again(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-            return keep_stronger(logits_fn, y, best, attack(logits_fn, fold_in(keys, i), x, y)), None
-
+    @entered
+    def restarted(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
         first = (x, losses.margin(logits_fn(x), y))
-        return jax.lax.scan(again, first, jnp.arange(n))[0][0]
+        return strongest(logits_fn, y, first, lambda i: attack(logits_fn, fold_in(keys, i), x, y), jnp.arange(n))
 
     return one_by_one(restarted, [attack] * n)
 
@@ -81,26 +80,28 @@ def targeted(attack: Attack, target: int | Array | None = None) -> Attack:
       L2LError: a class that the model lacks (when called).
     """
 
-    def towards(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        goal = y if target is None else jnp.broadcast_to(jnp.asarray(target), y.shape)
+    @entered
+    def towards(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
+        goal = y if target is None else jnp.asarray(target)
+        if goal.shape not in ((), y.shape):
+            raise L2LError(f"the targets have the shape {list(goal.shape)}: give one class, or one per image")
+        goal = jnp.broadcast_to(goal, y.shape)
 
         def reaches(x: Array) -> Array:
             logits = logits_fn(x)
-            if type(target) is int and not 0 <= target < logits.shape[1]:
+            if target is not None and not 0 <= reach(target)[0] <= reach(target)[1] < logits.shape[1]:
                 raise L2LError(f"target={target}: the model has the classes 0..{logits.shape[1] - 1}")
             gap = -losses.margin(logits, goal)
             return jnp.stack([jnp.zeros_like(gap), gap], axis=1)
 
-        return attack(reaches, key, x, jnp.zeros_like(goal))
+        return attack(reaches, keys, x, jnp.zeros_like(goal))
 
     return towards
 
 
+@checked
 def multi_targeted(
-    make: Callable[[PerExampleLoss], Attack],
-    *,
-    loss: PerExampleLoss = losses.cross_entropy,
-    target_classes: int = 9,
+    make: Callable[[PerExampleLoss], Attack], *, loss: PerExampleLoss = losses.cross_entropy, target_classes: Count = 9
 ) -> Attack:
     """Attack towards each of the likeliest wrong classes in turn; return per example the result of largest margin loss.
 
@@ -112,20 +113,19 @@ def multi_targeted(
     Args:
       make: loss -> attack.
       loss: L, (logits [B, K], classes [B]) -> [B], small for a likely class.
-      target_classes: number of classes, at most K - 1.
+      target_classes: number of classes, or as many as there are.
     """
 
-    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        keys, clean = example_keys(key, len(x)), logits_fn(x)
+    @entered
+    def attack(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
+        clean = logits_fn(x)
 
-        def towards(best: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        def towards(at: tuple[Array, Array]) -> Array:
             i, target = at
-            member = make(lambda logits, _: -loss(logits, target))
-            return keep_stronger(logits_fn, y, best, member(logits_fn, fold_in(keys, i), x, y)), None
+            return make(lambda logits, _: -loss(logits, target))(logits_fn, fold_in(keys, i), x, y)
 
         targets = likeliest_wrong(clean, y, target_classes)
-        first = (x, losses.margin(clean, y))
-        return jax.lax.scan(towards, first, (jnp.arange(len(targets)), targets))[0][0]
+        return strongest(logits_fn, y, (x, losses.margin(clean, y)), towards, (jnp.arange(len(targets)), targets))
 
     return attack
 
@@ -133,32 +133,27 @@ def multi_targeted(
 def cascade(attacks: Sequence[Attack], *, stochastic: bool = False) -> Attack:
     """Return per example the result of the first attack that fools the model, or the clean image if none does.
 
-    The pure form of attacking only the survivors: all examples go through all attacks, but fooled ones stay as they
-    are. An example that is misclassified from the start stays clean.
+    All examples go through all attacks, but fooled ones stay as they are; one misclassified from the start stays clean.
 
     Args:
       attacks: in order.
       stochastic: whether the model is logits_fn(x, keys [B]); one draw decides for each image.
     """
 
-    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        keys = example_keys(key, len(x))
-        x_adv, fooled = x, misclassified(logits_fn, keys, x, y, stochastic=stochastic)
+    @entered
+    def attack(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array) -> Array:
+        def wrong(keys: Key, x: Array) -> Array:
+            return losses.accuracy(logits_fn(x, keys) if stochastic else logits_fn(x), y) == 0
+
+        x_adv, fooled = x, wrong(keys, x)
         for i, member in enumerate(attacks):
             own = fold_in(keys, i)
-            candidate = member(logits_fn, own, x, y)
-            wins = ~fooled & misclassified(logits_fn, own, candidate, y, stochastic=stochastic)
-            x_adv = jnp.where(spread(wins, x), candidate, x_adv)
-            fooled = fooled | wins
+            candidate = sound(member(logits_fn, own, x, y), x)
+            wins = ~fooled & wrong(own, candidate)
+            x_adv, fooled = choose(wins, candidate, x_adv), fooled | wins
         return x_adv
 
     return attack
-
-
-def misclassified(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array, *, stochastic: bool) -> Array:
-    """Return whether the model is wrong [B]; a stochastic one, logits_fn(x, keys [B]), in one draw."""
-    logits = logits_fn(x, keys) if stochastic else logits_fn(x)
-    return losses.accuracy(logits, y) == 0
 
 
 def transfer(attack: Attack, surrogate: LogitsFn) -> Attack:
@@ -176,29 +171,21 @@ class Version(NamedTuple):
 
 
 VERSIONS = {
-    "standard": Version(
-        {
-            "apgd-ce": (apgd.apgd, {}),
-            "apgd-t": (apgd.apgd_targeted, {}),
-            "fab-t": (fab.fab_targeted, {}),
-            "square": (square.square, {}),
-        }
-    ),
-    "plus": Version(
-        {
-            "apgd-ce": (apgd.apgd, {"restarts": 5}),
-            "apgd-dlr": (apgd.apgd, {"loss": "dlr", "restarts": 5}),
-            "fab": (fab.fab, {"restarts": 5}),
-            "square": (square.square, {}),
-            "apgd-t": (apgd.apgd_targeted, {}),
-            "fab-t": (fab.fab_targeted, {}),
-        }
-    ),
+    "standard": Version({
+        "apgd-ce": (apgd, {}), "apgd-t": (apgd_targeted, {}), "fab-t": (fab_targeted, {}), "square": (square, {}),
+    }),
+    "plus": Version({
+        "apgd-ce": (apgd, {"restarts": 5}), "apgd-dlr": (apgd, {"loss": "dlr", "restarts": 5}),
+        "fab": (fab, {"restarts": 5}), "square": (square, {}),
+        "apgd-t": (apgd_targeted, {}), "fab-t": (fab_targeted, {}),
+    }),
     "rand": Version(
-        {"apgd-ce": (apgd.apgd, {"eot": 20}), "apgd-dlr": (apgd.apgd, {"loss": "dlr", "eot": 20})}, stochastic=True
+        {"apgd-ce": (apgd, {"eot": 20}), "apgd-dlr": (apgd, {"loss": "dlr", "eot": 20})}, stochastic=True
     ),
-}
-TARGETED = (apgd.apgd_targeted, fab.fab_targeted)
+}  # fmt: skip
+TARGETED = (apgd_targeted, fab_targeted)
+CLASSES = {"apgd-t": 4, "apgd-dlr": 3}
+"""The least number of classes of an attack, for its DLR loss; the others need two."""
 
 
 def autoattack(ball: Ball, version: str = "standard") -> Attack:
@@ -212,9 +199,33 @@ def autoattack(ball: Ball, version: str = "standard") -> Attack:
     Raises:
       L2LError: an unknown version; when called, a model with fewer than four classes.
     """
-    chosen = version_named(version)
-    members = [make(ball, **keywords) for make, keywords in chosen.attacks.values()]
-    return cascade(members, stochastic=chosen.stochastic)
+    attacks, stochastic = version_named(version)
+    whole = cascade([make(ball, **keywords) for make, keywords in attacks.values()], stochastic=stochastic)
+
+    @entered
+    def attack(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array) -> Array:
+        chosen(version, (), jax.eval_shape(logits_fn, x, *[keys] * stochastic).shape[1])
+        return whole(logits_fn, keys, x, y)
+
+    return attack
+
+
+def chosen(version: str, only: Sequence[str] = (), classes: int = 4) -> list[str]:
+    """Return the names of a version's attacks that are in `only`, or all if that is empty.
+
+    Raises:
+      L2LError: an unknown version or name; an attack whose loss needs more classes than the model has.
+    """
+    known = version_named(version).attacks
+    if unknown := sorted(set(only) - set(known)):
+        raise L2LError(f"{version} has no attack {', '.join(unknown)}: choose from {', '.join(known)}")
+    names = [name for name in known if name in only or not only]
+    able = [name for name in names if CLASSES.get(name, 2) <= classes]
+    if able != names:
+        needs = ", ".join(f"{name} needs {CLASSES[name]}" for name in names if name not in able)
+        fix = f"evaluate.run_standard_evaluation(..., only={able})" if able else "choose another attack"
+        raise L2LError(f"the model has {classes} classes and {needs}: {fix}")
+    return names
 
 
 @functools.lru_cache(maxsize=8)

@@ -7,7 +7,7 @@ A new first-order attack is a rule of about ten lines (an optax optimizer) and a
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,43 +17,39 @@ from jax.tree_util import Partial
 from l2ljax import losses
 from l2ljax.attacks import ascent
 from l2ljax.attacks.ascent import LossFn, Start, clean, keep_best, larger, stop_at_success, uniform
+from l2ljax.attacks.entrance import entered, sound
 from l2ljax.attacks.solver import Carry, Solver
-from l2ljax.threat import Ball
-from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
+from l2ljax.threat import Ball, spread
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
+from l2ljax.values import Count, NonNegative, Range, Share, checked
 
 __all__ = [
-    "PerExampleLoss", "ascent_attack", "backtracking", "fgsm", "gradient_attack", "keep_stronger",
-    "likeliest_wrong", "line_search", "momentum", "pgd", "random_noise", "random_signs", "steepest_ascent",
+    "Fraction", "Keep", "PerExampleLoss", "ascent_attack", "backtracking", "fgsm", "gradient_attack", "keep_stronger",
+    "likeliest_wrong", "line_search", "momentum", "pgd", "random_noise", "random_signs", "steepest_ascent", "strongest",
 ]  # fmt: skip
 
 PerExampleLoss = Callable[[Array, Array], Array]
 """(logits [B, K], y [B]) -> losses [B] to ascend."""
+Keep = Literal["last", "best", "first"]
+Fraction = Annotated[float, Range(0, 1, above=True)]
 
 
+@checked
 def gradient_attack(
-    ball: Ball,
-    rule: optax.GradientTransformation,
-    *,
-    steps: int,
-    loss: PerExampleLoss = losses.cross_entropy,
-    start: Start = uniform,
-    keep: str = "last",
-    unroll: int | bool = 1,
-) -> Attack:
+    ball: Ball, rule: optax.GradientTransformation, *, steps: Count, loss: PerExampleLoss = losses.cross_entropy,
+    start: Start = uniform, keep: Keep = "last", unroll: int | bool = 1,
+) -> Attack:  # fmt: skip
     """Return the attack that unrolls `rule` on `loss` for `steps` steps.
 
     Args:
       ball: the set that contains the iterates.
       rule: the optimizer of the input.
-      steps: T >= 1.
+      steps: T.
       loss: the loss to ascend.
       start: the first iterate.
       keep: the iterate to return per example: "last", as in the papers' tables; "best", the one of largest loss (one
         more forward pass); "first", the first misclassified one, where an example stops, else the last.
       unroll: as in `lax.scan`.
-
-    Raises:
-      L2LError: another `keep`.
     """
 
     def objective(logits_fn: LogitsFn, x0: Array, y: Array) -> LossFn:
@@ -68,17 +64,15 @@ def gradient_attack(
 
 def ascent_attack(
     objective: Callable[[LogitsFn, Array, Array], LossFn], rule: optax.GradientTransformation, ball: Ball, *,
-    steps: int, start: Start = uniform, keep: str = "last", unroll: int | bool = 1,
+    steps: int, start: Start = uniform, keep: Keep = "last", unroll: int | bool = 1,
 ) -> Attack:  # fmt: skip
     """Return `gradient_attack` on an objective that depends on the clean image: (logits_fn, x0, y) -> loss_fn.
 
     The auxiliary output of loss_fn is whether x is misclassified, bool [B].
     """
-    wrappers = {"last": lambda rule: rule, "best": keep_best, "first": stop_at_success}
-    if keep not in wrappers:
-        raise L2LError(f"keep={keep!r}: choose from {', '.join(wrappers)}")
-    rule = wrappers[keep](rule)
+    rule = {"last": lambda rule: rule, "best": keep_best, "first": stop_at_success}[keep](rule)
 
+    @entered
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         loss_fn = objective(logits_fn, x, y)
         climb = ascent.ascend(loss_fn, rule, ball, key, x, steps=steps, start=start, unroll=unroll)
@@ -104,8 +98,9 @@ def steepest_ascent(ball: Ball, step_size: float) -> optax.GradientTransformatio
     return optax.stateless(lambda g, _: -step_size * ball.steepest(g))
 
 
+@checked
 def fgsm(
-    ball: Ball, *, loss: PerExampleLoss = losses.cross_entropy, start: Start = clean, keep: str = "last",
+    ball: Ball, *, loss: PerExampleLoss = losses.cross_entropy, start: Start = clean, keep: Keep = "last",
     unroll: int | bool = 1,
 ) -> Attack:  # fmt: skip
     """Take one step as long as the radius: x + eps sign(grad). Goodfellow et al. (2015), section 4."""
@@ -113,16 +108,17 @@ def fgsm(
     return gradient_attack(ball, rule, steps=1, loss=loss, start=start, keep=keep, unroll=unroll)
 
 
+@checked
 def pgd(
-    ball: Ball, *, step_size: float, steps: int, loss: PerExampleLoss = losses.cross_entropy, start: Start = uniform,
-    keep: str = "last", unroll: int | bool = 1,
+    ball: Ball, *, step_size: NonNegative, steps: Count, loss: PerExampleLoss = losses.cross_entropy,
+    start: Start = uniform, keep: Keep = "last", unroll: int | bool = 1,
 ) -> Attack:  # fmt: skip
     """Project gradient steps: x_{t+1} = project(x_t + a steepest(grad L(x_t))). Madry et al. (2018), section 2.1.
 
     Args:
       ball: linf or l2.
       step_size: a, in the ball's norm.
-      steps: T >= 1.
+      steps: T.
       loss: the loss to ascend; `functools.partial(losses.margin, kappa=50)` gives the challenges' "CW".
       start: `uniform`, `clean` or `gaussian` of `attacks.ascent`.
       keep: the iterate to return, see `gradient_attack`.
@@ -132,9 +128,10 @@ def pgd(
     return gradient_attack(ball, rule, steps=steps, loss=loss, start=start, keep=keep, unroll=unroll)
 
 
+@checked
 def momentum(
-    ball: Ball, *, step_size: float, steps: int, decay: float = 1.0, loss: PerExampleLoss = losses.cross_entropy,
-    start: Start = clean, keep: str = "last", unroll: int | bool = 1,
+    ball: Ball, *, step_size: NonNegative, steps: Count, decay: NonNegative = 1.0,
+    loss: PerExampleLoss = losses.cross_entropy, start: Start = clean, keep: Keep = "last", unroll: int | bool = 1,
 ) -> Attack:  # fmt: skip
     """Follow m = decay m + g / |g|_1: x = project(x + a steepest(m)). Dong et al. (2018), eq. 6 and 7 (MI-FGSM)."""
 
@@ -145,8 +142,9 @@ def momentum(
     return gradient_attack(ball, rule, steps=steps, loss=loss, start=start, keep=keep, unroll=unroll)
 
 
+@checked
 def backtracking(
-    *, max_step: float, rho: float = 0.5, c: float = 1e-4, halvings: int = 10
+    *, max_step: NonNegative, rho: Fraction = 0.5, c: Share = 1e-4, halvings: Count = 10
 ) -> optax.GradientTransformationExtraArgs:
     """Step along p = grad L(x) by the largest a in {max_step rho^k} that ascends enough, per example.
 
@@ -159,17 +157,9 @@ def backtracking(
     """
 
     def update(
-        grads: Array,
-        state: optax.EmptyState,
-        x: Array,
-        *,
-        x0: Array,
-        losses: Array,
-        loss_fn: LossFn,
-        ball: Ball,
+        grads: Array, state: optax.EmptyState, x: Array, *, x0: Array, losses: Array, loss_fn: LossFn, ball: Ball,
         **_: Any,
-    ) -> tuple[Array, optax.EmptyState]:
-        shape = (-1, *[1] * (x.ndim - 1))
+    ) -> tuple[Array, optax.EmptyState]:  # fmt: skip
         largest = jnp.abs(grads).max(axis=range(1, x.ndim), keepdims=True)
         d = -grads / jnp.maximum(largest, jnp.finfo(x.dtype).tiny)  # squares of p may underflow
         slope = jnp.sum(-grads * d, axis=range(1, x.ndim))
@@ -179,38 +169,36 @@ def backtracking(
             a, done = carry
 
             def test(a: Array, done: Array) -> tuple[Array, Array]:
-                reached = loss_fn(ball.project(x + a.reshape(shape) * d, x0))[0]
+                reached = loss_fn(ball.project(x + spread(a, x) * d, x0))[0]
                 done = done | (reached >= losses + c * a * slope)
                 return jnp.where(done, a, rho * a), done
 
             return jax.lax.cond(done.all(), lambda a, done: (a, done), test, a, done), None
 
         a = jax.lax.scan(halve, (first, jnp.zeros(len(x), bool)), length=halvings)[0][0]
-        return a.reshape(shape) * d, state
+        return spread(a, x) * d, state
 
     return optax.GradientTransformationExtraArgs(lambda x: optax.EmptyState(), update)
 
 
+@checked
 def line_search(
-    ball: Ball, *, max_step: float, steps: int, rho: float = 0.5, c: float = 1e-4,
-    loss: PerExampleLoss = losses.cross_entropy, start: Start = uniform, keep: str = "last", unroll: int | bool = 1,
+    ball: Ball, *, max_step: NonNegative, steps: Count, rho: Fraction = 0.5, c: Share = 1e-4,
+    loss: PerExampleLoss = losses.cross_entropy, start: Start = uniform, keep: Keep = "last", unroll: int | bool = 1,
 ) -> Attack:  # fmt: skip
     """Ascend along the raw gradient with step sizes from `backtracking`."""
     rule = backtracking(max_step=max_step, rho=rho, c=c)
     return gradient_attack(ball, rule, steps=steps, loss=loss, start=start, keep=keep, unroll=unroll)
 
 
-def random_noise(ball: Ball, *, samples: int) -> Attack:
+@checked
+def random_noise(ball: Ball, *, samples: Count) -> Attack:
     """Return per example the one of `samples` uniform draws from the ball with the largest margin loss."""
 
-    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        keys = example_keys(key, len(x))
-
-        def draw(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-            return keep_stronger(logits_fn, y, best, ball.sample(fold_in(keys, i), x)), None
-
-        start = (x, jnp.full(len(x), -jnp.inf, x.dtype))
-        return jax.lax.scan(draw, start, jnp.arange(samples))[0][0]
+    @entered
+    def attack(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
+        none = (x, jnp.full(len(x), -jnp.inf, x.dtype))
+        return strongest(logits_fn, y, none, lambda i: ball.sample(fold_in(keys, i), x), jnp.arange(samples))
 
     return attack
 
@@ -218,8 +206,8 @@ def random_noise(ball: Ball, *, samples: int) -> Attack:
 def random_signs(ball: Ball) -> Attack:
     """Return x0 + eps times a random sign per pixel: the baseline for an attack's gain over noise."""
 
-    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        keys = example_keys(key, len(x))
+    @entered
+    def attack(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
         signs = jax.vmap(lambda k: jax.random.rademacher(k, x.shape[1:], x.dtype))(keys)
         return ball.project(x + ball.eps * signs, x)
 
@@ -227,14 +215,28 @@ def random_signs(ball: Ball) -> Attack:
 
 
 def keep_stronger(logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], candidate: Array) -> tuple[Array, Array]:
-    """Return per example the image of larger margin loss, `best` or `candidate`; NaN logits win."""
-    value = losses.margin(logits_fn(candidate), y).astype(best[1].dtype)
-    value = jnp.where(jnp.isnan(value), jnp.inf, value)
-    return larger(best, (candidate, value))
+    """Return per example the image of larger margin loss, `best` or `candidate`; see `entrance` for NaN."""
+    candidate = sound(candidate, best[0])
+    return larger(best, (candidate, losses.margin(logits_fn(candidate), y).astype(best[1].dtype)))
+
+
+def strongest(
+    logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], tried: Callable[[Any], Array], items: Any
+) -> Array:
+    """Return per example the image of largest margin loss: `best`, or tried(item) for an item along the first axis."""
+    return jax.lax.scan(lambda best, item: (keep_stronger(logits_fn, y, best, tried(item)), None), best, items)[0][0]
 
 
 def likeliest_wrong(logits: Array, y: Array, n: int, first: int | Array = 0) -> Array:
-    """Return the n (at most K - 1) wrong classes of largest logit, from rank `first` on: [B, K], [B] -> [n, B]."""
+    """Return the n wrong classes of largest logit, from rank `first` on: [B, K], [B] -> [n, B].
+
+    There are fewer than n if K - 1 - first is smaller. After a traced `first` the last class fills their places.
+    """
+    wrong = logits.shape[1] - 1
+    if not isinstance(first, jax.core.Tracer):
+        if first >= wrong:
+            raise L2LError(f"first={first}: the model has {wrong} wrong classes, of the ranks 0 to {wrong - 1}")
+        n = min(n, wrong - int(first))
     true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
     order = jnp.argsort(jnp.where(true, jnp.inf, logits), axis=1, descending=True)
-    return jax.lax.dynamic_slice_in_dim(order, 1 + first, min(n, order.shape[1] - 1), axis=1).T
+    return order[:, 1 + jnp.minimum(first + jnp.arange(min(n, wrong)), wrong - 1)].T

@@ -8,7 +8,7 @@ The networks are in `models.attackers`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,8 +18,14 @@ import optax
 from l2ljax.models.attackers import RecurrentOptimizer
 from l2ljax.threat import Ball, clip
 from l2ljax.types import Array, Key, L2LError, Tree
+from l2ljax.values import Count, Natural, Positive, checked
 
-__all__ = ["INPUTS", "Attacker", "ConvolutionalState", "convolutional", "fixed", "normalize_gradient", "recurrent"]
+__all__ = [
+    "INPUTS", "Attacker", "ConvolutionalState", "Normalization", "convolutional", "fixed", "normalize_gradient",
+    "recurrent",
+]  # fmt: skip
+
+Normalization = Literal["none", "example", "batch", "channel"]
 
 
 class Attacker(NamedTuple):
@@ -44,7 +50,8 @@ def fixed(rule: optax.GradientTransformation) -> Attacker:
     )
 
 
-def normalize_gradient(g: Array, kind: str, axis_name: str | None = None) -> Array:
+@checked
+def normalize_gradient(g: Array, kind: Normalization, axis_name: str | None = None) -> Array:
     """Scale the input gradient g [B, H, W, C] for a network.
 
     Args:
@@ -62,20 +69,15 @@ def normalize_gradient(g: Array, kind: str, axis_name: str | None = None) -> Arr
     elif kind == "batch":
         largest = jnp.abs(g).max()
         largest = jax.lax.pmax(largest, axis_name) if axis_name else largest
-    elif kind == "channel":
+    else:
         g = normalize_gradient(g, "example")  # squares of tiny gradients are 0
         largest = jnp.sqrt(jnp.sum(g**2, axis=(1, 2), keepdims=True))
-    else:
-        raise L2LError(f"unknown gradient normalization {kind!r}: choose from none, example, channel or batch")
     return g / jnp.maximum(largest, jnp.finfo(g.dtype).tiny)
 
 
+@checked
 def recurrent(
-    *,
-    scale: float = 1.0,
-    normalize: str = "example",
-    hidden: int = 10,
-    biases: bool = False,
+    *, scale: Positive = 1.0, normalize: Normalization = "example", hidden: Count = 10, biases: bool = False
 ) -> Attacker:
     """Return RNN-Adv's coordinate-wise optimizer: x_{t+1} = project(x_t + scale eps delta_t).
 
@@ -125,15 +127,12 @@ class ConvolutionalState(NamedTuple):
     batch_stats: Tree
 
 
+@checked
 def convolutional(
-    network: nn.Module,
-    *,
-    inputs: Sequence[str],
-    normalize: str = "batch",
-    step: float = 1.0,
-    latent: int = 0,
+    network: nn.Module, *, inputs: Sequence[str], normalize: Normalization = "batch", step: Positive = 1.0,
+    latent: Natural = 0,
     remat: bool = False,
-) -> Attacker:
+) -> Attacker:  # fmt: skip
     """Step by delta_{t+1} = clip(delta_t + step eps net(inputs), -eps, eps), x_{t+1} = project(x_0 + delta_{t+1}).
 
     Learning to Defend by Learning to Attack, section 3.1, with step 1: one step is Naive, Grad and Grad-only L2L, two
@@ -162,15 +161,9 @@ def convolutional(
     ) -> optax.GradientTransformation:
         def apply(params: Tree, batch_stats: Tree, features: Array, z: Array) -> tuple[Array, Tree]:
             out, changed = network.apply(
-                {"params": params, "batch_stats": batch_stats},
-                features,
-                channels=features.shape[-1] // len(inputs),
-                train=train,
-                y=y,
-                z=z,
-                axis_name=axis_name if train else None,
-                mutable=["batch_stats"],
-            )
+                {"params": params, "batch_stats": batch_stats}, features, y=y, z=z, mutable=["batch_stats"],
+                channels=features.shape[-1] // len(inputs), train=train, axis_name=axis_name if train else None,
+            )  # fmt: skip
             return out, changed.get("batch_stats", {})
 
         def start(x: Array) -> ConvolutionalState:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from l2ljax import losses, threat
 from l2ljax.attacks import auto_pgd, boundary, carlini, gradient, square_search
@@ -15,6 +15,7 @@ from l2ljax.attacks.ensemble import VERSIONS, multi_targeted, restarts
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.threat import Ball
 from l2ljax.types import Attack, L2LError
+from l2ljax.values import Range, parse
 
 __all__ = [
     "FAMILIES", "PAPER_STEPS", "RESERVED", "Family", "check_name", "create", "keywords", "listing", "parameters",
@@ -53,31 +54,23 @@ def _sized_steps(ball: Ball, n: int) -> dict[str, Any]:
     return {"steps": n, "step_size": max(2.5 * ball.eps / n, ball.eps / 10)}
 
 
-def _margin_steps(ball: Ball, n: int) -> dict[str, Any]:
-    return {**_sized_steps(ball, n), "loss": functools.partial(losses.margin, kappa=50.0)}
-
-
 FAMILIES = {
     "fgsm": Family(gradient.fgsm, _steps, "one step as long as the radius", 0),
     "pgd": Family(
-        gradient.pgd,
-        _sized_steps,
-        "uniform start, steps of max(2.5 eps / N, eps / 10) or, behind @, of a paper's tables; last iterate",
-        step_sizes=PAPER_STEPS,
+        gradient.pgd, _sized_steps, step_sizes=PAPER_STEPS,
+        help="uniform start, steps of max(2.5 eps / N, eps / 10) or, behind @, of a paper's tables; last iterate",
     ),
-    "margin": Family(gradient.pgd, _margin_steps, "the same on the margin loss with kappa = 50"),
+    "margin": Family(
+        gradient.pgd, lambda ball, n: {**_sized_steps(ball, n), "loss": functools.partial(losses.margin, kappa=50.0)},
+        "the same on the margin loss with kappa = 50",
+    ),
     "momentum": Family(gradient.momentum, _sized_steps, "MI-FGSM, from the image itself", 10),
     "bls": Family(
-        gradient.line_search,
-        lambda ball, n: {"steps": n, "max_step": ball.eps},
-        "along the raw gradient with backtracking line search",
-        10,
+        gradient.line_search, lambda ball, n: {"steps": n, "max_step": ball.eps},
+        "along the raw gradient with backtracking line search", 10,
     ),
     "random": Family(
-        gradient.random_noise,
-        lambda ball, n: {"samples": n},
-        "the strongest of N uniform draws from the ball",
-        10_000,
+        gradient.random_noise, lambda ball, n: {"samples": n}, "the strongest of N uniform draws from the ball", 10_000
     ),
     "cw": Family(carlini.l2l_da_cw, _steps, "C&W of L2L-DA's and RNN-Adv's tables", 100),
     "l2l_cw": Family(carlini.l2l_cw, _steps, "C&W of L2L's tables", 100),
@@ -88,7 +81,7 @@ FAMILIES = {
     "square": Family(
         square_search.square, lambda ball, n: {"queries": n}, "AutoAttack's Square, random search with N queries", 5000
     ),
-}
+}  # fmt: skip
 """The records by name, in the order of `--help`."""
 RESERVED = ("own", "trained", "paper", *VERSIONS)
 """Names that scripts use otherwise."""
@@ -106,10 +99,10 @@ def create(name: str, ball: Ball) -> Attack:
     Raises:
       L2LError: an unknown name, or an option that the attack lacks; the message lists the choices.
     """
-    chosen = _read(name, ball)
-    make = functools.partial(chosen.make, ball, **chosen.keywords)
-    attack = multi_targeted(lambda loss: make(loss=loss), loss=chosen.goal) if chosen.goal else make()
-    return restarts(attack, chosen.restarts) if chosen.restarts > 1 else attack
+    make, chosen, goal, repeats = _read(name, ball)
+    made = functools.partial(make, ball, **chosen)
+    attack = multi_targeted(lambda loss: made(loss=loss), loss=goal) if goal else made()
+    return restarts(attack, repeats) if repeats > 1 else attack
 
 
 def parameters(name: str, ball: Ball) -> dict[str, Any]:
@@ -120,19 +113,14 @@ def parameters(name: str, ball: Ball) -> dict[str, Any]:
     """
     if name in VERSIONS:
         return {member: _describe(ball, *made) for member, made in VERSIONS[name].attacks.items()}
-    chosen = _read(name, ball)
-    aimed = {"targeted": chosen.goal is not None, "restarts": chosen.restarts}
-    return {**_describe(ball, chosen.make, chosen.keywords), **aimed}
+    make, chosen, goal, repeats = _read(name, ball)
+    return {**_describe(ball, make, chosen), "targeted": goal is not None, "restarts": repeats}
 
 
 def register(
-    name: str,
-    make: Callable[..., Attack],
-    *,
-    parameters: Callable[[Ball, int], dict[str, Any]] = _steps,
-    n: int | None = None,
-    help: str = "",
-) -> None:
+    name: str, make: Callable[..., Attack], *, parameters: Callable[[Ball, int], dict[str, Any]] = _steps,
+    n: int | None = None, help: str = "",
+) -> None:  # fmt: skip
     """Add an attack to the names that `create`, `--attacks` and all reports accept.
 
         attacks.register("mine", mine)      # with def mine(ball, *, steps=20): mine, mine50, mine50+restarts5
@@ -165,7 +153,7 @@ def register(
 
 def check_name(kind: str, name: str, taken: Sequence[str]) -> None:
     """Refuse the name of an attack or a method that is not a word or that clashes with `taken`."""
-    if not re.fullmatch(r"[A-Za-z]\w*", name):
+    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
         raise L2LError(f"{kind} {name!r}: name it with letters, digits and underscores")
     if taken:
         raise L2LError(f"{kind} {name!r}: the name {taken[0]} is taken: choose another")
@@ -194,43 +182,43 @@ def table() -> str:
     return "\n".join(f"  {forms:{width}}{help}" for forms, help in rows.items())
 
 
-class _Chosen(NamedTuple):
-    """The meaning of a name."""
-
-    make: Callable[..., Attack]
-    keywords: dict[str, Any]
-    goal: PerExampleLoss | None
-    """The loss of +targeted."""
-    restarts: int
-
-
-def _read(name: str, ball: Ball) -> _Chosen:
+def _read(name: str, ball: Ball) -> tuple[Callable[..., Attack], dict[str, Any], PerExampleLoss | None, int]:
+    """Return the make, keywords, loss of +targeted, and number of restarts that a name means."""
     families = "|".join(sorted(FAMILIES, key=len, reverse=True))
-    match = re.fullmatch(rf"({families})([1-9]\d*)?(?:@(\w+))?((?:\+\w+)*)", name)
+    match = re.fullmatch(rf"({families})([1-9]\d*)?(?:@(\w+))?((?:\+\w+)*)", name, re.ASCII)
     if match is None or not _fits(FAMILIES[match[1]], match[2], match[3]):
         raise L2LError(
             f"unknown attack {name!r}: choose from {', '.join(listing())}, own, ownN (N a number, like pgd20), with "
             "options like pgd20+best; --import=MODULE adds yours"
         )
     family = FAMILIES[match[1]]
-    n = int(match[2] or family.n or 0)
+    n = _count(name, match[2]) if match[2] else family.n or 0
     chosen, repeats, goal = family.parameters(ball, n), 1, None
     if match[3]:
         chosen["step_size"] = family.step_sizes[match[3]](ball.eps, n)
     takes = {**keywords(family.make), **chosen}
     options = [*(["best", "first"] if "keep" in takes else []), *(["targeted"] if callable(takes.get("loss")) else [])]
-    for option in match[4].split("+")[1:]:
-        count = re.fullmatch(r"restarts([1-9]\d*)", option)
+    asked = match[4].split("+")[1:]
+    kinds = [option.rstrip("0123456789") for option in asked]
+    if len({"keep" if kind in ("best", "first") else kind for kind in kinds}) < len(kinds):
+        raise L2LError(f"{name!r}: give each option once, and one of +best and +first")
+    for option in asked:
+        count = re.fullmatch(r"restarts([1-9][0-9]*)", option)
         if not count and option not in options:
             has = ", ".join([*options, "restartsN"])
             raise L2LError(f"{name!r}: {match[1]} has the options {has}, not {option}")
         if count:
-            repeats = int(count[1])
+            repeats = _count(name, count[1])
         elif option == "targeted":
             goal = takes["loss"]
         else:
             chosen["keep"] = option
-    return _Chosen(family.make, chosen, goal, repeats)
+    return family.make, chosen, goal, repeats
+
+
+def _count(name: str, digits: str) -> int:
+    """Return the number N in a name, 9,999,999 at most: an attack's schedule has an entry for each step."""
+    return parse(Annotated[int, Range(1, 9_999_999)], digits, f"the number in {name}")
 
 
 def _fits(family: Family, number: str | None, paper: str | None) -> bool:

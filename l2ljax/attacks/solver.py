@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from l2ljax.attacks.entrance import entered
 from l2ljax.types import Array, Attack, Key, LogitsFn, Tree, example_keys, fold_in
 
 __all__ = ["Carry", "Solver", "as_tree", "one_by_one", "solvers"]
@@ -83,7 +84,7 @@ class _Structure(NamedTuple):
 
 
 def _at_once(attack: Attack, logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Carry:
-    return Carry(attack(logits_fn, keys, x, y), jnp.ones(len(x), bool))
+    return Carry(entered(attack)(logits_fn, keys, x, y), jnp.ones(len(x), bool))
 
 
 def _folded(init: Partial, i: Array, logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Carry:

@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2ljax.attacks.gradient import keep_stronger
+from l2ljax.attacks.entrance import entered
+from l2ljax.attacks.gradient import Fraction, keep_stronger
 from l2ljax.threat import Ball, choose
-from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
+from l2ljax.values import Count, checked
 
 __all__ = [
     "HALVED_AFTER", "MOVES", "Best", "Draw", "Moves", "accept", "bumps", "halvings", "l2_moves", "linf_moves",
@@ -91,12 +93,7 @@ def l2_moves(eps: float, p_init: float, shape: tuple[int, ...]) -> Moves:
 
         nu_W = (s eta + nu_W / |nu_W|) / |s eta + nu_W / |nu_W|| * sqrt(|nu_(W or V)|^2 + (eps^2 - |nu|^2) / C),
 
-    nu_V = 0 outside W, and the result is scaled to the length eps.
-
-    Args:
-      eps: the radius.
-      p_init: the share of pixels in the first windows.
-      shape: (H, W, C).
+    nu_V = 0 outside W, and the result is scaled to the length eps. The arguments are those of `linf_moves`.
     """
     height, width, channels = shape
     sides = np.maximum(_sides(p_init, shape), 3)
@@ -180,7 +177,8 @@ def accept(logits_fn: LogitsFn, y: Array, best: Best, candidate: Array) -> Best:
     return choose(fooled, best, new)
 
 
-def square(ball: Ball, *, queries: int = 5000, p_init: float = 0.8, rescale: bool = False) -> Attack:
+@checked
+def square(ball: Ball, *, queries: Count = 5000, p_init: Fraction = 0.8, rescale: bool = False) -> Attack:
     """Search at random for a positive margin max_{k != y} z_k - z_y, with one query per step and example.
 
     The start replaces the image. Each later proposal changes a window of the best image so far and stays if the margin
@@ -193,19 +191,19 @@ def square(ball: Ball, *, queries: int = 5000, p_init: float = 0.8, rescale: boo
     Args:
       ball: linf or l2.
       queries: the largest number of images tried per example, with the start, without the clean image.
-      p_init: the share of pixels in the first windows, in (0, 1].
+      p_init: the share of pixels in the first windows.
       rescale: see `halvings`.
 
     Raises:
-      L2LError: no queries, a share outside (0, 1], or another ball.
+      L2LError: another ball; (when called) images that are not [B, H, W, C].
     """
-    if queries < 1 or not 0 < p_init <= 1:
-        raise L2LError(f"queries={queries}, p_init={p_init}: give one query or more and a share of pixels in (0, 1]")
     if ball.name not in MOVES:
         raise L2LError(f"square does not support the ball {ball.name!r}: choose from {', '.join(MOVES)}")
 
-    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        keys = example_keys(key, len(x))
+    @entered
+    def attack(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
+        if x.ndim != 4:
+            raise L2LError(f"images have the shape {list(x.shape)}: square changes windows of [B, H, W, C]")
         moves, levels = MOVES[ball.name](ball.eps, p_init, x.shape[1:]), jnp.asarray(halvings(queries, rescale=rescale))
 
         def clean(i: Array, best: Array) -> Array:

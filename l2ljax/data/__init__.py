@@ -21,15 +21,7 @@
 
 from l2ljax.data.arrays import Dataset, from_arrays, pixels
 from l2ljax.data.load import NAMES, load, source
-from l2ljax.data.pipeline import (
-    AUGMENTS,
-    EvalBatch,
-    batches,
-    epoch_order,
-    steps_per_epoch,
-    stream,
-    train_batch,
-)
+from l2ljax.data.pipeline import AUGMENTS, EvalBatch, batches, epoch_order, steps_per_epoch, stream, train_batch
 from l2ljax.data.readers import Split
 from l2ljax.data.sources import SOURCES, nearest
 

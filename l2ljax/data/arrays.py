@@ -9,7 +9,6 @@ train_images, train_labels and optionally test_images, test_labels and class_nam
 only. A function may also return a `Dataset`, a tuple of those four arrays, or a pair (images, labels) for evaluation.
 """
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,17 +20,17 @@ from l2ljax.data.readers import Split
 from l2ljax.data.sources import SOURCES, nearest
 from l2ljax.types import L2LError
 
-__all__ = ["Dataset", "as_dataset", "check_examples", "check_trainable", "from_arrays", "pixels", "read"]
+__all__ = [
+    "MOST_CLASSES", "Dataset", "as_dataset", "check_examples", "check_trainable", "from_arrays", "pixels", "read",
+]  # fmt: skip
 
+MOST_CLASSES = 2**20
 TO_EVALUATE = ("images", "labels")
 TO_TRAIN = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 class Dataset(NamedTuple):
-    """Three splits of images and int32 labels: NumPy arrays on the host, or images on disk.
-
-    Images of the built-in sets are uint8; a user's own may be float32 in [0, 1].
-    """
+    """Three splits: NumPy arrays on the host, or images on disk."""
 
     name: str
     train: Split
@@ -51,15 +50,9 @@ class Dataset(NamedTuple):
 
 
 def from_arrays(
-    train_images: Any,
-    train_labels: Any,
-    test_images: Any = None,
-    test_labels: Any = None,
-    *,
-    class_names: Sequence[str] = (),
-    augment: str | None = None,
-    name: str = "arrays",
-) -> Dataset:
+    train_images: Any, train_labels: Any, test_images: Any = None, test_labels: Any = None, *,
+    class_names: Sequence[str] = (), augment: str | None = None, name: str = "arrays",
+) -> Dataset:  # fmt: skip
     """Make a data set from arrays.
 
     Args:
@@ -75,14 +68,13 @@ def from_arrays(
     Raises:
       L2LError: arrays of other shapes, types or ranges.
     """
-    where = f"{name}, to train on: "
+    where, class_names = f"{name}, to train on: ", _texts(class_names, name)
     train = _split(train_images, train_labels, where)
     if (test_images is None) != (test_labels is None):
         raise L2LError(f"{name}: give test images and test labels, or neither")
     test = train if test_images is None else _split(test_images, test_labels, f"{name}, to test on: ")
-    if train.images.shape[1:] != test.images.shape[1:]:
-        shapes = f"{list(train.images.shape[1:])} to train on and {list(test.images.shape[1:])} to test on"
-        raise L2LError(f"{name}: images {shapes}: bring them to one size")
+    if (shape := train.images.shape[1:]) != (other := test.images.shape[1:]):
+        raise L2LError(f"{name}: images {list(shape)} to train on and {list(other)} to test on: bring them to one size")
     if not class_names:
         classes = max(train.labels.max(), test.labels.max()) + 1
         absent = np.setdiff1d(np.arange(classes), train.labels)
@@ -106,14 +98,13 @@ def as_dataset(content: Any, name: str = "") -> Dataset:
     if not isinstance(content, Mapping):
         kind = f"{len(content)} values" if isinstance(content, tuple | list) else f"a {type(content).__name__}"
         raise L2LError(f"{name} gives {kind}: give (images, labels), or the four arrays {', '.join(TO_TRAIN)}")
-    class_names = tuple(map(str, content.get("class_names", ())))
-    given = set(content) - {"class_names"}
+    given, class_names = set(content) - {"class_names"}, _texts(content.get("class_names", ()), name)
     if given == set(TO_EVALUATE):
         test = _split(content["images"], content["labels"], f"{name}: ")
         return _dataset(name, Split(test.images[:0], test.labels[:0]), test, class_names, None)
     if given in (set(TO_TRAIN), set(TO_TRAIN[:2])):
         return from_arrays(**{array: content[array] for array in given}, class_names=class_names, name=name)
-    listed = ", ".join(sorted(given)) or "nothing"
+    listed = ", ".join(sorted(map(str, given))) or "nothing"
     raise L2LError(f"{name} holds {listed}: name the arrays {', '.join(TO_EVALUATE)}, or {', '.join(TO_TRAIN)}")
 
 
@@ -124,7 +115,7 @@ def read(name: str) -> Dataset:
     try:
         with np.load(Path(name).expanduser(), allow_pickle=False) as file:
             content = {array: file[array] for array in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy's, zipfile's and zlib's for a file that is no or a damaged one
         raise L2LError(f"{name} cannot be read ({error}): name a file that numpy.savez wrote") from error
     return as_dataset(content, name)
 
@@ -138,26 +129,21 @@ def pixels(images: Any) -> np.ndarray:
 
 
 def check_examples(images: Any, labels: Any, num_classes: int | None = None, *, where: str = "") -> None:
-    """Check images and labels, on the host.
+    """Check images [N, H, W, C], uint8 or floats in [0, 1], and labels, integers [N] in 0..num_classes - 1.
 
-    Args:
-      images: [N, H, W, C], uint8 or floats in [0, 1].
-      labels: integers [N] in 0..num_classes - 1.
-      num_classes: by default any number.
-      where: a prefix of the messages.
-
-    Raises:
-      L2LError: images or labels of another type, shape or range.
+    By default there may be up to `MOST_CLASSES`. Any other type, shape or range is an L2LError, prefixed by `where`.
     """
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise L2LError(f"{where}images are {images.dtype}: give uint8, or floats in [0, 1]")
     if len(images.shape) != 4:
         raise L2LError(f"{where}images have the shape {list(images.shape)}: give [N, H, W, C], grey ones with C = 1")
-    if images.dtype != np.uint8 and np.isnan(images).any():
-        raise L2LError(f"{where}images hold NaN: clean the data first")
-    if images.dtype != np.uint8 and len(images) and not (images.min() >= 0 and images.max() <= 1):
-        reach = f"from {images.min():.3g} to {images.max():.3g}"
-        raise L2LError(f"{where}images reach {reach}: scale them to [0, 1] and put normalization in the model")
+    if images.dtype != np.uint8 and len(images):
+        low, high = images.min(), images.max()
+        if np.isnan(low) or np.isnan(high):
+            raise L2LError(f"{where}images hold NaN: clean the data first")
+        if low < 0 or high > 1:
+            reach = f"from {low:.3g} to {high:.3g}"
+            raise L2LError(f"{where}images reach {reach}: scale them to [0, 1] and put normalization in the model")
     if labels.ndim != 1:
         shape = list(labels.shape)
         raise L2LError(f"{where}labels have the shape {shape}: give integers [N], for one-hot ones y.argmax(axis=1)")
@@ -165,9 +151,8 @@ def check_examples(images: Any, labels: Any, num_classes: int | None = None, *, 
         raise L2LError(f"{where}labels are {labels.dtype}: give integers")
     if len(labels) != len(images):
         raise L2LError(f"{where}{len(images)} images and {len(labels)} labels: give one label per image")
-    if len(labels) and (labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes)):
-        last = "K-1" if num_classes is None else num_classes - 1
-        raise L2LError(f"{where}labels reach from {labels.min()} to {labels.max()}: the classes are 0..{last}")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < (most := num_classes or MOST_CLASSES):
+        raise L2LError(f"{where}labels reach from {labels.min()} to {labels.max()}: the classes are 0..{most - 1}")
 
 
 def check_trainable(dataset: Dataset) -> None:
@@ -177,8 +162,17 @@ def check_trainable(dataset: Dataset) -> None:
         raise L2LError(f"{dataset.name} has no training images: {wanted}")
 
 
+def _texts(class_names: Any, name: str) -> tuple[str, ...]:
+    if isinstance(class_names, str) or np.ndim(class_names) != 1:
+        raise L2LError(f"{name}: class_names is {class_names!r}: give a list of one name for each class")
+    return tuple(map(str, class_names))
+
+
 def _split(images: Any, labels: Any, where: str) -> Split:
-    images, labels = np.asarray(images), np.asarray(labels)
+    try:
+        images, labels = np.asarray(images), np.asarray(labels)
+    except (TypeError, ValueError) as error:  # lists of several lengths, an array on another device
+        raise L2LError(f"{where}no arrays of images and labels ({error}): give NumPy arrays") from error
     check_examples(images, labels, where=where)
     if not images.size:
         raise L2LError(f"{where}images have the shape {list(images.shape)}: give one or more")
@@ -188,10 +182,9 @@ def _split(images: Any, labels: Any, where: str) -> Split:
 
 
 def _hold_out(split: Split) -> tuple[Split, Split]:
-    """Hold out a sixth for the test, as in MNIST and CIFAR-10."""
-    n = len(split.labels)
-    order = np.random.RandomState(0).permutation(n)  # always the same
-    train, test = np.sort(order[-(-n // 6) :]), np.sort(order[: -(-n // 6)])
+    """Hold out a sixth for the test, as in MNIST and CIFAR-10: always the same."""
+    order, sixth = np.random.RandomState(0).permutation(len(split.labels)), -(-len(split.labels) // 6)
+    train, test = np.sort(order[sixth:]), np.sort(order[:sixth])
     return Split(*(a[train] for a in split)), Split(*(a[test] for a in split))
 
 

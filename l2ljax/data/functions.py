@@ -3,10 +3,11 @@
 import importlib
 import inspect
 import sys
+import traceback
 from types import ModuleType
 from typing import Any
 
-from l2ljax.types import L2LError
+from l2ljax.types import L2LError, one_line
 
 __all__ = ["call", "import_module"]
 
@@ -19,26 +20,32 @@ def import_module(name: str) -> ModuleType:
 
 
 def call(name: str, wanted: str) -> Any:
-    """Return the result of the function MODULE:FUNCTION.
+    """Return the result of the function MODULE:FUNCTION, which messages call `wanted`.
 
-    Args:
-      name: MODULE:FUNCTION.
-      wanted: the expected result, for messages.
-
-    Raises:
-      L2LError: no such function, or it needs arguments, or it returns None.
+    No such function, or one that fails, needs arguments or returns None, is an L2LError.
     """
     module, _, function = name.partition(":")
     try:
         loaded = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise L2LError(f"{name}: {error}: name an importable module and a function in it") from error
+    except (Exception, SystemExit) as error:  # whatever runs when the module is imported
+        fix = "name an importable module and a function in it"
+        raise L2LError(f"{name}: {one_line(error)}: {fix}") from error
     if not callable(loaded):
         raise L2LError(f"{name} is a {type(loaded).__name__}: name a function without arguments that returns {wanted}")
     try:
         inspect.signature(loaded).bind()
     except TypeError as error:
         raise L2LError(f"{name}: {error}: name a function without arguments that returns {wanted}") from error
-    if (result := loaded()) is None:
+    except ValueError:  # a function of C without a signature
+        pass
+    try:
+        result = loaded()
+    except L2LError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{place.filename}, line {place.lineno}"
+        raise L2LError(f"{name} fails in {where} ({one_line(error)}): let it return {wanted}") from error
+    if result is None:
         raise L2LError(f"{name} returned None: let it return {wanted}")
     return result

@@ -16,7 +16,7 @@ import numpy as np
 
 from l2ljax.data.images import Images, decode
 from l2ljax.data.readers import Split, damaged
-from l2ljax.data.remote import find_prepared, tfds_root
+from l2ljax.data.remote import find_prepared, prepared_in, tfds_root
 from l2ljax.data.sources import RESTRICTED_IMAGENET, SOURCES
 from l2ljax.types import L2LError
 
@@ -27,23 +27,17 @@ SUPER_CLASS = np.full(1000, -1, np.int32)
 """ImageNet's class, its rank among the sorted WordNet ids -> the super-class, or -1."""
 for _label, _range in enumerate(RESTRICTED_IMAGENET.values()):
     SUPER_CLASS[_range] = _label
-
 SUFFIXES = (".jpeg", ".jpg", ".png")
 _LAYOUT = f"ImageNet's 1,000 class folders, like n01440764, or exactly the nine {', '.join(SOURCE.classes)}"
 
 
 def read(folder: Path | None) -> tuple[Split, Split]:
-    """Read the training and the test split, with images as `Images`.
+    """Read the training and the test split, with images as `Images`; no data, or others, are an L2LError.
 
-    Args:
-      folder: holds train/ and val/, or data sets prepared by tensorflow-datasets; by default tensorflow-datasets'
-        folder.
-
-    Raises:
-      L2LError: no data, or unexpected contents.
+    `folder` holds train/ and val/, or data sets prepared by tensorflow-datasets; by default it is
+    tensorflow-datasets' folder.
     """
-    prepared = find_prepared(SOURCE.tfds, folder or tfds_root())
-    if prepared:
+    if prepared := find_prepared(SOURCE.tfds, folder or tfds_root()):
         return read_prepared(prepared)
     if folder:
         return read_folder(folder)
@@ -67,10 +61,8 @@ def read_folder(folder: Path) -> tuple[Split, Split]:
     test = next((path for path in (folder / "val", folder / "test") if path.is_dir()), None)
     if not train.is_dir() or test is None:
         missing = " and ".join([*([] if train.is_dir() else ["train/"]), *([] if test else ["val/ (or test/)"])])
-        raise L2LError(
-            f"no restricted_imagenet in {folder}: it lacks {missing}, with {_LAYOUT}; "
-            f"and {SOURCE.tfds}/, as prepared by tensorflow-datasets"
-        )
+        prepared = f"and {SOURCE.tfds}/, as prepared by tensorflow-datasets"
+        raise L2LError(f"no restricted_imagenet in {folder}: it lacks {missing}, with {_LAYOUT}; {prepared}")
     return _read_folder_split(train), _read_folder_split(test)
 
 
@@ -90,31 +82,17 @@ def _read_folder_split(place: Path) -> Split:
         inside = sorted(str(f) for f in path.iterdir() if f.suffix.lower() in SUFFIXES) if label >= 0 else []
         files += inside
         labels += [label] * len(inside)
-    empty = [name for label, name in enumerate(SOURCE.classes) if label not in labels]
-    if empty:
-        raise L2LError(
-            f"{place} has no image ({', '.join(SUFFIXES)}) of {', '.join(empty)}: get its class folders again"
-        )
-    # RandomState, not default_rng: NumPy guarantees that its stream never changes.
-    order = np.random.RandomState(0).permutation(len(files))
-    images = Images(np.asarray(files, object)[order], _read_file, SOURCE.image_shape)
+    if empty := [name for label, name in enumerate(SOURCE.classes) if label not in labels]:
+        suffixes, missing = ", ".join(SUFFIXES), ", ".join(empty)
+        raise L2LError(f"{place} has no image ({suffixes}) of {missing}: get its class folders again")
+    order = np.random.RandomState(0).permutation(len(files))  # a stream that NumPy guarantees
+    images = Images(np.asarray(files, object)[order], lambda path: decode(path, path), SOURCE.image_shape)
     return Split(images, np.asarray(labels, np.int32)[order])
 
 
-def _read_file(path: str) -> np.ndarray:
-    return decode(path, path)
-
-
 def read_prepared(folder: Path) -> tuple[Split, Split]:
-    """Read what tensorflow-datasets prepared as array_record. Reading each record once for its label takes minutes.
-
-    Raises:
-      L2LError: the records cannot be read.
-    """
-    try:
-        import tensorflow_datasets as tfds
-
-        builder = tfds.builder_from_directory(folder)
+    """Read what tensorflow-datasets prepared as array_record. Reading each record once for its label takes minutes."""
+    with prepared_in(folder) as (tfds, builder):
         splits = []
         for name in ("train", "validation"):
             source = builder.as_data_source(split=name, decoders={"image": tfds.decode.SkipDecoding()})
@@ -122,8 +100,6 @@ def read_prepared(folder: Path) -> tuple[Split, Split]:
             kept = np.flatnonzero(labels >= 0)
             images = Images(kept, partial(_read_record, source, f"{name} of {folder}"), SOURCE.image_shape)
             splits.append(Split(images, labels[kept]))
-    except Exception as error:  # any of several libraries
-        raise L2LError(f"the prepared data set in {folder} cannot be read: {error!r}") from error
     return splits[0], splits[1]
 
 

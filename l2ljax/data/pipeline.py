@@ -25,14 +25,11 @@ from l2ljax.data.readers import Split
 from l2ljax.types import Array, Batch, Key, L2LError, example_keys
 
 __all__ = [
-    "AUGMENTS", "WHOLE", "EvalBatch", "batches", "crop_flip", "draw", "epoch_order", "steps_per_epoch", "stream",
-    "train_batch",
+    "AUGMENTS", "EvalBatch", "batches", "crop_flip", "draw", "epoch_order", "steps_per_epoch", "stream", "train_batch",
 ]  # fmt: skip
 
 PADDING = 4
 AUGMENTS = ("none", "flip", "crop", "crop_flip")
-WHOLE = (0, 1)
-"""The part that is the whole batch."""
 
 # v / 255 of each byte. Under jit a division by a constant becomes a product, off by one unit in the last place: a
 # lookup gives training and evaluation images the same values on every device.
@@ -58,15 +55,9 @@ def epoch_order(key: Key, epoch: int | Array, n: int) -> Array:
 
 @partial(jax.jit, static_argnames=("batch_size", "augment", "part"))
 def train_batch(
-    train: Split,
-    order: Array,
-    key: Key,
-    step: int | Array,
-    *,
-    batch_size: int,
-    augment: str = "none",
-    part: tuple[int, int] = WHOLE,
-) -> Batch:
+    train: Split, order: Array, key: Key, step: int | Array, *, batch_size: int, augment: str = "none",
+    part: tuple[int, int] = (0, 1),
+) -> Batch:  # fmt: skip
     """Return the training batch of one step, a pure function of its arguments.
 
     Args:
@@ -104,13 +95,13 @@ def train_batch(
 
 
 def draw(key: Key) -> tuple[Array, Array]:
-    """Return one example's crop offset, int [2] in 0..8 (down, right), and its mirroring, bool."""
+    """Return one example's offset and mirroring, the arguments of `crop_flip`."""
     offset_key, flip_key = jax.random.split(key)
     return jax.random.randint(offset_key, (2,), 0, 2 * PADDING + 1), jax.random.bernoulli(flip_key)
 
 
 def crop_flip(images: Array, index: Array, offsets: Array, flips: Array) -> Array:
-    """Return the examples `index` of `images`, padded by 4 zero pixels, cropped at `offsets`, then mirrored.
+    """Return the examples `index` [B] of `images` [N, H, W, C], padded by 4 zero pixels, cropped, then mirrored.
 
     The function looks pixels up in place, which was faster on a CPU than padding and slicing copies.
 
@@ -119,9 +110,6 @@ def crop_flip(images: Array, index: Array, offsets: Array, flips: Array) -> Arra
       index: int [B].
       offsets: int [B, 2] in 0..8, down and right; 4 is the image itself.
       flips: bool [B].
-
-    Returns:
-      [B, H, W, C].
     """
     height, width = images.shape[1:3]
     row, column = jnp.arange(height), jnp.arange(width)
@@ -134,25 +122,17 @@ def crop_flip(images: Array, index: Array, offsets: Array, flips: Array) -> Arra
 
 
 def stream(
-    train: Split,
-    key: Key,
-    *,
-    batch_size: int,
-    augment: str = "none",
-    start: int = 0,
-    part: tuple[int, int] = WHOLE,
+    train: Split, key: Key, *, batch_size: int, augment: str = "none", start: int = 0, part: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[int, Batch]]:
     """Yield (step, batch) forever from step `start`; the batches do not depend on `start`.
 
     Args and errors are those of `train_batch`; `train` may be on the host, and its images on disk.
     """
     orders = _orders(len(train.labels), key, batch_size, start)
-    if isinstance(train.images, Images):
-        sources = _read_ahead(train, orders, batch_size, part)
-    else:
-        train = jax.device_put(train)
-        sources = ((step, train, order) for step, order in orders)
-    for step, source, order in sources:
+    on_disk = isinstance(train.images, Images)
+    train = train if on_disk else jax.device_put(train)
+    given = ((step, train, order) for step, order in orders)
+    for step, source, order in _read_ahead(train, orders, batch_size, part) if on_disk else given:
         yield step, train_batch(source, order, key, step, batch_size=batch_size, augment=augment, part=part)
 
 
@@ -196,24 +176,20 @@ def _read_ahead(
 
 
 class EvalBatch(NamedTuple):
-    """A batch of an evaluation split, always full; its first `valid` examples count."""
+    """A batch of an evaluation split, always full: copies of its first example fill the last one."""
 
     x: np.ndarray
-    """float32 [B, H, W, C] in [0, 1]; copies of the first example fill the last batch."""
+    """float32 [B, H, W, C] in [0, 1]."""
     y: np.ndarray
     """int32 [B]."""
     valid: int
-    """The number of examples that are not copies, 1..B."""
+    """The number of its first examples that are not copies, 1..B."""
     start: int
     """The position in the split of the first example."""
 
 
 def batches(split: Split, batch_size: int) -> Iterator[EvalBatch]:
-    """Return an iterator over a split in order, in batches of one shape, on the host.
-
-    Raises:
-      L2LError: a batch size below 1.
-    """
+    """Return an iterator over a split in order, in batches of one shape, on the host; an L2LError below size 1."""
     if batch_size < 1:
         raise L2LError(f"batch size {batch_size} must be at least 1")
     return (_eval_batch(split, start, batch_size) for start in range(0, len(split.labels), batch_size))

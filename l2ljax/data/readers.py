@@ -67,8 +67,8 @@ def cifar_python(files: Sequence[File], *, labels: str) -> Split:
     for file in files:
         batch = _unpickle(file)
         try:
-            planes.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3 * 32 * 32))
-            classes.append(np.asarray(batch[labels], np.int32))
+            planes.append(_exactly(batch["data"], np.uint8).reshape(-1, 3 * 32 * 32))
+            classes.append(_exactly(batch[labels], np.int32))
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(file.path, f"no usable 'data' and '{labels}': {error!r}") from error
     return Split(_planes_last(np.concatenate(planes)), np.concatenate(classes))
@@ -89,7 +89,7 @@ def cifar_png(files: Sequence[File]) -> Split:
             raise damaged(sheet.path, f"a row has {pixels.shape[1]} pixels, not 1,024")
         images.append(pixels.reshape(-1, 32, 32, 3))
     try:
-        classes = np.asarray(json.loads(labels.data), np.int32).reshape(-1)
+        classes = _exactly(json.loads(labels.data), np.int32).reshape(-1)
     except (TypeError, ValueError) as error:
         raise damaged(labels.path, error) from error
     return Split(np.concatenate(images), classes)
@@ -97,7 +97,7 @@ def cifar_png(files: Sequence[File]) -> Split:
 
 def idx(files: Sequence[File]) -> Split:
     """Read MNIST's format: one file of images [N, H, W] and one of labels [N], bytes after a header."""
-    images, labels = (_idx_array(file, ndim) for file, ndim in zip(files, (3, 1), strict=True))
+    images, labels = map(_idx_array, files, (3, 1))
     return Split(images[..., None], labels.astype(np.int32))
 
 
@@ -108,7 +108,7 @@ def svhn_mat(files: Sequence[File]) -> Split:
     (file,) = files
     try:
         content = loadmat(io.BytesIO(file.data), variable_names=("X", "y"))
-        images, labels = np.asarray(content["X"], np.uint8), np.asarray(content["y"], np.int32)
+        images, labels = _exactly(content["X"], np.uint8), _exactly(content["y"], np.int32)
     except Exception as error:  # SciPy has no single error for a broken file
         raise damaged(file.path, repr(error)) from error
     if images.ndim != 4:
@@ -117,19 +117,25 @@ def svhn_mat(files: Sequence[File]) -> Split:
 
 
 def digits() -> tuple[Split, Split]:
-    """Return scikit-learn's 1,797 digits, 8x8x1, as a fixed 1,400 for training and 397 for the test.
-
-    The grey values 0..16 become round(v * 255 / 16).
-    """
+    """Return scikit-learn's 1,797 digits, 8x8x1, a fixed 1,400 to train; grey values 0..16 become round(v 255 / 16)."""
     from sklearn.datasets import load_digits
 
     content = load_digits()
     images = np.round(content.images * 255 / 16).astype(np.uint8)[..., None]
     labels = content.target.astype(np.int32)
-    # RandomState, not default_rng: NumPy guarantees its stream. The file is grouped by writer.
-    order = np.random.RandomState(0).permutation(len(labels))
+    order = np.random.RandomState(0).permutation(len(labels))  # a stream that NumPy guarantees; the file is by writer
     train, test = order[:1400], order[1400:]
     return Split(images[train], labels[train]), Split(images[test], labels[test])
+
+
+def _exactly(values: Any, dtype: type) -> np.ndarray:
+    """Return the values in an integer type; raise a ValueError if it cannot hold one of them."""
+    array = np.asarray(values)
+    with np.errstate(invalid="ignore"):
+        exact: np.ndarray = array.astype(dtype)
+    if not np.array_equal(exact, array):
+        raise ValueError(f"values that are no {exact.dtype}")
+    return exact
 
 
 def _planes_last(planes: np.ndarray) -> np.ndarray:
@@ -161,16 +167,12 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 # The names in CIFAR's pickles, as written by Python 2 (the official files) or saved again by any Python 3. A pickle may
 # name any callable, so all others are refused.
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_FROMBUFFER = np.empty(0).__reduce_ex__(5)[0]
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy.core.numeric", "_frombuffer"): _FROMBUFFER,
-    ("numpy._core.numeric", "_frombuffer"): _FROMBUFFER,
-    ("_codecs", "encode"): _latin1,
+_ADMITTED: dict[str, Any] = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": _dtype,
+    "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
+    "numpy.core.numeric._frombuffer": np.empty(0).__reduce_ex__(5)[0],
+    "_codecs.encode": _latin1,
 }
 
 
@@ -178,9 +180,9 @@ class _Unpickler(pickle.Unpickler):
     """Unpickle NumPy arrays and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
+        if (full := f"{module}.{name}".replace("numpy._core", "numpy.core")) not in _ADMITTED:
             raise L2LError(f"refused: it asks for {module}.{name}, which no CIFAR file holds")
-        return _ADMITTED[module, name]
+        return _ADMITTED[full]
 
 
 def _unpickle(file: File) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Data sets without the user's files: prepared by tensorflow-datasets, or fetched by pooch."""
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from l2ljax.data.readers import Split
 from l2ljax.data.sources import SOURCES
 from l2ljax.types import L2LError
 
-__all__ = ["cache_folder", "download", "fetch", "find_prepared", "read_prepared", "tfds_root"]
+__all__ = ["cache_folder", "download", "fetch", "find_prepared", "prepared_in", "read_prepared", "tfds_root"]
 
 _PATIENCE = 10.0  # seconds for a server's first response; a running download has no limit
 
@@ -27,18 +29,21 @@ def read_prepared(name: str, root: Path) -> tuple[Split, Split] | None:
 
     Nothing is downloaded: tensorflow-datasets' own downloader retries for minutes without a network. Examples with an
     id (CIFAR) come in the official order, others in the order of the files, which tensorflow-datasets shuffles.
-
-    Raises:
-      L2LError: a prepared data set cannot be read.
     """
     folder = find_prepared(SOURCES[name].tfds, root)
     if folder is None:
         return None
+    with prepared_in(folder) as (_, builder):
+        return _read_records(builder, "train"), _read_records(builder, "test")
+
+
+@contextlib.contextmanager
+def prepared_in(folder: Path) -> Iterator[tuple[Any, Any]]:
+    """Yield (tensorflow_datasets, the builder of a prepared set); an error within the context becomes an L2LError."""
     try:
         import tensorflow_datasets as tfds
 
-        builder = tfds.builder_from_directory(folder)
-        return _read_records(builder, "train"), _read_records(builder, "test")
+        yield tfds, tfds.builder_from_directory(folder)
     except Exception as error:  # any of several libraries
         raise L2LError(f"the prepared data set in {folder} cannot be read: {error!r}") from error
 
@@ -48,11 +53,9 @@ def find_prepared(name: str, root: Path) -> Path | None:
 
     Only `array_record` files can be read without TensorFlow: versions in other formats are ignored.
     """
+    version = lambda folder: [int(n) if n.isdecimal() else -1 for n in folder.name.split(".")]
     folders = [file.parent for file in root.glob(f"{name}/*/dataset_info.json")]
-    folders = [folder for folder in folders if any(folder.glob("*.array_record-*"))]
-    return max(
-        folders, key=lambda folder: [int(n) if n.isdecimal() else -1 for n in folder.name.split(".")], default=None
-    )
+    return max((folder for folder in folders if any(folder.glob("*.array_record-*"))), key=version, default=None)
 
 
 def _read_records(builder: Any, split: str) -> Split:
@@ -73,10 +76,8 @@ def cache_folder(name: str) -> Path:
 def download(name: str) -> tuple[Split, Split]:
     """Read data set `name` from the cache, after fetching missing official files.
 
-    A file gets its name only when it is complete and its MD5 is right; existing files are kept.
-
-    Raises:
-      L2LError: no network, or an unexpected file; within 15 seconds if the server does not respond.
+    A file gets its name only when it is complete and its MD5 is right; existing files are kept. No network, or an
+    unexpected file, is an L2LError, within 15 seconds if the server does not respond.
     """
     folder = cache_folder(name)
     for url, md5 in SOURCES[name].downloads.items():
@@ -91,15 +92,11 @@ def fetch(url: str, md5: str, folder: Path) -> None:
     """Fetch one file into `folder`, unless it is there with the right MD5."""
     import pooch
 
-    pooch.retrieve(url, f"md5:{md5}", fname=url.rsplit("/", 1)[1], path=folder, downloader=_download)
+    def download(url: str, output_file: Any, caller: Any) -> None:
+        _knock(url)
+        pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16, timeout=(5, 30))(url, output_file, caller)
 
-
-def _download(url: str, output_file: Any, _pooch: Any) -> None:
-    """Download as pooch does, once the server has responded."""
-    import pooch
-
-    _knock(url)
-    pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16, timeout=(5, 30))(url, output_file, _pooch)
+    pooch.retrieve(url, f"md5:{md5}", fname=url.rsplit("/", 1)[1], path=folder, downloader=download)
 
 
 def _knock(url: str) -> None:
@@ -123,10 +120,8 @@ def _knock(url: str) -> None:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_PATIENCE)
-    if not outcome:
-        raise TimeoutError(f"no answer in {_PATIENCE:.0f} s")
-    if outcome[0]:
-        raise outcome[0]
+    if problem := outcome[0] if outcome else TimeoutError(f"no answer in {_PATIENCE:.0f} s"):
+        raise problem
 
 
 def _ways_on(name: str, url: str, folder: Path, error: Exception) -> str:

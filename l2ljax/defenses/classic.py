@@ -1,6 +1,10 @@
-"""Plain training and defenses without a learned attacker: FGSM, PGD, line search, C&W, TRADES, stability."""
+"""Plain training and defenses without a learned attacker: FGSM, PGD, line search, C&W, TRADES, stability.
+
+Attacks start at a `uniform` draw from the ball, at the `clean` image, or at x + 0.001 N(0, I), `gaussian`.
+"""
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,203 +17,123 @@ from l2ljax.attacks.carlini import margin_within
 from l2ljax.attacks.gradient import backtracking, steepest_ascent
 from l2ljax.attacks.learned import fixed
 from l2ljax.defenses import saddle
+from l2ljax.defenses.saddle import Outcome, Steps
 from l2ljax.threat import Ball
-from l2ljax.types import (
-    Array,
-    Batch,
-    Classifier,
-    Defense,
-    Key,
-    L2LError,
-    LogitsFn,
-    Players,
-    Tree,
-    example_keys,
-    fold_in,
-)
+from l2ljax.types import Array, Batch, Classifier, Defense, Key, LogitsFn, Players, Tree, example_keys, fold_in
+from l2ljax.values import NonNegative, Positive, Range, Share, checked
 
-__all__ = ["cw_adv", "fgsm_adv", "find_start", "pgd_adv", "pgd_bls_adv", "plain", "stability", "trades"]
+__all__ = ["StartName", "cw_adv", "fgsm_adv", "find_start", "pgd_adv", "pgd_bls_adv", "plain", "stability", "trades"]
 
-STARTS: dict[str, Start] = {"uniform": uniform, "clean": clean, "gaussian": gaussian}
+StartName = Literal["uniform", "clean", "gaussian"]
 
 
-def find_start(name: str) -> Start:
-    """Return the start of an attack by name: uniform, clean or gaussian."""
-    if name not in STARTS:
-        raise L2LError(f"unknown start {name!r}: choose one of {', '.join(STARTS)}")
-    return STARTS[name]
+@checked
+def find_start(start: StartName) -> Start:
+    """Return the start of an attack by name."""
+    return {"uniform": uniform, "clean": clean, "gaussian": gaussian}[start]
 
 
 def plain(classifier: Classifier, ball: Ball, *, axis_name: str | None = None) -> Defense:
     """Train with cross-entropy on the clean images; `ball` is not used."""
 
-    def objective(
-        params: Players, stats: Players, key: Key, batch: Batch, mode: str
-    ) -> tuple[Array, tuple[Players, dict[str, Array]]]:
+    def objective(params: Players, stats: Players, key: Key, batch: Batch, mode: str) -> Outcome:
         variables = {"params": params.classifier, "batch_stats": stats.classifier}
         logits, batch_stats = classifier.train(variables, batch.x, example_keys(key, len(batch.x)), axis_name)
         loss = losses.cross_entropy(logits, batch.y).mean()
         metrics = {"loss": loss, "accuracy": losses.accuracy(logits, batch.y).mean()}
         return loss, (Players(batch_stats, stats.attacker), metrics)
 
-    return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, steps=None, path=False: None)
+    return saddle.without_attacker(objective)
 
 
+@checked
 def pgd_adv(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    steps: int = 10,
-    step_size: float | None = None,
-    start: str = "uniform",
-    clean_weight: float = 0.0,
-    axis_name: str | None = None,
-) -> Defense:
+    classifier: Classifier, ball: Ball, *, steps: Steps = 10, step_size: Positive | None = None,
+    start: StartName = "uniform", clean_weight: Annotated[float, Range(0, 0.999)] = 0.0, axis_name: str | None = None,
+) -> Defense:  # fmt: skip
     """Train on PGD. Madry et al. (2018), eq. 2.1.
 
     Args:
-      classifier: the network.
-      ball: the threat.
       steps: of the attack.
       step_size: eps / 4 by default (the RNN-Adv paper's).
-      start: uniform, clean or gaussian.
-      clean_weight: weight of the clean images' loss, in [0, 1); 0.5 in L2L's released code.
-      axis_name: the pmapped axis, in training.
+      clean_weight: weight of the clean images' loss, below 1; 0.5 in L2L's released code.
     """
-    if not 0 <= clean_weight < 1:
-        raise L2LError(f"clean_weight {clean_weight} must be in [0, 1)")
-    rule = steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size)
-    return saddle.unrolled(
-        classifier,
-        fixed(rule),
-        ball,
-        saddle.mixture(clean_weight) if clean_weight else saddle.adversarial(),
-        steps=steps,
-        start=find_start(start),
-        axis_name=axis_name,
-    )
+    rule = fixed(steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size))
+    criterion = saddle.mixture(clean_weight) if clean_weight else saddle.adversarial()
+    return saddle.unrolled(classifier, rule, ball, criterion, steps=steps, start=find_start(start), axis_name=axis_name)
 
 
+@checked
 def fgsm_adv(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    labels: str = "true",
-    start: str = "clean",
+    classifier: Classifier, ball: Ball, *, labels: Literal["true", "predicted"] = "true", start: StartName = "clean",
     axis_name: str | None = None,
-) -> Defense:
+) -> Defense:  # fmt: skip
     """Train on FGSM, one step as long as the radius.
 
     Args:
-      classifier: the network.
-      ball: the threat.
       labels: the labels of the attack's loss. "true" lets the perturbation reveal the label (label leaking);
         "predicted" takes the classifier's own most likely class. Kurakin et al. (2017), section 4.
-      start: uniform, clean or gaussian.
-      axis_name: the pmapped axis, in training.
     """
-    if labels not in ("true", "predicted"):
-        raise L2LError(f"unknown labels {labels!r}: choose true or predicted")
 
     def of_predicted(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array, Array], Array]:
         predicted = stop_gradient(logits_fn(batch.x)).argmax(axis=1)
         return lambda x, logits: losses.cross_entropy(logits, predicted)
 
-    criterion = saddle.adversarial()
+    criterion, rule = saddle.adversarial(), fixed(steepest_ascent(ball, ball.eps))
     if labels == "predicted":
         criterion = criterion._replace(inner=of_predicted)
-    rule = steepest_ascent(ball, ball.eps)
-    return saddle.unrolled(
-        classifier, fixed(rule), ball, criterion, steps=1, start=find_start(start), axis_name=axis_name
-    )
+    return saddle.unrolled(classifier, rule, ball, criterion, steps=1, start=find_start(start), axis_name=axis_name)
 
 
+@checked
 def pgd_bls_adv(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    steps: int = 10,
-    max_step: float | None = None,
-    rho: float = 0.5,
-    c: float = 1e-4,
-    start: str = "uniform",
-    axis_name: str | None = None,
-) -> Defense:
+    classifier: Classifier, ball: Ball, *, steps: Steps = 10, max_step: Positive | None = None, rho: Share = 0.5,
+    c: Share = 1e-4, start: StartName = "uniform", axis_name: str | None = None,
+) -> Defense:  # fmt: skip
     """Train on gradient ascent with backtracking line search: RNN-Adv paper, section 3.3.
 
     Args:
-      classifier: the network.
-      ball: the threat.
       steps: of the attack.
       max_step: the longest step tried, in the ball's norm; eps by default (the paper does not say).
       rho: the factor between tries.
       c: the required fraction of the first-order ascent.
-      start: uniform, clean or gaussian.
-      axis_name: the pmapped axis, in training.
     """
     rule: optax.GradientTransformation = backtracking(max_step=ball.eps if max_step is None else max_step, rho=rho, c=c)
     return saddle.unrolled(
-        classifier,
-        fixed(rule),
-        ball,
-        saddle.adversarial(),
-        steps=steps,
-        start=find_start(start),
-        axis_name=axis_name,
-    )
+        classifier, fixed(rule), ball, saddle.adversarial(),
+        steps=steps, start=find_start(start), axis_name=axis_name,
+    )  # fmt: skip
 
 
+@checked
 def trades(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    beta: float = 6.0,
-    steps: int = 10,
-    step_size: float | None = None,
-    start: str = "gaussian",
-    axis_name: str | None = None,
-) -> Defense:
+    classifier: Classifier, ball: Ball, *, beta: Positive = 6.0, steps: Steps = 10, step_size: Positive | None = None,
+    start: StartName = "gaussian", axis_name: str | None = None,
+) -> Defense:  # fmt: skip
     """Train with TRADES. Zhang et al. (2019), eq. 5; see `saddle.trades` for the one deviation.
 
     Args:
-      classifier: the network.
-      ball: the threat.
       beta: the weight of the KL term (the paper's 1 / lambda).
       steps: of the attack.
       step_size: eps / 4 by default (the released code has 0.007 for eps 0.031 on CIFAR-10).
-      start: uniform, clean or gaussian.
-      axis_name: the pmapped axis, in training.
     """
-    rule = steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size)
+    rule = fixed(steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size))
     return saddle.unrolled(
-        classifier,
-        fixed(rule),
-        ball,
-        saddle.trades(beta),
-        steps=steps,
-        start=find_start(start),
-        axis_name=axis_name,
+        classifier, rule, ball, saddle.trades(beta), steps=steps, start=find_start(start), axis_name=axis_name
     )
 
 
+@checked
 def cw_adv(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    steps: int = 100,
-    learning_rate: float = 1e-3,
-    tau: float = 8 / 255,
-    axis_name: str | None = None,
-) -> Defense:
+    classifier: Classifier, ball: Ball, *, steps: Steps = 100, learning_rate: Positive = 1e-3,
+    tau: NonNegative = 8 / 255, axis_name: str | None = None,
+) -> Defense:  # fmt: skip
     """Train on `attacks.carlini.l2l_da_cw`: the C&W100 row of L2L-DA's Table 2.
 
     Args:
-      classifier: the network.
-      ball: the threat.
       steps: of the attack.
       learning_rate: Adam's.
       tau: the distance without a penalty.
-      axis_name: the pmapped axis, in training.
     """
 
     def inner(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array, Array], Array]:
@@ -220,30 +144,22 @@ def cw_adv(
     return saddle.unrolled(classifier, rule, ball, criterion, steps=steps, start=clean, axis_name=axis_name)
 
 
+@checked
 def stability(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    alpha: float = 0.01,
-    sigma: float = 0.04,
+    classifier: Classifier, ball: Ball, *, alpha: NonNegative = 0.01, sigma: NonNegative = 0.04,
     axis_name: str | None = None,
-) -> Defense:
+) -> Defense:  # fmt: skip
     """Descend CE(f(x)) + alpha KL(f(x) || f(x + sigma N(0, I))). Zheng et al. (2016), eq. 1 and 4.
 
-    The noise is Gaussian and no attack is run; the defaults of alpha and sigma are ours.
+    The noise is Gaussian and no attack is run, so `ball` is not used; the defaults of alpha and sigma are ours.
 
     Args:
-      classifier: the network.
-      ball: not used.
       alpha: weight of the stability term.
       sigma: standard deviation of the noise; noisy images are clipped to [0, 1].
-      axis_name: the pmapped axis, in training.
     """
     criterion = saddle.trades(alpha)
 
-    def objective(
-        params: Players, stats: Players, key: Key, batch: Batch, mode: str
-    ) -> tuple[Array, tuple[Players, dict[str, Array]]]:
+    def objective(params: Players, stats: Players, key: Key, batch: Batch, mode: str) -> Outcome:
         keys = example_keys(key, len(batch.x))
         noise = jax.vmap(lambda k: jax.random.normal(k, batch.x.shape[1:], batch.x.dtype))(fold_in(keys, 0))
 
@@ -256,4 +172,4 @@ def stability(
         metrics = {"loss": values.mean(), "accuracy": losses.accuracy(logits, batch.y).mean()}
         return values.mean(), (Players(batch_stats, stats.attacker), metrics)
 
-    return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, steps=None, path=False: None)
+    return saddle.without_attacker(objective)

@@ -6,36 +6,31 @@ Adversarial Defense via Learning to Generate Diverse Attacks (section 4), with t
 """
 
 import functools
-from collections.abc import Callable
+from typing import Annotated
 
 import jax.numpy as jnp
 
 from l2ljax import losses
 from l2ljax.attacks import learned
 from l2ljax.attacks.ascent import Ascent, clean
+from l2ljax.attacks.learned import Normalization
 from l2ljax.defenses import saddle
+from l2ljax.defenses.saddle import Steps, Width
 from l2ljax.models.generators import UNet
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Batch, Classifier, Defense, L2LError, LogitsFn, Tree
+from l2ljax.types import Array, Batch, Classifier, Defense, L2LError, Tree
+from l2ljax.values import Count, NonNegative, Positive, Range, checked
 
 __all__ = ["clean_and_adversarial", "diversity_of", "l2l_da", "l2l_star"]
 
 
+@checked
 def l2l_da(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    steps: int = 10,
-    step: float = 0.25,
-    diversity: float = 0.02,
-    latent: int = 8,
-    delta: bool = True,
-    label: bool = True,
-    normalize: str = "channel",
-    attacker_width: int | None = None,
-    num_classes: int = 10,
+    classifier: Classifier, ball: Ball, *, steps: Steps = 10, step: Positive = 0.25, diversity: NonNegative = 0.02,
+    latent: Annotated[int, Range(0, 4096)] = 8, delta: bool = True, label: bool = True,
+    normalize: Normalization = "channel", attacker_width: Width | None = None, num_classes: Count = 10,
     axis_name: str | None = None,
-) -> Defense:
+) -> Defense:  # fmt: skip
     """Solve min over theta of CE at [x, x_T(z_1), x_T(z_2)], max over phi of sum_t CE(x_t) + diversity div_t: eq. 5-8.
 
         delta_{t+1} = clip(delta_t + step eps g(x, y, z, delta_t, u_t), -eps, eps),  u_t the normalized gradient,
@@ -48,8 +43,6 @@ def l2l_da(
     diversity=0; `delta` and `label` switch these inputs.
 
     Args:
-      classifier: the network.
-      ball: the threat.
       steps: T.
       step: the generator's longest step, in units of eps.
       diversity: lambda of eq. 8: 0.02 on MNIST, 0.5 on CIFAR-10.
@@ -60,32 +53,18 @@ def l2l_da(
         batch or none. Without it, this input is orders of magnitude smaller than the image.
       attacker_width: channels of its first convolution, 64 by default.
       num_classes: K, for `label`.
-      axis_name: the pmapped axis, in training.
     """
     if diversity and not latent:
         raise L2LError("diversity needs a latent: give latent=8, or diversity=0")
+    inputs = ("clean", "gradient", *(["delta"] if delta else []))
     network = UNet(attacker_width or 64, latent, num_classes if label else 0)
-    player = learned.convolutional(
-        network,
-        inputs=("clean", "gradient", *(["delta"] if delta else [])),
-        normalize=normalize,
-        step=step,
-        latent=latent,
-        remat=True,
-    )
+    player = learned.convolutional(network, inputs=inputs, normalize=normalize, step=step, latent=latent, remat=True)
     draws = 2 if latent else 1
+    bonus = (lambda params, batch, ascent: diversity * diversity_of(ascent)) if diversity else None
     return saddle.unrolled(
-        classifier,
-        player,
-        ball,
-        clean_and_adversarial(draws),
-        steps=steps,
-        start=clean,
-        weights=[1.0] * steps,
-        draws=draws,
-        bonus=(lambda params, batch, ascent: diversity * diversity_of(ascent)) if diversity else None,
-        axis_name=axis_name,
-    )
+        classifier, player, ball, clean_and_adversarial(draws), steps=steps, start=clean, weights=[1.0] * steps,
+        draws=draws, bonus=bonus, axis_name=axis_name,
+    )  # fmt: skip
 
 
 l2l_star = functools.partial(
@@ -100,15 +79,12 @@ The paper says little of its network; here it is the same U-Net without latent, 
 def clean_and_adversarial(draws: int) -> saddle.Criterion:
     """Return the cross-entropy over the clean images and `draws` attacks of them, in one pass with equal weights."""
 
-    def inner(logits_fn: LogitsFn, batch: Batch) -> Callable[[Array, Array], Array]:
-        return lambda x, logits: losses.cross_entropy(logits, batch.y)
-
     def end(forward: saddle.Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
         n = len(x_adv) // draws
         logits, stats = forward(stats, jnp.concatenate([batch.x[:n], x_adv]))
         return losses.cross_entropy(logits, jnp.concatenate([batch.y[:n], batch.y])), logits[n:], stats
 
-    return saddle.Criterion(inner, end, draws / (draws + 1))
+    return saddle.Criterion(saddle.adversarial().inner, end, draws / (draws + 1))
 
 
 def diversity_of(ascent: Ascent) -> Array:

@@ -12,65 +12,44 @@ from l2ljax import losses
 from l2ljax.attacks import learned
 from l2ljax.attacks.ascent import Ascent, LossFn, ascend, clean
 from l2ljax.attacks.gradient import steepest_ascent
+from l2ljax.attacks.learned import Normalization
 from l2ljax.defenses import saddle
+from l2ljax.defenses.saddle import AttackerName, Outcome, Width
 from l2ljax.models import attackers
 from l2ljax.threat import Ball
-from l2ljax.types import (
-    Array,
-    Batch,
-    Classifier,
-    Defense,
-    Key,
-    L2LError,
-    Players,
-    example_keys,
-    fold_in,
-)
+from l2ljax.types import Array, Batch, Classifier, Defense, Key, Players, example_keys, fold_in
+from l2ljax.values import Share, checked
 
 __all__ = ["ait", "ait_l2l", "interpolated"]
 
 
-def ait(classifier: Classifier, ball: Ball, *, label_eps: float = 0.5, axis_name: str | None = None) -> Defense:
-    """Take one step as long as eps towards the partner's features. L2L (2021), Algorithm 2; see `interpolated`.
-
-    Args:
-      classifier: the network.
-      ball: the threat.
-      label_eps: eps_y, the label's move, in [0, 1].
-      axis_name: the pmapped axis, in training.
-    """
+def ait(classifier: Classifier, ball: Ball, *, label_eps: Share = 0.5, axis_name: str | None = None) -> Defense:
+    """Take one step as long as eps towards the partner's features. L2L (2021), Algorithm 2; see `interpolated`."""
     player = learned.fixed(steepest_ascent(ball, ball.eps))
     return interpolated(classifier, player, ball, label_eps=label_eps, axis_name=axis_name)
 
 
+@checked
 def ait_l2l(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    label_eps: float = 0.5,
-    attacker: str = "wide",
-    attacker_width: int | None = None,
-    normalize: str = "batch",
-    axis_name: str | None = None,
-) -> Defense:
+    classifier: Classifier, ball: Ball, *, label_eps: Share = 0.5, attacker: AttackerName = "wide",
+    attacker_width: Width | None = None, normalize: Normalization = "batch", axis_name: str | None = None,
+) -> Defense:  # fmt: skip
     """Move the image by a convolutional attacker with inputs noisy image and gradient. L2L (2021), Algorithm 4.
 
     Args:
-      classifier: the network.
-      ball: the threat.
-      label_eps: eps_y, the label's move, in [0, 1].
-      attacker: a name of `models.attackers.ATTACKERS`.
+      label_eps: see `interpolated`.
+      attacker: the network.
       attacker_width: channels of its first convolution; the paper's by default.
       normalize: of the gradient, see `attacks.learned.normalize_gradient`.
-      axis_name: the pmapped axis, in training.
     """
     network = attackers.create(attacker, width=attacker_width)
     player = learned.convolutional(network, inputs=("image", "gradient"), normalize=normalize)
     return interpolated(classifier, player, ball, label_eps=label_eps, axis_name=axis_name)
 
 
+@checked
 def interpolated(
-    classifier: Classifier, attacker: learned.Attacker, ball: Ball, *, label_eps: float, axis_name: str | None = None
+    classifier: Classifier, attacker: learned.Attacker, ball: Ball, *, label_eps: Share, axis_name: str | None = None
 ) -> Defense:
     """Solve min over theta of CE(f(x~), y~), max over phi of -d(x~), with x~ made by phi from x + U(-eps, eps).
 
@@ -84,12 +63,8 @@ def interpolated(
     Args:
       classifier: the network; its `features` are compared.
       attacker: `attacks.learned.fixed(rule)` or `convolutional`; one step.
-      ball: the threat.
       label_eps: eps_y, in [0, 1].
-      axis_name: the pmapped axis, in training.
     """
-    if not 0 <= label_eps <= 1:
-        raise L2LError(f"label_eps {label_eps} must be in [0, 1]")
 
     def climb(loss_fn: LossFn, rule: optax.GradientTransformation, keys: Key, x: Array, steps: int) -> Ascent:
         keys = fold_in(keys, 1)
@@ -98,9 +73,7 @@ def interpolated(
         # The attacker starts at the noisy image and sees it; the ball is the clean image's.
         return ascend(loss_fn, rule, around_x, keys, x + noise, steps=steps, start=clean)
 
-    def objective(
-        params: Players, stats: Players, key: Key, batch: Batch, mode: str
-    ) -> tuple[Array, tuple[Players, dict[str, Array]]]:
+    def objective(params: Players, stats: Players, key: Key, batch: Batch, mode: str) -> Outcome:
         keys = example_keys(key, len(batch.x))
         constant = {"params": stop_gradient(params.classifier), "batch_stats": stats.classifier}
         partner = Batch(*(_reverse(a, axis_name) for a in batch))
@@ -109,9 +82,8 @@ def interpolated(
         def distance(x: Array) -> Array:
             return losses.cosine_distance(classifier.features(constant, x), target)
 
-        learning = mode != "classifier"
         rule = attacker.rule(
-            params.attacker, stats.attacker, fold_in(keys, 0), batch.y, train=learning, axis_name=axis_name
+            params.attacker, stats.attacker, fold_in(keys, 0), batch.y, mode != "classifier", axis_name
         )
         ascent = climb(lambda x: (-distance(x), ()), rule, keys, batch.x, 1)
         reached = distance(ascent.x)
@@ -124,11 +96,8 @@ def interpolated(
         towards = (1 - jax.nn.one_hot(partner.y, k)) / (k - 1)
         labels = (1 - label_eps) * jax.nn.one_hot(batch.y, k) + label_eps * towards
         loss = losses.soft_cross_entropy(logits, labels).mean()
-        metrics = {
-            "loss": loss,
-            "distance": reached.mean(),
-            "robust_accuracy": losses.accuracy(logits, batch.y).mean(),
-        }
+        accuracy = losses.accuracy(logits, batch.y).mean()
+        metrics = {"loss": loss, "distance": reached.mean(), "robust_accuracy": accuracy}
         return loss - reached.mean(), (Players(batch_stats, attacker.batch_stats(ascent.state)), metrics)
 
     return Defense(attacker.init, objective, saddle.trained(attacker, climb, 1))

@@ -1,29 +1,27 @@
 """Defenses with an attacker learned together with the classifier: L2L's five, RNN-Adv and RNN-TRADES."""
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from l2ljax.attacks import learned
 from l2ljax.attacks.ascent import clean
+from l2ljax.attacks.learned import Normalization
 from l2ljax.defenses import saddle
-from l2ljax.defenses.classic import find_start
+from l2ljax.defenses.classic import StartName, find_start
+from l2ljax.defenses.saddle import AttackerName, Steps, Width
 from l2ljax.models import attackers
 from l2ljax.threat import Ball
-from l2ljax.types import Classifier, Defense, L2LError
+from l2ljax.types import Classifier, Defense
+from l2ljax.values import Positive, checked
 
 __all__ = ["convolutional_l2l", "rnn_adv", "rnn_trades"]
 
 
+@checked
 def convolutional_l2l(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    inputs: Sequence[str],
-    steps: int,
-    attacker: str = "wide",
-    attacker_width: int | None = None,
-    normalize: str = "batch",
-    axis_name: str | None = None,
-) -> Defense:
+    classifier: Classifier, ball: Ball, *, inputs: Sequence[str], steps: Steps, attacker: AttackerName = "wide",
+    attacker_width: Width | None = None, normalize: Normalization = "batch", axis_name: str | None = None,
+) -> Defense:  # fmt: skip
     """Solve min over theta, max over phi of CE(f(x_T), y), with x_T made by a convolutional attacker from x.
 
     Learning to Defend by Learning to Attack, section 3. Schedule "alternating" is Algorithm 1: theta steps first and
@@ -31,46 +29,28 @@ def convolutional_l2l(
     lies between: phi at the new theta on the old perturbation). Under "joint" both move on one perturbation.
 
     Args:
-      classifier: the network.
-      ball: the threat.
       inputs: the attacker's inputs, some of image and gradient.
       steps: number of the attacker's steps.
-      attacker: a name of `models.attackers.ATTACKERS`.
+      attacker: the network.
       attacker_width: channels of its first convolution; the papers' by default.
-      normalize: the gradient's normalization: batch (the released code), example or none.
-      axis_name: the pmapped axis, in training.
+      normalize: the gradient's normalization: batch (the released code), example, channel or none.
     """
     network = attackers.create(attacker, width=attacker_width)
     player = learned.convolutional(network, inputs=inputs, normalize=normalize)
     return saddle.unrolled(
-        classifier,
-        player,
-        ball,
-        saddle.adversarial(),
-        steps=steps,
-        start=clean,
-        query="train",
-        axis_name=axis_name,
+        classifier, player, ball, saddle.adversarial(), steps=steps, start=clean, query="train", axis_name=axis_name
     )
 
 
 ON_CROSS_ENTROPY = saddle.adversarial()
 
 
+@checked
 def rnn_adv(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    criterion: saddle.Criterion = ON_CROSS_ENTROPY,
-    steps: int = 10,
-    scale: float = 1.0,
-    normalize: str = "example",
-    weights: str = "t",
-    biases: bool = False,
-    hidden: int = 10,
-    start: str = "gaussian",
-    axis_name: str | None = None,
-) -> Defense:
+    classifier: Classifier, ball: Ball, *, criterion: saddle.Criterion = ON_CROSS_ENTROPY, steps: Steps = 10,
+    scale: Positive = 1.0, normalize: Normalization = "example", weights: Literal["t", "final"] = "t",
+    biases: bool = False, hidden: Width = 10, start: StartName = "gaussian", axis_name: str | None = None,
+) -> Defense:  # fmt: skip
     """Solve min over theta of the end's loss, max over phi of sum_t w_t L(x_t): RNN-Adv paper, eq. 8-10, Algorithm 1.
 
     An ablation on digits over 3 seeds (BENCHMARKS.md, "digits rnn") favors none of the choices: scale, normalization,
@@ -79,62 +59,27 @@ def rnn_adv(
     starts where its gradient is nearly 0).
 
     Args:
-      classifier: the network.
-      ball: the threat.
       criterion: the loss; `rnn_trades` has another.
       steps: T.
       scale: of the optimizer's output, in units of eps (the paper has none, which is 1 / eps).
-      normalize: the gradient's normalization: none (the paper), example or batch.
+      normalize: the gradient's normalization; none in the paper.
       weights: "t" (w_t = t, the paper) or "final" (w_T alone).
       biases: whether the optimizer has biases (the paper argues against them).
       hidden: the size of its hidden state, 10 in the paper.
-      start: gaussian (the paper's 0.001 N(0, I)), uniform or clean.
-      axis_name: the pmapped axis, in training.
+      start: gaussian is the paper's.
     """
-    if weights not in ("t", "final"):
-        raise L2LError(f"unknown weights {weights!r}: choose t or final")
     player = learned.recurrent(scale=scale, normalize=normalize, hidden=hidden, biases=biases)
     return saddle.unrolled(
-        classifier,
-        player,
-        ball,
-        criterion,
-        steps=steps,
-        start=find_start(start),
-        weights=saddle.step_weights(weights, steps),
-        axis_name=axis_name,
-    )
+        classifier, player, ball, criterion, steps=steps, start=find_start(start),
+        weights=saddle.step_weights(weights, steps), axis_name=axis_name,
+    )  # fmt: skip
 
 
-def rnn_trades(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    beta: float = 6.0,
-    steps: int = 10,
-    scale: float = 1.0,
-    normalize: str = "example",
-    weights: str = "t",
-    biases: bool = False,
-    hidden: int = 10,
-    start: str = "gaussian",
-    axis_name: str | None = None,
-) -> Defense:
+@checked
+def rnn_trades(classifier: Classifier, ball: Ball, *, beta: Positive = 6.0, **settings: Any) -> Defense:
     """Run `rnn_adv`, with its arguments, on TRADES's loss: RNN-Adv paper, section 4 and eq. 2.
 
     Args:
       beta: the weight of the KL term.
     """
-    return rnn_adv(
-        classifier,
-        ball,
-        criterion=saddle.trades(beta),
-        steps=steps,
-        scale=scale,
-        normalize=normalize,
-        weights=weights,
-        biases=biases,
-        hidden=hidden,
-        start=start,
-        axis_name=axis_name,
-    )
+    return rnn_adv(classifier, ball, criterion=saddle.trades(beta), **settings)

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from l2ljax.attacks.names import check_name, keywords
+from l2ljax.attacks.names import check_name
 from l2ljax.defenses.classic import cw_adv, fgsm_adv, pgd_adv, pgd_bls_adv, plain, stability, trades
 from l2ljax.defenses.generative import l2l_da, l2l_star
 from l2ljax.defenses.interpolation import ait, ait_l2l
@@ -16,25 +16,48 @@ from l2ljax.defenses.l2l import convolutional_l2l, rnn_adv, rnn_trades
 from l2ljax.defenses.one_shot import advgan, gap
 from l2ljax.threat import Ball
 from l2ljax.types import Classifier, Defense, L2LError
+from l2ljax.values import check
 
-__all__ = ["ATTACKERS", "METHODS", "Method", "create", "find", "options", "register"]
+__all__ = ["ATTACKERS", "METHODS", "Make", "Method", "create", "find", "options", "register"]
+
+
+Make = Callable[..., Defense]
+"""(classifier, ball, *, axis_name=None, ...) -> the defense."""
 
 
 class Method(NamedTuple):
     """The record of one name."""
 
-    make: Callable[..., Defense]
-    """(classifier, ball, *, axis_name=None, ...) -> the defense."""
+    make: Make
     options: dict[str, Any]
     """Its keywords for `--options`, numbers and names, with their defaults."""
+    kinds: dict[str, Any]
+    """Their annotations, as `values.check` and `values.parse` take them."""
     learns: bool
     """Whether its attacker has parameters."""
 
 
-def _record(make: Callable[..., Defense], *, learns: bool = False) -> Method:
-    known = {name: default for name, default in keywords(make, after=2).items() if name != "axis_name"}
-    options = {name: default for name, default in known.items() if isinstance(default, int | float | str | None)}
-    return Method(make, options, learns)
+def _record(make: Make, *, learns: bool = False, rest: Make | None = None) -> Method:
+    """Return the record of `make`, whose **keywords, if any, are those of `rest`."""
+    known = {**(_keywords(rest) if rest else {}), **_keywords(make)}
+    known = {p.name: p for p in known.values() if isinstance(p.default, int | float | str | None)}
+    options = {name: p.default for name, p in known.items() if name != "axis_name"}
+    return Method(make, options, {name: _kind(known[name]) for name in options}, learns)
+
+
+def _keywords(make: Make) -> dict[str, inspect.Parameter]:
+    try:
+        signature = inspect.signature(make, eval_str=True)
+    except NameError:  # an annotation of names that its module imports for type checkers alone
+        signature = inspect.signature(make)
+    return {p.name: p for p in [*signature.parameters.values()][2:] if p.kind is not p.VAR_KEYWORD}
+
+
+def _kind(parameter: inspect.Parameter) -> Any:
+    """Return the annotation, or without one the default's type; any value that a text can name for None."""
+    if parameter.annotation is not parameter.empty and not isinstance(parameter.annotation, str):
+        return parameter.annotation
+    return None | bool | int | float | str if parameter.default is None else type(parameter.default)
 
 
 def _l2l(inputs: tuple[str, ...], steps: int) -> Method:
@@ -57,7 +80,7 @@ METHODS = {
     "ait": _record(ait),
     "ait_l2l": _record(ait_l2l, learns=True),
     "rnn_adv": _record(rnn_adv, learns=True),
-    "rnn_trades": _record(rnn_trades, learns=True),
+    "rnn_trades": _record(rnn_trades, learns=True, rest=rnn_adv),
     "l2l_da": _record(l2l_da, learns=True),
     "l2l_star": _record(l2l_star, learns=True),
 }
@@ -70,27 +93,28 @@ ATTACKERS = {
 """Attackers for a fixed classifier; every method with a learned attacker serves too."""
 
 
-def register(name: str, make: Callable[..., Defense], *, learns: bool = False) -> None:
+def register(name: str, make: Make, *, learns: bool = False) -> None:
     """Add a method to the names that `create`, `--method` and all reports accept.
 
         defenses.register("mine", mine)    # def mine(classifier, ball, *, beta=1.0, axis_name=None): ...
 
-    Its options are the keywords whose defaults are numbers, names or None. A data set without a recipe for it in
-    `run.recipes` uses that of pgd_adv.
+    Its options are the keywords whose defaults are numbers, names or None. They are checked by their annotations (see
+    `values`), or by the types of their defaults. A data set without a recipe for it in `run.recipes` uses that of
+    pgd_adv.
 
     Args:
       name: letters, digits and underscores.
-      make: (classifier, ball, *, axis_name=None, ...) -> the defense; `axis_name` is the pmapped axis, in training.
+      make: see `Make`; `axis_name` is the pmapped axis, in training.
       learns: whether its attacker has parameters, so that it can attack as `own` and attack.py can train it.
 
     Raises:
       L2LError: a taken or invalid name; keywords without a default; no `axis_name`.
     """
-    record, known = _record(make, learns=learns), keywords(make, after=2)
+    record, known = _record(make, learns=learns), _keywords(make)
     if METHODS.get(name) == record:
         return
     check_name("method", name, [other for other in (*METHODS, *ATTACKERS, "all") if other == name])
-    if missing := [key for key, default in known.items() if default is inspect.Parameter.empty]:
+    if missing := [key for key, p in known.items() if p.default is p.empty]:
         raise L2LError(f"method {name!r}: give {', '.join(missing)} a default")
     if "axis_name" not in known:
         raise L2LError(f"method {name!r}: give it a keyword axis_name=None, the axis that `saddle.unrolled` takes")
@@ -124,14 +148,14 @@ def create(method: str, classifier: Classifier, ball: Ball, *, axis_name: str | 
       method: a key of `METHODS` or `ATTACKERS`.
       classifier: the network to defend.
       ball: the threat.
-      axis_name: the pmapped axis over which training reduces its statistics, if any.
+      axis_name: the pmapped axis, in training.
       **chosen: those of `options(method)` that differ from the defaults.
 
     Raises:
-      L2LError: an unknown method, or an option that it lacks.
+      L2LError: an unknown method, an option that it lacks, or one of another type or range.
     """
     record = find(method)
-    for name in chosen:
-        if name not in record.options:
-            raise L2LError(f"method {method} has no option {name!r}: it has {', '.join(record.options) or 'none'}")
+    if lacking := [name for name in chosen if name not in record.options]:
+        raise L2LError(f"method {method} has no option {lacking[0]!r}: it has {', '.join(record.options) or 'none'}")
+    chosen = {name: check(record.kinds[name], value, name) for name, value in chosen.items()}
     return record.make(classifier, ball, axis_name=axis_name, **chosen)

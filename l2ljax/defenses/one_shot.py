@@ -12,22 +12,20 @@ from l2ljax import losses
 from l2ljax.attacks import learned
 from l2ljax.attacks.ascent import Ascent, clean
 from l2ljax.defenses import saddle
+from l2ljax.defenses.saddle import Width
 from l2ljax.models.generators import Discriminator, EncoderDecoder
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, Tree
+from l2ljax.values import NonNegative, checked
 
 __all__ = ["advgan", "gap"]
 
 
+@checked
 def advgan(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    gan: float = 0.1,
-    kappa: float = 0.0,
-    attacker_width: int | None = None,
-    axis_name: str | None = None,
-) -> Defense:
+    classifier: Classifier, ball: Ball, *, gan: NonNegative = 0.1, kappa: NonNegative = 0.0,
+    attacker_width: Width | None = None, axis_name: str | None = None,
+) -> Defense:  # fmt: skip
     """Solve max over G of min(margin(f(x + eps G(x))), kappa) + gan log D(x + eps G(x)).
 
     D is trained along with G to distinguish clean images from perturbed ones.
@@ -36,12 +34,9 @@ def advgan(
     inside the ball.
 
     Args:
-      classifier: the network to attack.
-      ball: the threat.
       gan: weight of the discriminator's term.
       kappa: the largest margin that counts.
       attacker_width: channels of the generator's first convolution, 8 by default.
-      axis_name: the pmapped axis, in training.
     """
     network = Discriminator()
     player = _with_discriminator(learned.convolutional(EncoderDecoder(attacker_width or 8), inputs=("clean",)), network)
@@ -60,22 +55,16 @@ def advgan(
     return saddle.unrolled(classifier, player, ball, criterion, steps=1, start=clean, bonus=bonus, axis_name=axis_name)
 
 
+@checked
 def gap(
-    classifier: Classifier,
-    ball: Ball,
-    *,
-    universal: bool = False,
-    attacker_width: int | None = None,
+    classifier: Classifier, ball: Ball, *, universal: bool = False, attacker_width: Width | None = None,
     axis_name: str | None = None,
-) -> Defense:
+) -> Defense:  # fmt: skip
     """Solve max over G of log CE(f(x + eps G(x))). Poursaeed et al. (2018), section 3.2, untargeted.
 
     Args:
-      classifier: the network to attack.
-      ball: the threat.
       universal: whether G sees a fixed pattern of noise instead of the image, and makes one perturbation for all.
       attacker_width: channels of the generator's first convolution, 8 by default.
-      axis_name: the pmapped axis, in training.
     """
     network = EncoderDecoder(attacker_width or 8)
     player = learned.convolutional(network, inputs=("pattern",) if universal else ("clean",))

@@ -7,7 +7,7 @@ attacker gets the end's gradient, scaled to that of w_T inner.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +19,22 @@ from l2ljax.attacks.ascent import Ascent, LossFn, Start, ascend, uniform
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.attacks.learned import Attacker
 from l2ljax.threat import Ball
-from l2ljax.types import (
-    Array,
-    Attack,
-    Batch,
-    Classifier,
-    Defense,
-    Key,
-    LogitsFn,
-    Players,
-    Tree,
-    example_keys,
-    fold_in,
-)
+from l2ljax.types import Array, Attack, Batch, Classifier, Defense, Key, LogitsFn, Players, Tree, example_keys, fold_in
+from l2ljax.values import Range
 
-__all__ = ["Climb", "Criterion", "Forward", "adversarial", "mixture", "step_weights", "trades", "trained", "unrolled"]
+__all__ = [
+    "AttackerName", "Climb", "Criterion", "Forward", "Outcome", "Steps", "Width", "adversarial",
+    "mixture", "step_weights", "trades", "trained", "unrolled", "without_attacker",
+]  # fmt: skip
 
+Steps = Annotated[int, Range(1, 10_000)]
+"""Of an attack that is unrolled."""
+Width = Annotated[int, Range(1, 4096)]
+"""Channels or units of a layer of an attacker."""
+AttackerName = Literal["wide", "wide_paper", "slim", "slim_no_skip"]
+"""Of `models.attackers.ATTACKERS`."""
+Outcome = tuple[Array, tuple[Players, dict[str, Array]]]
+"""The value of `Defense.objective`."""
 Forward = Callable[[Tree, Array], tuple[Array, Tree]]
 """(batch_stats, x) -> (logits, batch_stats), in the mode of the moving player."""
 Climb = Callable[[LossFn, optax.GradientTransformation, Key, Array, int], Ascent]
@@ -59,11 +59,7 @@ def adversarial(loss: PerExampleLoss = losses.cross_entropy) -> Criterion:
         logits, stats = forward(stats, x_adv)
         return loss(logits, batch.y), logits, stats
 
-    return Criterion(
-        inner=lambda logits_fn, batch: lambda x, logits: loss(logits, batch.y),
-        end=end,
-        weight=1.0,
-    )
+    return Criterion(lambda logits_fn, batch: lambda x, logits: loss(logits, batch.y), end, 1.0)
 
 
 def mixture(clean: float) -> Criterion:
@@ -103,20 +99,11 @@ def step_weights(name: str, steps: int) -> list[float]:
 
 
 def unrolled(
-    classifier: Classifier,
-    attacker: Attacker,
-    ball: Ball,
-    criterion: Criterion,
-    *,
-    steps: int,
-    start: Start = uniform,
-    weights: Sequence[float] | None = None,
-    draws: int = 1,
-    bonus: Callable[[Tree, Batch, Ascent], Array] | None = None,
-    query: str = "eval",
-    unroll: int | bool = 1,
-    axis_name: str | None = None,
-) -> Defense:
+    classifier: Classifier, attacker: Attacker, ball: Ball, criterion: Criterion, *, steps: int,
+    start: Start = uniform, weights: Sequence[float] | None = None, draws: int = 1,
+    bonus: Callable[[Tree, Batch, Ascent], Array] | None = None, query: Literal["eval", "train"] = "eval",
+    unroll: int | bool = 1, axis_name: str | None = None,
+) -> Defense:  # fmt: skip
     """Return the defense that trains `classifier` on the images that `attacker` reaches in `steps` steps.
 
     Args:
@@ -144,9 +131,7 @@ def unrolled(
     def climb(loss_fn: LossFn, rule: optax.GradientTransformation, keys: Key, x: Array, steps: int) -> Ascent:
         return ascend(loss_fn, rule, ball, keys, x, steps=steps, start=start, unroll=unroll)
 
-    def objective(
-        params: Players, stats: Players, key: Key, batch: Batch, mode: str
-    ) -> tuple[Array, tuple[Players, dict[str, Array]]]:
+    def objective(params: Players, stats: Players, key: Key, batch: Batch, mode: str) -> Outcome:
         keys = example_keys(key, len(batch.x))
         attack_keys = _repeat_keys(fold_in(keys, 0), draws)
         batch = Batch(*(jnp.concatenate([a] * draws) for a in batch))
@@ -164,9 +149,8 @@ def unrolled(
             logits, seen = look(stats.classifier, x)
             return inner(x, logits), (seen, losses.accuracy(logits, batch.y).mean())
 
-        learning = mode != "classifier"
         rule = attacker.rule(
-            params.attacker, stats.attacker, fold_in(attack_keys, 0), batch.y, train=learning, axis_name=axis_name
+            params.attacker, stats.attacker, fold_in(attack_keys, 0), batch.y, mode != "classifier", axis_name
         )
         ascent = climb(loss_fn, rule, attack_keys, batch.x, steps)
         seen, accuracy = ascent.aux
@@ -193,6 +177,11 @@ def unrolled(
         return value, (Players(batch_stats, attacker.batch_stats(ascent.state)), metrics)
 
     return Defense(attacker.init, objective, trained(attacker, climb, steps))
+
+
+def without_attacker(objective: Callable[..., Outcome]) -> Defense:
+    """Return the defense of that objective, which moves the classifier alone."""
+    return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, steps=None, path=False: None)
 
 
 def trained(attacker: Attacker, climb: Climb, steps: int) -> Callable[..., Attack | None]:

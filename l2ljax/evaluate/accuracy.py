@@ -15,9 +15,11 @@ from l2ljax.attacks.solver import as_tree, solvers
 from l2ljax.data import Split
 from l2ljax.data.arrays import check_examples
 from l2ljax.evaluate.loop import STANDS, Job, Progress, Turn, attack_in_turn, clean_logits, job_of, over
+from l2ljax.threat import Ball
 from l2ljax.types import Array, Attack, Key, LogitsFn, as_key
+from l2ljax.values import Count, checked
 
-__all__ = ["AttackRow", "Evaluation", "as_tree", "evaluate", "losses_of_draws"]
+__all__ = ["AttackRow", "Evaluation", "evaluate", "losses_of_draws"]
 
 
 class AttackRow(NamedTuple):
@@ -45,15 +47,11 @@ class Evaluation(NamedTuple):
     """Fraction of examples that no attack fools."""
 
 
+@checked
 def evaluate(
-    logits_fn: LogitsFn,
-    split: Split | tuple[Any, Any],
-    attacks: Mapping[str, Attack],
-    *,
-    key: Key,
-    batch_size: int = 250,
-    progress: Callable[[str], None] = lambda name: None,
-) -> Evaluation:
+    logits_fn: LogitsFn, split: Split | tuple[Any, Any], attacks: Mapping[str, Attack], *, key: Key,
+    ball: Ball | None = None, batch_size: Count = 250, progress: Callable[[str], None] = lambda name: None,
+) -> Evaluation:  # fmt: skip
     """Attack every example of a split; attacks that stop at success (`+first`) skip finished examples (see `loop`).
 
     Example i draws from fold_in(key, i), with i its position in the split, so the result does not depend on the batch
@@ -65,17 +63,18 @@ def evaluate(
       split: images [N, H, W, C], uint8 or floats in [0, 1], and integer labels [N].
       attacks: name -> attack.
       key: one key.
+      ball: the ball that no attack may leave, if they share one.
       batch_size: examples per batch, split evenly over all local devices; copies fill the last batch.
       progress: called with "clean" and with each attack's name before it runs.
 
     Raises:
-      L2LError: no examples, labels that the classifier lacks, probabilities instead of logits, an attack that leaves
-        [0, 1] or returns NaN.
+      L2LError: no examples, labels that the classifier lacks, probabilities instead of logits, logits that are not
+        finite, an attack that leaves [0, 1] or the ball or returns NaN.
     """
     images, labels = split
     check_examples(images, np.asarray(labels))
     progress("clean")
-    job = job_of(logits_fn, images, labels, batch_size=batch_size)
+    job = job_of(logits_fn, images, labels, batch_size=batch_size, ball=ball)
     predicted = clean_logits(job, key).argmax(axis=1)
     clean = predicted == job.labels
     rows = {}
@@ -98,8 +97,9 @@ def _row(job: Job, name: str, attack: Attack, key: Key, clean: np.ndarray) -> At
     return AttackRow(float(correct.mean()), float(seconds), float(passes), correct)
 
 
+@checked
 def losses_of_draws(
-    logits_fn: LogitsFn, split: Split, attack: Attack, *, key: Key, draws: int, batch_size: int = 250
+    logits_fn: LogitsFn, split: Split, attack: Attack, *, key: Key, draws: Count, batch_size: Count = 250
 ) -> np.ndarray:
     """Return the cross-entropies that an attack reaches on a split, each draw with another key.
 

@@ -20,9 +20,11 @@ import numpy as np
 from jax.tree_util import Partial
 
 from l2ljax import devices
+from l2ljax.attacks.entrance import check_output
 from l2ljax.attacks.solver import Solver, as_tree
 from l2ljax.data import pixels
 from l2ljax.evaluate.checks import check_logits
+from l2ljax.threat import Ball
 from l2ljax.types import Array, Key, L2LError, Tree, as_key
 
 __all__ = ["ROUND", "STANDS", "Job", "Progress", "Turn", "attack_in_turn", "clean_logits", "job_of", "over"]
@@ -44,6 +46,8 @@ class Job(NamedTuple):
     unit: int
     """Copies fill incomplete batches to a multiple of this."""
     stochastic: bool
+    ball: Ball | None
+    """The ball that attacks must not leave, if known."""
 
     def batch(self, key: Key, rows: np.ndarray) -> tuple[Key, Array, Array]:
         """Return each example's key, image and label, for the examples with the numbers `rows`."""
@@ -74,14 +78,15 @@ class Progress(NamedTuple):
 
 
 def job_of(
-    logits_fn: Callable[..., Array], x: Any, y: Any, *, batch_size: int, sizes: int = 1, stochastic: bool = False
-) -> Job:
+    logits_fn: Callable[..., Array], x: Any, y: Any, *, batch_size: int, sizes: int = 1, stochastic: bool = False,
+    ball: Ball | None = None,
+) -> Job:  # fmt: skip
     """Return the job, in batches of at most `sizes` sizes, split over all local devices."""
     if min(len(y), batch_size) < 1:
         raise L2LError("there are no examples to evaluate on: give --eval-size and --batch-size of 1 or more")
     size = devices.round_up(min(batch_size, len(y)))
     unit = devices.round_up(max(size // sizes, 1))
-    return Job(devices.replicate(as_tree(logits_fn)), x, np.asarray(y), size, unit, stochastic)
+    return Job(devices.replicate(as_tree(logits_fn)), x, np.asarray(y), size, unit, stochastic, ball)
 
 
 def over(job: Job, function: Callable[..., Tree], key: Key, **options: Any) -> Tree:
@@ -103,7 +108,7 @@ def attack_in_turn(job: Job, todo: Sequence[Turn], state: Progress, tick: Callab
     """Continue from `state` to the end; call `tick` after each batch and each turn.
 
     Raises:
-      L2LError: an attack that leaves [0, 1] or returns NaN.
+      L2LError: an attack that leaves [0, 1] or the job's ball, or returns NaN; logits that are not finite.
     """
     numbers = np.arange(len(job.labels))
     for index in range(state.at[0], len(todo)):
@@ -146,15 +151,22 @@ def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[
     if not valid[:count].all():
         raise L2LError(
             f"{turn.name} left [0, 1] or returned NaN in the batch from example {rows[0]} on: "
-            "check the model's logits and gradients for NaN, and the attack's projection"
+            "check the attack's updates for NaN, and its projection"
         )
-    return reached, ((logits.argmax(axis=1) != job.labels[rows]) | np.isnan(logits).any(axis=1))[:count]
+    if job.ball is not None:
+        length = float(job.ball.norm(reached - x)[:count].max())
+        if length > 1.001 * job.ball.eps + 1e-6:  # beyond rounding
+            ball = f"the {job.ball.name} ball of eps = {job.ball.eps:.6g}"
+            raise L2LError(f"{turn.name} went {length:.6g} away, out of {ball}: end it with ball.project(x_adv, x)")
+    if not np.isfinite(logits[:count]).all():
+        raise L2LError(f"{turn.name} reached images with NaN logits or infinite ones: find out where the model breaks")
+    return reached, (logits.argmax(axis=1) != job.labels[rows])[:count]
 
 
 def _logits(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array, *, stochastic: bool) -> tuple[Array, Array]:
     """Return the logits [B, K], and whether each image is valid [B]."""
     valid = ((x >= 0) & (x <= 1)).all(axis=range(1, x.ndim))  # NaN compares as false
-    return logits_fn(x, keys) if stochastic else logits_fn(x), valid
+    return check_output(logits_fn(x, keys) if stochastic else logits_fn(x), len(x)), valid
 
 
 def _run(job: Job, spent: np.ndarray, function: Any, *batch: Tree, **options: Any) -> Any:

@@ -19,7 +19,6 @@ from jax.extend import core
 
 from l2ljax import losses
 from l2ljax.attacks import best_of, pgd, random_noise, square
-from l2ljax.cost import inner_jaxprs
 from l2ljax.data import Split, pixels
 from l2ljax.evaluate.accuracy import evaluate
 from l2ljax.evaluate.loop import job_of, over
@@ -54,15 +53,9 @@ class Check(NamedTuple):
 
 
 def masking_checks(
-    logits_fn: LogitsFn,
-    split: Split,
-    ball: Ball,
-    *,
-    key: Key,
-    stochastic: StochasticLogitsFn | None = None,
-    queries: int = 500,
-    batch_size: int = 250,
-) -> list[Check]:
+    logits_fn: LogitsFn, split: Split, ball: Ball, *, key: Key, stochastic: StochasticLogitsFn | None = None,
+    queries: int = 500, batch_size: int = 250,
+) -> list[Check]:  # fmt: skip
     """Run all checks that tell a robust model from one that masks gradients.
 
     Args:
@@ -184,7 +177,7 @@ def data_dependent_operations(logits_fn: LogitsFn, x: Array) -> list[str]:
                 operations[equation.primitive.name] = None
             if "transpose(" in str(equation.source_info.name_stack):
                 operations["gradient"] = None
-            for inner in inner_jaxprs(equation):
+            for inner in core.jaxprs_in_params(equation.params):
                 walk(inner)
 
     walk(jax.make_jaxpr(logits_fn)(x).jaxpr)

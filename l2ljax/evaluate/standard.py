@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from l2ljax.attacks.ensemble import stages, version_named
+from l2ljax.attacks.ensemble import chosen, stages, version_named
 from l2ljax.attacks.solver import solvers
 from l2ljax.data import pixels
 from l2ljax.evaluate.checks import check_batch
@@ -25,6 +25,7 @@ from l2ljax.evaluate.loop import STANDS, Progress, Turn, attack_in_turn, clean_l
 from l2ljax.files import write_files
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Attack, Key, L2LError, as_key, is_key
+from l2ljax.values import Count, checked
 
 __all__ = ["SAVE_SECONDS", "InTurn", "checksum", "default_batch_size", "run_in_turn", "run_standard_evaluation"]
 
@@ -47,64 +48,46 @@ class InTurn(NamedTuple):
     """bool [N], whether the image fools the model."""
 
 
+@checked
 def run_standard_evaluation(
-    logits_fn: Callable[..., Array],
-    x: Array | np.ndarray,
-    y: Array | np.ndarray,
-    *,
-    ball: Ball,
-    version: str = "standard",
-    only: Sequence[str] = (),
-    key: Key,
-    batch_size: int | None = None,
-    state_path: str | Path | None = None,
-    progress: Callable[[str], None] = lambda text: None,
-) -> InTurn:
+    logits_fn: Callable[..., Array], x: Array | np.ndarray, y: Array | np.ndarray, *, ball: Ball,
+    version: str = "standard", only: str | Sequence[str] = (), key: Key, batch_size: Count | None = None,
+    state_path: str | Path | None = None, progress: Callable[[str], None] = lambda text: None,
+) -> InTurn:  # fmt: skip
     """Run AutoAttack (Croce & Hein, 2020) on any JAX model. Targeted attacks drop fooled examples after each class.
 
     Args:
-      logits_fn: as in `run_in_turn`; for the version "rand" a stochastic model, called as logits_fn(x, keys [B]).
-      x: images [N, H, W, C], floats in [0, 1].
+      logits_fn: for the version "rand" a stochastic model, called as logits_fn(x, keys [B]).
+      x: as in `run_in_turn`, like all that is not named here.
       y: labels [N].
       ball: the threat.
       version: "standard", "plus" or "rand", see `attacks.autoattack`.
-      only: names of attacks of that version; no others run.
-      key: one key.
-      batch_size: see `run_in_turn`, also for state_path and progress.
-      state_path: a file for the state.
-      progress: called with a line of text after each attack.
+      only: names of attacks of that version, or one; no others run. A model of two or three classes needs it.
 
     Raises:
-      L2LError: what `run_in_turn` raises, an unknown version or attack, a model with too few classes.
+      L2LError: what `run_in_turn` raises, an unknown version or attack; before the first attack, a model with too few
+        classes for one, with those that it has enough for.
     """
-    record = version_named(version)
-    unknown = set(only) - set(record.attacks)
-    if unknown:
-        raise L2LError(f"{version} has no attack {', '.join(unknown)}: choose from {', '.join(record.attacks)}")
+    only = (only,) if isinstance(only, str) else only
+    chosen(version, only)
 
-    def chosen(classes: int) -> list[tuple[str, Attack]]:
-        return [stage for stage in stages(ball, version, num_classes=classes) if not only or stage[0] in only]
+    def parts(classes: int) -> list[tuple[str, Attack]]:
+        names = chosen(version, only, classes)
+        return [stage for stage in stages(ball, version, num_classes=classes) if stage[0] in names]
 
-    about = (ball.name, ball.eps, version, *only)
     return run_in_turn(
-        logits_fn, x, y, chosen, key=key, about=about, stochastic=record.stochastic, batch_size=batch_size,
-        state_path=state_path, progress=progress,
+        logits_fn, x, y, parts, key=key, ball=ball, about=(version, *only), batch_size=batch_size,
+        stochastic=version_named(version).stochastic, state_path=state_path, progress=progress,
     )  # fmt: skip
 
 
+@checked
 def run_in_turn(
-    logits_fn: Callable[..., Array],
-    x: Array | np.ndarray,
-    y: Array | np.ndarray,
-    attacks: Mapping[str, Attack] | Callable[[int], Sequence[tuple[str, Attack]]],
-    *,
-    key: Key,
-    about: tuple[Any, ...] = (),
-    stochastic: bool = False,
-    batch_size: int | None = None,
-    state_path: str | Path | None = None,
-    progress: Callable[[str], None] = lambda text: None,
-) -> InTurn:
+    logits_fn: Callable[..., Array], x: Array | np.ndarray, y: Array | np.ndarray,
+    attacks: Mapping[str, Attack] | Callable[[int], Sequence[tuple[str, Attack]]], *, key: Key,
+    ball: Ball | None = None, about: tuple[Any, ...] = (), stochastic: bool = False, batch_size: Count | None = None,
+    state_path: str | Path | None = None, progress: Callable[[str], None] = lambda text: None,
+) -> InTurn:  # fmt: skip
     """Run each attack on the examples that are classified correctly and not fooled by an earlier attack.
 
     The rest is packed into batches of `batch_size`, the last one filled up to a multiple of its eighth, so that each
@@ -115,33 +98,35 @@ def run_in_turn(
     Args:
       logits_fn: images -> logits [B, K] in evaluation mode. A `jax.tree_util.Partial` over the weights compiles once
         for all weights.
-      x: images [N, H, W, C], floats in [0, 1].
+      x: images [N, H, W, C], floats in [0, 1]; in half precision they are taken as float32.
       y: labels [N].
       attacks: name -> attack; or K -> (name, attack) pairs, where names may repeat.
       key: one key.
-      about: whatever else distinguishes attacks of these names, like the radius: a saved state belongs to it.
+      ball: the ball that no attack may leave; a saved state belongs to it.
+      about: whatever else distinguishes attacks of these names: a saved state belongs to it.
       stochastic: whether the model is called as logits_fn(x, keys [B]).
       batch_size: the largest batch, by default `default_batch_size`.
-      state_path: a file for the state, saved every 20 seconds and after each attack, and resumed bit by bit. It holds
-        the adversarial images, and no code.
+      state_path: a file for the state, saved every 20 seconds and after each attack, and resumed (with the same batch
+        size and devices bit by bit, with others up to rounding). It holds the adversarial images, and no code.
       progress: called with a line of text after each attack.
 
     Raises:
-      L2LError: invalid images, labels or logits, an attack that leaves [0, 1] or returns NaN, a state file of another
-        evaluation.
+      L2LError: invalid images, labels or logits, an attack that leaves [0, 1] or the ball or returns NaN, a state file
+        of another evaluation.
     """
     x, y, key = np.asarray(x), np.asarray(y), as_key(key)
     check_batch(x, y)
     x = pixels(x)
     size = batch_size or default_batch_size(x.shape[1:])
-    job = job_of(logits_fn, x, y, batch_size=size, sizes=8, stochastic=stochastic)
+    job = job_of(logits_fn, x, y, batch_size=size, sizes=8, stochastic=stochastic, ball=ball)
     logits = clean_logits(job, jax.random.fold_in(key, 0))
     clean = logits.argmax(axis=1) == y
     named = list(attacks(logits.shape[1]) if callable(attacks) else attacks.items())
     keys = [jax.random.fold_in(key, i) for i in range(len(named))]
     todo = [Turn(name, s, k) for (name, attack), k in zip(named, keys, strict=True) for s in solvers(attack)]
     state = Progress(x.copy(), np.where(clean, STANDS, -1), np.zeros(2, int), np.zeros((len(todo), 2)))
-    settings = (*([] if callable(attacks) else attacks), *about, job.batch_size, x.shape)
+    within = () if ball is None else (ball.name, ball.eps)
+    settings = (*([] if callable(attacks) else attacks), *within, *about, x.shape)
     identity = checksum((job.logits_fn, x, y, jax.random.key_data(key)), repr(settings))
     file = None if state_path is None else Path(state_path)
     if file is not None and file.exists():
@@ -196,7 +181,5 @@ def _load(file: Path, identity: str) -> Progress:
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise L2LError(f"{file} is no evaluation's state ({error}): delete it, or name another file") from error
     if saved_identity != identity:
-        raise L2LError(
-            f"{file} is the state of another evaluation (model, data, threat, key or batch size): name another"
-        )
+        raise L2LError(f"{file} is the state of another evaluation (model, data, threat or key): name another")
     return state

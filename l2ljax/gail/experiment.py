@@ -130,9 +130,7 @@ def _train(
     folder = Workdir(workdir / name, {"arm": name})
     states = imitate.init(task.keys, nets, task.disc, arm.updater, arm.demonstrations)
     checkpoints = Checkpoints(folder.path / "checkpoints") if config.checkpoint_every else None
-    done = (checkpoints.latest() if checkpoints else None) or 0
-    if checkpoints and done:
-        states = checkpoints.restore(like=states)
+    done, states = checkpoints.resume(like=states) if checkpoints else (0, states)
     folder.forget_after(done)
 
     chunk, length = chunks(arm.updater, arm.sign)

@@ -49,9 +49,6 @@ def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32, remat:
         same gradients and variables with less memory, for about a forward pass more. XLA:CPU recomputes too early to
         save memory: there it only costs time.
 
-    Returns:
-      A `Classifier`.
-
     Raises:
       L2LError: an unknown name, `remat` of a network without blocks, and, when called, images of an unsupported shape.
     """
@@ -62,35 +59,27 @@ def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32, remat:
         if not isinstance(module, resnet.ResNet):
             raise L2LError(f"{name} has no residual blocks: leave out --remat")
         module = module.clone(remat=True)
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide, expected = jnp.promote_types(dtype, jnp.float32), module.image_shape  # (H, W, C), None for any size
 
-    def check(x: Array) -> None:
-        expected = module.image_shape  # (H, W, C), None for any size
+    def checked(x: Array) -> Array:
         if x.ndim != 4 or any(n not in (None, m) for n, m in zip(expected, x.shape[1:], strict=True)):
             shape = ", ".join(str(n or letter) for n, letter in zip(expected, "HWC", strict=True))
             raise L2LError(f"{name} takes images [B, {shape}], got {list(x.shape)}")
+        return x
 
-    @jax.jit
-    def initialize(key: Key, x: Array) -> Tree:
-        return {"batch_stats": {}, **module.init(key, x)}
-
-    def init(key: Key, x: Array) -> Tree:
-        check(x)
-        return initialize(key, x[:1])
+    initialize = jax.jit(lambda key, x: {"batch_stats": {}, **module.init(key, x)})
 
     def evaluate(variables: Tree, x: Array) -> tuple[Array, Array]:
-        check(x)
-        logits, features = cast("tuple[Array, Array]", module.apply(variables, x))
+        logits, features = cast("tuple[Array, Array]", module.apply(variables, checked(x)))
         return logits.astype(wide), features.astype(wide)
 
     def train(variables: Tree, x: Array, key: Key, axis_name: str | None = None) -> tuple[Array, Tree]:
-        check(x)
-        network = module.clone(train=True, axis_name=axis_name)
-        (logits, _), updated = network.apply(variables, x, example_keys(key, len(x)), mutable=["batch_stats"])
+        network, keys = module.clone(train=True, axis_name=axis_name), example_keys(key, len(checked(x)))
+        (logits, _), updated = network.apply(variables, x, keys, mutable=["batch_stats"])
         return logits.astype(wide), updated.get("batch_stats", {})
 
     return Classifier(
-        init=init,
+        init=lambda key, x: initialize(key, checked(x)[:1]),
         logits=lambda variables, x: evaluate(variables, x)[0],
         train=train,
         features=lambda variables, x: evaluate(variables, x)[1],

@@ -15,6 +15,7 @@ of devices (but layers repeated by `nn.scan` share theirs). Other random layers 
 of its first example.
 """
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -40,9 +41,7 @@ def from_functions(
     *,
     features: Callable[[Tree, Array], Array] | None = None,
 ) -> Classifier:
-    """Make a classifier from functions of {"params": tree, "batch_stats": tree}.
-
-    A network of another library is a pair of functions too, like a stateless Equinox module:
+    """Make a classifier from functions of {"params": tree, "batch_stats": tree}, like those of an Equinox module:
 
         params, static = eqx.partition(net, eqx.is_inexact_array)
         clf = from_functions(
@@ -57,14 +56,12 @@ def from_functions(
         per example [B]; by default as in evaluation.
       features: (variables, x) -> penultimate features [B, D] in evaluation mode, compared by ait and ait_l2l.
 
-    Returns:
-      A `Classifier`. Calling it raises an L2LError if the network returns anything but [B, K], or if a defense needs
-      missing `features`.
+    Raises:
+      L2LError: when called, the network returns anything but [B, K], or a defense needs missing `features`.
     """
 
     def own(key: Key, x: Array) -> Tree:
-        # Copies, because training donates its state.
-        return jax.tree.map(jnp.array, {"batch_stats": {}, **init(key, x)})
+        return jax.tree.map(jnp.array, {"batch_stats": {}, **init(key, x)})  # copies, as training donates its state
 
     def evaluate(variables: Tree, x: Array) -> Array:
         return _checked(logits(variables, x))
@@ -102,7 +99,7 @@ def from_linen(
     BatchNorm reduces its statistics over all devices that train, whatever axis the network itself names.
 
     Args:
-      module: maps x [B, H, W, C] to logits [B, K]; its collections are params and batch_stats.
+      module: maps x [B, H, W, C] to logits [B, K].
       train_kwargs: the keyword arguments of `__call__` in training. By default (without `eval_kwargs`) those of `MODES`
         that it has.
       eval_kwargs: those in evaluation.
@@ -110,9 +107,9 @@ def from_linen(
       features: (variables, x) -> penultimate features [B, D], for instance from a method of the module:
         `lambda variables, x: module.apply(variables, x, method="embed")`.
 
-    Returns:
-      A `Classifier`; `init` raises an L2LError for a network with batch statistics and no mode, or with other
-      collections.
+    Raises:
+      L2LError: in `init`, a network with batch statistics and no mode, or with collections besides params and
+        batch_stats.
     """
     name = type(module).__name__
     if train_kwargs is None and eval_kwargs is None:
@@ -130,10 +127,9 @@ def from_linen(
         if others := variables.keys() - {"params", "batch_stats"}:
             raise L2LError(f"{name} has the collections {', '.join(sorted(others))}: use from_functions")
         if "batch_stats" in variables and training == evaluation:
-            raise L2LError(
-                f"{name} has batch statistics, but its __call__ has none of {', '.join(MODES)}: give train_kwargs and "
-                "eval_kwargs, or use from_functions"
-            )
+            modes = ", ".join(MODES)
+            ways = "give train_kwargs and eval_kwargs, or use from_functions"
+            raise L2LError(f"{name} has batch statistics, but its __call__ has none of {modes}: {ways}")
         return variables
 
     def train(variables: Tree, x: Array, key: Key, axis_name: str | None) -> tuple[Array, Tree]:
@@ -150,9 +146,7 @@ def from_linen(
             logits, updated = module.apply(variables, x, **training, rngs=streams(_one(key)), mutable=["batch_stats"])
         return logits, updated.get("batch_stats", {})
 
-    def logits(variables: Tree, x: Array) -> Any:
-        return module.apply(variables, x, **evaluation)
-
+    logits: Any = functools.partial(module.apply, **evaluation)
     return from_functions(init, logits, train, features=features)
 
 
@@ -160,8 +154,7 @@ def from_nnx(model: nnx.Module, *, features: Callable[[Any, Array], Array] | Non
     """Make a classifier from an nnx network, with its BatchNorm and dropout; `model` itself is unchanged.
 
     The classifier starts at the model's weights: `init` ignores its key. All state besides parameters and random
-    streams is batch_stats. BatchNorm reduces its statistics over all devices that train, whatever axis the network
-    itself names.
+    streams is batch_stats, reduced as in `from_linen`.
 
     Args:
       model: maps x [B, H, W, C] to logits [B, K], in the modes of `model.train()` and `model.eval()`.
@@ -212,7 +205,7 @@ def from_nnx(model: nnx.Module, *, features: Callable[[Any, Array], Array] | Non
 
 
 def _dropper(key: Key, x: Array) -> Callable[[Callable[..., Array], Array, str], Array]:
-    """Return a function that calls dropout layers in turn, passing each example its own key as argument `name`.
+    """Return a function that calls dropout layers in turn, each example with its own key as argument `name`.
 
     Activations that are not [B, ...] are dropped with the layer's own key.
     """

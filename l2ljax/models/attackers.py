@@ -13,6 +13,7 @@ from jax.nn.initializers import variance_scaling
 
 from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose, PReLU
 from l2ljax.types import Array, L2LError
+from l2ljax.values import Count, checked
 
 __all__ = [
     "ATTACKERS", "GeneratorBlock", "RecurrentOptimizer", "SlimAttacker", "WideAttacker", "create", "xavier",
@@ -137,33 +138,22 @@ class SlimAttacker(nn.Module):
         return jnp.tanh(scale * Conv(channels, padding=1, use_bias=False, dtype=x.dtype)(y))
 
 
-def _wide(width: int, blocks: tuple[int, ...], last_norm: bool) -> WideAttacker:
-    return WideAttacker(tuple(width * multiple for multiple in blocks), width, last_norm)
-
-
 ATTACKERS: dict[str, tuple[int, Callable[[int], Any]]] = {
-    "wide": (64, lambda width: _wide(width, (2, 4, 2, 1), True)),
-    "wide_paper": (64, lambda width: _wide(width, (2, 4, 2), False)),
+    "wide": (64, lambda width: WideAttacker((2 * width, 4 * width, 2 * width, width), width)),
+    "wide_paper": (64, lambda width: WideAttacker((2 * width, 4 * width, 2 * width), width, last_norm=False)),
     "slim": (128, lambda width: SlimAttacker(width)),
     "slim_no_skip": (128, lambda width: SlimAttacker(width, skip=False)),
 }
 """Name -> (the papers' width, network of a given width)."""
 
 
-def create(name: str, *, width: int | None = None) -> nn.Module:
-    """Return one of L2L's convolutional attackers: wide, wide_paper, slim, slim_no_skip.
+@checked
+def create(name: str, *, width: Count | None = None) -> nn.Module:
+    """Return one of L2L's convolutional attackers, a name of `ATTACKERS`; an L2LError for any other name.
 
-    Args:
-      name: a key of `ATTACKERS`.
-      width: channels of the first convolution; the papers' by default (64 wide, 128 slim).
-
-    Raises:
-      L2LError: an unknown name, or a width below 1.
+    `width` is the number of channels of the first convolution, by default the papers' (64 wide, 128 slim).
     """
     if name not in ATTACKERS:
         raise L2LError(f"unknown attacker {name!r}: choose one of {', '.join(ATTACKERS)}")
     default, build = ATTACKERS[name]
-    width = default if width is None else width
-    if width < 1:
-        raise L2LError(f"attacker width {width} is too small: give 1 or more (the papers' is {default})")
-    return build(width)
+    return build(width or default)

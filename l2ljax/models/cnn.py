@@ -14,16 +14,21 @@ from jax.nn import initializers
 from l2ljax.models import layers
 from l2ljax.types import Array, Key
 
-__all__ = ["VGG16", "DigitsCNN", "LeNet5", "SmallCNN"]
+__all__ = ["VGG16", "DigitsCNN", "LeNet5", "Network", "SmallCNN"]
 
 
-class DigitsCNN(nn.Module):
-    """Three 3x3 convolutions, 32, 64 (stride 2) and 64 channels, then linear: 65,994 parameters."""
+class Network(nn.Module):
+    """The fields that all networks here have."""
 
     num_classes: int = 10
     dtype: Any = jnp.float32
     train: bool = False
     axis_name: str | None = None
+
+
+class DigitsCNN(Network):
+    """Three 3x3 convolutions, 32, 64 (stride 2) and 64 channels, then linear: 65,994 parameters."""
+
     image_shape: ClassVar = (8, 8, 1)
 
     @nn.compact
@@ -37,7 +42,7 @@ class DigitsCNN(nn.Module):
         return layers.Dense(self.num_classes, dtype=self.dtype)(x), x
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(Network):
     """The four-convolution MNIST network of Carlini and Wagner, as in TRADES' code: 312,202 parameters.
 
     The last layer starts at zero. Dropout is active in training only.
@@ -45,10 +50,6 @@ class SmallCNN(nn.Module):
     Reference: Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy (2019), code.
     """
 
-    num_classes: int = 10
-    dtype: Any = jnp.float32
-    train: bool = False
-    axis_name: str | None = None
     image_shape: ClassVar = (28, 28, 1)
 
     @nn.compact
@@ -67,28 +68,19 @@ class SmallCNN(nn.Module):
         return dense(self.num_classes, kernel_init=zeros)(x), x
 
 
-class LeNet5(nn.Module):
+class LeNet5(Network):
     """LeNet-5 with ReLU and max pooling, as in L2L-DA's code: 61,706 parameters.
 
     It returns logits; the code's network ends in a log-softmax (which cross-entropy ignores).
     """
 
-    num_classes: int = 10
-    dtype: Any = jnp.float32
-    train: bool = False
-    axis_name: str | None = None
     image_shape: ClassVar = (28, 28, 1)
 
     @nn.compact
     def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
         """Map [B, 28, 28, 1] to [B, K], [B, 84]."""
-        conv = functools.partial(
-            layers.Conv,
-            kernel_size=5,
-            kernel_init=initializers.normal(0.02),
-            bias_init=initializers.zeros,
-            dtype=self.dtype,
-        )
+        small, zeros = initializers.normal(0.02), initializers.zeros
+        conv = functools.partial(layers.Conv, kernel_size=5, kernel_init=small, bias_init=zeros, dtype=self.dtype)
         dense = functools.partial(layers.Dense, kernel_init=initializers.xavier_uniform(), dtype=self.dtype)
         x = layers.max_pool(nn.relu(conv(6, padding=2)(x)))
         x = layers.max_pool(nn.relu(conv(16)(x)))
@@ -97,27 +89,18 @@ class LeNet5(nn.Module):
         return dense(self.num_classes)(x), x
 
 
-class VGG16(nn.Module):
+class VGG16(Network):
     """VGG-16 with BatchNorm for 32x32 images, as in RNN-Adv's experiments: 14,728,266 parameters.
 
     Thirteen 3x3 convolutions (with bias), 2x2 max pooling after each group, and one linear layer.
     """
 
-    num_classes: int = 10
-    dtype: Any = jnp.float32
-    train: bool = False
-    axis_name: str | None = None
     image_shape: ClassVar = (32, 32, None)
 
     @nn.compact
     def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
         """Map [B, 32, 32, C] to [B, K], [B, 512]."""
-        norm = functools.partial(
-            layers.BatchNorm,
-            use_running_average=not self.train,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-        )
+        norm = functools.partial(layers.BatchNorm, not self.train, self.axis_name, dtype=self.dtype)
         for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
             for _ in range(depth):
                 x = nn.relu(norm()(layers.Conv(width, padding=1, dtype=self.dtype)(x)))

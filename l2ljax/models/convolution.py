@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from l2ljax.models.correlation import DIMENSIONS, Pair, correlate, kernel_gradient
+from l2ljax.models.correlation import DIMENSIONS, Padding, Pair, correlate, kernel_gradient
 from l2ljax.types import Array
 
 __all__ = ["conv2d", "conv_transpose2d", "stock_convolution"]
@@ -34,10 +34,7 @@ _force_stock = False
 
 @contextlib.contextmanager
 def stock_convolution() -> Iterator[None]:
-    """Build convolutions with JAX's own derivative rules, which have a forward mode (`jax.jvp`).
-
-    This applies while a function is traced: a compiled function keeps the rules it was traced with.
-    """
+    """Build convolutions with JAX's own derivative rules, which have a forward mode, in functions traced meanwhile."""
     global _force_stock
     before, _force_stock = _force_stock, True
     try:
@@ -46,7 +43,7 @@ def stock_convolution() -> Iterator[None]:
         _force_stock = before
 
 
-def conv2d(x: Array, kernel: Array, *, strides: Pair = (1, 1), padding: int | tuple[Pair, Pair]) -> Array:
+def conv2d(x: Array, kernel: Array, *, strides: Pair = (1, 1), padding: int | Padding) -> Array:
     """Convolve (cross-correlate) images with a kernel, like torch's Conv2d.
 
     Args:
@@ -78,10 +75,8 @@ def conv_transpose2d(x: Array, kernel: Array, *, strides: Pair, padding: int) ->
     Returns:
       [B, (H - 1) * stride + kh - 2 * padding, same for W, O].
     """
-    height, width = (
-        (n - 1) * s + k - 2 * padding for n, s, k in zip(x.shape[1:3], strides, kernel.shape[:2], strict=True)
-    )
-    geometry = _geometry((0, height, width, 0), kernel.shape, strides, padding)
+    sizes = ((n - 1) * s + k - 2 * padding for n, s, k in zip(x.shape[1:3], strides, kernel.shape[:2], strict=True))
+    geometry = _geometry((0, *sizes, 0), kernel.shape, strides, padding)
     return (_stock_transpose if _use_stock() else _pull_back_image)(x, kernel, geometry)
 
 
@@ -92,19 +87,15 @@ class _Geometry(NamedTuple):
     kernel: Pair
     output: Pair
     strides: Pair
-    padding: tuple[Pair, Pair]
+    padding: Padding
 
 
-def _geometry(
-    image: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padding: int | tuple[Pair, Pair]
-) -> _Geometry:
+def _geometry(image: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padding: int | Padding) -> _Geometry:
     """Return the geometry from the shapes of images and kernel."""
-    (top, bottom), (left, right) = ((padding, padding),) * 2 if isinstance(padding, int) else padding
-    output = (
-        (image[1] + top + bottom - kernel[0]) // strides[0] + 1,
-        (image[2] + left + right - kernel[1]) // strides[1] + 1,
-    )
-    return _Geometry((image[1], image[2]), (kernel[0], kernel[1]), output, strides, ((top, bottom), (left, right)))
+    padding = ((padding, padding),) * 2 if isinstance(padding, int) else padding
+    ends = zip(image[1:3], padding, kernel, strides, strict=False)
+    height, width = ((n + low + high - k) // s + 1 for n, (low, high), k, s in ends)
+    return _Geometry((image[1], image[2]), (kernel[0], kernel[1]), (height, width), strides, padding)
 
 
 def _use_stock() -> bool:
@@ -117,9 +108,8 @@ def _stock(x: Array, kernel: Array, geo: _Geometry) -> Array:
 
 def _stock_transpose(y: Array, kernel: Array, geo: _Geometry) -> Array:
     """Convolve y, dilated by the strides, with the flipped kernel, its channels swapped."""
-    return lax.conv_general_dilated(
-        y, _flip(kernel), (1, 1), _opposite(geo), lhs_dilation=geo.strides, dimension_numbers=DIMENSIONS
-    )
+    ends, spread = _opposite(geo), geo.strides
+    return lax.conv_general_dilated(y, _flip(kernel), (1, 1), ends, lhs_dilation=spread, dimension_numbers=DIMENSIONS)
 
 
 def _flip(kernel: Array) -> Array:
@@ -127,7 +117,7 @@ def _flip(kernel: Array) -> Array:
     return lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
 
 
-def _opposite(geo: _Geometry) -> tuple[Pair, Pair]:
+def _opposite(geo: _Geometry) -> Padding:
     """Return the padding with which y, dilated, gives x."""
     (top, _), (left, _) = geo.padding
     height, width = ((n - 1) * s + 1 for n, s in zip(geo.output, geo.strides, strict=True))

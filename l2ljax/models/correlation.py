@@ -41,13 +41,8 @@ def correlate(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array
     left, right = padding[1]
     width = (x.shape[2] + left + right - kw) // shift + 1
     right += (-width % block) * shift  # whole blocks
-    y = lax.conv_general_dilated(
-        x,
-        lax.optimization_barrier(jnp.concatenate(copies, axis=3)),
-        (strides[0], block * shift),
-        (padding[0], (left, right)),
-        dimension_numbers=DIMENSIONS,
-    )
+    blocks, ends = lax.optimization_barrier(jnp.concatenate(copies, axis=3)), (padding[0], (left, right))
+    y = lax.conv_general_dilated(x, blocks, (strides[0], block * shift), ends, dimension_numbers=DIMENSIONS)
     return y.reshape(*y.shape[:2], -1, o)[:, :, :width]
 
 

@@ -29,13 +29,8 @@ class ConditionalBatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, y: Array, train: bool, axis_name: str | None = None) -> Array:
         """Map x [B, H, W, C], y [B] to [B, H, W, C]."""
-        norm = BatchNorm(
-            use_running_average=not train,
-            axis_name=axis_name if train else None,
-            epsilon=1e-10,
-            use_bias=False,
-            use_scale=False,
-        )
+        axis_name = axis_name if train else None
+        norm = BatchNorm(not train, axis_name, epsilon=1e-10, use_bias=False, use_scale=False)
         c = x.shape[-1]
         scale = self.param("scale", lambda key, shape: 1 + normal(0.02)(key, shape), (c,))
         shift = self.param("shift", nn.initializers.zeros, (c,))
@@ -64,17 +59,14 @@ class UNet(nn.Module):
     num_classes: int = 10
 
     @nn.compact
-    def __call__(
-        self, x: Array, *, channels: int, train: bool, y: Array, z: Array, axis_name: str | None = None
-    ) -> Array:
+    def __call__(self, x: Array, *, channels: int, train: bool, y: Any, z: Any, axis_name: str | None = None) -> Array:
         """Map x [B, H, W, C'], H and W multiples of 4, y [B] and z [B, latent] to [B, H, W, channels] in (-1, 1)."""
         _check_halves_twice(x)
         conv = functools.partial(Conv, use_bias=False, padding=1, kernel_init=normal(0.02), dtype=x.dtype)
         up = functools.partial(ConvTranspose, kernel_init=normal(0.02), dtype=x.dtype)
 
-        def norm(a: Array) -> Array:
-            return ConditionalBatchNorm(self.num_classes)(a, y, train, axis_name)
-
+        norm = lambda a: ConditionalBatchNorm(self.num_classes)(a, y, train, axis_name)
+        leaky = functools.partial(nn.leaky_relu, negative_slope=0.2)
         code = z
         if self.latent:
             for _ in range(2):
@@ -83,9 +75,6 @@ class UNet(nn.Module):
         def with_code(a: Array) -> Array:
             tiled = jnp.broadcast_to(code[:, None, None].astype(a.dtype), (*a.shape[:3], code.shape[-1]))
             return jnp.concatenate([a, tiled], axis=-1)
-
-        def leaky(a: Array) -> Array:
-            return nn.leaky_relu(a, 0.2)
 
         down0 = leaky(conv(self.width)(with_code(x)))
         down1 = leaky(norm(conv(self.width, 4, strides=2)(with_code(down0))))
@@ -110,13 +99,11 @@ class EncoderDecoder(nn.Module):
     blocks: int = 4
 
     @nn.compact
-    def __call__(
-        self, x: Array, *, channels: int, train: bool, y: Array, z: Array, axis_name: str | None = None
-    ) -> Array:
-        """Map x [B, H, W, C'], H and W multiples of 4, to [B, H, W, channels] in (-1, 1); y and z are not used."""
+    def __call__(self, x: Array, *, channels: int, train: bool, axis_name: str | None = None, **unused: Any) -> Array:
+        """Map x [B, H, W, C'], H and W multiples of 4, to [B, H, W, channels] in (-1, 1)."""
         _check_halves_twice(x)
         conv = functools.partial(Conv, padding=1, use_bias=False, dtype=x.dtype)
-        norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name if train else None)
+        norm = functools.partial(BatchNorm, not train, axis_name if train else None)
         a = nn.relu(norm()(conv(self.width)(x)))
         for features in (2 * self.width, 4 * self.width):
             a = nn.relu(norm()(conv(features, strides=2)(a)))
@@ -138,8 +125,7 @@ class Discriminator(nn.Module):
         """Map images [B, H, W, C] to logits [B], large for clean images."""
         for features in (self.width, 2 * self.width, 4 * self.width):
             x = nn.leaky_relu(Conv(features, 4, strides=2, padding=1, dtype=x.dtype)(x), 0.2)
-        dense: Any = nn.Dense(1, dtype=x.dtype)
-        return dense(x.mean((1, 2)))[:, 0]
+        return nn.Dense(1, dtype=x.dtype)(x.mean((1, 2)))[:, 0]
 
 
 def _check_halves_twice(x: Array) -> None:

@@ -9,7 +9,6 @@ momentum and epsilon), `PReLU`, `dropout` (one mask per example) and initializer
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -96,7 +95,8 @@ class Conv(nn.Module):
         y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=(self.strides,) * 2, padding=self.padding)
         if not self.use_bias:
             return y
-        bias_init = self.bias_init or _torch_bias(fan_in=math.prod(shape[:3]))
+        bound = 1 / math.sqrt(math.prod(shape[:3]))  # torch's
+        bias_init = self.bias_init or functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
         return y + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
 
 
@@ -116,11 +116,9 @@ class ConvTranspose(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Map [B, H, W, C] to [B, (H - 1) strides + kernel_size - 2 padding, same for W, features]."""
-        shape = (self.kernel_size, self.kernel_size, self.features, x.shape[-1])
-        kernel = self.param("kernel", self.kernel_init, shape)
-        return conv_transpose2d(
-            x.astype(self.dtype), kernel.astype(self.dtype), strides=(self.strides,) * 2, padding=self.padding
-        )
+        kernel = self.param("kernel", self.kernel_init, (self.kernel_size,) * 2 + (self.features, x.shape[-1]))
+        strides = (self.strides, self.strides)
+        return conv_transpose2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=strides, padding=self.padding)
 
 
 class PReLU(nn.Module):
@@ -149,20 +147,10 @@ def max_pool(x: Array) -> Array:
 
 
 def dropout(keys: Key, x: Array, rate: float) -> Array:
-    """Zero entries with probability `rate`, scale the others by 1 / (1 - rate).
+    """Zero entries of x [B, ...] with probability `rate` in [0, 1), scale the others by 1 / (1 - rate).
 
-    Example i draws from keys[i] alone, so its mask depends neither on its neighbours nor on the split of the batch over
-    devices.
-
-    Args:
-      keys: one key per example [B] (see `types.example_keys`).
-      x: activations [B, ...].
-      rate: in [0, 1).
+    Example i draws from keys[i] alone (see `types.example_keys`), so its mask depends neither on its neighbours nor on
+    the split of the batch over devices.
     """
     keep = jax.vmap(lambda key, row: jax.random.bernoulli(key, 1 - rate, row.shape))(keys, x)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
-
-
-def _torch_bias(fan_in: int) -> Callable[..., Array]:
-    bound = 1 / math.sqrt(fan_in)
-    return lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)

@@ -28,8 +28,7 @@ def normalize(x: Array, scale: Array, bias: Array, epsilon: float, axis_name: st
 
     Args:
       x: [B, ..., C].
-      scale: [C].
-      bias: [C].
+      scale, bias: [C].
       epsilon: added to the variance.
       axis_name: the axis of the devices that share the batch, or None. dscale and dbias are each device's own.
 

@@ -114,12 +114,7 @@ class ResNet(nn.Module):
     def __call__(self, x: Array, keys: Key | None = None) -> tuple[Array, Array]:
         """Map [B, H, W, C] to [B, K], [B, widths[-1]]; `keys` are not used."""
         conv = functools.partial(layers.Conv, use_bias=False, kernel_init=self.conv_init, dtype=self.dtype)
-        norm = functools.partial(
-            layers.BatchNorm,
-            use_running_average=not self.train,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-        )
+        norm = functools.partial(layers.BatchNorm, not self.train, self.axis_name, dtype=self.dtype)
         if self.mean is not None:
             x = (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         size, strides = (7, 2) if self.stem_quarters else (3, 1)
@@ -130,9 +125,7 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf
         kind, options = getattr(self.block, "func", self.block), getattr(self.block, "keywords", {})
         block = nn.remat(kind) if self.remat else kind
-        names = (
-            f"{kind.__name__}_{i}" for i in itertools.count()
-        )  # flax's own; those of a rematerialized class differ
+        names = (f"{kind.__name__}_{i}" for i in itertools.count())  # flax's own, which remat would change
         for group, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             for i in range(depth):
                 strides = 2 if group > 0 and i == 0 else 1
@@ -144,17 +137,10 @@ class ResNet(nn.Module):
 
 
 resnet20 = functools.partial(
-    ResNet,
-    widths=(16, 32, 64),
-    depths=(3, 3, 3),
-    block=functools.partial(BasicBlock, zero_pad=True),
-    stem=16,
-    stem_norm=True,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    conv_init=layers.kaiming_fan_in,
+    ResNet, widths=(16, 32, 64), depths=(3, 3, 3), block=functools.partial(BasicBlock, zero_pad=True), stem=16,
+    stem_norm=True, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), conv_init=layers.kaiming_fan_in,
     dense_init=layers.kaiming_fan_in,
-)
+)  # fmt: skip
 """CIFAR's ResNet-20 with option A shortcuts, L2L-DA's classifier: 269,722 parameters."""
 
 resnet18 = functools.partial(
@@ -169,12 +155,7 @@ preact_resnet18 = functools.partial(ResNet, widths=(64, 128, 256, 512), depths=(
 """PreActResNet-18 as widely used on CIFAR, with no BatchNorm before the pooling: 11,171,146 parameters."""
 
 _wide = functools.partial(
-    ResNet,
-    widths=(160, 320, 640),
-    block=PreActBlock,
-    stem=16,
-    final_norm=True,
-    conv_init=layers.kaiming_fan_out,
+    ResNet, widths=(160, 320, 640), block=PreActBlock, stem=16, final_norm=True, conv_init=layers.kaiming_fan_out
 )
 wrn_28_10 = functools.partial(_wide, depths=(4, 4, 4))
 """Wide ResNet 28-10 without dropout: 36,479,194 parameters."""
@@ -183,11 +164,7 @@ wrn_34_10 = functools.partial(_wide, depths=(5, 5, 5))
 """Wide ResNet 34-10 without dropout, the classifier of L2L and TRADES: 46,160,474 parameters."""
 
 RESNETS = {
-    "resnet20": resnet20,
-    "resnet18": resnet18,
-    "resnet18_imagenet": resnet18_imagenet,
-    "preact_resnet18": preact_resnet18,
-    "wrn_28_10": wrn_28_10,
-    "wrn_34_10": wrn_34_10,
-}
+    "resnet20": resnet20, "resnet18": resnet18, "resnet18_imagenet": resnet18_imagenet,
+    "preact_resnet18": preact_resnet18, "wrn_28_10": wrn_28_10, "wrn_34_10": wrn_34_10,
+}  # fmt: skip
 """Name -> network, with ten classes unless `num_classes` differs."""

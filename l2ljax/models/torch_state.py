@@ -20,7 +20,7 @@ does not give the normalization of images: if the torch network normalizes other
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,22 +29,15 @@ import numpy as np
 from l2ljax.models.resnet import RESNETS
 from l2ljax.types import L2LError, Tree
 
-__all__ = ["CONVENTIONS", "Convention", "from_torch_state"]
-
-
-class Convention(NamedTuple):
-    """The names that differ between conventions."""
-
-    block: str
-    shortcut: tuple[str, str]
-    linear: str
+__all__ = ["CONVENTIONS", "from_torch_state"]
 
 
 CONVENTIONS = (
-    Convention("block{}.layer.{}.", ("convShortcut", "bnShortcut"), "fc"),
-    Convention("layer{}.{}.", ("shortcut.0", "shortcut.1"), "linear"),
-    Convention("layer{}.{}.", ("downsample.0", "downsample.1"), "fc"),
+    ("block{}.layer.{}.", "convShortcut", "bnShortcut", "fc"),
+    ("layer{}.{}.", "shortcut.0", "shortcut.1", "linear"),
+    ("layer{}.{}.", "downsample.0", "downsample.1", "fc"),
 )
+"""The names that differ: of a block, its shortcut's convolution and BatchNorm, and the last layer."""
 _LAYERS = {"Conv_0": "conv1", "Conv_1": "conv2", "BatchNorm_0": "bn1", "BatchNorm_1": "bn2"}
 _ARRAYS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _AXES = {4: (2, 3, 1, 0), 2: (1, 0)}  # torch's [out, in, h, w] and [out, in] in our order
@@ -59,7 +52,7 @@ def from_torch_state(arch: str, state: Mapping[str, Any]) -> Tree:
       state: name -> array, or tensor on the CPU, in one of the conventions above: a module's `state_dict()`.
 
     Raises:
-      L2LError: a network without a map; names that are missing or unknown to the network; an array of another shape.
+      L2LError: another network; names that are missing or unknown to the network; an array of another shape.
     """
     if arch not in RESNETS:
         raise L2LError(f"{arch} has no map from torch's names: choose one of {', '.join(RESNETS)}")
@@ -77,7 +70,7 @@ def from_torch_state(arch: str, state: Mapping[str, Any]) -> Tree:
     names = max(each, key=lambda names: len(given.keys() & names))
     missing, unknown = sorted(set(names) - given.keys()), sorted(given.keys() - set(names))
     if missing or unknown:
-        parts = [f"{what} {_listed(names)}" for what, names in (("lack", missing), ("also have", unknown)) if names]
+        parts = [f"{verb} {_listed(names)}" for verb, names in (("lack", missing), ("also have", unknown)) if names]
         raise L2LError(f"these are not weights of {arch}: they {' and '.join(parts)}")
     arrays = []
     for name, (_, ours) in zip(names, leaves, strict=True):
@@ -90,17 +83,14 @@ def from_torch_state(arch: str, state: Mapping[str, Any]) -> Tree:
     return jax.tree.unflatten(tree, arrays)
 
 
-def _name(path: list[str], depths: Sequence[int], convention: Convention) -> str:
+def _name(path: list[str], depths: Sequence[int], convention: Sequence[str]) -> str:
     """Return torch's name of one of our arrays, like PreActBlock_3, Conv_0, kernel."""
     *block, layer, array = path
-    prefix = ""
-    if block:
-        places = [(group, i) for group, depth in enumerate(depths, start=1) for i in range(depth)]
-        prefix = convention.block.format(*places[int(block[0].rpartition("_")[2])])
-    own = {"Conv_2": convention.shortcut[0], "BatchNorm_2": convention.shortcut[1], "Dense_0": convention.linear}
+    places = [(group, i) for group, depth in enumerate(depths, start=1) for i in range(depth)]
+    prefix = convention[0].format(*places[int(block[0].rpartition("_")[2])]) if block else ""
+    own = dict(zip(("Conv_2", "BatchNorm_2", "Dense_0"), convention[1:], strict=True))
     return f"{prefix}{(_LAYERS | own)[layer]}.{_ARRAYS[array]}"
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -20,7 +20,7 @@ from l2ljax.evaluate import evaluate
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.fit import train
-from l2ljax.run.results import describe
+from l2ljax.run.results import describe, scored
 from l2ljax.run.settings import Settings
 from l2ljax.run.setup import EVAL_BATCH, prepare
 from l2ljax.runtime.flags import read
@@ -82,7 +82,7 @@ def run(flags: Flags) -> dict[str, Any]:
     settings = _specify(flags)
     setup, start = prepare(settings)
     if not jax.tree.leaves(start.params.attacker):
-        raise L2LError(f"{flags.attacker} learns nothing: choose of {learners()}")
+        raise L2LError(f"{flags.attacker} learns nothing: choose from {learners()}")
     workdir = Workdir(Path(settings.workdir or ""), {**settings.saved(), **setup.identity()})
     untrained = jax.tree.map(np.asarray, (start.params.attacker, start.stats.attacker))  # training donates them
     state, _, _, seconds = train(setup, start, workdir)
@@ -92,17 +92,15 @@ def run(flags: Flags) -> dict[str, Any]:
     named = {name: attacks.create(name, setup.ball) for name in settings.attacks}
     named |= {"random signs": attacks.random_signs(setup.ball), "untrained": own(*untrained)}
     named |= {f"draw {i}": own(state.params.attacker, state.stats.attacker) for i in range(flags.draws)}
-    scored = {}
+    rows: dict[str, dict[str, float]] = {}
+    drawn = []
     for i, (name, attack) in enumerate(named.items()):
         key = jax.random.fold_in(setup.eval_key, i)
         scores = evaluate(logits_fn, setup.eval_split, {name: attack}, key=key, batch_size=EVAL_BATCH)
-        scored[name] = scores.attacks[name]
-    rows = {
-        name: {"robust_acc": row.robust_acc, "seconds": row.seconds, "passes": row.passes}
-        for name, row in scored.items()
-        if not name.startswith("draw ")
-    }
-    drawn = [row for name, row in scored.items() if name.startswith("draw ")]
+        if name.startswith("draw "):
+            drawn.append(scores.attacks[name])
+        else:
+            rows |= scored(scores)["attacks"]
     accuracies = [row.robust_acc for row in drawn]
     for which, accuracy in {
         "all draws": float(np.logical_and.reduce([row.correct for row in drawn]).mean()),
@@ -111,15 +109,9 @@ def run(flags: Flags) -> dict[str, Any]:
         "weakest draw": max(accuracies),
     }.items():
         rows[which] = {"robust_acc": accuracy, "seconds": drawn[0].seconds, "passes": drawn[0].passes}
-    result = {
-        **describe(setup, state, seconds),
-        "victim": flags.victim,
-        "draws": flags.draws,
-        "clean_acc": scores.clean_acc,
-        "classes_predicted": scores.classes_predicted,
-        "attacks": rows,
-        "worst_case_acc": min(row["robust_acc"] for row in rows.values()),
-    }
+    worst = min(row["robust_acc"] for row in rows.values())
+    about = {**describe(setup, state, seconds), "victim": flags.victim, "draws": flags.draws}
+    result = {**about, **scored(scores), "attacks": rows, "worst_case_acc": worst}
     markdown.write(workdir.path, result, [])
     print(markdown.table([result]))
     return result
@@ -133,22 +125,12 @@ def learners() -> str:
 def _specify(flags: Flags) -> Settings:
     """Return the settings of the attacker's training: the victim's data, classifier and threat, its own recipe."""
     victim = read_json(Path(flags.victim).expanduser() / "config.json")
-    name = f"attack_{flags.attacker}_{Path(flags.victim).name}_s{flags.seed}"
-    config = Config(
-        method=flags.attacker,
-        schedule="attacker",
-        init_from=flags.victim,
-        data_dir=flags.data_dir or victim["data_dir"],
-        workdir=flags.workdir or f"runs/{name}",
-        val_size=0,
-        warmup=0.0,
+    given = {name: value for name, value in dataclasses.asdict(flags).items() if name in Config.__dataclass_fields__}
+    given |= {
+        "data_dir": flags.data_dir or victim["data_dir"],
+        "workdir": flags.workdir or f"runs/attack_{flags.attacker}_{Path(flags.victim).name}_s{flags.seed}",
+        "attacker": None,  # the method, here
         **{name: victim[name] for name in ("arch", "eps", "norm", "dtype")},
-        **{
-            name: getattr(flags, name)
-            for name in (
-                "attacker_from", "attacker_width", "options", "epochs", "batch_size", "attacker_lr", "attacks",
-                "train_size", "eval_size", "seed",
-            )
-        },
-    )  # fmt: skip
-    return resolve(victim["dataset"], flags.attacker, config)
+    }
+    fixed = {"method": flags.attacker, "schedule": "attacker", "init_from": flags.victim, "val_size": 0, "warmup": 0.0}
+    return resolve(victim["dataset"], flags.attacker, Config(**{**given, **fixed}))

@@ -12,6 +12,7 @@ import sys
 
 from l2ljax.gail import experiment as gail
 from l2ljax.run import adversary, experiment, judge
+from l2ljax.runtime.flags import quiet_pipe
 from l2ljax.runtime.monitor import one_line_errors
 from l2ljax.types import L2LError
 
@@ -23,12 +24,15 @@ def main() -> None:
     commands = {"attack": adversary.main, "evaluate": judge.main, "gail": gail.main}
     with one_line_errors():
         match sys.argv[1:]:
+            case ["train", "-h" | "--help"]:
+                experiment.main(None, ["--help"])
             case ["train", dataset, *flags] if not dataset.startswith("-"):
                 experiment.main(dataset, flags)
             case [name, *flags] if name in commands:
                 commands[name](flags)
             case ["-h" | "--help"]:
-                print(__doc__)
+                with quiet_pipe():
+                    print(__doc__)
             case others:
                 given = f"l2ljax {' '.join(others)}".strip()
                 raise L2LError(f"{given}: give `l2ljax train DATASET`, attack, evaluate or gail, or --help")

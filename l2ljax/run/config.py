@@ -104,20 +104,24 @@ def methods(text: str) -> list[str]:
 def resolve(dataset: str | data.Dataset, method: str, config: Config) -> Settings:
     """Return one run's settings: the flags over the recipe of `dataset`, also where the flags name other data.
 
+    A `Dataset` is one that was checked, as by `data.load`.
+
     Raises:
       L2LError: a flag's value is not one that can be.
     """
     settings = recipes.find(dataset, method)
     dataset = config.dataset or dataset
     name = dataset if isinstance(dataset, str) else dataset.name
-    source = data.source(dataset)
-    if dataset not in data.NAMES:
-        settings = recipes.fitted(settings, data.load(dataset))
-        settings = settings._replace(image_shape=source.image_shape, num_classes=len(source.classes))
+    if isinstance(dataset, str) and dataset in data.NAMES:
+        classes = len(data.source(dataset).classes)
+    else:
+        users = data.load(dataset) if isinstance(dataset, str) else dataset
+        classes = users.num_classes
+        settings = recipes.fitted(settings, users)._replace(image_shape=users.image_shape, num_classes=classes)
     given = {field: value for field, value in dataclasses.asdict(config).items() if value is not None}
     options = {**settings.options, **_given_options(method, config)}
     if "num_classes" in defenses.options(method):
-        options["num_classes"] = len(source.classes)
+        options["num_classes"] = classes
     if "epochs" in given:
         stretch = given["epochs"] / settings.epochs
         given = {"warmup": settings.warmup * stretch, **given}

@@ -7,6 +7,7 @@ run(config.resolve("digits", "rnn_adv", config.Config(epochs=3)))    # returns t
 from collections.abc import Sequence
 from typing import Any
 
+from l2ljax import data
 from l2ljax.attacks import names
 from l2ljax.report import markdown
 from l2ljax.run import fit, recipes, seeds
@@ -17,21 +18,19 @@ from l2ljax.runtime import flags, hosts, monitor
 __all__ = ["main", "run", "run_once"]
 
 
-def main(dataset: str, arguments: Sequence[str] | None = None) -> None:
-    """Run the command line of experiments/DATASET.py. An error of ours is one line on stderr and exit status 2."""
-    about = f"Adversarial training on {dataset}. Flags replace entries of the recipes below."
-    tables = lambda: {"Recipes": recipes.table(dataset), "Attacks": names.table()}
+def main(dataset: str | None, arguments: Sequence[str] | None = None) -> None:
+    """Run the command line of experiments/DATASET.py. An error of ours is one line on stderr and exit status 2.
+
+    Without a data set there is `--help` alone.
+    """
+    about = f"Adversarial training on {dataset or 'DATASET'}. Flags replace entries of its recipes."
+    recipe = lambda: {"Recipes": recipes.table(dataset)} if dataset else {"DATASET": ", ".join(data.NAMES)}
+    tables = lambda: {**recipe(), "Attacks": names.table()}
     config = flags.read(Config, about, tables, arguments)
-    with (
-        monitor.script(config.devices),
-        hosts.joined(
-            config.coordinator,
-            config.num_processes,
-            config.process_id,
-            distributed=config.distributed,
-            heartbeat_timeout=config.heartbeat_timeout,
-        ),
-    ):
+    assert dataset
+    place = (config.coordinator, config.num_processes, config.process_id)
+    joined = hosts.joined(*place, distributed=config.distributed, heartbeat_timeout=config.heartbeat_timeout)
+    with monitor.script(config.devices), joined:
         planned = {method: seeds.plan(dataset, method, config) for method in methods(config.method)}
         if config.seeds > 1:
             rows = {method: [run_once(settings) for settings in of] for method, of in planned.items()}

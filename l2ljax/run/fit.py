@@ -40,6 +40,14 @@ FLAGS = sorted(
     & {*Settings._fields, "attacker", "attacker_width", "steps"} - {"dataset", "method", "arch", "options", "workdir"}
 )
 """The flags that `fit` takes as keywords."""
+REPLACED = {
+    "ball": ("eps", "norm"),
+    "classifier": ("dtype", "remat"),
+    "dataset": ("data_dir",),
+    "defense": ("options", "steps", "attacker", "attacker_width"),
+    "optimizers": ("optimizer", "lr", "lr_schedule", "attacker_optimizer", "attacker_lr"),
+}
+"""Part of `fit` -> the settings that have no effect beside it."""
 
 
 class Result(NamedTuple):
@@ -92,7 +100,8 @@ def fit(
         [N, H, W, C], uint8 or floats in [0, 1]; labels [N]) is to train on, and a sixth of it is held out as test.
       method: of `defenses.METHODS`; `defenses.register` adds yours.
       ball: the threat; by default the recipe's.
-      defense: in place of the one that the method's name stands for, built with `axis_name=train.AXIS`.
+      defense: in place of the one that the method's name stands for, built with `axis_name=train.AXIS`; what it
+        trained is loaded as its class's name, not the method's, so `load_attacker` refuses it.
       optimizers: optax optimizers of (classifier, attacker), in place of the recipe's.
       options: of the method, like {"scale": 1}.
       workdir: where checkpoints, metrics, report and figures go, as the scripts have them, and from where the same call
@@ -105,10 +114,13 @@ def fit(
       L2LError: bad settings or data, a workdir of another run, a loss that is not finite, a full disk.
       Interrupted: SIGTERM or Ctrl-C during training in a workdir; the state is saved.
     """
-    if unknown := [name for name in settings if name not in FLAGS]:
-        raise L2LError(f"fit has no setting {unknown[0]!r}: choose of {', '.join(FLAGS)}")
-    if ball is not None and (twice := settings.keys() & {"eps", "norm"}):
-        raise L2LError(f"fit got a ball and {min(twice)}: give one of them")
+    if unknown := sorted(settings.keys() - FLAGS):
+        raise L2LError(f"fit has no setting {unknown[0]!r}: choose from {', '.join(FLAGS)}")
+    given = settings.keys() | ({"options"} if options else set())
+    parts = {"ball": ball, "classifier": classifier, "dataset": dataset, "defense": defense, "optimizers": optimizers}
+    for part, value in parts.items():
+        if not isinstance(value, str | None) and (twice := sorted(given & {*REPLACED[part]})):
+            raise L2LError(f"fit got a {part} of yours and {twice[0]}: give one of them")
     if not devices.one_per_core(settings.get("devices")):
         warnings.warn(
             "JAX has computed before fit, so that all cores share one device, which is slower: "
@@ -129,8 +141,10 @@ def fit(
     complete = resolve(dataset, method, config)
     if workdir is None:
         complete = complete._replace(workdir=None)
-    parts = {"dataset": dataset, "classifier": made, "ball": ball, "defense": defense, "movers": optimizers}
-    return run(complete, **parts)
+    if defense is not None:
+        complete = complete._replace(method=type(defense).__name__)
+    users = None if isinstance(dataset, str) else dataset
+    return run(complete, dataset=users, classifier=made, ball=ball, defense=defense, movers=optimizers)
 
 
 def run(settings: Settings, **parts: Any) -> Result:
@@ -195,15 +209,15 @@ def train(
         nonlocal checkpoints, state, best
         if workdir and not settings.no_checkpoint:
             checkpoints = checkpoint.Checkpoints(workdir.path / "checkpoints")
-            if checkpoints.latest() is not None:
-                saved = checkpoints.restore(like={"last": state, "best": best})
-                state, best = saved["last"], saved["best"]
-                print(f"going on from step {int(state.step)} of {setup.steps}")
+            step, saved = checkpoints.resume(like={"last": state, "best": best})
+            state, best = saved["last"], saved["best"]
+            if step:
+                print(f"going on from step {step} of {setup.steps}")
         if workdir:
             workdir.forget_after(int(state.step))
             history.extend(workdir.rows())
 
-    def save(state: TrainState) -> None:
+    def save() -> None:
         if checkpoints:
             checkpoints.save(int(state.step), {"last": state, "best": best})
 
@@ -217,26 +231,29 @@ def train(
     save_every = settings.checkpoint_every or setup.epoch_steps
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(_bar(setup, state))
+        hidden = None if hosts.is_first() else True  # None: shown on a terminal alone
+        size, how = settings.batch_size, {"unit": "img", "unit_scale": True, "leave": False, "disable": hidden}
+        bar = stack.enter_context(tqdm(total=setup.steps * size, initial=int(state.step) * size, **how))
         asked = stack.enter_context(monitor.stopping_on_signals()) if workdir else lambda: False
         stopping = hosts.agreed(asked)
         try:
             for step, until in setup.phases:
-                batches = _batches(setup, int(state.step))
-                every = (setup.epoch_steps, save_every)
+                batches, every = _batches(setup, int(state.step)), (setup.epoch_steps, save_every)
                 steps = loop(state, step, batches, steps=until, every=every, stopping=stopping)
                 for state, rows in steps:
                     done = rows[-1]["step"]
                     if due(done, setup.epoch_steps, steps=until):
                         scores = hosts.on_first(_validate, setup, state)
                         rows[-1] |= scores
-                        best = _better(best, state, scores)
+                        if scores and scores["val_robust_acc"] > best.score:
+                            best = Best(jnp.float32(scores["val_robust_acc"]), state.step, state.params, state.stats)
+                            best = jax.tree.map(jnp.copy, best)  # training donates the state
                     history += rows
                     if workdir and hosts.is_first():
                         workdir.record(rows)
-                    monitor.show(bar, rows, settings.batch_size)
+                    monitor.show(bar, rows, size)
                     if due(done, save_every, steps=until):
-                        hosts.on_first(save, state)
+                        hosts.on_first(save)
         except NonFiniteLoss as error:
             if not hosts.is_first():
                 raise  # process 0 knows the checkpoints
@@ -247,7 +264,7 @@ def train(
         except Interrupted as stop:
             if settings.no_checkpoint:
                 raise L2LError(f"{stop}; nothing is saved, because of --no-checkpoint") from stop
-            hosts.on_first(save, state)
+            hosts.on_first(save)
             raise
     return state, best, history, time.perf_counter() - began
 
@@ -259,29 +276,14 @@ def _batches(setup: Setup, start: int) -> Iterator[tuple[int, Batch]]:
     return data.stream(dataset.train, setup.data_key, batch_size=size, augment=augment, start=start, part=hosts.part())
 
 
-def _bar(setup: Setup, state: TrainState) -> tqdm:
-    """Return the progress bar, which is shown on a terminal alone."""
-    size, hidden = setup.settings.batch_size, None if hosts.is_first() else True
-    total, done = setup.steps * size, int(state.step) * size
-    return tqdm(total=total, initial=done, unit="img", unit_scale=True, leave=False, disable=hidden)
-
-
 def _validate(setup: Setup, state: TrainState) -> dict[str, float]:
     """Return the accuracies on the validation images, if there are any."""
     if not len(setup.dataset.val.labels):
         return {}
-    attack = {VALIDATION_ATTACK: attacks.create(VALIDATION_ATTACK, setup.ball)}
-    logits_fn = setup.logits_fn(state.params, state.stats)
-    scores = evaluate(logits_fn, setup.dataset.val, attack, key=setup.eval_key, batch_size=EVAL_BATCH)
+    attack, logits_fn = attacks.create(VALIDATION_ATTACK, setup.ball), setup.logits_fn(state.params, state.stats)
+    val, key = setup.dataset.val, setup.eval_key
+    scores = evaluate(logits_fn, val, {VALIDATION_ATTACK: attack}, key=key, batch_size=EVAL_BATCH)
     return {"val_clean_acc": scores.clean_acc, "val_robust_acc": scores.worst_case_acc}
-
-
-def _better(best: Best, state: TrainState, scores: Mapping[str, float]) -> Best:
-    """Return the best so far; a copy, because training donates the state."""
-    if not scores or scores["val_robust_acc"] <= best.score:
-        return best
-    score = jnp.float32(scores["val_robust_acc"])
-    return jax.tree.map(jnp.copy, Best(score, state.step, state.params, state.stats))
 
 
 def _write_report(setup: Setup, state: TrainState, best: Best, seconds: float, workdir: Workdir) -> dict[str, Any]:
@@ -293,23 +295,22 @@ def _write_report(setup: Setup, state: TrainState, best: Best, seconds: float, w
 
 def _estimate(setup: Setup, state: TrainState, batch: Batch) -> str:
     """Return how long the run will take on this device, from a few steps and passes of it."""
-    logits_fn = setup.logits_fn(state.params, state.stats)
+    began, logits_fn = time.perf_counter(), setup.logits_fn(state.params, state.stats)
     step = monitor.step_seconds(setup.phases[-1][0], state, batch)
-    left = setup.steps - int(state.step)
-    n_val, n_test = len(setup.dataset.val.labels), len(setup.eval_split.labels)
+    compiling = time.perf_counter() - began
+    left, n_val, n_test = setup.steps - int(state.step), len(setup.dataset.val.labels), len(setup.eval_split.labels)
     size = min(EVAL_BATCH, n_test)
     x, y = jnp.asarray(data.pixels(setup.eval_split.images[:size])), setup.eval_split.labels[:size]
-    one = monitor.pass_seconds(logits_fn, x, y) / size
-    counted = sum(
-        cost.passes(attack, logits_fn, x, y) for attack in named_attacks(setup, state.params, state.stats).values()
-    )
+    reported = named_attacks(setup, state.params, state.stats)
+    counted = sum(cost.passes(attack, logits_fn, x, y) for attack in reported.values())
     counts = counted * (2 if n_val else 1) * n_test  # the last parameters and the best ones
     validation = cost.passes(attacks.create(VALIDATION_ATTACK, setup.ball), logits_fn, x, y) * n_val
-    reporting = one * (counts + validation * -(-left // setup.epoch_steps))
+    reporting = monitor.pass_seconds(logits_fn, x, y) / size * (counts + validation * -(-left // setup.epoch_steps))
+    compiling *= len(reported) + bool(n_val)  # each attack is a program about as large as the step
+    total, of_it = (monitor.duration(s) for s in (left * step + reporting + compiling, compiling))
     settings, device = setup.settings, f"{len(setup.devices)} x {setup.devices[0].device_kind}"
     return (
         f"{settings.method}, {settings.arch} on {settings.dataset}, trained as in {settings.source}: {left} steps of "
-        f"{settings.batch_size} images at "
-        f"{1000 * step:.0f} ms on {device}, then evaluation; "
-        f"estimate {monitor.duration(left * step + reporting)}, compilation apart"
+        f"{settings.batch_size} images at {1000 * step:.0f} ms on {device}, then evaluation; estimate {total}, "
+        f"{of_it} of it to compile"
     )

@@ -20,9 +20,9 @@ from l2ljax.data import Dataset, Split
 from l2ljax.files import write_files
 from l2ljax.report import figures, views
 from l2ljax.report.views import Plan
-from l2ljax.run.trained import learned, load_attacker, load_classifier
+from l2ljax.run.trained import check_threat, learned, load_attacker, load_classifier
 from l2ljax.runtime.workdir import read_json
-from l2ljax.threat import Ball, parse_eps
+from l2ljax.threat import Ball
 from l2ljax.types import Key, L2LError, LogitsFn
 
 __all__ = ["FIGURES", "Figure", "draw", "make_plan", "redraw"]
@@ -61,11 +61,7 @@ def make_plan(
         saved = read_json(Path(workdir).expanduser() / "config.json")
         if saved["dataset"] != dataset.name:
             raise L2LError(f"{workdir} is a run on {saved['dataset']}, not {dataset.name}: give one on that")
-        if attacks and (saved["norm"], parse_eps(saved["eps"])) != (ball.name, ball.eps):
-            theirs = f"{saved['norm']}, eps {saved['eps']}"
-            raise L2LError(
-                f"{workdir} attacks in {theirs}, not {ball.name}, {ball.eps:.4g}: give one of the same threat"
-            )
+        check_threat(workdir, saved, ball if attacks else None)
         return workdir
 
     others = [fits(baseline, attacks=False)] if baseline else []
@@ -114,7 +110,7 @@ def redraw(path: Path) -> Path:
 def _chosen(names: str) -> list[str]:
     wanted = list(FIGURES) if names == "all" else [name for name in names.split(",") if name]
     if unknown := [name for name in wanted if name not in FIGURES]:
-        raise L2LError(f"--figures={','.join(unknown)}: choose of all, {', '.join(FIGURES)}")
+        raise L2LError(f"--figures={','.join(unknown)}: choose from all, {', '.join(FIGURES)}")
     return wanted
 
 

@@ -54,11 +54,12 @@ class Flags:
     black_box: str = "fgsm,pgd10"
     """The attacks on the surrogates."""
     dataset: str | None = None
-    """The data set of a module:function; a run has its own, as for the next three. A name, or arrays of yours as a .npz
-    file or module:function (see l2ljax.data.arrays)."""
+    """The data set, by default a run's own, as for the next three; a module:function has none. A name, or arrays of
+    yours as a .npz file or module:function (see l2ljax.data.arrays)."""
     data_dir: str | None = None
     eps: str | None = None
-    norm: str = "linf"
+    norm: str | None = None
+    """linf by default."""
     eval_size: int = 1000
     """Test images, the first ones."""
     batch_size: int | None = None
@@ -104,61 +105,49 @@ def run(flags: Flags) -> dict[str, Any]:
     _check_images(stochastic if flags.stochastic else victim, flags, dataset)
     logits_fn = randomized(stochastic, jax.random.key(flags.seed)) if flags.stochastic else victim
     wanted = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
-    plan = illustrate.make_plan(
-        flags.figures, flags.victim, logits_fn, ball, dataset,
-        baseline=flags.baseline, attackers=wanted, batch_size=batch_size,
-    )  # fmt: skip
-    jobs = {name: _job(name, flags, ball, victim if name == "rand" else logits_fn) for name in wanted}
+    about_victim = (flags.figures, flags.victim, logits_fn, ball, dataset)
+    plan = illustrate.make_plan(*about_victim, baseline=flags.baseline, attackers=wanted, batch_size=batch_size)
+    jobs = {name: _job(name, flags.victim, ball, victim if name == "rand" else logits_fn) for name in wanted}
     crossings = {
-        (surrogate, name): _transferred(surrogate, name, ball, logits_fn)
-        for surrogate in filter(None, flags.surrogates.split(","))
+        f"{name} on {who}": (who, name, _job(name, who, ball, logits_fn, load_classifier(who)))
+        for who in filter(None, flags.surrogates.split(","))
         for name in flags.black_box.split(",")
     }
     robust: dict[str, np.ndarray] = {}
-    x = data.pixels(split.images)
-    for title, job in {**jobs, **{f"{name} on {who}": job for (who, name), job in crossings.items()}}.items():
-        for seed in range(flags.seed, flags.seed + flags.attack_seeds):
-            scores = job(
-                x, split.labels, key=jax.random.key(seed), batch_size=batch_size, progress=print,
-                state_path=folder / "states" / f"{re.sub(r'[^0-9A-Za-z+]+', '_', title)}_{seed}.npz",
-            )  # fmt: skip
+    x, seeds = data.pixels(split.images), range(flags.seed, flags.seed + flags.attack_seeds)
+    for title, job in {**jobs, **{title: job for title, (_, _, job) in crossings.items()}}.items():
+        for seed in seeds:
+            state = folder / "states" / f"{re.sub(r'[^0-9A-Za-z+]+', '_', title)}_{seed}.npz"
+            key = jax.random.key(seed)
+            scores = job(x, split.labels, key=key, batch_size=batch_size, progress=print, state_path=state)
             robust[title] = robust.get(title, scores.robust) & scores.robust
         print(f"{title}: {robust[title].mean():.2%}", flush=True)
-    clean = evaluate(logits_fn, split, {}, key=jax.random.key(flags.seed), batch_size=batch_size).clean_acc
-    checks = []
-    if flags.masking:
-        noise = stochastic if flags.stochastic else None
-        checks = masking_checks(logits_fn, split, ball, key=jax.random.key(flags.seed), stochastic=noise)
-    drawn = illustrate.draw(plan, split, folder, key=jax.random.key(flags.seed))
+    key = jax.random.key(flags.seed)
+    clean = evaluate(logits_fn, split, {}, key=key, batch_size=batch_size).clean_acc
+    noise = stochastic if flags.stochastic else None
+    checks = masking_checks(logits_fn, split, ball, key=key, stochastic=noise) if flags.masking else []
+    drawn = illustrate.draw(plan, split, folder, key=key)
+    black_box: dict[str, dict[str, float]] = {}
+    for title, (who, name, _) in crossings.items():
+        black_box.setdefault(who, {})[name] = float(robust[title].mean())
     result = {
         "name": flags.victim,
-        "link": None,
-        "authors": None,
-        "venue": None,
+        **dict.fromkeys(("link", "authors", "venue", "reported")),
         "additional_data": False,
         "number_forward_passes": 1,
-        "dataset": about["dataset"],
-        "architecture": about["arch"],
-        "eps": about["eps"],
+        **{"dataset": about["dataset"], "architecture": about["arch"], "eps": about["eps"]},
         "clean_acc": f"{100 * clean:.2f}",
-        "reported": None,
         "autoattack_acc": f"{100 * robust['standard'].mean():.2f}" if "standard" in robust else None,
         "unreliable": any(not check.passed for check in checks) if checks else None,
         "provenance": {
             **provenance(),
-            "norm": about["norm"],
-            "eps_value": ball.eps,
-            "images": len(split.labels),
-            "seeds": list(range(flags.seed, flags.seed + flags.attack_seeds)),
+            **{"norm": about["norm"], "eps_value": ball.eps, "images": len(split.labels), "seeds": list(seeds)},
             "attacks": {name: float(robust[name].mean()) for name in jobs},
             "parameters": {name: attacks.parameters(name, ball) for name in jobs if not learned(name)},
-            "black_box": {
-                who: {name: float(robust[f"{name} on {who}"].mean()) for w, name in crossings if w == who}
-                for who, _ in crossings
-            },
+            "black_box": black_box,
             "worst_case_acc": float(np.logical_and.reduce(list(robust.values())).mean()) if robust else None,
             "model_sha256": checksum(victim),
-            "checks": [{"name": c.name, "passed": c.passed, "figure": c.figure} for c in checks],
+            "checks": [check._asdict() for check in checks],
         },
     }
     page = markdown.judgement(result, checks, drawn)
@@ -168,19 +157,20 @@ def run(flags: Flags) -> dict[str, Any]:
     return result
 
 
-def _job(name: str, flags: Flags, ball: threat.Ball, logits_fn: LogitsFn) -> Callable[..., InTurn]:
-    """Return the function that runs the named attack: (x, y, key=, batch_size=, state_path=, progress=) -> result."""
-    if name in VERSIONS:
+def _job(
+    name: str, workdir: str, ball: threat.Ball, logits_fn: LogitsFn, surrogate: LogitsFn | None = None
+) -> Callable[..., InTurn]:
+    """Return the function that runs the named attack: (x, y, key=, batch_size=, state_path=, progress=) -> result.
+
+    `own` is the attacker of `workdir`. With a surrogate, the classifier of that workdir, this one is attacked, and its
+    adversarial images are tried on `logits_fn`.
+    """
+    if name in VERSIONS and surrogate is None:
         return functools.partial(run_standard_evaluation, logits_fn, ball=ball, version=name)
-    attack = named_attack(name, ball, functools.partial(load_attacker, flags.victim))
-    return functools.partial(run_in_turn, logits_fn, attacks={name: attack}, about=(ball.name, ball.eps))
-
-
-def _transferred(surrogate: str, name: str, ball: threat.Ball, logits_fn: LogitsFn) -> Callable[..., InTurn]:
-    """The same for the attack on another run's classifier."""
-    attack = named_attack(name, ball, functools.partial(load_attacker, surrogate))
-    attack = attacks.transfer(attack, load_classifier(surrogate))
-    about = (ball.name, ball.eps, surrogate)
+    attack = named_attack(name, ball, functools.partial(load_attacker, workdir, ball=ball))
+    about: tuple[Any, ...] = (ball.name, ball.eps)
+    if surrogate is not None:
+        attack, about = attacks.transfer(attack, surrogate), (*about, workdir)
     return functools.partial(run_in_turn, logits_fn, attacks={name: attack}, about=about)
 
 
@@ -198,16 +188,17 @@ def _check_images(victim: Callable[..., Array], flags: Flags, dataset: data.Data
 
 
 def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
-    """(its logits function, what is known of it, where to write)."""
+    """Return (its logits function, its data, architecture and threat, where to write); flags come before a run's."""
+    asked = {name: value for name in ("dataset", "eps", "norm") if (value := getattr(flags, name)) is not None}
     if ":" in flags.victim and not Path(flags.victim).exists():
         if flags.dataset is None or flags.eps is None:
             raise L2LError("--victim=module:function needs --dataset and --eps")
-        known = {"dataset": flags.dataset, "arch": flags.victim, "eps": flags.eps, "norm": flags.norm}
+        known = {"arch": flags.victim, "norm": "linf", **asked}
         return load_function(flags.victim), known, flags.out or Path("evaluation")
+    if flags.stochastic:
+        raise L2LError(f"--stochastic: {flags.victim} is a run, whose classifier has no noise: leave it out")
     saved = read_json(Path(flags.victim).expanduser() / "config.json")
-    about = dict(saved)
-    if flags.eps:
-        about["eps"] = flags.eps
-    if flags.dataset:
-        about |= {"dataset": flags.dataset, "data_dir": None}
+    if flags.norm not in (None, saved.get("norm")) and flags.eps is None:
+        raise L2LError(f"--norm={flags.norm}: give --eps too, that of {flags.victim} is in {saved['norm']}")
+    about = {**saved, **({"data_dir": None} if flags.dataset else {}), **asked}
     return load_classifier(flags.victim), about, flags.out or Path(flags.victim).expanduser() / "evaluation"

@@ -24,22 +24,11 @@ L2L = Settings(
 # What RNN-Adv's AdvTrain rows are trained with, as far as known: the released code of BayesianDefense, which restarts
 # the momentum at each milestone (we do not).
 ADV_TRAIN = Settings(
-    "RNN-Adv, BayesianDefense",
-    "vgg16",
-    "8/255",
-    epochs=200,
-    lr=0.01,
-    weight_decay=5e-4,
-    milestones=(80, 140, 180),
+    "RNN-Adv, BayesianDefense", "vgg16", "8/255", epochs=200, lr=0.01, weight_decay=5e-4, milestones=(80, 140, 180)
 )
 TRADES = Settings("RNN-Adv, TRADES", "vgg16", "8/255", epochs=76, lr=0.1, weight_decay=2e-4, milestones=(75,))
 ZAGORUYKO = L2L._replace(
-    source="L2L, Wide ResNets",
-    epochs=200,
-    weight_decay=5e-4,
-    nesterov=True,
-    milestones=(60, 120, 160),
-    decay=0.2,
+    source="L2L, Wide ResNets", epochs=200, weight_decay=5e-4, nesterov=True, milestones=(60, 120, 160), decay=0.2
 )
 # Learning to Defend by Learning to Attack (2021), section 4.3, after the released code of Adversarial Interpolation
 # Training.
@@ -64,13 +53,7 @@ L2L_DA = Settings(
     augment="crop",
 )
 L2L_DA_CIFAR = L2L_DA._replace(
-    arch="resnet20",
-    eps="8/255",
-    epochs=200,
-    milestones=(100,),
-    warmup=0.0,
-    augment=None,
-    options={"diversity": 0.5},
+    arch="resnet20", eps="8/255", epochs=200, milestones=(100,), warmup=0.0, augment=None, options={"diversity": 0.5}
 )
 DIGITS = Settings("ours", "digits_cnn", "0.2", epochs=60, lr=1e-3, batch_size=100, optimizer="adam", val_size=100)
 
@@ -104,12 +87,7 @@ def _everywhere(recipe: Settings) -> dict[str, Settings]:
 
 
 _L2L_DATA = {**_CIFAR, "pgd_adv": L2L._replace(options=PGM)}
-_ON_MNIST = {
-    **_everywhere(MNIST),
-    "cw_adv": L2L_DA._replace(warmup=0.0),
-    "l2l_da": L2L_DA,
-    "l2l_star": L2L_DA,
-}
+_ON_MNIST = {**_everywhere(MNIST), "cw_adv": L2L_DA._replace(warmup=0.0), "l2l_da": L2L_DA, "l2l_star": L2L_DA}
 _TABLES = {
     "digits": _everywhere(DIGITS),
     "mnist": _ON_MNIST,
@@ -140,7 +118,7 @@ def find(dataset: str | data.Dataset, method: str) -> Settings:
     name = dataset if isinstance(dataset, str) else dataset.name
     if (name, "pgd_adv") in RECIPES:
         return RECIPES.get((name, method)) or RECIPES[name, "pgd_adv"]._replace(options={})
-    known = data.nearest(data.source(dataset).image_shape)
+    known = data.nearest((data.source(name) if isinstance(dataset, str) else dataset).image_shape)
     recipe = find(known, method)
     return recipe._replace(source=f"{recipe.source}: as {known}")
 

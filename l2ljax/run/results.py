@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import TrainState
 from l2ljax.types import Array, Players
 
-__all__ = ["Best", "describe", "draw", "summarize"]
+__all__ = ["Best", "describe", "draw", "scored", "summarize"]
 
 
 class Best(NamedTuple):
@@ -35,58 +34,46 @@ class Best(NamedTuple):
 
 def summarize(setup: Setup, state: TrainState, best: Best, seconds: float) -> dict[str, Any]:
     """Return the content of report.json."""
-    settings = setup.settings
 
-    def scores(params: Players, stats: Players, whose: str) -> dict[str, Any]:
-        with tqdm(total=1 + len(settings.attacks), leave=False, disable=None) as bar:
+    def scores(whose: str, params: Players, stats: Players) -> dict[str, Any]:
+        with tqdm(total=1 + len(setup.settings.attacks), leave=False, disable=None) as bar:
 
             def progress(name: str) -> None:
                 bar.set_description(f"evaluating the {whose} parameters: {name}")
                 bar.update()
 
-            result: Evaluation = evaluate(
-                setup.logits_fn(params, stats),
-                setup.eval_split,
-                named_attacks(setup, params, stats),
-                key=setup.eval_key,
-                batch_size=EVAL_BATCH,
-                progress=progress,
-            )
-        rows = {
-            name: {"robust_acc": row.robust_acc, "seconds": row.seconds, "passes": row.passes}
-            for name, row in result.attacks.items()
-        }
-        return {
-            "clean_acc": result.clean_acc,
-            "classes_predicted": result.classes_predicted,
-            "attacks": rows,
-            "worst_case_acc": result.worst_case_acc,
-        }
+            named, logits_fn = named_attacks(setup, params, stats), setup.logits_fn(params, stats)
+            split, key = setup.eval_split, setup.eval_key
+            return scored(evaluate(logits_fn, split, named, key=key, batch_size=EVAL_BATCH, progress=progress))
 
-    result = {**describe(setup, state, seconds), **scores(state.params, state.stats, "last")}
+    last = scores("last", state.params, state.stats)
+    result = {**describe(setup, state, seconds), **last}
     if best.score >= 0:
-        result["best"] = {
-            "step": int(best.step),
-            "val_robust_acc": float(best.score),
-            **scores(best.params, best.stats, "best"),
-        }
+        same = best.step == state.step
+        about = {"step": int(best.step), "val_robust_acc": float(best.score)}
+        result["best"] = {**about, **(last if same else scores("best", best.params, best.stats))}
     return result
+
+
+def scored(evaluation: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as the reports have it."""
+    attacked = {
+        name: {"robust_acc": row.robust_acc, "seconds": row.seconds, "passes": row.passes}
+        for name, row in evaluation.attacks.items()
+    }
+    about = {name: getattr(evaluation, name) for name in ("clean_acc", "classes_predicted", "worst_case_acc")}
+    return {**about, "attacks": attacked}
 
 
 def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
     """Return what report.json says about the run itself."""
-    settings = setup.settings
+    names = ("method", "dataset", "arch", "eps", "norm", "seed", "epochs")
+    sizes = {player: sum(a.size for a in jax.tree.leaves(tree)) for player, tree in state.params._asdict().items()}
     return {
-        "method": settings.method,
-        "dataset": settings.dataset,
-        "arch": settings.arch,
-        "eps": settings.eps,
-        "norm": settings.norm,
-        "seed": settings.seed,
-        "epochs": settings.epochs,
+        **{name: getattr(setup.settings, name) for name in names},
         "eval_size": len(setup.eval_split.labels),
         "train_seconds": seconds,
-        "parameters": {k: _size(v) for k, v in state.params._asdict().items()},
+        "parameters": sizes,
         "versions": versions(),
         "command": shlex.join(sys.argv),
     }
@@ -108,7 +95,3 @@ def draw(setup: Setup, state: TrainState, workdir: Workdir) -> list[Path]:
     predictions = np.asarray(jax.jit(lambda f, x: f(x))(logits_fn, x_adv)).argmax(axis=1)
     figures.perturbation_grid(grid, x, x_adv, y, predictions, setup.dataset.class_names)
     return [curves, grid]
-
-
-def _size(tree: Mapping[str, Any]) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -18,6 +18,7 @@ from l2ljax.files import write_files
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, named, resolve
 from l2ljax.run.settings import Settings
+from l2ljax.run.setup import data_identity
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import ABOUT_REPORTING, read_json
 from l2ljax.types import L2LError
@@ -41,12 +42,12 @@ def plan(dataset: str, method: str, config: Config) -> list[Settings]:
 
 
 def finished(settings: Settings) -> dict[str, Any] | None:
-    """Return the report that a run's workdir holds, on the same images with the same attacks; None if there is none."""
+    """Return the report that a run's workdir holds, on the same data with the same attacks; None if there is none."""
     folder = Path(settings.workdir or "")
     report, config = folder / "report.json", folder / "config.json"
     if not report.exists() or not config.exists() or report.stat().st_mtime_ns < config.stat().st_mtime_ns:
         return None  # a run writes its configuration at its beginning, the report at its end
-    saved, wanted = read_json(config), settings.saved()
+    saved, wanted = read_json(config), {**settings.saved(), **data_identity(settings)}
     free = set(ABOUT_REPORTING) - {"attacks", "eval_size"}
     return read_json(report) if all(saved.get(k) == v for k, v in wanted.items() if k not in free) else None
 

@@ -100,7 +100,7 @@ class Settings(NamedTuple):
         }  # fmt: skip
         for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
-                raise L2LError(f"unknown {name} {value!r}: choose one of {', '.join(filter(None, known))}")
+                raise L2LError(f"unknown {name} {value!r}: choose from {', '.join(filter(None, known))}")
         if not 0 <= self.warmup <= self.epochs:
             raise L2LError(f"--warmup={self.warmup}: give 0 to {self.epochs}, the run's epochs")
         ball = self.ball

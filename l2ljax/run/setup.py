@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import checkpoint, data, defenses, models, threat
+from l2ljax.data.load import divide
 from l2ljax.devices import own_core
 from l2ljax.evaluate.standard import checksum
 from l2ljax.run.settings import Settings, optimizers
@@ -14,7 +15,7 @@ from l2ljax.run.trained import named_attack, trained_attack
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
 from l2ljax.types import Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
 
-__all__ = ["EVAL_BATCH", "Setup", "named_attacks", "prepare"]
+__all__ = ["EVAL_BATCH", "Setup", "data_identity", "load", "named_attacks", "prepare"]
 
 EVAL_BATCH = 250
 
@@ -51,14 +52,27 @@ class Setup(NamedTuple):
         These are the devices, which decide on kernels and on the order of sums, and a checksum of a user's own data.
         """
         devices = f"{len(self.devices)} {self.devices[0].platform}" + ", one core each" * own_core()
-        own = {} if self.settings.dataset in data.NAMES else {"data": checksum(tuple(self.dataset.train))}
-        return {"trained_on": devices, **own}
+        return {"trained_on": devices, **data_identity(self.settings, self.dataset)}
+
+
+def load(settings: Settings, dataset: data.Dataset | None = None) -> data.Dataset:
+    """Return a run's data, by default those that the settings name, divided as these say."""
+    whole = dataset or data.load(settings.dataset, settings.data_dir)
+    return divide(whole, train_size=settings.train_size, val_size=settings.val_size, seed=settings.seed)
+
+
+def data_identity(settings: Settings, dataset: data.Dataset | None = None) -> dict[str, str]:
+    """Return for config.json a checksum of a user's own data, by default those that the settings name."""
+    if settings.image_shape is None:
+        return {}
+    used = dataset or load(settings)
+    return {"data": checksum((used.train, used.val, used.test))}
 
 
 def prepare(
     settings: Settings,
     *,
-    dataset: data.Dataset | str | None = None,
+    dataset: data.Dataset | None = None,
     classifier: Classifier | None = None,
     ball: threat.Ball | None = None,
     defense: Defense | None = None,
@@ -68,7 +82,7 @@ def prepare(
 
     Args:
       settings: of the run; they name what is not given.
-      dataset: the data.
+      dataset: the data, checked.
       classifier: the network.
       ball: the threat.
       defense: built with `axis_name=train.AXIS`.
@@ -76,13 +90,7 @@ def prepare(
     """
     devices = _devices(settings.devices, settings.batch_size)
     ball = ball or settings.ball
-    whole = data.load(
-        dataset or settings.dataset,
-        settings.data_dir,
-        train_size=settings.train_size,
-        val_size=settings.val_size,
-        seed=settings.seed,
-    )
+    whole = load(settings, dataset)
     classifier = classifier or models.create(
         settings.arch, num_classes=whole.num_classes, dtype=jnp.dtype(settings.dtype), remat=settings.remat
     )
@@ -95,16 +103,14 @@ def prepare(
     variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
     classes = jax.eval_shape(classifier.logits, variables, images).shape[-1]
     if classes < whole.num_classes:
-        raise L2LError(
-            f"the network returns {classes} logits, but {whole.name} has {whole.num_classes} classes: give it as many"
-        )
+        has = f"{whole.name} has {whole.num_classes} classes"
+        raise L2LError(f"the network returns {classes} logits, but {has}: give it as many")
     for player, workdir in Players(settings.init_from, settings.attacker_from)._asdict().items():
         if workdir:
             like = getattr(state.params, player), getattr(state.stats, player)
             params, stats = checkpoint.restore_player(workdir, player, like)
-            state = state._replace(
-                params=state.params._replace(**{player: params}), stats=state.stats._replace(**{player: stats})
-            )
+            both = state.params._replace(**{player: params}), state.stats._replace(**{player: stats})
+            state = state._replace(params=both[0], stats=both[1])
     step = make_step(defense, movers, schedule=settings.schedule, devices=devices)
     phases = [(step, settings.epochs * epoch_steps)]
     if settings.warmup:
@@ -112,8 +118,8 @@ def prepare(
         warm_up = make_step(plain, movers, schedule="classifier", devices=devices)
         phases.insert(0, (warm_up, round(settings.warmup * epoch_steps)))
     eval_split = data.Split(*(a[: settings.eval_size] for a in whole.test))
-    made = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps)
-    return Setup(*made, data_key=k_data, eval_key=k_eval), state
+    parts = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps, k_data, k_eval)
+    return Setup(*parts), state
 
 
 def named_attacks(setup: Setup, params: Players, stats: Players) -> dict[str, Attack]:

@@ -6,7 +6,7 @@ logits_fn, attack = load(workdir)               # both at once
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,7 +21,8 @@ from l2ljax.runtime.workdir import read_json
 from l2ljax.types import Array, Attack, Classifier, Defense, L2LError, Tree
 
 __all__ = [
-    "Learned", "learned", "load", "load_attacker", "load_classifier", "load_function", "named_attack", "trained_attack",
+    "Learned", "check_threat", "learned", "load", "load_attacker", "load_classifier", "load_function", "named_attack",
+    "trained_attack",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def named_attack(name: str, ball: threat.Ball, own: Callable[..., T]) -> Attack 
     chosen = learned(name)
     if chosen is None:
         return attacks.create(name, ball)
-    return load_attacker(chosen.workdir, steps=chosen.steps) if chosen.workdir else own(steps=chosen.steps)
+    return load_attacker(chosen.workdir, steps=chosen.steps, ball=ball) if chosen.workdir else own(steps=chosen.steps)
 
 
 def trained_attack(
@@ -68,8 +69,8 @@ def load(workdir: str | Path, classifier: Network | None = None) -> tuple[jax.tr
     Args and errors are those of `load_classifier`.
     """
     logits_fn = load_classifier(workdir, classifier)
-    learns = defenses.find(_saved(workdir)["method"]).learns
-    return logits_fn, load_attacker(workdir) if learns else None
+    method = {**defenses.METHODS, **defenses.ATTACKERS}.get(_saved(workdir)["method"])
+    return logits_fn, load_attacker(workdir) if method is None or method.learns else None
 
 
 def load_classifier(workdir: str | Path, classifier: Network | None = None) -> jax.tree_util.Partial:
@@ -96,25 +97,41 @@ def load_classifier(workdir: str | Path, classifier: Network | None = None) -> j
     return jax.tree_util.Partial(classifier.logits, {"params": params, "batch_stats": batch_stats})
 
 
-def load_attacker(workdir: str | Path, *, steps: int | None = None, path: bool = False) -> Attack:
+def load_attacker(
+    workdir: str | Path, *, steps: int | None = None, path: bool = False, ball: threat.Ball | None = None
+) -> Attack:
     """Return the attacker that a run of a learned method, or one that trained an attacker alone, ended with.
 
     Args:
       workdir: of the run.
       steps: by default those that it was trained with.
       path: return all iterates in place of the last.
+      ball: the threat that it must have been trained for.
 
     Raises:
-      L2LError: no run there, or one whose attacker learned nothing.
+      L2LError: no run there, or one whose attacker learned nothing, or learned in another threat.
     """
     saved = _saved(workdir)
-    ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
-    defense = defenses.create(saved["method"], models.create("digits_cnn"), ball, **saved["options"])  # any classifier
+    trained = check_threat(workdir, saved, ball)
+    if saved["method"] not in {**defenses.METHODS, **defenses.ATTACKERS}:
+        raise L2LError(
+            f"{workdir} holds a {saved['method']}, a defense of yours: keep its attack, or register the defense"
+        )
+    defense = defenses.create(saved["method"], models.create("digits_cnn"), trained, **saved["options"])  # any network
     like = defense.init(jax.random.key(0), jnp.zeros((1, *saved["image_shape"])))
     attack = trained_attack(defense, *checkpoint.restore_player(workdir, "attacker", like), steps=steps, path=path)
     if attack is None:
         raise L2LError(f"{workdir} is a run of {saved['method']}, whose attacker learns nothing")
     return attack
+
+
+def check_threat(workdir: str | Path, saved: Mapping[str, Any], ball: threat.Ball | None) -> threat.Ball:
+    """Return the threat of a run's config.json; raise an L2LError where it must be another one."""
+    theirs = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
+    if ball is not None and (theirs.name, theirs.eps) != (ball.name, ball.eps):
+        asked = f"{saved['norm']}, eps {saved['eps']}, not {ball.name}, {ball.eps:.4g}"
+        raise L2LError(f"{workdir} attacks in {asked}: give one of the same threat")
+    return theirs
 
 
 def load_function(name: str) -> Callable[..., Array]:

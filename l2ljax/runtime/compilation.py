@@ -2,9 +2,9 @@
 
     keep_programs()          # before the first compilation
 
-A script that runs again or resumes reads its programs instead of compiling them. JAX looks them up by everything that
-they depend on: the computation, versions, XLA's flags, the devices. They are the same bit by bit. Whoever can write to
-the folder can run code as you, so it belongs to one user.
+A script that runs again or resumes reads its programs, the same bit by bit, instead of compiling them. JAX looks them
+up by everything that they depend on: the computation, versions, XLA's flags, the devices. Whoever can write to the
+folder can run code as you, so it belongs to one user.
 """
 
 import hashlib
@@ -38,15 +38,11 @@ def keep_programs() -> None:
 
 
 def folder() -> Path:
-    """Return l2ljax/CPU in XDG_CACHE_HOME, which is ~/.cache by default.
-
-    CPU identifies this machine's processor: its programs may not run on another processor that shares the home folder.
-    """
+    """Return l2ljax/CPU in XDG_CACHE_HOME (~/.cache): programs may not run on another processor with the same home."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         instructions = next(line for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):
         instructions = platform.processor()
     cpu = hashlib.sha256(f"{platform.machine()} {instructions}".encode()).hexdigest()[:12]
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "l2ljax" / cpu
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2ljax" / cpu

@@ -45,8 +45,8 @@ def joined(
     """Make this process one of a run's within the context; process 0 alone writes to stdout.
 
     JAX watches the processes: if one is silent for `heartbeat_timeout` seconds, it aborts the others, which would
-    otherwise wait forever. That cannot be caught, so a shell that waits for this process's end prints one line of
-    advice on stderr, unless the end was orderly. A collective that fails earlier also ends the process.
+    otherwise wait forever. One line of advice on stderr follows, unless the end was orderly. A collective that fails
+    earlier also ends the process.
 
     Args:
       coordinator: HOST:PORT of process 0; without it and `distributed`, nothing is joined.
@@ -74,22 +74,25 @@ def joined(
         )
     except (ValueError, RuntimeError) as error:
         raise L2LError(f"cannot join the other processes ({str(error).splitlines()[0]}): give --coordinator") from error
-    orderly = _tell_unless_orderly(
+    # XLA aborts in a thread of its own, which Python can neither catch nor precede; a shell outlives this process.
+    line = (
         f"process {jax.process_index()} of {jax.process_count()} ends: another process is gone, or it failed itself "
         "(see above). Run the same command again in all of them to resume from the last checkpoint."
     )
+    watcher = ["sh", "-c", 'read orderly || echo "$0" >&2', line]  # in a session of its own: Ctrl-C is for this process
+    shell = subprocess.Popen(watcher, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         yield
     except (SystemExit, L2LError, Interrupted):
-        orderly()
+        shell.communicate(b"orderly\n")
         raise
     except BaseException as error:
-        if not _is_a_lost_connection(error):
+        if not any(library in str(error) for library in ("Gloo", "NCCL")):  # else a collective lost its connection
             traceback.print_exc()
         os._exit(1)  # an orderly exit would wait for the others, which wait for this one
-    orderly()
+    shell.communicate(b"orderly\n")
 
 
 def is_first() -> bool:
@@ -127,12 +130,9 @@ def from_first(tree: Tree) -> Tree:
     """Return process 0's arrays, in a tree of the same structure and shapes. PRNG keys are allowed."""
     if jax.process_count() == 1:
         return tree
-    received = multihost_utils.broadcast_one_to_all(
-        jax.tree.map(lambda leaf: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree)
-    )
-    return jax.tree.map(
-        lambda leaf, here: jax.random.wrap_key_data(leaf) if is_key(here) else jnp.asarray(leaf), received, tree
-    )
+    sent = jax.tree.map(lambda leaf: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree)
+    wrap = lambda leaf, here: jax.random.wrap_key_data(leaf) if is_key(here) else jnp.asarray(leaf)
+    return jax.tree.map(wrap, multihost_utils.broadcast_one_to_all(sent), tree)
 
 
 def agreed(asked: Callable[[], bool]) -> Callable[[], bool]:
@@ -149,23 +149,3 @@ def agreed(asked: Callable[[], bool]) -> Callable[[], bool]:
         return next(calls) % AGREE_EVERY == 0 and bool(multihost_utils.process_allgather(np.array(asked())).any())
 
     return any_asked
-
-
-def _is_a_lost_connection(error: BaseException) -> bool:
-    """Return whether a collective failed because a process is lost; XLA raises ValueError and JaxRuntimeError."""
-    return any(library in str(error) for library in ("Gloo", "NCCL"))
-
-
-def _tell_unless_orderly(line: str) -> Callable[[], None]:
-    """Print `line` on stderr when this process has ended for any reason, unless the returned function was called."""
-    shell = subprocess.Popen(
-        ["sh", "-c", 'read orderly || echo "$0" >&2', line],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for this process
-    )
-
-    def orderly() -> None:
-        shell.communicate(b"orderly\n")
-
-    return orderly

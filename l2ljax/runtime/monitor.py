@@ -27,10 +27,7 @@ __all__ = ["duration", "one_line_errors", "pass_seconds", "script", "show", "ste
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[Callable[[], bool]]:
-    """Make SIGTERM and Ctrl-C within the context only turn the yielded function true.
-
-    Signals belong to the main thread; in another one nothing changes.
-    """
+    """Make SIGTERM and Ctrl-C within the context only turn the yielded function true; in a thread nothing changes."""
     asked = False
 
     def ask(number: int, frame: Any) -> None:
@@ -48,12 +45,9 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def script(most_devices: int | None = None) -> Iterator[None]:
-    """Run a script with a device per CPU core, a cache of compiled programs, and one-line errors.
+    """Run a script with a device per CPU core (at most `most_devices`), a cache of programs, and one-line errors.
 
     Scripts that time compilation use `one_line_errors` instead.
-
-    Args:
-      most_devices: see `devices.one_per_core`.
     """
     devices.one_per_core(most_devices)
     compilation.keep_programs()

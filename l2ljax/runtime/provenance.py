@@ -34,8 +34,7 @@ def provenance() -> dict[str, Any]:
 
 def _processor() -> str:
     """Return the CPU's name and widest vectors, if the system gives them: both determine speed."""
-    file = Path("/proc/cpuinfo")
-    text = file.read_text() if file.exists() else ""
+    text = file.read_text() if (file := Path("/proc/cpuinfo")).exists() else ""
     name = re.search(r"model name\s*: (.*)", text)
     vectors = [label for flag, label in {"avx512f": "AVX-512", "avx2": "AVX2"}.items() if f" {flag} " in text]
     return f" ({', '.join([name[1], *vectors[:1]])})" if name else ""

@@ -3,27 +3,22 @@
 config.json  metrics.jsonl  checkpoints/  report.json  report.md  figures/
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from l2ljax.files import write_files, write_json
-from l2ljax.types import L2LError
+from l2ljax.types import L2LError, one_line
 
 __all__ = ["ABOUT_REPORTING", "Workdir", "read_json"]
 
 ABOUT_REPORTING = (
-    "workdir",
-    "data_dir",
-    "devices",
-    "remat",
-    "checkpoint_every",
-    "no_checkpoint",
-    "eval_size",
-    "attacks",
+    "workdir", "data_dir", "devices", "remat", "checkpoint_every", "no_checkpoint", "eval_size", "attacks",
     "trained_on",  # has its own message
-)
+)  # fmt: skip
 """Settings that may differ between two runs of the same training."""
 
 
@@ -48,21 +43,31 @@ class Workdir:
         write_json(file, config)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return all rows of metrics.jsonl, without a partially written one."""
-        if not self._metrics.exists():
-            return []
-        rows = []
-        for line in self._metrics.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        """Return the rows of metrics.jsonl in order, without lines that cannot be read, like a half-written one."""
+        return [row for _, row in self._lines()]
 
     def forget_after(self, step: int) -> None:
-        """Drop the rows of later steps, which a run that resumes from `step` writes again."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        write_files({self._metrics: "".join(json.dumps(row) + "\n" for row in kept).encode()})
+        """Drop the rows of later steps, which a run that resumes from `step` writes again, and lines that are no rows.
+
+        A line on stderr says which of the rows 1..step are missing.
+        """
+        kept = [(line, row["step"]) for line, row in self._lines() if row["step"] <= step]
+        write_files({self._metrics: b"".join(line + b"\n" for line, _ in kept)})
+        if missing := sorted(set(range(1, step + 1)) - {number for _, number in kept}):
+            lost = f"{len(missing)} of {step} rows, that of step {missing[0]} first: they were deleted or damaged"
+            print(f"{self._metrics} lacks {lost}, and training goes on without them", file=sys.stderr)
+
+    def _lines(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """Yield the lines of metrics.jsonl that hold a row, and the row."""
+        try:
+            content = self._metrics.read_bytes() if self._metrics.exists() else b""
+        except OSError as error:
+            raise L2LError(f"cannot read {self._metrics} ({error.strerror}): move it away") from error
+        for line in content.split(b"\n"):
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict) and type(row.get("step")) is int:
+                    yield line, row
 
     def record(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows to metrics.jsonl."""
@@ -70,21 +75,19 @@ class Workdir:
             with self._metrics.open("a") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
         except OSError as error:
-            raise L2LError(
-                f"cannot write {self._metrics} ({error.strerror}): free some space, then run the same command again"
-            ) from error
+            fix = "free some space, then run the same command again"
+            raise L2LError(f"cannot write {self._metrics} ({error.strerror}): {fix}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file written by this library.
-
-    Raises:
-      L2LError: it is missing or damaged.
-    """
+    """Return the object in a JSON file written by this library; one that is missing or damaged is an L2LError."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise L2LError(f"cannot read {path} ({error}): give the workdir of a run") from error
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise L2LError(f"cannot read {path} ({one_line(error)}): give the workdir of a run") from error
+    if not isinstance(content, dict):
+        raise L2LError(f"cannot read {path} (it holds a {type(content).__name__}): give the workdir of a run")
+    return content
 
 
 def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
