@@ -14,6 +14,8 @@ from pathlib import Path
 from l2ljax.files import write_files, write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.workdir import read_json
+from l2ljax.types import L2LError
+from l2ljax.values import NonNegative
 from papers import listing, page, work
 
 
@@ -25,7 +27,7 @@ class Flags:
     """Show every row of every table: done, partial or not run, and its cost."""
     only: str = ""
     """Tables, or TABLE/ROW, separated by commas, like rnn_adv:table3,l2l:table2/PGM Net; all by default."""
-    minutes: float = 0.0
+    minutes: NonNegative = 0.0
     """Run what is missing, for at most this many minutes."""
     data_dir: Path | None = None
     """A folder with a folder (or link) for each data set: mnist, cifar10."""
@@ -43,6 +45,18 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Collect, run, then write the tables."""
+    collecting = bool(flags.collect or flags.judged)
+    if not (flags.list or flags.minutes or flags.tables or collecting):
+        raise L2LError("nothing to do: give --list, --minutes, --tables, --collect or --judged")
+    if collecting and not re.fullmatch(r"\w[\w.-]*", flags.name, re.ASCII):
+        raise L2LError(f"--name={flags.name}: give letters, digits, _ and - for the name of the file")
+    used = {"name": collecting, "title": collecting, "only": flags.list or flags.minutes, "data_dir": flags.minutes}
+    for name, needed in used.items():
+        if getattr(flags, name) and not needed:
+            raise L2LError(
+                f"--{name.replace('_', '-')} belongs to --list, --minutes, --collect or --judged: see --help"
+            )
+    listing.wanted(flags.only)
     keep(flags, flags.collect, "report.json", "runs", "reports")
     keep(flags, flags.judged, "robustbench.json", "judged", "judgements")
     if flags.minutes:

@@ -7,6 +7,7 @@ at once.
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import jax
@@ -14,9 +15,11 @@ import jax.numpy as jnp
 
 from bench.scaling import all_reduce_seconds, hiding_batch
 from l2ljax import cost, models
-from l2ljax.files import write_json
+from l2ljax.files import check_writable, write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
+from l2ljax.types import L2LError
+from l2ljax.values import Count, NonNegative, Positive, check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,22 +27,29 @@ class Flags:
     """The network and the devices."""
 
     arch: str = "wrn_34_10"
-    steps: int = 10
+    steps: Count = 10
     """Steps of the attack in training."""
-    devices: tuple[int, ...] = (8, 64, 512)
-    flops: float = 4e14
+    devices: tuple[Count, ...] = (8, 64, 512)
+    flops: Positive = 4e14
     """Operations per second of a device: 4e14 is 40 % of an H100's dense bf16 peak."""
-    bandwidth: tuple[float, ...] = (4.5e11, 5e10)
+    bandwidth: tuple[Positive, ...] = (4.5e11, 5e10)
     """Bytes per second out of each device: NVLink 4, and one 400 Gb/s network port per device."""
-    latency: float = 5e-6
+    latency: NonNegative = 5e-6
     """Seconds of an empty message."""
-    batch: int = 128
+    batch: Count = 128
     """Images per device, for the last column."""
-    out: Path = Path("experiments/results/scaling.json")
+    out: Path = Path("runs/scaling.json")
+    """The JSON file, a kept result if it is in experiments/results."""
 
 
 def main(flags: Flags) -> None:
     """Count, write."""
+    if not flags.devices or not flags.bandwidth:
+        raise L2LError("nothing to estimate: give --devices and --bandwidth a number each, or several")
+    for name, kind in {"devices": Count, "bandwidth": Positive}.items():
+        for value in getattr(flags, name):
+            check(kind, value, f"--{name}")
+    check_writable(flags.out)
     classifier = models.create(flags.arch)
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(classifier.init, jax.random.key(0), x)
@@ -54,18 +64,14 @@ def main(flags: Flags) -> None:
     nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables))
     step_flops, backward = flags.steps * attack + training, training - forward
     rows = []
-    for bandwidth in flags.bandwidth:
-        for n in flags.devices:
-            link = {"bandwidth": bandwidth, "latency": flags.latency}
-            seconds = all_reduce_seconds(nbytes, n, **link)
-            rows.append({
-                "devices": n,
-                "bandwidth": bandwidth,
-                "bytes_sent": 2 * (n - 1) / n * nbytes,
-                "seconds": seconds,
-                "hiding_batch": hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
-                "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
-            })  # fmt: skip
+    for bandwidth, n in itertools.product(flags.bandwidth, flags.devices):
+        link = {"bandwidth": bandwidth, "latency": flags.latency}
+        seconds = all_reduce_seconds(nbytes, n, **link)
+        rows.append({
+            "devices": n, "bandwidth": bandwidth, "bytes_sent": 2 * (n - 1) / n * nbytes, "seconds": seconds,
+            "hiding_batch": hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
+            "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
+        })  # fmt: skip
     record = {
         **provenance(),
         **{name: getattr(flags, name) for name in ("arch", "steps", "flops", "latency", "batch")},

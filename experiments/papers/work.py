@@ -142,7 +142,7 @@ def at_work_on(job: Job) -> Iterator[tuple[IO[str] | None, str]]:
     with open(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = os.path.samefile(path, file.fileno())  # not if its last owner deleted it since it was opened
+            free = os.fstat(file.fileno()).st_nlink > 0  # else its last owner deleted it since it was opened
         except OSError:
             free = False
         if not free:
