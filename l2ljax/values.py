@@ -1,10 +1,8 @@
 """Numbers and choices with their ranges, as annotations that flags, `--options` and Python calls are checked by.
 
-@checked
-def mine(ball: Ball, *, steps: Count = 10, momentum: Share = 1.0, start: Literal["image", "noise"] = "noise"): ...
-
-mine(ball, steps=0)                          # L2LError: steps=0: give a whole number of 1 or more
-parse(Count, "0", "--steps")                 # the same of a text
+check(Count, 3, "steps")                      # 3; for 0 an L2LError: "steps=0: give a whole number from 1 to ..."
+parse(Positive | None, "0.5", "--step-size")  # the same of a text
+attack = checked(attack)                      # checks its arguments by their annotations
 """
 
 import functools
@@ -22,8 +20,8 @@ import numpy as np
 from l2ljax.types import L2LError
 
 __all__ = [
-    "Count", "Natural", "NonNegative", "Positive", "Range", "Seed", "Share", "check", "checked", "parse",
-    "parse_list",
+    "LARGEST", "Count", "Natural", "NonNegative", "Positive", "Range", "Seed", "Share", "check", "checked", "describe",
+    "parse", "parse_list",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -60,7 +58,8 @@ class Range(NamedTuple):
 
 
 KINDS = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str, types.NoneType: types.NoneType}
-LARGEST = 2**31 - 1  # of the integers that reach a device
+LARGEST = 2**31 - 1
+"""The largest integer that reaches a device."""
 Count = Annotated[int, Range(1, LARGEST)]
 Natural = Annotated[int, Range(0, LARGEST)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]

@@ -28,11 +28,11 @@ __all__ = [
 ]  # fmt: skip
 
 Steps = Annotated[int, Range(1, 10_000)]
-"""Of an attack that is unrolled."""
+"""The length of an unrolled attack."""
 Width = Annotated[int, Range(1, 4096)]
 """Channels or units of a layer of an attacker."""
 AttackerName = Literal["wide", "wide_paper", "slim", "slim_no_skip"]
-"""Of `models.attackers.ATTACKERS`."""
+"""A name in `models.attackers.ATTACKERS`."""
 Outcome = tuple[Array, tuple[Players, dict[str, Array]]]
 """The value of `Defense.objective`."""
 Forward = Callable[[Tree, Array], tuple[Array, Tree]]
