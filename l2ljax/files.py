@@ -41,7 +41,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
                 draft.unlink()
 
 
-def check_writable(path: Path, name: str) -> None:
+def check_writable(path: Path, name: str = "--out") -> None:
     """Make the folder of a file that will be written after long work.
 
     Raises:

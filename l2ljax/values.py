@@ -21,7 +21,7 @@ from l2ljax.types import L2LError
 
 __all__ = [
     "LARGEST", "Count", "Natural", "NonNegative", "Positive", "Range", "Seed", "Share", "check", "checked", "describe",
-    "parse",
+    "parse", "parse_list",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -104,6 +104,13 @@ def parse(annotation: Any, text: str, name: str) -> Any:
         if kind is str:
             return check(annotation, text, name)
     raise L2LError(f"{name}={text}: give {describe(annotation)}")
+
+
+def parse_list(annotation: Any, text: str, name: str) -> list[Any]:
+    """Return the values, at least one, of a text that separates them by commas; each is read by `parse`."""
+    if not all(parts := [part.strip() for part in text.split(",")]):
+        raise L2LError(f"{name}={text}: give {describe(annotation)}, or several separated by commas")
+    return [parse(annotation, part, name) for part in parts]
 
 
 def describe(annotation: Any) -> str:
