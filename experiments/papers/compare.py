@@ -12,15 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from l2ljax import defenses
 from l2ljax.report.markdown import grid
 from l2ljax.run import recipes
 from papers import records
-from papers.effort import GENERATORS, TRAIN_IMAGES
+from papers.effort import TRAIN_IMAGES
 from papers.plan import PARTS
+from papers.printed import setting
 from papers.targets import TABLES, Table
 
 __all__ = [
-    "Record", "as_markdown", "cell", "elsewhere", "images_of", "read_records", "section", "shortened", "value_of",
+    "COMPARED", "Record", "as_markdown", "cell", "elsewhere", "images_of", "read_records", "section", "shortened",
+    "value_of",
 ]  # fmt: skip
 
 Record = Mapping[str, Any]
@@ -64,7 +67,9 @@ def section(name: str, table: Table, measured: Sequence[Record]) -> str:
     of_row = {row: seeds for row, seeds in of_row.items() if seeds}
     run = [column for record in measured for column in record["values"]]
     columns = [c for c in dict.fromkeys([*table.columns, *run]) if c == "Min" or c in run]
-    said = {row: list(dict.fromkeys(shortened(r["training"], table) for r in seeds)) for row, seeds in of_row.items()}
+    said = {
+        row: list(dict.fromkeys(shortened(r["training"], name, row) for r in seeds)) for row, seeds in of_row.items()
+    }
     schedules = [text.split("; ") for texts in said.values() for text in texts]
     common = [part for part in schedules[0] if all(part in parts for parts in schedules)]
     cells = []
@@ -111,26 +116,44 @@ def images_of(column: str, measured: Iterable[Record]) -> str:
     return " or ".join(f"{count:,}" for count in sorted(counts)) + " images" if counts else ""
 
 
-def shortened(training: Mapping[str, Any], table: Table) -> str:
-    """Describe the run's differences from the paper's setting: the table's, and for the rest the recipe's."""
-    paper, generator = recipes.find(training["dataset"], training["method"]), training["method"] in GENERATORS
-    wanted = {"dataset": table.dataset, "arch": table.arch}
-    said = [f"{training[name]} for {theirs}" for name, theirs in wanted.items() if theirs not in ("", training[name])]
-    if training["epochs"] != (epochs := table.epochs or paper.epochs):
-        said.append(f"{training['epochs']} of {epochs} epochs")
+COMPARED = (
+    "optimizer", "lr", "lr_schedule", "milestones", "decay", "weight_decay", "nesterov", "batch_size", "clip_norm",
+    "warmup", "augment", "schedule", "selection", "attacker_optimizer", "attacker_lr", "attacker_weight_decay",
+)  # fmt: skip
+"""The settings that are compared as they stand, those in epochs as shares of the run."""
+
+
+def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
+    """Describe the run's differences from the row's setting in its paper, `printed.setting`.
+
+    Settings that an older record lacks are not compared.
+    """
+    paper = setting(table, row) or recipes.find(training["dataset"], training["method"], "ours")
+    said = [
+        f"{training[name]} for {theirs}"
+        for name in ("dataset", "arch")
+        if training[name] != (theirs := getattr(paper, name))
+    ]
+    if training["epochs"] != paper.epochs:
+        said.append(f"{training['epochs']:g} of {paper.epochs:.4g} epochs")
     images, everything = training.get("train_size"), TRAIN_IMAGES.get(training["dataset"])
     if images is not None and images != everything:
         said.append(f"{images:,} of {everything:,} training images" if everything else f"{images:,} training images")
-    options = training.get("options", {})
-    if generator and options.get("attacker_width", 64) not in (None, 64):
-        said.append(f"attacker of width {options['attacker_width']} for 64")
-    for name in ("optimizer", "lr", "lr_schedule", "batch_size", "warmup", "attacker_optimizer", "attacker_lr"):
-        theirs = getattr(paper, name)
-        if name == "warmup":
-            theirs *= training["epochs"] / paper.epochs
-        if name in training and training[name] != theirs:
-            shown = f"{theirs:g}" if isinstance(theirs, float) else theirs
-            said.append(f"{name.replace('_', ' ')} {training[name]} for {shown}")
-    if not generator:  # a learned attacker's options are an ablation's row
-        said += [f"{name} {value}" for name, value in options.items()]
+    for name in COMPARED:
+        theirs, ours = getattr(paper, name), training.get(name, ...)
+        if name in ("milestones", "warmup"):  # in epochs: stretched like the run
+            stretch = training["epochs"] / paper.epochs
+            theirs = [m * stretch for m in theirs] if name == "milestones" else theirs * stretch
+        if ours is not ... and ours != theirs:
+            said.append(f"{name.replace('_', ' ')} {_shown(ours)} for {_shown(theirs)}")
+    options = {**defenses.options(training["method"]), **training.get("options", {})}
+    theirs = {**defenses.options(paper.method), **paper.options}
+    said += [f"{name} {_shown(value)} for {_shown(theirs.get(name))}" for name, value in options.items()
+             if name in training.get("options", {}) | dict(paper.options) and value != theirs.get(name)]  # fmt: skip
     return "; ".join(said) or "as in the paper"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "/".join(map(_shown, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
