@@ -146,10 +146,12 @@ def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
             theirs = [m * stretch for m in theirs] if name == "milestones" else theirs * stretch
         if ours is not ... and ours != theirs:
             said.append(f"{name.replace('_', ' ')} {_shown(ours)} for {_shown(theirs)}")
-    options = {**defenses.options(training["method"]), **training.get("options", {})}
+    given = training.get("options", {})
+    options = {**defenses.options(training["method"]), **given}
     theirs = {**defenses.options(paper.method), **paper.options}
-    said += [f"{name} {_shown(value)} for {_shown(theirs.get(name))}" for name, value in options.items()
-             if name in training.get("options", {}) | dict(paper.options) and value != theirs.get(name)]  # fmt: skip
+    for name in {**given, **paper.options}:
+        if options.get(name) != theirs.get(name):
+            said.append(f"{name.replace('_', ' ')} {_shown(options.get(name))} for {_shown(theirs.get(name))}")
     return "; ".join(said) or "as in the paper"
 
 
