@@ -148,6 +148,7 @@ def register(
     family = Family(make, parameters, help or (make.__doc__ or "").partition("\n")[0].rstrip("."), n)
     if FAMILIES.get(name) == family:
         return
+    check_name("attack", name)
     alike = [o for o in (*FAMILIES, *RESERVED) if re.fullmatch(rf"{name}\d*", o) or re.fullmatch(rf"{o}\d*", name)]
     check_name("attack", name, alike)
     set_by_name = parameters(threat.linf(0.1), n or 1)
@@ -156,7 +157,7 @@ def register(
     FAMILIES[name] = family
 
 
-def check_name(kind: str, name: str, taken: Sequence[str]) -> None:
+def check_name(kind: str, name: str, taken: Sequence[str] = ()) -> None:
     """Refuse the name of an attack or a method that is not a word or that clashes with `taken`."""
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
         raise L2LError(f"{kind} {name!r}: name it with letters, digits and underscores")
