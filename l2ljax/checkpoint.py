@@ -8,7 +8,9 @@ A checkpoint is a flat mapping from the leaves' paths to arrays, and a checksum 
 read without this library, and reading it runs no code.
 """
 
+import errno
 import logging
+import shutil
 import sys
 import zlib
 from collections.abc import Mapping
@@ -44,7 +46,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2) -> None:
         import orbax.checkpoint as ocp  # slow to import, and needed only to save
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every phase of a save
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs each phase of a save, and errors it raises
         self.folder = folder.resolve()
         self._args = ocp.args
         alone: dict[str, Any] = {}
@@ -73,13 +75,17 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         flat = _to_flat(tree)
+        size = sum(array.nbytes for array in flat.values())
         try:
+            if shutil.disk_usage(self.folder).free < size:  # orbax's own end on a full disk prints tracebacks later
+                raise OSError(errno.ENOSPC, f"No space left on device for {size / 1e6:.1f} MB")
             self._manager.save(step, args=self._args.StandardSave({**flat, CHECKSUM: _checksum(flat)}))
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             kept = self.latest()
             last = "there is no earlier one" if kept is None else f"that of step {kept} is kept"
+            reason = one_line(error, most=2000).rpartition(": ")[2]  # after the folders, that it knows too
             raise L2LError(
-                f"could not save the checkpoint of step {step} to {self.folder} ({one_line(error)}); {last}: "
+                f"could not save the checkpoint of step {step} to {self.folder} ({reason}); {last}: "
                 "free some space, then run the same command again to resume"
             ) from error
 
