@@ -1,6 +1,7 @@
 """Checkpoints: a flipped bit anywhere is noticed, the last sound step is named and gone on from."""
 
 import random
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +95,14 @@ def test_training_goes_on_from_the_last_sound_step(saved, capsys):
     with pytest.raises(L2LError, match="the checkpoint of step 6 .* and no earlier one is sound: delete them"):
         checkpoints.resume(like=state_of(0))
     assert len(list((saved / "checkpoints").glob("[36]"))) == 2
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(saved, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    checkpoints = Checkpoints(saved / "checkpoints")
+    with pytest.raises(L2LError, match=r"step 9 .*No space left on device for 0\.0 MB.*that of step 6 is kept"):
+        checkpoints.save(9, state_of(9))
+    assert sorted(path.name for path in (saved / "checkpoints").iterdir()) == ["3", "6"]
 
 
 def test_checkpoints_without_a_checksum_load(tmp_path):
