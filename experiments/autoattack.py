@@ -7,6 +7,7 @@ Ours compiles in the first round; that time is listed separately. For the times,
 import dataclasses
 import time
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,12 @@ import numpy as np
 from bench import benchmark, rivals
 from l2ljax import data, devices, threat
 from l2ljax.evaluate import run_standard_evaluation
-from l2ljax.files import write_json
+from l2ljax.files import check_writable, write_json
 from l2ljax.run.trained import load_classifier, read_config
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import Batch
-from l2ljax.values import Count
+from l2ljax.values import Count, parse_list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +40,21 @@ class Flags:
     seeds: Count = 1
     """Rounds, each with another seed."""
     out: Path = Path("runs/autoattack.json")
+    """The JSON file, a kept result if it is in experiments/results."""
 
 
 def main(flags: Flags) -> None:
     """Run both in turn, compare the robust examples, and write the results."""
     devices.one_per_core()
+    names = tuple(parse_list(Literal["apgd-ce", "apgd-t", "fab-t", "square"], flags.attacks, "--attacks"))
+    ball = threat.linf(threat.parse_eps(flags.eps))
+    rivals.package("pyautoattack")
+    check_writable(flags.out)
     saved = read_config(flags.victim)
     dataset = data.load(saved["dataset"], flags.data_dir or saved.get("data_dir"))
     images, y = (np.concatenate(both)[: flags.images] for both in zip(dataset.test, dataset.train, strict=True))
-    logits_fn, ball = load_classifier(flags.victim), threat.linf(threat.parse_eps(flags.eps))
+    logits_fn = load_classifier(flags.victim)
     x = images.astype(np.float32) / 255
-    names = tuple(flags.attacks.split(","))
     compiled, rounds = benchmark.compile_clock(), []
     for seed in range(flags.seeds):
         key, before, began = jax.random.key(seed), compiled(), time.perf_counter()

@@ -1,4 +1,4 @@
-"""The limiting cycle, and a learned attacker that breaks it: `python experiments/cycle.py --out=cycle.json`.
+"""The limiting cycle, and a learned attacker that breaks it: `python experiments/cycle.py`.
 
 min over x, max over y of x y (Learning to Defend by Learning to Attack, appendix D): if both players step along their
 gradients, they circle the equilibrium (0, 0), moving out by a factor sqrt(1 + step^2) each step. In L2L, an attacker
@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.lax import stop_gradient
 
-from l2ljax.files import write_json
+from l2ljax.files import check_writable, write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.train import TrainState, make_step
@@ -31,10 +31,10 @@ class Flags:
 
     step: Annotated[float, Range(1e-6, 1)] = 1e-2
     """1e-4 in the paper, with the same picture."""
-    turns: Annotated[float, Range(0.01, 1000)] = 2.0
+    turns: Annotated[float, Range(0.2, 1000)] = 2.0
     """Turns of the plain game's circle."""
     out: Path = Path("runs/cycle.json")
-    """The final positions; the picture goes next to it."""
+    """The final positions, a kept result if they are in experiments/results; the picture goes next to them."""
 
 
 def plain(params: Players, *_: Any) -> tuple[Array, Any]:
@@ -67,6 +67,7 @@ def play(objective: Any, attacker: float, *, step: float, steps: int) -> np.ndar
 
 def main(flags: Flags) -> None:
     """Play both games, draw them, print their ends."""
+    check_writable(flags.out)
     steps = round(flags.turns * 2 * np.pi / flags.step)
     games = {"gradient steps": plain, "learned attacker": learned}
     paths = {name: play(game, 0.0, step=flags.step, steps=steps) for name, game in games.items()}

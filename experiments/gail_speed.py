@@ -6,12 +6,13 @@ The result is in steps of the environment per second, learning included; run it 
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from l2ljax.files import write_json
+from l2ljax.files import check_writable, write_json
 from l2ljax.gail import experiment
 from l2ljax.gail.setup import Config
 from l2ljax.runtime.flags import launch
@@ -35,10 +36,14 @@ class Flags:
     rival_steps: Count = 100_000
     rounds: Count = 3
     out: Path = Path("runs/gail_speed.json")
+    """The JSON file, a kept result if it is in experiments/results."""
 
 
 def main(flags: Flags) -> None:
     """Measure both in turn, write and print."""
+    if flags.imitation and not shutil.which(flags.imitation):
+        raise L2LError(f"--imitation={flags.imitation}: no such program; name the environment's Python")
+    check_writable(flags.out)
     rounds: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for round_ in range(flags.rounds):

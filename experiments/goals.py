@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 
 from bench import goals
-from l2ljax.files import write_json
+from l2ljax.files import check_writable, write_json
 from l2ljax.runtime.flags import launch
 from papers import tables
 
@@ -29,6 +29,7 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Measure, collect, print."""
+    check_writable(flags.out)
     goals.measure(flags.folder, victim=flags.victim, data_dir=flags.data_dir, only=flags.only)
     record = goals.collect(flags.folder)
     write_json(flags.out, record)

@@ -45,15 +45,22 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Collect, run, then write the tables."""
-    if not (flags.list or flags.minutes or flags.tables or flags.collect or flags.judged):
+    collecting = bool(flags.collect or flags.judged)
+    if not (flags.list or flags.minutes or flags.tables or collecting):
         raise L2LError("nothing to do: give --list, --minutes, --tables, --collect or --judged")
-    if (flags.collect or flags.judged) and not re.fullmatch(r"\w[\w.-]*", flags.name):
-        raise L2LError(f"--name={flags.name}: give a name of letters, digits, _, - and . for the file")
-    chosen = listing.chosen(flags.only)
+    if collecting and not re.fullmatch(r"\w[\w.-]*", flags.name, re.ASCII):
+        raise L2LError(f"--name={flags.name}: give letters, digits, _ and - for the name of the file")
+    used = {"name": collecting, "title": collecting, "only": flags.list or flags.minutes, "data_dir": flags.minutes}
+    for name, needed in used.items():
+        if getattr(flags, name) and not needed:
+            raise L2LError(
+                f"--{name.replace('_', '-')} belongs to --list, --minutes, --collect or --judged: see --help"
+            )
+    listing.wanted(flags.only)
     keep(flags, flags.collect, "report.json", "runs", "reports")
     keep(flags, flags.judged, "robustbench.json", "judged", "judgements")
     if flags.minutes:
-        work.work(chosen, minutes=flags.minutes, data_dir=flags.data_dir)
+        work.work(listing.chosen(flags.only), minutes=flags.minutes, data_dir=flags.data_dir)
     if flags.list:
         print(listing.listed(flags.only))
     if flags.tables:

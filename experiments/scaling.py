@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from bench.scaling import all_reduce_seconds, hiding_batch
 from l2ljax import cost, models
-from l2ljax.files import write_json
+from l2ljax.files import check_writable, write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.values import Count, Range
@@ -39,10 +39,12 @@ class Flags:
     batch: Count = 128
     """Images per device, for the last column."""
     out: Path = Path("runs/scaling.json")
+    """The JSON file, a kept result if it is in experiments/results."""
 
 
 def main(flags: Flags) -> None:
     """Count, write."""
+    check_writable(flags.out)
     classifier = models.create(flags.arch)
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(classifier.init, jax.random.key(0), x)

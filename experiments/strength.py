@@ -13,14 +13,14 @@ from typing import Any
 import jax
 
 from l2ljax import data
-from l2ljax.files import write_json
+from l2ljax.files import check_writable, write_json
 from l2ljax.report.figures import loss_along_attacks
 from l2ljax.report.views import losses_along, pgd_path
 from l2ljax.run.trained import check_threat, load_attacker, load_classifier, read_config
 from l2ljax.runtime.flags import read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
-from l2ljax.values import Count, Seed
+from l2ljax.values import Count, Seed, parse_list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +36,23 @@ class Flags:
     eval_size: Count = 1000
     seed: Seed = 0
     out: Path = Path("runs/strength.json")
-    """The numbers; the figure goes next to it."""
+    """The numbers, a kept result if they are in experiments/results; the figure goes next to them."""
 
 
 def main(flags: Flags) -> None:
     """Attack, write, draw."""
     panels: dict[str, dict[str, Any]] = {}
-    for victim in flags.victims.split(","):
-        saved = read_config(victim)
-        ball = check_threat(victim, saved, None)
-        split = data.load(saved["dataset"], saved.get("data_dir")).test
+    victims, attackers = parse_list(str, flags.victims, "--victims"), parse_list(str, flags.attackers, "--attackers")
+    runs = {name: read_config(name) for name in (*victims, *attackers)}  # none is missing
+    check_writable(flags.out)
+    for victim in victims:
+        ball = check_threat(victim, runs[victim], None)
+        split = data.load(runs[victim]["dataset"], runs[victim].get("data_dir")).test
         split = data.Split(*(a[: flags.eval_size] for a in split))
         logits_fn, key = load_classifier(victim), jax.random.key(flags.seed)
 
         tried = {"PGD": pgd_path(ball, steps=flags.steps)}
-        for name in flags.attackers.split(","):
+        for name in attackers:
             tried[Path(name).name] = load_attacker(name, steps=flags.steps, path=True, ball=ball)
         panels[Path(victim).name] = curves = {}
         for name, path in tried.items():

@@ -9,11 +9,12 @@ import dataclasses
 
 from bench import benchmark, throughput
 from l2ljax import devices
-from l2ljax.files import write_json
+from l2ljax.files import check_writable, write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.monitor import one_line_errors
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import L2LError
+from l2ljax.values import Count, parse
 from papers import tables
 
 
@@ -30,12 +31,19 @@ class Flags(throughput.Flags):
 
 def main(flags: Flags) -> None:
     """Measure, write, print."""
+    if flags.stock_scan and not flags.variants:
+        raise L2LError("--stock-scan does nothing without --variants")
     if not flags.variants:
         if flags.devices != 1:
             devices.one_per_core()
         throughput.run(flags)
         return
-    size = int(flags.batch_sizes.split(",")[0])
+    taken = ("batch_sizes", "repeats", "attacker_width", "out", "variants", "stock_scan")
+    for field in dataclasses.fields(flags):
+        if field.name not in taken and getattr(flags, field.name) != field.default:
+            raise L2LError(f"--{field.name.replace('_', '-')} does nothing with --variants")
+    size = parse(Count, flags.batch_sizes, "--batch-sizes")
+    check_writable(flags.out)
     width = flags.attacker_width or 16
     results = benchmark.variants(size, repeats=flags.repeats, width=width, stock_scan=flags.stock_scan)
     record = {**provenance(), "batch_size": size, "results": results}

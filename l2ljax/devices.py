@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from l2ljax.types import Array, L2LError, Tree
+from l2ljax.values import Count, checked
 
 __all__ = [
     "AXIS", "MOST", "cores", "first", "on_each", "one_per_core", "own_core", "placed", "replicate", "round_up", "shard",
@@ -37,7 +38,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def one_per_core(most: int | None = None) -> bool:
+@checked
+def one_per_core(most: Count | None = None) -> bool:
     """Make each CPU core available to this process a device, at most `most` (`MOST`); one device shares all cores.
 
     GPUs and TPUs are unaffected, and JAX's own settings (JAX_NUM_CPU_DEVICES, or XLA_FLAGS with
@@ -102,7 +104,8 @@ def on_each(function: Callable[..., Any], *, whole: int = 1, count: int | None =
     return sharded
 
 
-def first(count: int | None) -> list[jax.Device]:
+@checked
+def first(count: Count | None) -> list[jax.Device]:
     """Return the first `count` local devices, all by default; raise an L2LError if there are fewer."""
     local = jax.local_devices()
     if count is not None and count > len(local):

@@ -2,18 +2,20 @@
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import platform
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from l2ljax.types import L2LError
 
-__all__ = ["locked", "write_files", "write_json"]
+__all__ = ["check_writable", "locked", "write_files", "write_json"]
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -37,6 +39,21 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         for draft in drafts.values():
             with contextlib.suppress(OSError):  # moved, or never written
                 draft.unlink()
+
+
+def check_writable(path: Path, name: str = "--out") -> None:
+    """Make the folder of a file that will be written after long work.
+
+    Raises:
+      L2LError: it cannot be, or no file can be written there; the message begins with `name`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+    except OSError as error:
+        raise L2LError(f"{name}={path}: {error.strerror}: name a file in a writable folder") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -128,9 +128,9 @@ def rounded(x: Array, x0: Array) -> Array:
     if x.dtype == x0.dtype:
         return x
     nearest, center = x.astype(x0.dtype), widened(x0)
-    beyond = jnp.abs(widened(nearest) - center) > jnp.abs(x - center)
-    inwards = jnp.where(beyond, jnp.nextafter(nearest, x0), nearest)
-    return nearest + jax.lax.stop_gradient(inwards - nearest)
+    fixed = jax.lax.stop_gradient(nearest)
+    beyond = jnp.abs(widened(fixed) - center) > jnp.abs(x - center)
+    return nearest + jnp.where(beyond, jnp.nextafter(fixed, x0) - fixed, 0)
 
 
 def _per_example(draw: Callable[[Key], Array], key: Key, x0: Array) -> Array:

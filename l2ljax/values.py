@@ -21,7 +21,7 @@ from l2ljax.types import L2LError
 
 __all__ = [
     "LARGEST", "Count", "Natural", "NonNegative", "Positive", "Range", "Seed", "Share", "check", "checked", "describe",
-    "parse",
+    "parse", "parse_list",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -99,9 +99,18 @@ def parse(annotation: Any, text: str, name: str) -> Any:
             return check(annotation, int(text), name)
         if kind is float and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", text):
             return check(annotation, float(text), name)
-        if kind is str or (get_origin(member) is Literal and text in get_args(member)):
+        if get_origin(member) is Literal and text in (choices := {str(choice): choice for choice in get_args(member)}):
+            return choices[text]
+        if kind is str:
             return check(annotation, text, name)
     raise L2LError(f"{name}={text}: give {describe(annotation)}")
+
+
+def parse_list(annotation: Any, text: str, name: str) -> list[Any]:
+    """Return the values, at least one, of a text that separates them by commas; each is read by `parse`."""
+    if not all(parts := [part.strip() for part in text.split(",")]):
+        raise L2LError(f"{name}={text}: give {describe(annotation)}, or several separated by commas")
+    return [parse(annotation, part, name) for part in parts]
 
 
 def describe(annotation: Any) -> str:

@@ -70,6 +70,26 @@ def variables():
     return jax.tree.map(lambda a: a + 0.1 * jax.random.uniform(KEY, a.shape), first)
 
 
+def test_a_fingerprint_is_that_of_the_program():
+    def other(rate=0.0, scale=1.0, act=nn.relu):
+        class Linen(nn.Module):
+            @nn.compact
+            def __call__(self, x, train):
+                x = act(nn.Conv(4, (3, 3))(x)).reshape(len(x), -1)
+                return nn.Dense(10)(nn.Dropout(rate)(x, deterministic=not train)) * jnp.full(10, scale)
+
+        return models.from_linen(Linen())
+
+    found = [models.fingerprint(net, X) for net in (other(), other(0.5), other(scale=2.0), other(act=nn.tanh))]
+    assert len(set(found)) == 4
+    assert found[0] == models.fingerprint(other(), X)  # made again, with other functions in other places
+    one, same, wider = (
+        models.fingerprint(models.from_nnx(Nnx(seed=seed)), X[:size]) for seed, size in ((0, 8), (1, 8), (0, 4))
+    )
+    assert one == same != wider
+    assert len({models.fingerprint(make(), X) for make in MAKE.values()}) == 2
+
+
 # The contract
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import sys
 
 import jax
@@ -102,6 +103,7 @@ def test_without_a_test_set_a_sixth_is_held_out():
 def test_validation_is_taken_out_and_one_of_the_users_own_stays():
     found = data.load(data.from_arrays(*WHOLE.values()), val_size=5, seed=1)
     assert [len(split.labels) for split in found[1:4]] == [26, 5, 9]
+    assert found.sizes == "26 images to train on, 5 to validate and 9 to test on"
     again = data.load(found, val_size=7)
     np.testing.assert_array_equal(again.val.images, found.val.images)
     assert len(again.train.labels) == 26
@@ -123,6 +125,11 @@ BAD = [
     ((IMAGES, LABELS, TEST_IMAGES), "give test images and test labels, or neither"),
     ((IMAGES, LABELS, TEST_IMAGES[:, 1:], TEST_LABELS), r"images \[6, 5, 2\] to train on and \[5, 5, 2\] to test on"),
     ((IMAGES, LABELS, TEST_IMAGES, TEST_LABELS + 4), "no label is 4"),
+    (
+        (IMAGES, np.where(LABELS == 3, 2**32 + 3, LABELS)),
+        r"labels reach from 0 to 4294967299: the classes are 0\.\.1048575",
+    ),
+    ((IMAGES, [[0, 1], [2]]), "to train on: no arrays of images and labels .*: give NumPy arrays"),
 ]
 
 
@@ -134,9 +141,9 @@ def test_arrays_that_cannot_be_are_refused_in_one_line(arrays, message):
 
 
 def test_class_names_say_how_many_classes_there_are():
-    assert data.from_arrays(IMAGES, LABELS + 1, class_names="abcde").num_classes == 5
+    assert data.from_arrays(IMAGES, LABELS + 1, class_names=list("abcde")).num_classes == 5
     with pytest.raises(L2LError, match=r"labels reach from 0 to 3: the classes are 0\.\.2"):
-        data.from_arrays(IMAGES, LABELS, class_names="abc")
+        data.from_arrays(IMAGES, LABELS, class_names=["a", "b", "c"])
 
 
 def test_sources_that_cannot_be_are_refused_in_one_line(tmp_path, monkeypatch):
@@ -145,6 +152,7 @@ def test_sources_that_cannot_be_are_refused_in_one_line(tmp_path, monkeypatch):
         "nothing()": "pass",
         "three()": "return 1, 2, 3",
         "number()": "return 5",
+        "fails()": "return 1 / 0",
     })  # fmt: skip
     (tmp_path / "broken.npz").write_bytes(b"PK broken")
     for name, message in {
@@ -164,10 +172,42 @@ def test_sources_that_cannot_be_are_refused_in_one_line(tmp_path, monkeypatch):
         with pytest.raises(L2LError, match=message) as error:
             data.load(name)
         assert "\n" not in str(error.value)
+    (tmp_path / "typo.py").write_text("def images(:\n")
+    np.save(tmp_path / "array.npy", IMAGES)
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    for name, message in {
+        "typo:images": r"typo:images: SyntaxError: invalid syntax \(typo.py, line 1\): name an importable module",
+        ":": "Empty module name: name an importable module",
+        "mine:fails": r"mine:fails fails in .*mine.py, line \d+ \(ZeroDivisionError: division by zero\): let it return",
+        str(tmp_path / "array.npz"): "array.npz cannot be read .*: name a file that numpy.savez wrote",
+        saved(
+            tmp_path / "one.npz", **WHOLE, class_names="abcd"
+        ): "one.npz: class_names is .*abcd.*: give a list of one",
+        saved(tmp_path / "cut.npz", **WHOLE, class_names=["a", "b"]): "labels reach from 0 to 3: the classes are 0..1",
+    }.items():
+        with pytest.raises(L2LError, match=message) as error:
+            data.load(name)
+        assert "\n" not in str(error.value)
     with pytest.raises(L2LError, match="has no data folder: leave it out"):
         data.load("mine:path", tmp_path)
     with pytest.raises(L2LError, match="gives a NoneType"):
         as_dataset(None)
+
+
+def test_a_damaged_file_is_refused_or_holds_the_same(tmp_path):
+    """Of 300 files with one bit flipped or the end cut off."""
+    file = tmp_path / "mine.npz"
+    np.savez_compressed(file, **WHOLE)
+    expected, content, draw = data.load(WHOLE), file.read_bytes(), random.Random(0)
+    for i in range(300):
+        broken = bytearray(content)
+        broken[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        file.write_bytes(broken if i % 3 else content[: draw.randrange(len(content))])
+        os.utime(file, ns=(0, i))
+        try:
+            check_same(data.load(str(file)), expected)
+        except L2LError as error:
+            assert "\n" not in str(error)
 
 
 # Pixels
@@ -194,7 +234,7 @@ def test_pairs_of_bytes_and_of_floats_are_evaluated_alike():
     for each in found:
         np.testing.assert_array_equal(each.attacks["none"].correct, predicted == LABELS)
     for pair in (pairs[0], pairs[1]):
-        assert masking.zero_gradients(model, pair, threat.linf(0.1), key=0, steps=1)[0] == 0
+        assert masking.path_faults(model, pair, threat.linf(0.1), key=0, steps=1)[0] == 0
     with pytest.raises(L2LError, match="scale them"):
         evaluate(model, (2 * (IMAGES / 255), LABELS), {}, key=jax.random.key(0))
 
@@ -221,7 +261,7 @@ def test_the_nearest_known_set_lends_its_recipe_and_augmentation(shape, known, m
     assert users.augment == data.SOURCES[known].augment
     assert data.from_arrays(*users.train, augment="crop").augment == "crop"
     monkeypatch.setattr(sys.modules["l2ljax.data.load"], "read", lambda name: users)
-    recipe, theirs = recipes.find(f"{known}{shape}.npz", "trades"), recipes.find(known, "trades")
+    recipe, theirs = recipes.find(f"{known}{shape}.npz", "trades"), recipes.find(known, "trades", "ours")
     assert recipe == theirs._replace(source=f"{theirs.source}: as {known}")
     assert recipes.fitted(recipe, users) == recipe._replace(val_size=5, batch_size=45)
 

@@ -334,7 +334,7 @@ def test_the_first_success_is_kept():
 
 
 def test_keep_takes_three_values():
-    with pytest.raises(L2LError, match="choose from last, best, first"):
+    with pytest.raises(L2LError, match="keep=worst: give last or best or first"):
         attacks.pgd(LINF, step_size=0.1, steps=2, keep="worst")(LOGITS, KEY, X, Y)
 
 

@@ -167,7 +167,7 @@ def test_a_state_of_another_evaluation_is_refused(short, tmp_path):
     file = tmp_path / "state.npz"
     options = {"ball": threat.linf(0.01), "key": KEY, "batch_size": 8, "state_path": file}
     run_standard_evaluation(LOGITS_FN, X, Y, **options)
-    for change in ({"ball": threat.linf(0.02)}, {"key": jax.random.key(1)}, {"batch_size": 4}):
+    for change in ({"ball": threat.linf(0.02)}, {"ball": threat.l2(0.01)}, {"key": jax.random.key(1)}):
         with pytest.raises(L2LError, match="state of another evaluation"):
             run_standard_evaluation(LOGITS_FN, X, Y, **{**options, **change})
     with pytest.raises(L2LError, match="state of another evaluation"):
@@ -195,8 +195,6 @@ def test_bad_input_is_told_and_edge_cases_are_answered(short):
         run_standard_evaluation(LOGITS_FN, X, Y, only=["square", "apple"], **options)
     with pytest.raises(L2LError, match="no examples"):
         run_standard_evaluation(LOGITS_FN, X[:0], Y[:0], **options)
-    with pytest.raises(L2LError, match="classes"):
-        run_standard_evaluation(lambda x: LOGITS_FN(x)[:, :3], X[Y < 3], Y[Y < 3], **options)
     none_right = run_standard_evaluation(LOGITS_FN, X, (Y + 1) % K, **options)
     assert none_right.clean_acc == none_right.robust_acc == 0
     np.testing.assert_array_equal(none_right.x_adv, X)
@@ -205,6 +203,78 @@ def test_bad_input_is_told_and_edge_cases_are_answered(short):
     identity = run_standard_evaluation(LOGITS_FN, X, Y_MIXED, ball=threat.linf(0.0), key=KEY)
     assert identity.robust_acc == identity.clean_acc
     np.testing.assert_array_equal(identity.x_adv, X)
+
+
+def test_an_evaluation_goes_on_with_another_number_of_devices(short, monkeypatch, tmp_path):
+    """The default batch size follows the devices, and does not belong to a state."""
+    ball = threat.linf(float(np.median(distances(1))))
+    options = {"ball": ball, "key": KEY, "only": ["apgd-ce", "square"]}
+    whole = run_standard_evaluation(LOGITS_FN, X, Y, batch_size=8, **options)
+    attack, left = loop._attack, [2]
+
+    def dies(*args):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return attack(*args)
+
+    monkeypatch.setattr(standard, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "_attack", dies)
+    monkeypatch.setattr(standard, "default_batch_size", lambda shape: 8)
+    with pytest.raises(KeyboardInterrupt):
+        run_standard_evaluation(LOGITS_FN, X, Y, state_path=tmp_path / "state.npz", **options)
+    monkeypatch.setattr(standard, "default_batch_size", lambda shape: 4)
+    monkeypatch.setattr(loop, "_attack", attack)
+    resumed = run_standard_evaluation(LOGITS_FN, X, Y, state_path=tmp_path / "state.npz", **options)
+    np.testing.assert_array_equal(resumed.robust, whole.robust)
+    np.testing.assert_allclose(resumed.x_adv, whole.x_adv, atol=1e-6)
+
+
+def test_models_of_few_classes_get_the_evaluation_that_is_possible(short):
+    options, begun = {"ball": threat.linf(0.05), "key": KEY}, []
+    for classes, version, able in (
+        (2, "standard", ["apgd-ce", "fab-t", "square"]),
+        (3, "standard", ["apgd-ce", "fab-t", "square"]),
+        (2, "rand", ["apgd-ce"]),
+    ):
+        model = lambda x, *keys, k=classes: LOGITS_FN(x)[:, :k]
+        y = np.asarray(model(X)).argmax(axis=1)
+        with pytest.raises(
+            L2LError, match=rf"has {classes} classes and apgd-(t|dlr) needs .*only=\{able}".replace("'", ".")
+        ):
+            run_standard_evaluation(model, X, y, version=version, progress=begun.append, **options)
+        with pytest.raises(L2LError, match=f"has {classes} classes and"):
+            attacks.autoattack(threat.linf(0.05), version)(model, KEY, X, y)
+        if version == "standard":
+            found = run_standard_evaluation(model, X, y, only=able, **options)
+            assert list(found.after) == able and found.robust_acc < 1
+    assert not begun
+    assert list(run_standard_evaluation(LOGITS_FN, X, Y, only="square", **options).after) == ["square"]
+
+
+def test_plus_names_its_attacks_without_dlr():
+    ensemble.check_attacks("plus", classes=3, only=["apgd-dlr", "fab"])
+    with pytest.raises(L2LError, match=r"apgd-dlr needs 3, apgd-t needs 4.*\['apgd-ce', 'fab', 'square', 'fab-t'\]"):
+        ensemble.check_attacks("plus", classes=2)
+    with pytest.raises(L2LError, match="apgd-t needs 4: choose another attack"):
+        ensemble.check_attacks("standard", classes=2, only=["apgd-t"])
+
+
+def test_attacks_that_leave_the_ball_are_refused():
+    """Each norm, however little it leaves beyond rounding; and what stays inside passes."""
+    for norm, ball in (("linf", threat.linf(0.05)), ("l2", threat.l2(0.2))):
+        for factor in (0.9, 1.0, 1.01, 5.0):
+            move = threat.BALLS[norm](min(factor * ball.eps, 1))
+            far = {"far": lambda f, key, x, y, move=move: move.project(x + 1, x)}
+            for judge in (
+                lambda **options: run_in_turn(LOGITS_FN, X, Y, **options),
+                lambda **options: evaluate(LOGITS_FN, (X, Y), **options),
+            ):
+                if factor <= 1:
+                    judge(attacks=far, key=KEY, ball=ball)
+                else:
+                    with pytest.raises(L2LError, match=f"far went .* away, out of the {norm} ball of eps = "):
+                        judge(attacks=far, key=KEY, ball=ball)
 
 
 def test_transfer_attacks_the_surrogate():

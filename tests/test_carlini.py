@@ -275,5 +275,5 @@ def test_a_model_that_nothing_fools_ends_the_search(case):
 
 @pytest.mark.parametrize("make", [lambda: l2l_cw(threat.linf(0.1), steps=0), lambda: cw_l2(search_steps=0)])
 def test_bad_options_are_told(make):
-    with pytest.raises(L2LError, match="steps=0: give 1 or more"):
+    with pytest.raises(L2LError, match="steps=0: give a whole number from 1"):
         make()

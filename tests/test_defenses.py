@@ -330,3 +330,18 @@ def test_options_and_unknown_names():
     ]:
         with pytest.raises(L2LError, match="choose|give"):
             defenses.create(method, clf, BALL, **option)
+
+
+@pytest.mark.parametrize("method", ["trades", "pgd_adv"])
+def test_clean_and_adversarial_passes_draw_their_own_dropout_masks(method):
+    """In a ball of radius 0 both images are the same, and so are the logits of equal masks."""
+    clf, batch = tiny_classifier(rate=0.5), Batch(jax.random.uniform(jax.random.key(0), (8, 8, 8, 1)), jnp.arange(8))
+    variables = clf.init(jax.random.key(1), batch.x)
+    params, stats = Players(variables["params"], {}), Players(variables["batch_stats"], {})
+
+    def loss(**weight):
+        defense = defenses.create(method, clf, threat.linf(0.0), steps=1, **weight)
+        return float(defense.objective(params, stats, jax.random.key(2), batch, "joint")[0])
+
+    name, weights = {"trades": ("beta", (1.0, 9.0)), "pgd_adv": ("clean_weight", (0.1, 0.9))}[method]
+    assert abs(loss(**{name: weights[0]}) - loss(**{name: weights[1]})) > 1e-3

@@ -140,7 +140,7 @@ def test_good_batches_and_logits_pass():
         (np.zeros((2, 4, 4, 1), np.uint8), Y, r"images are uint8: give floats in \[0, 1\]"),
         (X, np.eye(3)[Y], "one-hot ones y.argmax"),
         (X, Y.astype(np.float32), "give integers"),
-        (X, Y[:1], "2 rows of logits and 1 labels"),
+        (X, Y[:1], "2 images and 1 labels"),
     ],
 )
 def test_attacks_tell_wrong_types_and_shapes_under_jit(x, y, message):

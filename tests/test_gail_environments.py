@@ -194,7 +194,7 @@ def test_gymnasiums_environments_run_the_same_loop():
 
     states = State(jax.tree.map(lambda a: jnp.stack([a, a]), agent), jax.random.split(jax.random.key(0)))
     keys = jax.random.key_data(states.key)
-    states, metrics = gym_adapter.iterations(envs, nets, learn, length=2)(None, states, 1.0)
+    states, metrics = gym_adapter.iterations(envs, nets, learn, columns=2, length=2)(None, states, 1.0)
     assert metrics["x"].shape == (2, 2) and len(np.unique(metrics["x"])) == 4 and (metrics["reward"] == -400).all()
     assert (jax.random.key_data(states.key) != keys).any()
 

@@ -2,11 +2,15 @@
 
 import contextlib
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from l2ljax.files import locked
 from l2ljax.gail import experiment, experts, report, setup
 from l2ljax.gail.experts import Trajectories
 from l2ljax.gail.imitate import Demonstrations
@@ -52,7 +56,7 @@ def test_all_arms_and_controls_are_reported(small, tmp_path, capsys):
     assert json.loads((tmp_path / "kept.json").read_text()) == result and (tmp_path / "kept.png").exists()
     text = (tmp_path / "run" / "report.md").read_text()
     assert "| l2l_coordinate |" in text and "reward sign +1" in text and (tmp_path / "run" / "curves.png").exists()
-    assert "| frozen |" in capsys.readouterr().out
+    assert re.search(r"\| frozen +\|", capsys.readouterr().out)
     rows = rows_of(tmp_path / "run", "frozen")
     assert [row["step"] for row in rows] == [1, 2, 3, 4] and len(rows[0]["return"]) == 2
     assert all(row["max_abs"] == rows[0]["max_abs"] for row in rows)  # it is frozen
@@ -74,6 +78,8 @@ def test_a_run_that_was_stopped_goes_on_exactly(small, tmp_path, monkeypatch):
     assert again["arms"]["adam"]["final_return"] == whole["arms"]["adam"]["final_return"]
     with pytest.raises(L2LError, match="another --workdir"):
         experiment.run(small("stopped", iterations=6))
+    with locked(tmp_path / "stopped"), pytest.raises(L2LError, match="stopped is in use by process"):
+        experiment.run(small("stopped"))
 
 
 def test_an_arm_that_diverges_is_told_beside_the_others(small, tmp_path):
@@ -81,7 +87,7 @@ def test_an_arm_that_diverges_is_told_beside_the_others(small, tmp_path):
         experiment.run(small("run", lr="0.01,1e30", checkpoint_every=0))
     found = json.loads((tmp_path / "run" / "report.json").read_text())
     assert "diverged" in found["arms"]["adam_lr1e30"] and found["arms"]["adam_lr0.01"]["final_return"]
-    assert "| adam_lr1e30 | diverged |" in (tmp_path / "run" / "report.md").read_text()
+    assert re.search(r"\| adam_lr1e30 \| +diverged \|", (tmp_path / "run" / "report.md").read_text())
 
 
 @pytest.mark.parametrize(
@@ -89,20 +95,69 @@ def test_an_arm_that_diverges_is_told_beside_the_others(small, tmp_path):
     [
         ({"env": "Cart"}, "choose one of CartPole-v0"),
         ({"env": "gym:Acrobot-v1"}, "needs --sign"),
-        ({"updater": "adam,sgd"}, "unknown arm 'sgd'"),
-        ({"controls": "frozen,icy"}, "unknown arm 'icy'"),
+        ({"updater": "adam,sgd"}, "--updater=adam,sgd: 'sgd' is unknown or twice: choose of adam, ascent"),
+        ({"updater": "adam,adam"}, "'adam' is unknown or twice"),
+        ({"controls": "frozen,icy"}, "'icy' is unknown or twice: choose of frozen, wrong_sign"),
+        ({"lr": "0.1,0.1"}, "each learning rate once"),
+        ({"lr": "0.1,,1"}, "--lr=: give a number above 0"),
+        ({"lr": "-1"}, "--lr=-1.0: give a number above 0"),
+        ({"seed": -1}, "--seed=-1: give a whole number from 0 to 4294967295"),
+        ({"seed": 2**32 - 1, "seeds": 2}, "the last seed=4294967296"),
+        ({"hidden": "0"}, "--hidden=0: give a whole number from 1"),
+        ({"disc_hidden": "8,"}, "--disc-hidden=: give a whole number from 1"),
+        ({"checkpoint_every": -1}, "--checkpoint-every=-1"),
+        ({"start": "zero"}, "--start=zero: give identity or ascent"),
+        ({"out": ""}, "take a path: leave the flag out"),
+        ({"out": "/proc/x.json"}, "--out=/proc/x.json: .*: name a file in a writable folder"),
+        ({"out": "/tmp"}, "--out=/tmp: is a folder: name a file"),
         ({"pairs": 100}, "give 200 or more"),
         ({"seeds": 0}, "--seeds=0"),
         ({"sign": 2}, "--sign=2"),
         ({"lr": "fast"}, "--lr=fast"),
-        ({"hidden": "64-32"}, "--hidden=64-32"),
+        ({"hidden": "64-32"}, "--hidden=64-32: give a whole number"),
         ({"trajectories": 3}, "the expert has 2"),
     ],
 )
-def test_bad_flags_are_told_in_one_line(small, changes, message):
+def test_bad_flags_are_told_in_one_line_before_any_work(small, changes, message, monkeypatch):
+    monkeypatch.setattr(experiment, "_train", None)
+    if "trajectories" not in changes:
+        monkeypatch.setattr(experiment, "find_expert", None)
     with pytest.raises(L2LError, match=message) as error:
         experiment.run(small("run", **changes))
     assert "\n" not in str(error.value)
+
+
+TEXTS = ("env", "updater", "lr", "controls", "hidden", "disc_hidden")
+WORDS = [
+    "adam",
+    "ascent",
+    "none",
+    "frozen",
+    ",",
+    "64",
+    "0",
+    "-1",
+    "1e999",
+    "0.5",
+    "gym:",
+    "CartPole-v1",
+    "os:path",
+    ":",
+    "\u0663",
+]
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=120)
+@given(
+    st.sampled_from(TEXTS), st.one_of(st.text(max_size=6), st.lists(st.sampled_from(WORDS), max_size=4).map("".join))
+)
+def test_any_text_is_a_task_or_one_line(flag, text):
+    try:
+        task = setup.prepare(Config(**{flag: text}))
+    except L2LError as error:
+        assert "\n" not in str(error)
+    else:
+        assert task.columns == 10 and task.updaters
 
 
 def test_an_expert_is_trained_once_and_must_be_good(small, tmp_path, capsys, monkeypatch):
@@ -130,14 +185,33 @@ def test_the_numbers_of_an_arm_are_those_of_its_curves():
     frozen = {"final_return": [20.0, 20.0]}
     about = {"arms": {"adam": arm, "frozen": frozen}, "expert_return": 100.0}
     line = report.table(about).splitlines()[2]
-    assert line == "| adam | 2 | 53.0 ± 60.8 | 10.0 | 53.0 ± 60.8 | 1 of 2 | 31 | 48.0 | 10.0 | 1 | 41.2 % |"
+    cells = "adam | 2 | 53.0 ± 60.8 | 10.0 | 53.0 ± 60.8 | 1 of 2 | 31 | 48.0 | 10.0 | 1 | 41.2 %"
+    assert [cell.strip() for cell in line.strip("| ").split("|")] == cells.split(" | ")
+
+
+def test_the_curves_are_running_means_and_say_what_they_show(monkeypatch):
+    kept = []
+    monkeypatch.setattr(report.figures, "png", kept.append)
+    returns = np.random.default_rng(0).normal(size=(3, 50))
+    report.draw({"adam": returns, "frozen": returns + 1}, {"expert": 9.0}, "CartPole-v1")
+    (axes,) = kept[0].axes
+    adam, frozen, expert = axes.lines
+    for line, shift in ((adam, 0), (frozen, 1)):
+        y = line.get_ydata()
+        np.testing.assert_allclose([y[0], y[30]], [returns[:, 0].mean() + shift, returns[:, 11:31].mean() + shift])
+    assert adam.get_color() != frozen.get_color() and adam.get_linestyle() != frozen.get_linestyle()
+    assert set(expert.get_ydata()) == {9}
+    (legend,) = kept[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["adam", "frozen", "expert"]
+    assert "3 seeds" in legend.get_title().get_text() and axes.get_title() == "GAIL on CartPole-v1"
+    assert axes.get_ylabel() == "return, mean of the last 20 iterations"
 
 
 def test_plain_ascent_stands_beside_the_learned_updaters():
     """theta + lr g, at every step."""
     config = Config(updater="ascent", lr="0.5", controls="none")
     data = Demonstrations(np.zeros((3, 4)), np.zeros(3, int), None)
-    (arm,) = setup.arms(config, setup.prepare(config), data).values()
+    (arm,) = setup.arms(setup.prepare(config), data).values()
     params, g = {"w": np.float32([1, -2, 0.1])}, np.float32([0.3, -0.1, 2])
     state = arm.updater.init(jax.random.key(0), params)
     for _ in range(2):

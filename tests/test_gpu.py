@@ -204,6 +204,17 @@ def test_the_list_is_in_order_of_worth_and_jobs_are_chosen_by_name(tmp_path):
         gpu.jobs(dataclasses.replace(flags, only="judging"))
 
 
+def test_the_device_is_left_to_the_jobs():
+    """The process that starts them would hold most of a GPU's memory if it computed on it."""
+    code = """
+from bench import gpu
+from jax._src import xla_bridge
+assert len(gpu.jobs(gpu.Flags())) > 5
+assert not xla_bridge.backends_are_initialized()
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "experiments", check=True, timeout=100)
+
+
 def test_a_failure_leaves_the_others_and_is_told():
     row = gpu._attempt(lambda: 1 / 0)
     assert row == {"error": "ZeroDivisionError: division by zero"}

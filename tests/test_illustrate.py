@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Annotation
 from mpl_toolkits.mplot3d import Axes3D
 
 from l2ljax import threat
@@ -214,9 +216,12 @@ def test_the_curves_drawing_has_a_point_per_step_and_names_draws_only_where_ther
         np.testing.assert_array_equal(left.lines[0].get_xydata(), [[0, 0.5], [1, 1], [2, 2]])
 
 
-def test_the_perturbations_drawing_shows_clean_adversarial_and_amplified_images(drawn):
-    x = RNG.uniform(size=(2, 3, 3, 1))
-    x_adv = np.clip(x + RNG.uniform(-0.1, 0.1, (2, 2, *x.shape)), 0, 1)  # [model, attack, N, H, W, C]
+@pytest.mark.parametrize("eps, factors", [(0.01, [5, 30]), (0.03125, [5, 16]), (0.0625, [8]), (0.25, [2])])
+def test_the_perturbations_drawing_shows_clean_adversarial_and_amplified_images(drawn, eps, factors):
+    x = RNG.uniform(0.3, 0.7, size=(2, 3, 3, 1))
+    noise = RNG.uniform(-eps, eps, (2, 2, *x.shape))  # [model, attack, N, H, W, C]
+    noise[0, 0, 0, 0] = eps
+    x_adv = x + noise
     shown = {
         f"model {m}": {f"attack {a}": {"x_adv": x_adv[m, a].tolist(), "predictions": [0, 1]} for a in (0, 1)}
         for m in (0, 1)
@@ -225,7 +230,9 @@ def test_the_perturbations_drawing_shows_clean_adversarial_and_amplified_images(
     figures.amplified_perturbations(
         "unused", {"class_names": names, "labels": [0, 0], "x": x.tolist(), "models": shown}
     )
-    grid = np.array(drawn().axes).reshape(4, 7)
+    group = 1 + len(factors)
+    grid = np.array(drawn().axes).reshape(4, 1 + 2 * group)
+    assert [axes.get_title() for axes in grid[0, 2 : 1 + group]] == [f"{factor} times" for factor in factors]
     for row, (i, a) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         seen = [axes.images[0].get_array()[..., 0] if axes.images else None for axes in grid[row]]
         assert (seen[0] is None) == (a == 1)  # each clean image once
@@ -233,13 +240,52 @@ def test_the_perturbations_drawing_shows_clean_adversarial_and_amplified_images(
             np.testing.assert_allclose(seen[0], x[i, ..., 0])
         for m in (0, 1):
             delta = x_adv[m, a, i, ..., 0] - x[i, ..., 0]
-            one, five, thirty = seen[1 + 3 * m : 4 + 3 * m]
+            one, *others = seen[1 + group * m : 1 + group * (m + 1)]
             np.testing.assert_allclose(one, x_adv[m, a, i, ..., 0])
-            np.testing.assert_allclose(five, np.clip(0.5 + 5 * delta, 0, 1), atol=1e-12)
-            np.testing.assert_allclose(thirty, np.clip(0.5 + 30 * delta, 0, 1), atol=1e-12)
-            title = grid[row][1 + 3 * m].title
+            for factor, amplified in zip(factors, others, strict=True):
+                np.testing.assert_allclose(amplified, 0.5 + factor * delta, atol=1e-12)  # nothing is cut off
+            title = grid[row][1 + group * m].title
             assert title.get_text() == f"→ {names[i]}"
             assert (title.get_color() == figures.RED) == (i == 1)  # the second image is misclassified
+
+
+def cut_off(figure):
+    """Whether anything lies outside of a figure, in part."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    tight = figure.get_tightbbox(canvas.get_renderer())
+    names = [name.get_window_extent() for name in figure.findobj(Annotation)]  # which have no part in the layout
+    corners = [tight.min * figure.dpi, tight.max * figure.dpi, *(edge for box in names for edge in (box.min, box.max))]
+    return min(map(np.min, corners)) < -1 or (np.max(corners, axis=0) > figure.bbox.max + 1).any()
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_no_text_is_cut_off(drawn, models):
+    long = ["attack_l2l_da_runs_cifar10_rnn_adv_wrn_34_10_s0", "a/b/restricted_imagenet_two_step_grad_only_l2l_s12"]
+    curve, victims = {"largest": [0.5, 1, 2], "spread": [0] * 3}, long[:models]
+    figures.loss_along_attacks(
+        "unused", {who: {name: curve for name in ("PGD", *(f"attacker of {name}" for name in long))} for who in victims}
+    )
+    assert not cut_off(drawn())
+    pair = {"difference": [0.1, 0.2], "error": [0.1, 0.1]} if models == 2 else {}
+    panel = {"x": "eps", "scale": "linear", "values": [0, 1], "accuracy": {who: [0.5, 0.2] for who in victims}, **pair}
+    figures.accuracy_against("unused", {"PGD, 10 steps of eps / 10, up to the largest eps": panel, "b": panel})
+    assert not cut_off(drawn())
+    units, surface = [-1.0, 0.0, 1.0], np.arange(9.0).reshape(3, 3)
+    axes = ["sign of the gradient (eps)", "random signs (eps)"]
+    figures.loss_landscape("unused", {"units": units, "axes": axes, "loss": {who: surface for who in victims}})
+    assert not cut_off(drawn()) and drawn().axes[0].get_zlabel() == "cross-entropy (nats)"
+    x = np.full((1, 4, 4, 1), 0.5)
+    attacks = {name: {"x_adv": x + 0.01, "predictions": [1]} for name in long}
+    names = ("black-footed_ferret", "crossword_puzzle")
+    figures.amplified_perturbations(
+        "unused", {"class_names": names, "labels": [0], "x": x, "models": {who: attacks for who in victims}}
+    )
+    assert not cut_off(drawn())
+    figures.training_curves("unused", [{"step": 1, "loss": 1.0}], [], "two_step_grad_only_l2l: wrn_34_10 on cifar100")
+    assert drawn().get_suptitle() and not cut_off(drawn())
+    figures.perturbation_grid("unused", x, x + 0.01, [0], [1], names, "pgd20")
+    assert drawn().axes[2].get_ylabel() == "pgd20" and not cut_off(drawn())
 
 
 def test_the_landscapes_drawing_shows_both_models_on_one_scale(drawn, monkeypatch):

@@ -1,11 +1,14 @@
 """The papers' tables: nothing is left out, our scripts take the plan's commands, a list that is stopped or killed goes
 on, shorter schedules say so, and claims are answered by the numbers."""
 
+import concurrent.futures
+import contextlib
 import fcntl
 import importlib
 import json
 import os
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -268,11 +271,48 @@ def test_a_child_that_does_not_stop_is_killed(at):
 def test_a_job_that_another_process_is_at_is_left_to_it(at):
     said = []
     Path("runs").mkdir()
-    with open("runs/.Plain.lock", "wb") as file:
+    with open("runs/.Plain.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("4711")
+        file.flush()
         assert not work.work([fake()], minutes=minutes(30), tell=said.append)
-    assert "another process is at it" in said[-1]
+    assert "process 4711 is at it" in said[-1]
     assert not os.path.exists("runs/Plain/report.json")
+
+
+def test_a_job_that_another_process_has_just_done_is_not_done_again(at, monkeypatch):
+    part = fake()
+    assert work.work([part], minutes=minutes(30), tell=lambda line: None)
+    assert work.run(part.jobs[0], {}, lambda: False) == "done"  # the list had seen it missing
+    assert (at / "runs/Plain/starts").read_text() == "1 "
+    with work.at_work_on(part.jobs[0]) as (lock, _), work.at_work_on(part.jobs[0]) as (second, _):
+        assert lock is not None and second is None
+
+    def late(file, how, lock=fcntl.flock):
+        os.unlink("runs/.Plain.lock")  # by its owner, who ends now
+        lock(file, how)
+
+    monkeypatch.setattr(work.fcntl, "flock", late)
+    with work.at_work_on(part.jobs[0]) as (lock, _):
+        assert lock is None  # a third process may hold a new file of that name
+
+
+def test_two_processes_that_add_to_a_row_at_once_lose_nothing(at, monkeypatch):
+    part, writing = fake(), threading.Barrier(2)
+    assert work.work([part._replace(columns={})], minutes=minutes(30), tell=lambda line: None)
+    write = records.write_json
+
+    def slow(path, content):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            writing.wait(0.5)  # for the other to have read, if nothing keeps it from it
+        write(path, content)
+
+    monkeypatch.setattr(records, "write_json", slow)
+    columns = {"Natural": "clean", "PGD-10": "pgd10@rnn"}
+    parts = [part._replace(columns={name: known}) for name, known in columns.items()]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(records.keep, parts))
+    assert all(map(records.is_kept, parts))
 
 
 def test_a_finished_workdir_counts_whoever_made_it_but_not_of_another_run(at):

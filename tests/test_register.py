@@ -181,8 +181,8 @@ def test_import_takes_modules_and_leaves_the_other_flags(tmp_path, monkeypatch, 
     ]
     check_same("a", attacks.random_signs(LINF))
     for modules, message in {
-        "names_a,nowhere": "error: --import=nowhere: ModuleNotFoundError: No module named 'nowhere': "
-        "name an importable module\n",
+        "names_a,nowhere": "error: --import=nowhere: ModuleNotFoundError: No module named 'nowhere': name an "
+        "importable module\n",
         "names_b": "error: attack 'fgsm': the name fgsm is taken: choose another\n",
     }.items():
         with pytest.raises(SystemExit, match="2"):

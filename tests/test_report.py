@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from html.parser import HTMLParser
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from l2ljax import files
 from l2ljax.report import figures, markdown
+from l2ljax.run import illustrate
 from l2ljax.types import L2LError
 from papers import tables
 
@@ -59,7 +61,7 @@ def test_table_holds_percents_by_attack_in_order_of_first_appearance():
         ["method", "clean", "fgsm", "pgd20", "cw100", "own", "worst case"],
         ["plain", "92.34", "10.00", "0.00", "-", "-", "0.00"],
         ["rnn_adv", "80.00", "100.00", "-", "25.00", "50.00", "20.00"],
-        ["rnn_adv (best on val)", "79.99", "-", "-", "-", "51.00", "21.00"],
+        ["rnn_adv (best on validation)", "79.99", "-", "-", "-", "51.00", "21.00"],
     ]
 
 
@@ -81,8 +83,8 @@ def test_markdown_tells_everything_about_a_run():
     assert "classifier 272,474, attacker 1,350" in text
     assert "jax 0.8.0, flax 0.12.0" in text
     assert "```\npython experiments/cifar10.py --method=plain\n```" in text
-    assert "![curves](curves.png)" in text
-    assert "![adversarial examples](sub%20folder/adversarial_examples.png)" in text
+    assert "![curves](curves.png)\n\n*Returns in training" in text
+    assert "![adversarial examples](sub%20folder/adversarial_examples.png)\n\n*adversarial examples*" in text
     costs = [block for block in text.split("\n\n") if block.startswith("| attack")]
     assert cells(costs[0]) == [
         ["attack", "seconds", "passes"],
@@ -90,6 +92,49 @@ def test_markdown_tells_everything_about_a_run():
         ["own", "2,003", "1,234.5"],
         ["fgsm", "1", "10"],
     ]
+
+
+class Page(HTMLParser):
+    """The text of each element, and the images; every tag that opens closes in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.texts, self.images = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.images.append(dict(attrs)["src"])
+        elif tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.append((self.open[-1], data.strip()))
+
+
+def test_the_page_for_a_browser_has_all_of_the_markdown(tmp_path):
+    risky = {**LEARNED, "method": "<b>&mine", "command": "python a.py --x='<1>' --y=*z*"}
+    (tmp_path / "sweep a.png").touch()
+    markdown.write(tmp_path, risky, [tmp_path / "sweep a.png"])
+    page = Page((tmp_path / "index.html").read_text())
+    assert page.images == ["sweep%20a.png"]
+    texts = dict.fromkeys(page.texts)
+    assert page.texts[0] == ("title", "<b>&mine: resnet20 on cifar10")
+    assert ("h1", "<b>&mine: resnet20 on cifar10") in texts and ("pre", risky["command"]) in texts
+    assert ("em", "sweep a") in texts and any(tag == "li" and "1,234.6 s" in text for tag, text in texts)
+    found = [text for tag, text in page.texts if tag == "td"]
+    tables = [block for block in (tmp_path / "report.md").read_text().split("\n\n") if block.startswith("|")]
+    assert found == [cell for block in tables for row in cells(block) for cell in row]
+
+
+def test_every_figure_has_a_caption():
+    drawn = [*illustrate.FIGURES, "training", "perturbations", "curves"]
+    assert set(drawn) == set(markdown.CAPTIONS)
 
 
 @pytest.mark.parametrize(("p", "n", "points"), [(0.5, 100, "5.00"), (0.9, 1000, "0.95"), (0.0, 10, "0.00")])
@@ -118,7 +163,7 @@ def test_write_round_trips_and_links_only_figures_that_exist(tmp_path, monkeypat
     markdown.write("run", PLAIN, ["run/curves.png"])  # paths from the current folder, over the earlier report
     assert json.loads((tmp_path / "run" / "report.json").read_text()) == PLAIN
     assert "(curves.png)" in (tmp_path / "run" / "report.md").read_text()
-    assert sorted(os.listdir(tmp_path / "run")) == ["curves.png", "report.json", "report.md"]
+    assert sorted(os.listdir(tmp_path / "run")) == ["curves.png", "index.html", "report.json", "report.md"]
 
 
 def no_space(*_):
@@ -231,8 +276,8 @@ def test_of_a_step_logged_twice_the_later_row_counts(tmp_path):
 
 
 def test_running_mean():
-    assert figures._running_mean(np.arange(8.0)).tolist() == [0, 0.5, 1, 1.5, 2, 3, 4, 5]
-    assert figures._running_mean(np.arange(1000.0))[-1] == 999 - 9.5  # of twenty values
+    assert figures.running_mean(np.arange(8.0)).tolist() == [0, 0.5, 1, 1.5, 2, 3, 4, 5]
+    assert figures.running_mean(np.arange(1000.0))[-1] == 999 - 9.5  # of twenty values
 
 
 def grid(tmp_path, *args):

@@ -258,7 +258,7 @@ def test_a_model_that_breaks_is_fooled():
 
 @pytest.mark.parametrize("options", [{"queries": 0}, {"p_init": 0.0}, {"p_init": 1.5}])
 def test_bad_options_are_told(options):
-    with pytest.raises(L2LError, match="give one query or more"):
+    with pytest.raises(L2LError, match="queries=0: give a whole number|p_init=.*: give a number above 0, up to 1"):
         square(BALLS["linf"], **options)
 
 

@@ -208,7 +208,13 @@ def test_parse_eps(text, value):
     assert threat.parse_eps(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "eight", "8/", "8/0", "8/255/2", "nan", "0,031"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "eight", "8/", "/255", "8/0", "8/255/2", "nan", "inf", "0,031", "1e999999999", "1e400", "-8/255", "1_0/255",
+        "\uff18/255", "٨/255", "1e300/1e-300", True, float("nan"), None, 9 * "9999999999" * 1000,
+    ],
+)  # fmt: skip
 def test_parse_eps_names_a_bad_text(text):
     with pytest.raises(L2LError, match="8/255") as error:
         threat.parse_eps(text)

@@ -197,7 +197,7 @@ class Recorder:
     """A caller of `loop` that validates every 5 steps and saves every 4, with all that it does kept."""
 
     def __init__(self, losses):
-        self.losses, self.rows, self.saved, self.validated = losses, [], [], []
+        self.losses, self.rows, self.saved, self.validated, self.last = losses, [], [], [], 0
 
     def train(self, steps, start=0, **options):
         def step(state, batch):
@@ -248,3 +248,12 @@ def test_the_loop_yields_its_state_when_asked_to_stop():
     # asked after step 5 was recorded: the step under way is finished, recorded and saved
     assert run.last == 6
     assert [row["step"] for row in run.rows] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("asks", [lambda run: run.last == 11, lambda run: run.last == 12, lambda run: bool(run.saved)])
+def test_a_stop_at_the_last_step_stops_too(asks):
+    """Asked during the last step, or while its state is validated and saved."""
+    run = Recorder(np.arange(12))
+    with pytest.raises(Interrupted, match="stopped after step (12|5)"):
+        run.train(12, stopping=lambda: asks(run), flush_seconds=0.0)
+    assert [row["step"] for row in run.rows] == list(range(1, run.last + 1))

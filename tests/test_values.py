@@ -34,6 +34,7 @@ TEXTS = [
     (Positive | None, {"none": None, "None": None, "1": 1.0}, ["nil", "0"]),
     (bool, {"true": True, "False": False}, ["maybe", "1", ""]),
     (Literal["best", "last"], {"best": "best"}, ["first", "BEST"]),
+    (Literal[1, -1] | None, {"1": 1, "-1": -1, "None": None}, ["0", "+1", "1.0"]),
 ]
 
 

@@ -86,7 +86,9 @@ def measure(folder: Path, *, victim: Path | None, data_dir: Path | None, only: s
     Raises:
       L2LError: a failed command, or an unknown measurement.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    for needed in filter(None, (victim and victim / "config.json", data_dir)):
+        if not needed.exists():
+            raise L2LError(f"there is no {needed}: correct --victim or --data-dir")
     jobs: dict[str, Callable[[Path], None]] = {
         name: functools.partial(run, *command.format(victim=victim).split())
         for name, command in COMMANDS.items()
@@ -100,6 +102,7 @@ def measure(folder: Path, *, victim: Path | None, data_dir: Path | None, only: s
     jobs["readme"] = lambda out: keep(out, [fresh_clone()])
     if unknown := set(filter(None, only.split(","))) - jobs.keys():
         raise L2LError(f"--only={min(unknown)}: choose from {', '.join(jobs)}; some need --victim or --data-dir")
+    folder.mkdir(parents=True, exist_ok=True)
     for name, job in jobs.items():
         path = folder / f"{name}.json"
         if not path.exists() and (not only or name in only.split(",")):

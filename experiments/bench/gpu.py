@@ -9,21 +9,21 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
-from bench import agenda, benchmark, throughput, training, verdicts
+from bench import agenda, benchmark, rivals, throughput, training, verdicts
 from bench.agenda import Job
 from bench.benchmark import BALL
-from l2ljax import data, defenses
-from l2ljax.files import write_json
+from l2ljax import data, defenses, models, values
+from l2ljax.files import check_writable, write_json
 from l2ljax.run import experiment, judge
 from l2ljax.run.config import Config, resolve
-from l2ljax.run.settings import Dtype
 from l2ljax.runtime.provenance import provenance
 from l2ljax.train import AXIS, Interrupted
 from l2ljax.types import L2LError
+from l2ljax.values import Count, Positive, parse_list
 
 __all__ = ["Flags", "attack", "check", "jobs", "refer", "run", "speed", "summary", "train"]
 
@@ -37,7 +37,7 @@ STEP_OF = "pgd_adv"
 class Flags:
     """Sizes, names and the time limit."""
 
-    minutes: float = 9.0
+    minutes: Positive = 9.0
     """Time for all jobs; it ends at most ten seconds later."""
     data_dir: str | None = None
     """The training data, as for the other scripts."""
@@ -51,8 +51,8 @@ class Flags:
     reference: Path = Path("runs/gpu_reference.npz")
     """A CPU's results, with their network, images and programs; if missing, a CPU computes them first."""
     smoke_arch: str = "resnet20"
-    smoke_shape: tuple[int, int, int] = (16, 16, 3)
-    smoke_images: int = 20
+    smoke_shape: tuple[Count, Count, Count] = (16, 16, 3)
+    smoke_images: Count = 20
     programs: str = (
         "pgd10,pgd_adv,rnn_adv,autoattack,pgd10:bfloat16,pgd_adv:bfloat16,pgd_adv:remat,grad_l2l,l2l_da,plain"
     )
@@ -62,24 +62,24 @@ class Flags:
 
     models: str = "wrn_34_10,resnet18"
     dtypes: str = "bfloat16,float32"
-    batch_size: int = 256
+    batch_size: Count = 256
     rivals: str = "torch"
     """Rivals of PGD-10, see experiments/throughput.py."""
     slow_rivals: str = "torch_compile"
     """Rivals that compile for long, in the first dtype."""
-    repeats: int = 5
+    repeats: Count = 5
 
     dataset: str = "cifar10"
     arch: str = "resnet18"
-    dtype: Dtype = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
     methods: str = "pgd_adv,rnn_adv,grad_l2l,two_step_l2l"
     """Trained on equally many images, as many as the time allows."""
-    most_epochs: int = 30
-    train_batch: int = 128
-    lr: float = 0.05
+    most_epochs: Count = 30
+    train_batch: Count = 128
+    lr: Positive = 0.05
     """Every method's learning rate, with cosine decay to 0. The rest is as in the recipes, except the radius, 8/255."""
     attacks: str = "pgd100"
-    eval_size: int = 1000
+    eval_size: Count = 1000
 
 
 def run(flags: Flags) -> dict[str, Any]:
@@ -88,29 +88,54 @@ def run(flags: Flags) -> dict[str, Any]:
     Raises:
       L2LError: an unknown job.
     """
-    content = agenda.run(jobs(flags), out=flags.out, folder=flags.folder, seconds=60 * flags.minutes, summarize=summary)
+    selected = jobs(flags)
+    check_writable(flags.out)
+    content = agenda.run(selected, out=flags.out, folder=flags.folder, seconds=60 * flags.minutes, summarize=summary)
     print(json.dumps(content["summary"], indent=2), flush=True)
     return content
 
 
 def jobs(flags: Flags) -> list[Job]:
     """List the jobs that the flags select, in order of importance."""
-    models, (first, *others) = flags.models.split(","), flags.dtypes.split(",")
+    names, (first, *others) = _checked(flags)
     known = [
         Job("verdicts", check, (flags,), 4),
-        *(Job(_cell(m, first), speed, (flags, m, first, flags.rivals, STEP_OF), 6 / len(models)) for m in models),
+        *(Job(_cell(m, first), speed, (flags, m, first, flags.rivals, STEP_OF), 6 / len(names)) for m in names),
         Job("training", train, (flags,), 10),
         Job("autoattack", attack, (flags,), 3),
-        *(Job(_cell(m, d), speed, (flags, m, d, flags.rivals, STEP_OF), 1) for d in others for m in models),
+        *(Job(_cell(m, d), speed, (flags, m, d, flags.rivals, STEP_OF), 1) for d in others for m in names),
     ]
     for rival in filter(None, flags.slow_rivals.split(",")):
-        known += [Job(f"{_cell(m, first)}-{rival}", speed, (flags, m, first, rival, ""), 0.5) for m in models]
+        known += [Job(f"{_cell(m, first)}-{rival}", speed, (flags, m, first, rival, ""), 0.5) for m in names]
     if not flags.reference.exists():
         known.insert(0, Job("reference", refer, (flags,), 4))
     chosen = flags.only.split(",") if flags.only else [job.name for job in known]
     if unknown := set(chosen) - {job.name for job in known}:
         raise L2LError(f"--only={','.join(sorted(unknown))}: choose from {', '.join(job.name for job in known)}")
     return [job for job in known if job.name in chosen]
+
+
+def _checked(flags: Flags) -> tuple[list[str], list[str]]:
+    """Return (models, dtypes), after a look at every name: no job begins that would fail."""
+    names, dtypes = parse_list(str, flags.models, "--models"), Literal["bfloat16", "float32"]
+    for name in (*names, flags.smoke_arch, flags.arch):
+        models.create(name)
+    for size in flags.smoke_shape:
+        values.check(Count, size, "--smoke-shape")
+    for program in (*parse_list(str, flags.programs, "--programs"), *filter(None, flags.tf32.split(","))):
+        verdicts.parse(program)
+    for method in parse_list(str, flags.methods, "--methods"):
+        resolve(flags.dataset, method, _config(flags, method))
+    rivals.split(f"{flags.rivals},{flags.slow_rivals}")
+    return names, parse_list(dtypes, flags.dtypes, "--dtypes")
+
+
+def _config(flags: Flags, method: str, **plan: Any) -> Config:
+    return Config(
+        method=method, arch=flags.arch, eps="8/255", batch_size=flags.train_batch, lr=flags.lr, lr_schedule="cosine",
+        dtype=flags.dtype, data_dir=flags.data_dir, val_size=0, eval_size=flags.eval_size, attacks=flags.attacks,
+        **plan,
+    )  # fmt: skip
 
 
 def _cell(model: str, dtype: str) -> str:
@@ -154,11 +179,7 @@ def train(flags: Flags, *, path: Path, seconds: float) -> None:
     write_json(path, record)
     for method in flags.methods.split(","):
         workdir = flags.folder / f"{method}-{plan['epochs']}x{plan['train_size']}"
-        config = Config(
-            method=method, arch=flags.arch, eps="8/255", batch_size=flags.train_batch, lr=flags.lr,
-            lr_schedule="cosine", dtype=flags.dtype, data_dir=flags.data_dir, val_size=0, eval_size=flags.eval_size,
-            attacks=flags.attacks, workdir=str(workdir), **plan,
-        )  # fmt: skip
+        config = _config(flags, method, workdir=str(workdir), **plan)
         row = _attempt(lambda config=config: experiment.run(resolve(flags.dataset, config.method, config)))  # type: ignore[misc]
         record["runs"][method] = {**row, "workdir": str(workdir)}
         write_json(path, record)

@@ -9,101 +9,29 @@ A cell is an attack, or the training steps of some methods, on one model with on
 the rivals' are timed in turn. The results are written after every round, so a stopped run leaves complete JSON.
 """
 
-import dataclasses
 import functools
-import importlib.util
-import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from tqdm import tqdm
 
 from bench import benchmark, rivals, training
 from bench.benchmark import Program
+from bench.cells import TRAINING, Cell, Flags, cells, presets, split
 from l2ljax import attacks, cost, devices, threat
 from l2ljax.attacks.names import parameters
 from l2ljax.attacks.solver import as_tree
-from l2ljax.files import write_json
-from l2ljax.models import CLASSIFIERS
+from l2ljax.files import check_writable, write_json
 from l2ljax.run.trained import load_function
 from l2ljax.runtime.provenance import provenance
-from l2ljax.types import Batch, L2LError, example_keys
+from l2ljax.types import Batch, example_keys
 from papers import figures, tables
 
 __all__ = ["TRAINING", "Build", "Built", "Cell", "Flags", "presets", "run"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Flags:
-    """The measurements."""
-
-    model: str = "resnet20"
-    """Classifiers with random weights, separated by commas, or module:function, a function without arguments that
-    returns images -> logits."""
-    image_shape: tuple[int, int, int] | None = None
-    """Shape of the images of a module:function."""
-    attacks: str | None = None
-    """Names as in --attacks of the other scripts, separated by commas; by default pgd10, or none with --train."""
-    train: str = ""
-    """Also a training step of these methods, separated by commas, each METHOD (joint) or METHOD:alternating. The first
-    is the reference; for --model=wrn_34_10 the papers have plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l."""
-    steps: str = ""
-    """With --train: numbers of attack steps, separated by commas, for methods with steps; by default their own."""
-    attacker_width: int | None = None
-    """Width of the convolutional attackers of --train and --variants; by default the papers', 64."""
-    memory: bool = False
-    """With --train, on a CPU: also the peak memory of each step, in its own process."""
-    batch_sizes: str = "128"
-    dtypes: str = "float32"
-    """The types of our classifiers: float32, bfloat16."""
-    devices: int | None = None
-    """Number of devices to split each batch over; all by default. A CPU has one per core, and with --devices=1 one for
-    all cores."""
-    eps: str = "8/255"
-    rivals: str = ""
-    """Some of torchattacks, torch (a loop by hand), torch_compile, foolbox, art (pgdN), pyautoattack (apgdN), separated
-    by commas: the same attack on the same weights, on residual networks and small_cnn. torch has training steps too."""
-    repeats: int = 7
-    minutes: float | None = None
-    """Time limit; the measurements so far are kept."""
-    out: Path = Path("experiments/results/speed.json")
-    """The JSON file; a bar chart of the same name goes next to it."""
-
-
-def presets() -> dict[str, dict[str, Any]]:
-    """Return name -> flags that differ from the defaults. gpu has rivals if torchattacks is installed."""
-    rivals = "torchattacks,torch_compile" if importlib.util.find_spec("torchattacks") else ""
-    gpu = {
-        "model": "wrn_34_10,resnet18", "attacks": "pgd10", "train": "pgd_adv", "batch_sizes": "256",
-        "dtypes": "bfloat16,float32", "rivals": rivals, "repeats": 5, "minutes": 9.0,
-        "out": Path("experiments/results/speed_gpu.json"),
-    }  # fmt: skip
-    return {"": {}, "gpu": gpu}
-
-
-class Cell(NamedTuple):
-    """The setting of one comparison."""
-
-    model: str
-    what: str
-    """An attack's name, or `TRAINING`."""
-    dtype: str
-    batch_size: int
-    steps: int | None = None
-    """Steps of the attacks in training, unless the methods' own."""
-
-    def title(self) -> str:
-        """A title in words."""
-        steps = "" if self.steps is None else f", {self.steps} attack steps"
-        return f"{self.what}, {self.model}, {self.dtype}, batch of {self.batch_size}{steps}"
-
-
-TRAINING = "training step"
 
 
 def run(flags: Flags) -> dict[str, Any]:
@@ -119,11 +47,8 @@ def run(flags: Flags) -> dict[str, Any]:
     if flags.rivals:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs some of a GPU's memory too
     limit = float("inf") if flags.minutes is None else 60 * flags.minutes
-    grid = itertools.product(_split(flags.model), _split(flags.dtypes), map(int, _split(flags.batch_sizes)))
-    attacked = _split(flags.attacks if flags.attacks is not None else "" if flags.train else "pgd10")
-    lengths: list[int | None] = [*map(int, _split(flags.steps))] or [None]
-    whats = [*((TRAINING, steps) for steps in lengths if flags.train), *((name, None) for name in attacked)]
-    cells = [Cell(model, what, dtype, size, steps) for model, dtype, size in grid for what, steps in whats]
+    wanted = cells(flags)
+    check_writable(flags.out)
     about = {**provenance(), "eps": flags.eps, "devices": len(devices.first(flags.devices))}
     ceiling: dict[str, float] = {}
     measured: dict[Cell, dict[str, dict[str, Any]]] = {}
@@ -132,7 +57,7 @@ def run(flags: Flags) -> dict[str, Any]:
         speed = [
             cell._asdict() | {"program": name} | row for cell, rows in measured.items() for name, row in rows.items()
         ]
-        not_run = [cell.title() for cell in cells if cell not in measured]
+        not_run = [cell.title() for cell in wanted if cell not in measured]
         record = {**about, "ceiling": ceiling, "speed": speed, "not_run": not_run}
         write_json(flags.out, record)
         return record
@@ -153,7 +78,7 @@ def run(flags: Flags) -> dict[str, Any]:
     watch.daemon = True
     watch.start()
     longest = 0.0
-    with tqdm(cells, leave=False) as bar:
+    with tqdm(wanted, leave=False) as bar:
         for cell in bar:
             bar.set_description(cell.title())
             if (started := time.monotonic()) - began + longest > limit:
@@ -221,8 +146,6 @@ def _attack(cell: Cell, flags: Flags) -> list[Build]:
 
     builders: list[Callable[[], Built]] = [ours]
     names, settings = rivals.split(flags.rivals), parameters(cell.what, ball)
-    if names and cell.model not in CLASSIFIERS:
-        raise L2LError(f"--rivals attack our residual networks, not {cell.model}: leave them out")
     if names and settings.get("keep", "last") == "last" and not settings["targeted"] and settings["restarts"] == 1:
         steps, step_size = settings.get("steps", 0), settings.get("step_size")
         task = rivals.Task(
@@ -244,7 +167,7 @@ def _training(cell: Cell, flags: Flags) -> list[Build]:
     """Return the training steps of all methods, each with ours first."""
     builds: list[Build] = []
     eps, rival = threat.parse_eps(flags.eps), "torch" in rivals.split(flags.rivals)
-    for method in _split(flags.train):
+    for method in split(flags.train):
         task = training.Task(cell.model, cell.dtype, cell.batch_size, method, eps, cell.steps, flags.attacker_width)
         known = {"method": method, **training.known(task)}
         for name, build in training.builders(task, rival=rival, count=flags.devices).items():
@@ -262,19 +185,13 @@ def _victim(cell: Cell, flags: Flags) -> tuple[Any, Any]:
     if ":" not in cell.model:
         classifier, variables, batch = benchmark.random_batch(cell.model, cell.batch_size, dtype=cell.dtype)
         return jax.tree_util.Partial(classifier.logits, variables), batch.x
-    if flags.image_shape is None:
-        raise L2LError(f"--model={cell.model} needs --image-shape, like --image-shape 32 32 3")
-    x = jax.random.uniform(jax.random.key(0), (cell.batch_size, *flags.image_shape))
+    x = jax.random.uniform(jax.random.key(0), (cell.batch_size, *(flags.image_shape or ())))
     return as_tree(load_function(cell.model)), x
 
 
 def _peak() -> int | None:
     """Return the most bytes in use so far on the first device, if the device reports them."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-
-
-def _split(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
 
 
 def _bars(measured: Mapping[Cell, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, tuple[float, ...]]]:

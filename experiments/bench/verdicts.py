@@ -28,7 +28,7 @@ from l2ljax.runtime.provenance import provenance
 from l2ljax.train import AXIS, TrainState, init_state, make_step
 from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Players, Tree
 
-__all__ = ["Outcome", "Reference", "compare", "load_reference", "make_reference", "run"]
+__all__ = ["Outcome", "Reference", "compare", "load_reference", "make_reference", "parse", "run"]
 
 FIRST_STEPS, FIRST_OPTIMIZER = 60, optax.adam(3e-3)
 """PGD training before all programs, so that some of the attacks fail."""
@@ -97,9 +97,7 @@ def load_reference(file: Path) -> Reference:
 
 def run(name: str, arch: str, variables: Tree, batch: Batch) -> Outcome:
     """Run a program on the default device from the given weights; a learned attacker's come from a seed."""
-    what, _, variant = name.partition(":")
-    if variant not in ("", "bfloat16", "remat"):
-        raise L2LError(f"unknown program {name}: give bfloat16 or remat after the colon")
+    what, variant = parse(name)
     classifier, attack = _classifier(arch, variant), what
     step_losses, norms = np.zeros(0), np.zeros((0, 2))
     if what in defenses.METHODS:
@@ -107,6 +105,16 @@ def run(name: str, arch: str, variables: Tree, batch: Batch) -> Outcome:
         variables, attack = {"params": state.params.classifier, "batch_stats": state.stats.classifier}, "pgd10"
     logits = _attacked(attack)(jax.tree_util.Partial(classifier.logits, variables), jax.random.key(1), *batch)
     return Outcome(step_losses, norms, np.asarray(logits))
+
+
+def parse(name: str) -> tuple[str, str]:
+    """Return (an attack's or a method's name, its variant or ""); raise an L2LError if there is no such program."""
+    what, _, variant = name.partition(":")
+    if variant not in ("", "bfloat16", "remat"):
+        raise L2LError(f"unknown program {name}: give bfloat16 or remat after the colon")
+    if what not in (*defenses.METHODS, "autoattack"):
+        attacks.create(what, BALL)
+    return what, variant
 
 
 def compare(reference: Reference, name: str) -> dict[str, Any]:

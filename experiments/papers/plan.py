@@ -204,7 +204,8 @@ def equal_steps(row: str, name: str, victim: Job, pgd: str, *flags: str, epochs:
 
 # Scripts with a result of their own ----------------------------------------------------------------------------------
 
-_RNN_OPEN = ("--table=rnn", "--epochs=30", "--val-size=0", "--attacks=pgd100,own")
+_KEPT = f"--out={RESULTS}"
+_RNN_OPEN = ("--table=rnn", "--epochs=30", "--val-size=0", "--attacks=pgd100,own", _KEPT)
 _GAIL = ("--updater=adam,ascent,l2l_coordinate", "--iterations=1000", "--seeds=5", "--controls=none")
 _L2L_COSTS = (
     "--model=wrn_34_10", "--batch-sizes=8", "--train=plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l,rnn_adv",
@@ -227,8 +228,8 @@ def _gail(environment: str) -> list[Part]:
 
 PARTS: tuple[Part, ...] = (
     kept("rnn_adv:open", "scale, gradient, learning rate of phi, w_t, biases", "digits_rnn", "ablation", *_RNN_OPEN),
-    kept("rnn_adv:open", "phi frozen at its start", "digits_methods", "ablation", "--table=methods"),
-    kept("l2l:open", "slim, slim without the skip", "digits_slim", "ablation", "--table=slim", "--epochs=30"),
+    kept("rnn_adv:open", "phi frozen at its start", "digits_methods", "ablation", "--table=methods", _KEPT),
+    kept("l2l:open", "slim, slim without the skip", "digits_slim", "ablation", "--table=slim", "--epochs=30", _KEPT),
     kept("l2l:figure8", "gradient steps", "cycle", "cycle", f"--out={RESULTS}/cycle.json"),
     *_gail("CartPole-v1"),
     *_gail("MountainCar-v0"),

@@ -5,9 +5,12 @@
 Values are fractions for accuracies. A row's parts share the file; each adds its columns.
 """
 
+import contextlib
+import fcntl
+import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +56,23 @@ def keep(part: Part) -> None:
     if missing := set(part.columns.values()) - set(content):
         raise L2LError(f"{last.made} has no {min(missing)}: delete it, then run the same command again")
     new: dict[str, Any] = {"table": part.table, "row": part.row, "seed": part.seed, "values": {}}
-    record = read_json(path) if path.exists() else new
-    record["values"] |= {column: {**content[name], "command": command} for column, name in part.columns.items()}
-    record["training"] = training(part.victim)
-    write_json(path, record)
+    with _alone_in(path.parent):
+        record = read_json(path) if path.exists() else new
+        record["values"] |= {column: {**content[name], "command": command} for column, name in part.columns.items()}
+        record["training"] = training(part.victim)
+        write_json(path, record)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for other processes that change a row's file: between its reading and writing no columns are lost."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def training(victim: Job) -> dict[str, Any]:

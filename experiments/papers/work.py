@@ -103,13 +103,17 @@ def work(
 
 def run(job: Job, dirs: Mapping[str, str], over: Callable[[], bool]) -> str:
     """Run one job to its end, or until `over`; return a description of its end."""
-    with at_work_on(job) as lock:
+    with at_work_on(job) as (lock, other):
         if lock is None:
-            return "another process is at it"
+            return f"process {other} is at it"
+        if complete(job):  # by another process, between the list's look and the lock
+            return "done"
         command = [sys.executable, *job.command(dirs)]
         with open(log_of(job), "ab") as log, subprocess.Popen(
             command, stdout=log, stderr=log, pass_fds=[lock.fileno()], start_new_session=True
         ) as child:  # fmt: skip
+            lock.write(f"{child.pid}")
+            lock.flush()
             try:
                 while child.poll() is None and not over():
                     time.sleep(POLL)
@@ -128,17 +132,25 @@ def log_of(job: Job) -> Path:
 
 
 @contextlib.contextmanager
-def at_work_on(job: Job) -> Iterator[IO[bytes] | None]:
-    """Lock the job, also by its process, for as long as either lives; yield None if another process has it."""
+def at_work_on(job: Job) -> Iterator[tuple[IO[str] | None, str]]:
+    """Lock the job, also by its process, for as long as either lives: yield (the lock's file, "").
+
+    If another process has the lock, or has just given it up, yield (None, its number).
+    """
     path = Path("runs") / f".{_name(job)}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
+    with open(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.fstat(file.fileno()).st_nlink > 0  # else its last owner deleted it since it was opened
         except OSError:
-            yield None
+            free = False
+        if not free:
+            file.seek(0)
+            yield None, file.read()
             return
-        yield file
+        file.truncate(0)
+        yield file, ""
         with contextlib.suppress(OSError):
             os.unlink(path)
 

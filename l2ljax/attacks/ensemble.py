@@ -23,7 +23,7 @@ from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "CLASSES", "TARGETED", "VERSIONS", "Version", "autoattack", "best_of", "cascade", "chosen", "multi_targeted",
+    "CLASSES", "TARGETED", "VERSIONS", "Version", "autoattack", "best_of", "cascade", "check_attacks", "multi_targeted",
     "restarts", "stages", "targeted", "transfer", "version_named",
 ]  # fmt: skip
 
@@ -204,14 +204,14 @@ def autoattack(ball: Ball, version: str = "standard") -> Attack:
 
     @entered
     def attack(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array) -> Array:
-        chosen(version, (), jax.eval_shape(logits_fn, x, *[keys] * stochastic).shape[1])
+        check_attacks(version, (), jax.eval_shape(logits_fn, x, *[keys] * stochastic).shape[1])
         return whole(logits_fn, keys, x, y)
 
     return attack
 
 
-def chosen(version: str, only: Sequence[str] = (), classes: int = 4) -> list[str]:
-    """Return the names of a version's attacks that are in `only`, or all if that is empty.
+def check_attacks(version: str, only: Sequence[str] = (), classes: int = 4) -> None:
+    """Check that a version has the attacks `only`, and the model the classes that those, or all, need.
 
     Raises:
       L2LError: an unknown version or name; an attack whose loss needs more classes than the model has.
@@ -225,7 +225,6 @@ def chosen(version: str, only: Sequence[str] = (), classes: int = 4) -> list[str
         needs = ", ".join(f"{name} needs {CLASSES[name]}" for name in names if name not in able)
         fix = f"evaluate.run_standard_evaluation(..., only={able})" if able else "choose another attack"
         raise L2LError(f"the model has {classes} classes and {needs}: {fix}")
-    return names
 
 
 @functools.lru_cache(maxsize=8)

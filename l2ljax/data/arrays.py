@@ -18,7 +18,7 @@ import numpy as np
 from l2ljax.data.functions import call
 from l2ljax.data.readers import Split
 from l2ljax.data.sources import SOURCES, nearest
-from l2ljax.types import L2LError
+from l2ljax.types import L2LError, one_line
 
 __all__ = [
     "MOST_CLASSES", "Dataset", "as_dataset", "check_examples", "check_trainable", "from_arrays", "pixels", "read",
@@ -47,6 +47,12 @@ class Dataset(NamedTuple):
     def image_shape(self) -> tuple[int, int, int]:
         """H, W, C."""
         return tuple(self.test.images.shape[1:])
+
+    @property
+    def sizes(self) -> str:
+        """The numbers of images, for people."""
+        train, val, test = (f"{len(split.labels):,}" for split in (self.train, self.val, self.test))
+        return f"{train} images to train on, {val} to validate and {test} to test on"
 
 
 def from_arrays(
@@ -113,10 +119,10 @@ def read(name: str) -> Dataset:
     if not name.endswith(".npz"):
         return as_dataset(call(name, f"(images, labels), or {', '.join(TO_TRAIN)}"), name)
     try:
-        with np.load(Path(name).expanduser(), allow_pickle=False) as file:
+        with Path(name).expanduser().open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             content = {array: file[array] for array in file.files}
     except Exception as error:  # NumPy's, zipfile's and zlib's for a file that is no or a damaged one
-        raise L2LError(f"{name} cannot be read ({error}): name a file that numpy.savez wrote") from error
+        raise L2LError(f"{name} cannot be read ({one_line(error)}): name a file that numpy.savez wrote") from error
     return as_dataset(content, name)
 
 
@@ -151,8 +157,9 @@ def check_examples(images: Any, labels: Any, num_classes: int | None = None, *, 
         raise L2LError(f"{where}labels are {labels.dtype}: give integers")
     if len(labels) != len(images):
         raise L2LError(f"{where}{len(images)} images and {len(labels)} labels: give one label per image")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < (most := num_classes or MOST_CLASSES):
-        raise L2LError(f"{where}labels reach from {labels.min()} to {labels.max()}: the classes are 0..{most - 1}")
+    last = (num_classes or MOST_CLASSES) - 1
+    if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
+        raise L2LError(f"{where}labels reach from {labels.min()} to {labels.max()}: the classes are 0..{last}")
 
 
 def check_trainable(dataset: Dataset) -> None:
@@ -172,7 +179,7 @@ def _split(images: Any, labels: Any, where: str) -> Split:
     try:
         images, labels = np.asarray(images), np.asarray(labels)
     except (TypeError, ValueError) as error:  # lists of several lengths, an array on another device
-        raise L2LError(f"{where}no arrays of images and labels ({error}): give NumPy arrays") from error
+        raise L2LError(f"{where}no arrays of images and labels ({one_line(error)}): give NumPy arrays") from error
     check_examples(images, labels, where=where)
     if not images.size:
         raise L2LError(f"{where}images have the shape {list(images.shape)}: give one or more")

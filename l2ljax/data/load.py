@@ -15,6 +15,7 @@ from l2ljax.data.readers import Split, digits
 from l2ljax.data.remote import download, read_prepared, tfds_root
 from l2ljax.data.sources import SOURCES, Source
 from l2ljax.types import L2LError
+from l2ljax.values import Count, Natural, Seed, checked
 
 __all__ = ["NAMES", "checksum", "divide", "load", "source"]
 
@@ -22,13 +23,9 @@ NAMES = tuple(SOURCES)
 
 
 def load(
-    dataset: Any,
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    train_size: int | None = None,
-    val_size: int = 0,
-    seed: int = 0,
-) -> Dataset:
+    dataset: Any, data_dir: str | os.PathLike[str] | None = None, *, train_size: Count | None = None,
+    val_size: Natural = 0, seed: Seed = 0,
+) -> Dataset:  # fmt: skip
     """Load a data set.
 
     With `data_dir`, only that folder is read. Without it, a set prepared by tensorflow-datasets is read, else the
@@ -59,14 +56,23 @@ def load(
     return divide(_whole(dataset, data_dir), train_size=train_size, val_size=val_size, seed=seed)
 
 
-def divide(whole: Dataset, *, train_size: int | None = None, val_size: int = 0, seed: int = 0) -> Dataset:
-    """Take `val` out of the training images of a data set, and keep `train_size` of the others; see `load`."""
+@checked
+def divide(whole: Dataset, *, train_size: Count | None = None, val_size: Natural = 0, seed: Seed = 0) -> Dataset:
+    """Take `val` out of the training images of a data set, and keep `train_size` of the others; see `load`.
+
+    Both keep the official order.
+    """
     if val_size == 0 and train_size is None:
         return whole
     check_trainable(whole)
-    given = len(whole.val.labels) > 0
-    train, val = _divide(whole.name, whole.train, train_size, 0 if given else val_size, seed)
-    return whole._replace(train=train, val=whole.val if given else val)
+    total, out = len(whole.train.labels), 0 if len(whole.val.labels) else val_size
+    size = total - out if train_size is None else train_size
+    if size < 1 or size + out > total:
+        asked = f"val_size {out} + train_size {size}"
+        raise L2LError(f"{whole.name} has {total} training images: {asked} do not fit (at least 0 and 1 of them)")
+    order = np.random.RandomState(seed).permutation(total)  # a stream that NumPy guarantees
+    val, kept = (Split(*(a[np.sort(rows)] for a in whole.train)) for rows in (order[:out], order[out : out + size]))
+    return whole._replace(train=kept, val=val if out else whole.val)
 
 
 def source(dataset: Any) -> Source:
@@ -137,15 +143,3 @@ def checksum(split: Split) -> str:
     pairs = zip(np.asarray(split.images), split.labels.tolist(), strict=True)
     digests = sorted(hashlib.blake2b(bytes([label]) + image.tobytes()).digest() for image, label in pairs)
     return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
-
-
-def _divide(name: str, train: Split, train_size: int | None, val_size: int, seed: int) -> tuple[Split, Split]:
-    """Take `val` out of the training set, then a part of the rest; both keep the official order."""
-    total = len(train.labels)
-    size = total - val_size if train_size is None else train_size
-    if val_size < 0 or size < 1 or size + val_size > total:
-        asked = f"val_size {val_size} + train_size {size}"
-        raise L2LError(f"{name} has {total} training images: {asked} do not fit (at least 0 and 1 of them)")
-    order = np.random.RandomState(seed).permutation(total)  # a stream that NumPy guarantees
-    val, kept = np.sort(order[:val_size]), np.sort(order[val_size : val_size + size])
-    return Split(*(a[kept] for a in train)), Split(*(a[val] for a in train))

@@ -23,6 +23,7 @@ from l2ljax.data.arrays import pixels
 from l2ljax.data.images import Images
 from l2ljax.data.readers import Split
 from l2ljax.types import Array, Batch, Key, L2LError, example_keys
+from l2ljax.values import Count, checked
 
 __all__ = [
     "AUGMENTS", "EvalBatch", "batches", "crop_flip", "draw", "epoch_order", "steps_per_epoch", "stream", "train_batch",
@@ -188,10 +189,9 @@ class EvalBatch(NamedTuple):
     """The position in the split of the first example."""
 
 
-def batches(split: Split, batch_size: int) -> Iterator[EvalBatch]:
-    """Return an iterator over a split in order, in batches of one shape, on the host; an L2LError below size 1."""
-    if batch_size < 1:
-        raise L2LError(f"batch size {batch_size} must be at least 1")
+@checked
+def batches(split: Split, batch_size: Count) -> Iterator[EvalBatch]:
+    """Return an iterator over a split in order, in batches of one shape, on the host."""
     return (_eval_batch(split, start, batch_size) for start in range(0, len(split.labels), batch_size))
 
 

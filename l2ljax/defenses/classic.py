@@ -1,6 +1,6 @@
 """Plain training and defenses without a learned attacker: FGSM, PGD, line search, C&W, TRADES, stability.
 
-Attacks start at a `uniform` draw from the ball, at the `clean` image, or at x + 0.001 N(0, I), `gaussian`.
+Attacks take `steps` steps from a `uniform` draw of the ball, the `clean` image, or x + 0.001 N(0, I), `gaussian`.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,6 @@ def pgd_adv(
     """Train on PGD. Madry et al. (2018), eq. 2.1.
 
     Args:
-      steps: of the attack.
       step_size: eps / 4 by default (the RNN-Adv paper's).
       clean_weight: weight of the clean images' loss, below 1; 0.5 in L2L's released code.
     """
@@ -93,7 +92,6 @@ def pgd_bls_adv(
     """Train on gradient ascent with backtracking line search: RNN-Adv paper, section 3.3.
 
     Args:
-      steps: of the attack.
       max_step: the longest step tried, in the ball's norm; eps by default (the paper does not say).
       rho: the factor between tries.
       c: the required fraction of the first-order ascent.
@@ -114,7 +112,6 @@ def trades(
 
     Args:
       beta: the weight of the KL term (the paper's 1 / lambda).
-      steps: of the attack.
       step_size: eps / 4 by default (the released code has 0.007 for eps 0.031 on CIFAR-10).
     """
     rule = fixed(steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size))
@@ -131,7 +128,6 @@ def cw_adv(
     """Train on `attacks.carlini.l2l_da_cw`: the C&W100 row of L2L-DA's Table 2.
 
     Args:
-      steps: of the attack.
       learning_rate: Adam's.
       tau: the distance without a penalty.
     """

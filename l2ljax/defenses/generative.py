@@ -50,7 +50,7 @@ def l2l_da(
       delta: whether the generator sees the accumulated perturbation.
       label: whether its BatchNorms see the label.
       normalize: the gradient's normalization: channel (per example and channel, the paper's Frobenius norm), example,
-        batch or none. Without it, this input is orders of magnitude smaller than the image.
+        batch, mean or none. With the last two, this input is orders of magnitude smaller than the image.
       attacker_width: channels of its first convolution, 64 by default.
       num_classes: K, for `label`.
     """
@@ -68,9 +68,9 @@ def l2l_da(
 
 
 l2l_star = functools.partial(
-    l2l_da, steps=1, step=1.0, diversity=0.0, latent=0, delta=False, label=False, normalize="none"
+    l2l_da, steps=1, step=1.0, diversity=0.0, latent=0, delta=False, label=False, normalize="mean"
 )
-"""L2L-DA's baseline "L2L" (section 5.1): one shot, deterministic, from image and raw gradient.
+"""L2L-DA's baseline "L2L" (section 5.1): one shot, deterministic, from the image and the gradient of the mean loss.
 
 The paper says little of its network; here it is the same U-Net without latent, label and delta.
 """

@@ -36,11 +36,7 @@ def ait_l2l(
 ) -> Defense:  # fmt: skip
     """Move the image by a convolutional attacker with inputs noisy image and gradient. L2L (2021), Algorithm 4.
 
-    Args:
-      label_eps: see `interpolated`.
-      attacker: the network.
-      attacker_width: channels of its first convolution; the paper's by default.
-      normalize: of the gradient, see `attacks.learned.normalize_gradient`.
+    The options are those of `interpolated` and `l2l.convolutional_l2l`.
     """
     network = attackers.create(attacker, width=attacker_width)
     player = learned.convolutional(network, inputs=("image", "gradient"), normalize=normalize)

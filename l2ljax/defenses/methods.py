@@ -122,17 +122,11 @@ def register(name: str, make: Make, *, learns: bool = False) -> None:
 
 
 def find(name: str) -> Method:
-    """Return the record of a method or an attacker.
-
-    Raises:
-      L2LError: an unknown name.
-    """
+    """Return the record of a method or an attacker; raise an L2LError if it is unknown."""
     records = {**METHODS, **ATTACKERS}
     if name not in records:
-        raise L2LError(
-            f"unknown method {name!r}: choose one of {', '.join(METHODS)} (to attack: {', '.join(ATTACKERS)}); "
-            "--import=MODULE adds yours"
-        )
+        known = f"{', '.join(METHODS)} (to attack: {', '.join(ATTACKERS)})"
+        raise L2LError(f"unknown method {name!r}: choose one of {known}; --import=MODULE adds yours")
     return records[name]
 
 

@@ -6,6 +6,7 @@ One scalar and one backward pass give both gradients: inside the attack theta is
 attacker gets the end's gradient, scaled to that of w_T inner.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -142,7 +143,7 @@ def unrolled(
         def look(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
             variables = {"params": constant, "batch_stats": batch_stats}
             if query == "train" and mode == "classifier":
-                return classifier.train(variables, x, _repeat_keys(fold_in(keys, 2), draws), axis_name)
+                return classifier.train(variables, x, _repeat_keys(fold_in(keys, 1), draws), axis_name)
             return classifier.logits(variables, x), batch_stats
 
         def loss_fn(x: Array) -> tuple[Array, Any]:
@@ -155,11 +156,14 @@ def unrolled(
         ascent = climb(loss_fn, rule, attack_keys, batch.x, steps)
         seen, accuracy = ascent.aux
 
+        streams = itertools.count(2)  # each pass of the criterion draws its own dropout masks, as in torch
+
         def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
             variables = {"params": params.classifier, "batch_stats": batch_stats}
             if mode == "attacker":
                 return classifier.logits(variables, x), batch_stats
-            return classifier.train(variables, x, _repeat_keys(fold_in(keys, 1), len(x) // len(keys)), axis_name)
+            stream = fold_in(keys, next(streams))
+            return classifier.train(variables, x, _repeat_keys(stream, len(x) // len(keys)), axis_name)
 
         batch_stats = _one_after_the_other(lambda r: look(r, batch.x)[1], stats.classifier, seen)
         x_last = _scale_gradient(ascent.x, weights[-1] / criterion.weight)
@@ -187,13 +191,7 @@ def without_attacker(objective: Callable[..., Outcome]) -> Defense:
 def trained(attacker: Attacker, climb: Climb, steps: int) -> Callable[..., Attack | None]:
     """Make `Defense.attack`: the trained attacker ascends the cross-entropy, whatever its training objective.
 
-    Args:
-      attacker: the one trained by the defense.
-      climb: the defense's ascent.
-      steps: the default number of steps.
-
-    Returns:
-      (params, batch_stats, steps=steps, path=False) -> Attack, or None without parameters.
+    Return (params, batch_stats, steps=steps, path=False) -> Attack, or None without parameters.
     """
 
     def attack(params: Tree, batch_stats: Tree, steps: int = steps, path: bool = False) -> Attack | None:
@@ -228,7 +226,8 @@ def _one_after_the_other(one_pass: Callable[[Tree], Tree], first: Tree, updated:
     the same r are chained by r_{t+1} = updated_t + m (r_t - first).
     """
     ones = jax.tree.map(jnp.ones_like, first)
-    momentum = jax.jvp(one_pass, (first,), (ones,))[1]  # the compiler removes the pass itself
+    # The compiler removes the pass itself. Outside jit, our convolutions have no forward-mode derivative.
+    momentum = jax.jit(lambda r: jax.jvp(one_pass, (r,), (ones,))[1])(first)
 
     def chain(r0: Array, rows: Array, m: Array) -> Array:
         r = r0

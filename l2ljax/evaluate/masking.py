@@ -19,15 +19,17 @@ from jax.extend import core
 
 from l2ljax import losses
 from l2ljax.attacks import best_of, pgd, random_noise, square
+from l2ljax.attacks.ascent import finite
 from l2ljax.data import Split, pixels
 from l2ljax.evaluate.accuracy import evaluate
 from l2ljax.evaluate.loop import job_of, over
 from l2ljax.threat import BALLS, Ball
 from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
+from l2ljax.values import Count, checked
 
 __all__ = [
     "LARGEST_ZERO_FRACTION", "WIDE", "Check", "StochasticLogitsFn", "data_dependent_operations", "masking_checks",
-    "randomized", "zero_gradients",
+    "path_faults", "randomized",
 ]  # fmt: skip
 
 StochasticLogitsFn = Callable[[Array, Key], Array]
@@ -52,9 +54,10 @@ class Check(NamedTuple):
         return "ok" if self.passed else "SUSPICIOUS"
 
 
+@checked
 def masking_checks(
     logits_fn: LogitsFn, split: Split, ball: Ball, *, key: Key, stochastic: StochasticLogitsFn | None = None,
-    queries: int = 500, batch_size: int = 250,
+    queries: Count = 500, batch_size: Count = 250,
 ) -> list[Check]:  # fmt: skip
     """Run all checks that tell a robust model from one that masks gradients.
 
@@ -100,7 +103,7 @@ def masking_checks(
 
     kept, converged = not_weaker("50 steps", "100 steps")
     unbounded = correct["50 steps in any radius"].mean()
-    zeros = zero_gradients(logits_fn, split, ball, key=key, steps=10, batch_size=batch_size)
+    zeros, ties = path_faults(logits_fn, split, ball, key=key, steps=10, batch_size=batch_size)
     checks = [
         Check("several steps are not weaker than one", *not_weaker("10 steps", "one step")),
         Check("more steps are not weaker", *not_weaker("100 steps", "10 steps")),
@@ -113,6 +116,12 @@ def masking_checks(
             f"gradients are not 0 (for more than {LARGEST_ZERO_FRACTION:.0%} of the examples, at any step)",
             bool(zeros.max() <= LARGEST_ZERO_FRACTION),
             "by step " + " ".join(f"{z:.1%}" for z in zeros),
+        ),
+        Check(
+            "the largest logits do not tie (as in quantized and half-precision models)",
+            not ties.any(),
+            f"{ties.max():.1%} of the examples tie"
+            + (", where the class of the lower number wins" if ties.any() else ""),
         ),
     ]
     if stochastic is not None:
@@ -127,20 +136,27 @@ def masking_checks(
     ]
 
 
-def zero_gradients(
+def path_faults(
     logits_fn: LogitsFn, split: Split, ball: Ball, *, key: Key, steps: int, batch_size: int = 250
-) -> np.ndarray:
-    """Return the fraction [steps] of examples with an input gradient of 0 (of the cross-entropy) along PGD's path."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return two fractions [steps] of the examples along PGD's path on the cross-entropy.
 
-    def count(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
-        def step(x_t: Array, _: None) -> tuple[Array, Array]:
-            g = jax.grad(lambda x: losses.cross_entropy(logits_fn(x), y).sum())(x_t)
-            zero = (g == 0).all(axis=range(1, x.ndim))
-            return ball.project(x_t + ball.eps / 4 * ball.steepest(g), x), zero
+    First those with an input gradient of 0 (or NaN), then those whose two largest logits are equal.
+    """
 
-        return jax.lax.scan(step, ball.sample(keys, x), length=steps)[1].T
+    def count(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> tuple[Array, Array]:
+        def step(x_t: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+            logits, vjp = jax.vjp(logits_fn, x_t)
+            g = finite(*vjp(jax.grad(lambda z: losses.cross_entropy(z, y).sum())(logits)))
+            first, second = jax.lax.top_k(logits, 2)[0].T
+            faults = (g == 0).all(axis=range(1, x.ndim)), first == second
+            return ball.project(x_t + ball.eps / 4 * ball.steepest(g), x), faults
 
-    return over(job_of(logits_fn, *split, batch_size=batch_size), count, key).mean(axis=0)
+        zero, tied = jax.lax.scan(step, ball.sample(keys, x), length=steps)[1]
+        return zero.T, tied.T
+
+    zero, tied = over(job_of(logits_fn, *split, batch_size=batch_size), count, key)
+    return zero.mean(axis=0), tied.mean(axis=0)
 
 
 def randomized(stochastic: StochasticLogitsFn, key: Key) -> LogitsFn:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from l2ljax.attacks.ensemble import chosen, stages, version_named
+from l2ljax.attacks.ensemble import check_attacks, stages, version_named
 from l2ljax.attacks.solver import solvers
 from l2ljax.data import pixels
 from l2ljax.evaluate.checks import check_batch
@@ -69,11 +69,11 @@ def run_standard_evaluation(
         classes for one, with those that it has enough for.
     """
     only = (only,) if isinstance(only, str) else only
-    chosen(version, only)
+    check_attacks(version, only)
 
     def parts(classes: int) -> list[tuple[str, Attack]]:
-        names = chosen(version, only, classes)
-        return [stage for stage in stages(ball, version, num_classes=classes) if stage[0] in names]
+        check_attacks(version, only, classes)
+        return [stage for stage in stages(ball, version, num_classes=classes) if not only or stage[0] in only]
 
     return run_in_turn(
         logits_fn, x, y, parts, key=key, ball=ball, about=(version, *only), batch_size=batch_size,

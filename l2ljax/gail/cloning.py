@@ -15,25 +15,12 @@ __all__ = ["clone"]
 
 
 def clone(
-    key: Key,
-    networks: Networks,
-    demonstrations: Demonstrations,
-    *,
-    steps: int = 2000,
-    lr: float = 1e-3,
-    batch_size: int = 128,
-    held_out: float = 0.3,
-) -> Agent:
-    """Maximize the likelihood by Adam, stopped by the likelihood of held-out pairs (as Ho and Ermon do).
+    key: Key, networks: Networks, demonstrations: Demonstrations, *, steps: int = 2000, lr: float = 1e-3,
+    batch_size: int = 128, held_out: float = 0.3,
+) -> Agent:  # fmt: skip
+    """Maximize the likelihood by Adam, in batches drawn with replacement; the value function stays untrained.
 
-    Args:
-      key: for the initial parameters, the split and the batches.
-      networks: the agent's; its value function stays untrained.
-      demonstrations: M pairs.
-      steps: of Adam; the best parameters on the held-out pairs are kept.
-      lr: Adam's.
-      batch_size: pairs per step, drawn with replacement.
-      held_out: the fraction of pairs held out.
+    The parameters with the highest likelihood of the fraction `held_out` of pairs are kept (as Ho and Ermon do).
     """
     k_agent, k_split, k_batches = jax.random.split(key, 3)
     agent = networks.init(k_agent, demonstrations.statistics)

@@ -11,13 +11,14 @@ nothing takes the logarithm of a sigmoid, and all is finite for any finite l.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from l2ljax.types import Array, Key, L2LError, Tree
+from l2ljax.values import Count, check, checked
 
 __all__ = ["Discriminator", "Pairs", "accuracy", "bernoulli_entropy", "create", "objective", "reward"]
 
@@ -33,25 +34,19 @@ class Discriminator(NamedTuple):
     logits: Callable[[Tree, Array, Array], Array]
     """(params, s, a) -> l [N], the logit of "expert": positive if (s, a) resembles the expert's.
 
-    s is [N, observation_size]. The type of `a` distinguishes discrete actions, integers [N] in 0..actions-1, which
-    become one-hot, from continuous ones, floats [N, actions]. Other shapes raise an L2LError. Observations and
-    continuous actions enter unscaled: Ho & Ermon's code standardizes them first, which is left to the caller."""
+    s is [N, observation_size]. Discrete actions a are integers [N] in 0..actions-1, which become one-hot, continuous
+    ones floats [N, actions]. Other shapes raise an L2LError. Nothing is scaled (Ho & Ermon's code standardizes it)."""
 
 
-def create(observation_size: int, actions: int, *, hidden: Sequence[int] = (64, 32)) -> Discriminator:
+@checked
+def create(observation_size: Count, actions: Count, *, hidden: Sequence[int] = (64, 32)) -> Discriminator:
     """Return a perceptron on [s, a] with tanh between its layers and one output.
 
     The paper's (appendix C.2) has the hidden sizes 64 and 32. Ho & Ermon's code has 100 and 100, gives one score per
     discrete action instead of reading the action, and starts the output layer at zero; here all weights start
-    Glorot-uniform, so that an untrained discriminator is a random reward, not a constant one.
-
-    Args:
-      observation_size: entries of an observation.
-      actions: the number of discrete actions, or the size of continuous ones.
-      hidden: sizes of the hidden layers.
+    Glorot-uniform, so that an untrained discriminator is a random reward, not a constant one. `actions` is the number
+    of discrete actions, or the size of continuous ones.
     """
-    if min(observation_size, actions, *hidden) < 1:
-        raise L2LError(f"sizes must be positive: observation_size={observation_size}, actions={actions}, {hidden=}")
     layers = [nn.Dense(size, kernel_init=nn.initializers.glorot_uniform()) for size in (*hidden, 1)]
     network = nn.Sequential([f for layer in layers for f in (layer, nn.tanh)][:-1])
 
@@ -84,13 +79,6 @@ def objective(
     entropy of the prediction in nats: the regularizer of Ho & Ermon's code, in neither paper. The two batches have
     equal weight, whatever their sizes. If policy and expert agree, the optimum is D = 1/2: -2 log 2, and `entropy`
     times 2 log 2.
-
-    Args:
-      disc: the discriminator.
-      params: its parameters.
-      policy_batch: (s, a) of the policy.
-      expert_batch: (s, a) of the expert.
-      entropy: weight of the regularizer; 0 is eq. 4.
     """
     policy, expert = disc.logits(params, *policy_batch), disc.logits(params, *expert_batch)
     uncertainty = jnp.mean(bernoulli_entropy(policy)) + jnp.mean(bernoulli_entropy(expert))
@@ -118,11 +106,6 @@ def reward(logits: Array, sign: int) -> Array:
 
     By itself +1 favours long episodes and -1 short ones, whatever D has learned, so show an untrained discriminator
     (`updaters.frozen`) beside a result. If all episodes are equally long, both signs work.
-
-    Args:
-      logits: l, of any shape.
-      sign: +1 or -1, a property of the task; anything else raises an L2LError.
     """
-    if sign not in (1, -1):
-        raise L2LError(f"the reward's {sign=} must be 1 (a failure ends the task) or -1 (success ends it)")
+    sign = check(Literal[1, -1], sign, "sign")
     return sign * jax.nn.softplus(sign * logits)

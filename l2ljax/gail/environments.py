@@ -1,13 +1,13 @@
 """Environments as pure functions of traced parameters, equal to gymnasium's step by step.
 
-CartPole-v0, CartPole-v1, MountainCar-v0 and Pendulum-v1 are gymnasium's. FixedCartPole is ours: an episode continues
-after the pole has fallen, so that its length carries no information and the return depends on imitation.
+FixedCartPole is ours: an episode continues after the pole has fallen, so that its length carries no information and the
+return depends on imitation.
 
     env = environments.create("CartPole-v1")
     state = env.reset(env.params, key)
     state, reward, terminated = env.step(env.params, state, action)      # one environment: vmap for several
 
-The limit on an episode's steps is not here: `rollout.collect` counts them.
+`rollout.collect` limits an episode's steps.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from l2ljax.types import Array, Key, L2LError, Tree
 
 __all__ = [
-    "Box", "CartPoleParams", "CartPoleState", "Discrete", "Environment", "FixedCartPoleState", "MountainCarParams",
-    "MountainCarState", "PendulumParams", "PendulumState", "Spec", "create",
+    "ENVIRONMENTS", "Box", "CartPoleParams", "CartPoleState", "Discrete", "Environment", "FixedCartPoleState",
+    "MountainCarParams", "MountainCarState", "PendulumParams", "PendulumState", "Spec", "create",
 ]  # fmt: skip
 
 
@@ -92,8 +92,7 @@ class CartPoleState(NamedTuple):
     theta_dot: Array
 
 
-def _cart_pole_reset(params: CartPoleParams, key: Key) -> CartPoleState:
-    del params
+def _cart_pole_reset(_: CartPoleParams, key: Key) -> CartPoleState:
     return CartPoleState(*jax.random.uniform(key, (4,), minval=-0.05, maxval=0.05))
 
 
@@ -156,8 +155,7 @@ class MountainCarState(NamedTuple):
     v: Array
 
 
-def _mountain_car_reset(params: MountainCarParams, key: Key) -> MountainCarState:
-    del params
+def _mountain_car_reset(_: MountainCarParams, key: Key) -> MountainCarState:
     return MountainCarState(jax.random.uniform(key, minval=-0.6, maxval=-0.4), jnp.zeros(()))
 
 
@@ -197,8 +195,7 @@ class PendulumState(NamedTuple):
     theta_dot: Array
 
 
-def _pendulum_reset(params: PendulumParams, key: Key) -> PendulumState:
-    del params
+def _pendulum_reset(_: PendulumParams, key: Key) -> PendulumState:
     return PendulumState(*jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0) * jnp.array([jnp.pi, 1.0]))
 
 
@@ -218,34 +215,18 @@ def _pendulum_observe(state: PendulumState) -> Array:
     return jnp.stack([jnp.cos(state.theta), jnp.sin(state.theta), state.theta_dot])
 
 
-def _cart_pole(name: str, horizon: int, solved: float) -> Environment:
-    spec = Spec(name, name, 4, Discrete(2), horizon, sign=1, solved=solved, stride=10)
-    return Environment(spec, CartPoleParams(), _cart_pole_reset, _cart_pole_step, jnp.stack)
-
-
-def _fixed_cart_pole() -> Environment:
-    spec = Spec("FixedCartPole", None, 5, Discrete(2), 500, sign=1, solved=475.0, stride=10)
-    return Environment(spec, CartPoleParams(), _fixed_reset, _fixed_step, _fixed_observe)
-
-
-def _mountain_car() -> Environment:
-    spec = Spec("MountainCar-v0", "MountainCar-v0", 2, Discrete(3), 200, sign=-1, solved=-110.0, stride=5)
-    functions = (_mountain_car_reset, _mountain_car_step, jnp.stack, _mountain_car_energy)
-    return Environment(spec, MountainCarParams(), *functions)
-
-
-def _pendulum() -> Environment:
-    spec = Spec("Pendulum-v1", "Pendulum-v1", 3, Box(1), 200, sign=1, solved=-250.0, stride=5)
-    return Environment(spec, PendulumParams(), _pendulum_reset, _pendulum_step, _pendulum_observe)
-
-
-ENVIRONMENTS: dict[str, Callable[[], Environment]] = {
-    "CartPole-v0": lambda: _cart_pole("CartPole-v0", 200, 195.0),
-    "CartPole-v1": lambda: _cart_pole("CartPole-v1", 500, 475.0),
-    "FixedCartPole": _fixed_cart_pole,
-    "MountainCar-v0": _mountain_car,
-    "Pendulum-v1": _pendulum,
-}
+_V0 = Spec("CartPole-v0", "CartPole-v0", 4, Discrete(2), 200, sign=1, solved=195.0, stride=10)
+_V1 = Spec("CartPole-v1", "CartPole-v1", 4, Discrete(2), 500, sign=1, solved=475.0, stride=10)
+_FIXED = Spec("FixedCartPole", None, 5, Discrete(2), 500, sign=1, solved=475.0, stride=10)
+_CAR = Spec("MountainCar-v0", "MountainCar-v0", 2, Discrete(3), 200, sign=-1, solved=-110.0, stride=5)
+_PENDULUM = Spec("Pendulum-v1", "Pendulum-v1", 3, Box(1), 200, sign=1, solved=-250.0, stride=5)
+ENVIRONMENTS = {environment.spec.name: environment for environment in (
+    Environment(_V0, CartPoleParams(), _cart_pole_reset, _cart_pole_step, jnp.stack),
+    Environment(_V1, CartPoleParams(), _cart_pole_reset, _cart_pole_step, jnp.stack),
+    Environment(_FIXED, CartPoleParams(), _fixed_reset, _fixed_step, _fixed_observe),
+    Environment(_CAR, MountainCarParams(), _mountain_car_reset, _mountain_car_step, jnp.stack, _mountain_car_energy),
+    Environment(_PENDULUM, PendulumParams(), _pendulum_reset, _pendulum_step, _pendulum_observe),
+)}  # fmt: skip
 
 
 def create(name: str, **params: Any) -> Environment:
@@ -255,11 +236,9 @@ def create(name: str, **params: Any) -> Environment:
       L2LError: an unknown name, or an unknown parameter.
     """
     if name not in ENVIRONMENTS:
-        raise L2LError(
-            f"unknown environment {name!r}: choose one of {', '.join(ENVIRONMENTS)}, or gym:ID of gymnasium's"
-        )
-    environment = ENVIRONMENTS[name]()
-    unknown = sorted(params.keys() - set(environment.params._fields))
-    if unknown:
+        known = ", ".join(ENVIRONMENTS)
+        raise L2LError(f"unknown environment {name!r}: choose one of {known}, or gym:ID of gymnasium's")
+    environment = ENVIRONMENTS[name]
+    if unknown := sorted(params.keys() - set(environment.params._fields)):
         raise L2LError(f"{name} has no parameter {unknown[0]}: choose among {', '.join(environment.params._fields)}")
     return environment._replace(params=environment.params._replace(**params))

@@ -13,24 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from l2ljax.checkpoint import Checkpoints
+from l2ljax.files import locked
 from l2ljax.gail import cloning, experts, gym_adapter, imitate, report, rollout, updaters
-from l2ljax.gail.gym_adapter import GymEnvironments
 from l2ljax.gail.policy import Agent
 from l2ljax.gail.rollout import Iterations
-from l2ljax.gail.setup import PAIRS_KEY, Arm, Config, Task, arms, controls, find_expert, prepare
-from l2ljax.gail.updaters import Updater
+from l2ljax.gail.setup import PAIRS_KEY, Arm, Config, Task, arms, find_expert, prepare
+from l2ljax.gail.updaters import Diverged, Updater
 from l2ljax.runtime import flags, monitor
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
 
-__all__ = ["CHUNK", "MAY_CHANGE", "Chunks", "Diverged", "main", "run"]
+__all__ = ["CHUNK", "MAY_CHANGE", "Chunks", "main", "run"]
 
 CHUNK = 25
 """The largest number of iterations in one call of the jitted scan."""
@@ -41,14 +40,9 @@ Chunks = Callable[[Updater, int], tuple[Iterations, int]]
 """(updater, sign of the reward) -> the result of `_chunk`."""
 
 
-class Diverged(L2LError):
-    """The discriminator's parameters exceeded their bound."""
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line of experiments/gail.py."""
-    about = "GAIL with Adam or a learned updater of the discriminator."
-    config = flags.read(Config, about, arguments=arguments)
+    config = flags.read(Config, "GAIL with Adam or a learned updater of the discriminator.", arguments=arguments)
     with monitor.script(1):  # one program for all seeds, whose products share the cores
         run(config)
 
@@ -61,34 +55,42 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       L2LError: bad settings, an expert below its threshold, a discriminator that diverged (after the report is
-        written), a workdir of another run, a full disk.
+        written), a workdir of another run or of another process, a full disk.
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     task = prepare(config)
-    spec = task.environment.spec
-    default = f"runs/gail_{spec.name.replace('/', '_')}_{config.updater.replace(',', '_')}_s{config.seed}"
+    name = task.environment.spec.name.replace("/", "_")
+    default = f"runs/gail_{name}_{config.updater.replace(',', '_')}_s{config.seed}"
     workdir = Path(config.workdir or default)
-    Workdir(workdir, {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_CHANGE})
+    with locked(workdir):
+        saved = dataclasses.asdict(config)
+        Workdir(workdir, {name: value for name, value in saved.items() if name not in MAY_CHANGE})
+        result, curves = _results(config, task, workdir)
+        report.write(workdir, result, curves, Path(config.out) if config.out else None)
+    print(report.table(result))
+    print(f"report, curves and checkpoints: {workdir}")
+    for name, row in result["arms"].items():
+        if "diverged" in row:
+            raise L2LError(f"{name} diverged: {row['diverged']}")
+    return result
+
+
+def _results(config: Config, task: Task, workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the content of report.json, and arm -> returns [seeds, iterations]."""
+    spec = task.environment.spec
     expert = find_expert(config, task)
     key = jax.random.key(PAIRS_KEY)
     data = experts.subsample(key, expert, stride=spec.stride, count=config.trajectories)
     expert_return = float(expert.returns.mean())
     result: dict[str, Any] = {
-        "environment": spec.name,
-        "gymnasium": spec.gymnasium is not None,
-        "sign": spec.sign,
-        "expert_return": expert_return,
-        "trajectories": config.trajectories,
-        "expert_pairs": len(data.actions),
-        "iterations": config.iterations,
-        "pairs": task.columns * spec.horizon,
-        "episodes": config.episodes,
-        **provenance(),
-        "arms": {},
-    }
+        "environment": spec.name, "gymnasium": spec.gymnasium is not None, "sign": spec.sign,
+        "expert_return": expert_return, "trajectories": config.trajectories, "expert_pairs": len(data.actions),
+        "iterations": config.iterations, "pairs": task.columns * spec.horizon, "episodes": config.episodes,
+        **provenance(), "arms": {},
+    }  # fmt: skip
     curves: dict[str, np.ndarray] = {}
     chunks = functools.cache(functools.partial(_chunk, config, task))  # arms with the same program compile once
-    for name, arm in arms(config, task, data).items():
+    for name, arm in arms(task, data).items():
         try:
             rows, agents, speed = _train(config, task, arm, name, workdir, chunks)
         except Diverged as error:
@@ -97,25 +99,18 @@ def run(config: Config) -> dict[str, Any]:
         final = _final_returns(config, task, agents)
         curves[name] = rows["return"]
         result["arms"][name] = report.summarize(rows, final, expert_return) | speed
-    if "cloning" in controls(config):
+    if "cloning" in task.controls:
         clone = jax.jit(jax.vmap(lambda k: cloning.clone(k, task.networks, data)))
         result["arms"]["cloning"] = {"final_return": _final_returns(config, task, clone(task.keys)).tolist()}
-    report.write(workdir, result, curves, Path(config.out) if config.out else None)
-    print(report.table(result))
-    print(f"report, curves and checkpoints: {workdir}")
-    diverged = [name for name, arm in result["arms"].items() if "diverged" in arm]
-    if diverged:
-        raise L2LError(f"{diverged[0]} diverged: {result['arms'][diverged[0]]['diverged']}")
-    return result
+    return result, curves
 
 
 def _chunk(config: Config, task: Task, updater: Updater, sign: int) -> tuple[Iterations, int]:
     """Return a jitted run of several iterations, the largest divisor of their number up to CHUNK, and that divisor."""
     learn = imitate.learner(task.networks, task.disc, updater, sign=sign)
     length = next(n for n in range(min(CHUNK, config.iterations), 0, -1) if config.iterations % n == 0)
-    if isinstance(task.environment, GymEnvironments):
-        return gym_adapter.iterations(task.environment, task.networks, learn, length=length), length
-    return rollout.iterations(task.environment, task.networks, learn, columns=task.columns, length=length), length
+    run = gym_adapter.iterations(task.environment, task.networks, learn, columns=task.columns, length=length)
+    return run, length
 
 
 def _train(
@@ -126,15 +121,12 @@ def _train(
     Returns:
       {metric: [seeds, iterations]}; the last agents; the speed, if measured.
     """
-    environment, nets = task.environment, task.networks
     folder = Workdir(workdir / name, {"arm": name})
-    states = imitate.init(task.keys, nets, task.disc, arm.updater, arm.demonstrations)
+    states = imitate.init(task.keys, task.networks, task.disc, arm.updater, arm.demonstrations)
     checkpoints = Checkpoints(folder.path / "checkpoints") if config.checkpoint_every else None
     done, states = checkpoints.resume(like=states) if checkpoints else (0, states)
     folder.forget_after(done)
-
     chunk, length = chunks(arm.updater, arm.sign)
-    params = None if isinstance(environment, GymEnvironments) else environment.params
     seconds = []
     with (
         monitor.stopping_on_signals() as stopping,
@@ -142,11 +134,12 @@ def _train(
     ):
         while done < config.iterations:
             began = time.perf_counter()
-            states, metrics = chunk(params, states, arm.demonstrations)
+            states, metrics = chunk(task.environment.params, states, arm.demonstrations)
             curves = {key: np.asarray(values) for key, values in metrics.items()}
             seconds.append(time.perf_counter() - began)
-            folder.record(_rows(curves, done))
-            _check(curves["max_abs"], done)
+            rows = [{key: values[:, i].tolist() for key, values in curves.items()} for i in range(length)]
+            folder.record([{"step": done + i} | row for i, row in enumerate(rows, start=1)])
+            updaters.check(curves["max_abs"], when=f"between iterations {done + 1} and {done + length} ")
             done += length
             bar.set_postfix({k: f"{curves[k][:, -1].mean():.3g}" for k in ("return", "accuracy", "kl")}, refresh=False)
             bar.update(length)
@@ -162,19 +155,6 @@ def _train(
     return whole, states.agent, _speed(seconds, length * config.seeds)
 
 
-def _rows(metrics: dict[str, np.ndarray], done: int) -> list[dict[str, Any]]:
-    """Return one row per iteration for metrics.jsonl, with lists over seeds."""
-    length = metrics["return"].shape[1]
-    return [{"step": done + i + 1} | {k: v[:, i].tolist() for k, v in metrics.items()} for i in range(length)]
-
-
-def _check(max_abs: np.ndarray, done: int) -> None:
-    try:
-        updaters.check(jnp.asarray(max_abs))
-    except L2LError as error:
-        raise Diverged(f"between iterations {done + 1} and {done + max_abs.shape[1]} {error}") from error
-
-
 def _speed(seconds: list[float], iterations: int) -> dict[str, float | None]:
     """Return iterations per second of all seeds together after compilation, and the first chunk's extra seconds."""
     if len(seconds) < 2:
@@ -185,10 +165,11 @@ def _speed(seconds: list[float], iterations: int) -> dict[str, float | None]:
 
 def _final_returns(config: Config, task: Task, agents: Agent) -> np.ndarray:
     """Return the policies' mean returns [seeds] over episodes, in gymnasium if it has the environment."""
-    means = []
-    for i in range(config.seeds):
-        agent = jax.tree.map(lambda a, i=i: a[i], agents)
+
+    def one(i: int) -> float:
+        agent = jax.tree.map(lambda a: a[i], agents)
         key = jax.random.fold_in(jax.random.key(EVALUATION_KEY), config.seed + i)
         acted = experts.act(key, task.environment, task.networks, agent, episodes=config.episodes)
-        means.append(float(rollout.episode_returns(acted).mean()))
-    return np.array(means)
+        return float(rollout.episode_returns(acted).mean())
+
+    return np.array([one(i) for i in range(config.seeds)])

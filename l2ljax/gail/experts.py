@@ -1,16 +1,16 @@
 """Experts: trained with TRPO on the environment's rewards, kept if good enough, with trajectories saved and loaded.
 
 agent = train(key, environment, networks, columns=10)             # the best of several seeds
-rollout = act(key, environment, networks, agent, episodes=50)
-check(environment.spec, episode_returns(rollout))                 # raises an L2LError if they are too low
-expert = trajectories(rollout, 25)
+acted = act(key, environment, networks, agent, episodes=50)
+check(environment.spec, episode_returns(acted))                   # raises an L2LError if they are too low
+expert = trajectories(acted, 25)
 save(path, expert, environment.spec)
 demonstrations = subsample(key, load(path, environment.spec), stride=10)
 """
 
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ from l2ljax.gail.rollout import Learn, Rollout, episode_returns
 from l2ljax.types import Array, Key, L2LError
 
 __all__ = [
-    "SHAPING", "VALUE_STEPS", "ExpertState", "Trajectories", "act", "check", "init", "learner", "load", "save",
-    "shaped", "shuffled", "subsample", "train", "trajectories",
+    "SHAPING", "VALUE_STEPS", "ExpertState", "Trajectories", "act", "check", "learner", "load", "save", "shaped",
+    "shuffled", "subsample", "train", "trajectories",
 ]  # fmt: skip
 
 VALUE_STEPS = 5
@@ -56,22 +56,13 @@ class ExpertState(NamedTuple):
     key: Key
 
 
-def init(key: Key, networks: Networks, size: int) -> ExpertState:
-    """Return the state before the first iteration, without normalization of observations."""
-    k_agent, key = jax.random.split(key)
-    return ExpertState(networks.init(k_agent, Statistics(jnp.float32(1), jnp.zeros(size), jnp.ones(size))), key)
-
-
-def learner(networks: Networks, environment: Environment | None = None) -> Learn:
-    """Return one iteration of TRPO on the environment's rewards, see `rollout.Learn`; it takes no data.
-
-    In an environment with a potential, rewards are `shaped`.
-    """
+def learner(networks: Networks, environment: Any = None) -> Learn:
+    """Return one iteration of TRPO on rewards, `shaped` by the environment if given. See `rollout.Learn`; no data."""
     settings = trpo.Settings(value_steps=VALUE_STEPS)
 
     def learn(key: Key, state: ExpertState, rollout: Rollout, data: None) -> tuple[ExpertState, dict[str, Array]]:
         rewards = rollout.rewards
-        if environment and environment.potential:
+        if environment:
             phi = environment.potential(environment.params, rollout.observations)
             rewards = shaped(rewards, phi, rollout.ends, discount=settings.discount)
         agent, metrics = trpo.improve(key, networks, state.agent, rollout, rewards, settings)
@@ -90,28 +81,21 @@ def shaped(rewards: Array, phi: Array, ends: Array, *, discount: float) -> Array
 
 
 def train(
-    key: Key,
-    environment: Environment | GymEnvironments,
-    networks: Networks,
-    *,
-    columns: int,
-    seeds: int = 4,
+    key: Key, environment: Environment | GymEnvironments, networks: Networks, *, columns: int, seeds: int = 4,
     iterations: int = 100,
-) -> Agent:
+) -> Agent:  # fmt: skip
     """Train several seeds and return the best by the mean return of the last ten iterations.
 
     In an environment with a potential, as many iterations on shaped rewards come first.
     """
-    spec = environment.spec
-    states = jax.vmap(lambda k: init(k, networks, spec.observation_size))(jax.random.split(key, seeds))
-    if isinstance(environment, GymEnvironments):
-        run = gym_adapter.iterations(environment, networks, learner(networks), length=iterations)
-        states, metrics = run(None, states, None)
-    else:
-        for shaped in (True, False) if environment.potential else (False,):
-            learn = learner(networks, environment if shaped else None)
-            run = rollout.iterations(environment, networks, learn, columns=columns, length=iterations)
-            states, metrics = run(environment.params, states, None)
+    size = environment.spec.observation_size
+    raw = Statistics(jnp.float32(1), jnp.zeros(size), jnp.ones(size))  # without normalization of observations
+    k_agents, keys = jax.vmap(jax.random.split, out_axes=1)(jax.random.split(key, seeds))
+    states = ExpertState(jax.vmap(lambda k: networks.init(k, raw))(k_agents), keys)
+    for shaping in (environment, None) if environment.potential else (None,):
+        learn = learner(networks, shaping)
+        run = gym_adapter.iterations(environment, networks, learn, columns=columns, length=iterations)
+        states, metrics = run(environment.params, states, None)
     best = metrics["return"][:, -10:].mean(axis=1).argmax()
     return jax.tree.map(lambda a: a[best], states.agent)
 
@@ -128,16 +112,10 @@ def act(
 
 
 def check(spec: Spec, returns: np.ndarray) -> None:
-    """Refuse an expert that has not solved its task: imitating it would fail silently.
-
-    Raises:
-      L2LError: the mean of `returns` is below `spec.solved`.
-    """
-    if not returns.mean() >= spec.solved:
-        raise L2LError(
-            f"the expert on {spec.name} returns {returns.mean():.1f}, less than {spec.solved:g}: "
-            "train it longer, with more seeds or another one"
-        )
+    """Raise an L2LError if the mean of `returns` is below `spec.solved`: imitating that expert would fail silently."""
+    if not (mean := returns.mean()) >= spec.solved:
+        below = f"the expert on {spec.name} returns {mean:.1f}, less than {spec.solved:g}"
+        raise L2LError(f"{below}: train it longer, with more seeds or another one")
 
 
 def trajectories(rollout: Rollout, count: int) -> Trajectories:
@@ -152,8 +130,7 @@ def trajectories(rollout: Rollout, count: int) -> Trajectories:
 def subsample(key: Key, expert: Trajectories, *, stride: int, count: int | None = None) -> Demonstrations:
     """Keep every `stride`-th step of the first `count` trajectories, from random starts below `stride` (Ho and Ermon).
 
-    Raises:
-      L2LError: there are fewer trajectories.
+    Fewer trajectories raise an L2LError.
     """
     count = len(expert.lengths) if count is None else count
     if not 1 <= count <= len(expert.lengths):

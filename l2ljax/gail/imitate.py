@@ -57,27 +57,17 @@ def init(
 
 
 def learner(
-    networks: Networks,
-    disc: Discriminator,
-    updater: Updater,
-    *,
-    sign: int,
-    entropy: float = 1e-3,
+    networks: Networks, disc: Discriminator, updater: Updater, *, sign: int, entropy: float = 1e-3,
     settings: trpo.Settings = trpo.HO_ERMON,
-) -> Learn:
+) -> Learn:  # fmt: skip
     """Return one iteration's learning, see `rollout.Learn`; its data are `Demonstrations`.
 
-    Args:
-      networks: the agent's.
-      disc: the discriminator; its observations are normalized as the policy's.
-      updater: the discriminator's, one step on all pairs of the rollout and as many of the expert's, with replacement.
-      sign: of the reward, see `discriminator.reward`.
-      entropy: weight of the discriminator's entropy.
-      settings: of TRPO.
+    The discriminator, whose observations are normalized as the policy's, makes one step on all pairs of the rollout and
+    as many of the expert's, drawn with replacement. `sign` is that of `discriminator.reward`, `entropy` the weight of
+    `discriminator.objective`, `settings` are TRPO's.
 
     Metrics: return (the environment's, over first episodes), accuracy and objective of the discriminator before its
-      step,
-    imitation_reward (mean per step), max_abs of its parameters after it, and those of `trpo.improve`.
+    step, imitation_reward (mean per step), max_abs of its parameters after it, and those of `trpo.improve`.
     """
 
     def learn(key: Key, state: GailState, rollout: Rollout, data: Demonstrations) -> tuple[GailState, dict[str, Array]]:
@@ -95,13 +85,7 @@ def learner(
         params, updater_state, moved = updater.step(state.updater, state.discriminator, objective)
         rewards = discriminator.reward(disc.logits(params, *policy_batch), sign).reshape(rollout.rewards.shape)
         agent, improved = trpo.improve(k_improve, networks, state.agent, rollout, rewards, settings)
-        metrics = {
-            "return": episode_returns(rollout).mean(),
-            "accuracy": accuracy,
-            "imitation_reward": rewards.mean(),
-            **moved,
-            **improved,
-        }
-        return GailState(agent, params, updater_state, state.key), metrics
+        metrics = {"return": episode_returns(rollout).mean(), "accuracy": accuracy, "imitation_reward": rewards.mean()}
+        return GailState(agent, params, updater_state, state.key), metrics | moved | improved
 
     return learn

@@ -1,10 +1,8 @@
 """Policies, the value function, and running statistics of observations.
 
-    policy = categorical(4, 2)
-    dist = policy.distribution(policy.init(key), x)         # x: normalized observations [..., O]
-    actions = policy.act(dist, policy.draw(key, (n,)))      # noise 0 gives the likeliest action
-
-An `Agent` holds the state of each; `Networks` are its functions.
+policy = categorical(4, 2)
+dist = policy.distribution(policy.init(key), x)         # x: normalized observations [..., O]
+actions = policy.act(dist, policy.draw(key, (n,)))      # noise 0 gives the likeliest action
 """
 
 import itertools
@@ -48,9 +46,6 @@ class Policy(NamedTuple):
 def categorical(observation_size: int, actions: int, hidden: Sequence[int] = (64, 32)) -> Policy:
     """Return a policy over actions 0..actions-1: a tanh network of logits, uniform at the start."""
 
-    def log_prob(logits: Array, action: Array) -> Array:
-        return jnp.take_along_axis(jax.nn.log_softmax(logits), action[..., None], axis=-1)[..., 0]
-
     def kl(old: Array, new: Array) -> Array:
         p, q = jax.nn.log_softmax(old), jax.nn.log_softmax(new)
         return (jnp.exp(p) * (p - q)).sum(axis=-1)
@@ -60,7 +55,7 @@ def categorical(observation_size: int, actions: int, hidden: Sequence[int] = (64
         distribution=apply_mlp,
         draw=lambda key, shape: jax.random.gumbel(key, (*shape, actions)),
         act=lambda logits, noise: jnp.argmax(logits + noise, axis=-1).astype(jnp.int32),
-        log_prob=log_prob,
+        log_prob=lambda logits, a: jnp.take_along_axis(jax.nn.log_softmax(logits), a[..., None], axis=-1)[..., 0],
         kl=kl,
     )
 

@@ -7,21 +7,24 @@ An arm is one way to move the discriminator, or a control. `curves` are {metric:
 of the environment's own rewards; `final_returns` [seeds] are the last policies', in gymnasium.
 """
 
-import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from l2ljax.files import write_files
+from l2ljax.report import figures, html
+from l2ljax.report.markdown import grid, shown
 
 __all__ = ["WINDOW", "about", "draw", "goal", "markdown", "summarize", "table", "write"]
 
 WINDOW = 20
-"""The number of iterations to average a return over, for its lowest value and its end."""
+"""The number of iterations to average a return over, for its lowest value, its end and its curve."""
 
 
 def goal(expert_return: float) -> float:
@@ -39,14 +42,12 @@ def summarize(curves: Mapping[str, np.ndarray], final_returns: np.ndarray, exper
       and the discriminator's largest parameter.
     """
     returns = curves["return"]
-    reached = [_first(row >= goal(expert_return)) for row in returns]
+    reached = [int(row.argmax()) + 1 if row.any() else None for row in returns >= goal(expert_return)]
     return {
         "final_return": final_returns.tolist(),
         "last_return": returns[:, -WINDOW:].mean(axis=1).tolist(),
-        "reached": [None if at is None else at + 1 for at in reached],
-        "lowest_after": [
-            _lowest(row[at:]) if at is not None else None for row, at in zip(returns, reached, strict=True)
-        ],
+        "reached": reached,
+        "lowest_after": [at and _lowest(row[at - 1 :]) for row, at in zip(returns, reached, strict=True)],
         "lowest_late": [_lowest(row[len(row) // 2 :]) for row in returns],
         "accuracy": curves["accuracy"][:, -WINDOW:].mean(axis=1).tolist(),
         "kl": curves["kl"].max(axis=1).tolist(),
@@ -60,45 +61,36 @@ def table(result: Mapping[str, Any]) -> str:
     The gap is between the mean of the frozen control's final returns and the expert's.
     """
     arms, expert = result["arms"], result["expert_return"]
-    floor = _mean(arms["frozen"]["final_return"]) if "frozen" in arms else None
+    floor = fmean(arms["frozen"]["final_return"]) if "frozen" in arms else expert
     header = ["arm", "seeds", "final return", "lowest seed", "last 20", "reach 95 %", "at iteration", "lowest after"]
     header += ["lowest late", "max theta_D", "gap closed"]
     rows = []
     for name, arm in arms.items():
         if "diverged" in arm:
-            rows.append([name, "diverged", *["-"] * (len(header) - 2)])
+            rows.append([name, "diverged", *["-"] * 9])
             continue
-        final = arm["final_return"]
-        closed = "-"
-        if floor is not None and name != "frozen" and expert > floor:
-            closed = f"{100 * (_mean(final) - floor) / (expert - floor):.1f} %"
-        cells = [name, f"{len(final)}", _spread(final), f"{min(final):.1f}"]
+        final, curve = arm["final_return"], ["-"] * 6
         if "reached" in arm:
             at = [value for value in arm["reached"] if value is not None]
-            after = [value for value in arm["lowest_after"] if value is not None]
-            cells += [
+            curve = [
                 _spread(arm["last_return"]),
                 f"{len(at)} of {len(final)}",
                 f"{statistics.median(at):g}" if at else "-",
-                f"{min(after):.1f}" if after else "-",
+                f"{min(value for value in arm['lowest_after'] if value is not None):.1f}" if at else "-",
                 f"{min(arm['lowest_late']):.1f}",
                 f"{max(arm['max_abs']):.3g}",
             ]
-        else:
-            cells += ["-"] * 6
-        rows.append([*cells, closed])
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        closed = f"{100 * (fmean(final) - floor) / (expert - floor):.1f} %" if expert > floor else "-"
+        closed = "-" if name == "frozen" else closed
+        rows.append([name, f"{len(final)}", _spread(final), f"{min(final):.1f}", *curve, closed])
+    return grid(header, rows)
 
 
 def about(result: Mapping[str, Any]) -> str:
     """Describe a table: task, expert, budget, command."""
     sign = {1: "+1 (softplus(l) >= 0: staying alive pays)", -1: "-1 (-softplus(-l) <= 0: every step costs)"}
-    speeds = [
-        f"{name} {arm['iterations_per_second']:.1f}"
-        for name, arm in result["arms"].items()
-        if arm.get("iterations_per_second")
-    ]
+    rates = {name: arm.get("iterations_per_second") for name, arm in result["arms"].items()}
+    speeds = ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items() if rate)
     parts = [
         f"{result['environment']}: expert {result['expert_return']:.1f}, {result['trajectories']} trajectories, "
         f"{result['expert_pairs']} pairs; {result['iterations']} iterations of {result['pairs']:,} steps; "
@@ -107,11 +99,10 @@ def about(result: Mapping[str, Any]) -> str:
         f"{result['episodes']} episodes{' in gymnasium' if result['gymnasium'] else ''} with the last policy; "
         "`lowest after` is the lowest mean of 20 iterations, of any seed, after reaching 95 % of the expert, `lowest "
         "late` that in the second half of the run.",
+        f"Iterations per second, all seeds together, on {result['machine']}: {speeds}." if speeds else "",
         f"`{result['command']}`",
     ]
-    if speeds:
-        parts.insert(2, f"Iterations per second, all seeds together, on {result['machine']}: {', '.join(speeds)}.")
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -120,7 +111,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def write(workdir: Path, result: Mapping[str, Any], curves: Mapping[str, np.ndarray], out: Path | None = None) -> None:
-    """Write report.json, report.md and curves.png into the run's folder; the first and the last to `out` too.
+    """Write report.json, report.md, index.html and curves.png into the run's folder; the first and last to `out` too.
 
     Args:
       workdir: the run's folder.
@@ -128,47 +119,41 @@ def write(workdir: Path, result: Mapping[str, Any], curves: Mapping[str, np.ndar
       curves: arm -> returns [seeds, iterations].
       out: a JSON file; the figure goes next to it.
     """
-    text = json.dumps(result, indent=2) + "\n"
-    horizontal = {"expert": result["expert_return"]}
+    text = (json.dumps(result, indent=2) + "\n").encode()
+    levels = {"expert": result["expert_return"]}
     if "cloning" in result["arms"]:
-        horizontal["behavioral cloning"] = _mean(result["arms"]["cloning"]["final_return"])
-    image = draw(curves, horizontal, result["environment"])
+        levels["behavioral cloning"] = fmean(result["arms"]["cloning"]["final_return"])
+    image = draw(curves, levels, result["environment"])
     notes = "\n".join(f"- {name}: {arm['diverged']}" for name, arm in result["arms"].items() if "diverged" in arm)
     packages = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    parts = [f"# GAIL on {result['environment']}", markdown(result), notes, "![curves](curves.png)", f"{packages}."]
-    files = {
-        workdir / "report.json": text.encode(),
-        workdir / "report.md": ("\n\n".join(filter(None, parts)) + "\n").encode(),
-        workdir / "curves.png": image,
-    }
+    parts = [f"# GAIL on {result['environment']}", markdown(result), notes, shown("curves.png"), f"{packages}."]
+    page = "\n\n".join(filter(None, parts)) + "\n"
+    files = {workdir / "report.json": text, workdir / "report.md": page.encode(), workdir / "curves.png": image}
+    files[workdir / "index.html"] = html.page(page).encode()
     if out:
-        files |= {out: text.encode(), out.with_suffix(".png"): image}
+        files |= {out: text, out.with_suffix(".png"): image}
     write_files(files)
 
 
-def draw(curves: Mapping[str, np.ndarray], horizontal: Mapping[str, float], title: str) -> bytes:
-    """Return a PNG: the mean return of each arm against iterations, with a band from lowest to highest seed."""
-    from matplotlib.figure import Figure
+def draw(curves: Mapping[str, np.ndarray], levels: Mapping[str, float], title: str) -> bytes:
+    """Return a PNG: returns against iterations, averaged over the last 20, with horizontal lines at `levels`.
 
-    figure = Figure(figsize=(8, 5), layout="tight")
-    axes = figure.subplots()
-    for i, (name, returns) in enumerate(curves.items()):
+    Each arm has its mean over seeds as a line, and a band from its lowest to its highest seed.
+    """
+    figure, ((axes,),) = figures.canvas((9, 5))
+    styles = zip(cycle(figures.COLORS), cycle(("-", "--", "-.")), curves.items(), strict=False)
+    for color, style, (name, returns) in styles:
+        smooth = np.array([figures.running_mean(row, WINDOW) for row in returns])
         at = np.arange(1, returns.shape[1] + 1)
-        axes.fill_between(at, returns.min(axis=0), returns.max(axis=0), color=f"C{i}", alpha=0.15, linewidth=0)
-        axes.plot(at, returns.mean(axis=0), color=f"C{i}", linewidth=1.5, label=name)
-    for style, (name, level) in zip(("--", ":"), horizontal.items(), strict=False):
+        axes.fill_between(at, smooth.min(axis=0), smooth.max(axis=0), color=color, alpha=0.12, linewidth=0)
+        axes.plot(at, smooth.mean(axis=0), color=color, linestyle=style, linewidth=2, label=name)
+    for style, (name, level) in zip(("--", ":"), levels.items(), strict=False):
         axes.axhline(level, color="black", linestyle=style, linewidth=1, label=name)
-    axes.set(title=f"{title}: mean over seeds, lowest to highest", xlabel="iteration", ylabel="return")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
-
-
-def _first(true: np.ndarray) -> int | None:
-    return int(true.argmax()) if true.any() else None
+    seeds = max(map(len, curves.values()), default=0)
+    axes.set(title=f"GAIL on {title}", xlabel="iteration", ylabel=f"return, mean of the last {WINDOW} iterations")
+    figures.tidy(axes)
+    figure.legend(loc="outside right upper", title=f"mean of {seeds} seeds,\nbands: lowest to highest")
+    return figures.png(figure)
 
 
 def _lowest(row: np.ndarray) -> float:
@@ -176,9 +161,5 @@ def _lowest(row: np.ndarray) -> float:
     return float(np.convolve(row, np.full(window, 1 / window), "valid").min())
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _spread(values: Sequence[float]) -> str:
-    return f"{_mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    return f"{fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")

@@ -11,7 +11,7 @@ the rest. (Ho and Ermon sample complete episodes, with a varying number of steps
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from l2ljax.gail.environments import Environment
 from l2ljax.gail.policy import Agent, Networks
 from l2ljax.types import Array, Key, Tree
 
-__all__ = ["Iterations", "Learn", "Rollout", "State", "collect", "episode_returns", "iterations", "pairs"]
+__all__ = ["Iterations", "Learn", "Rollout", "collect", "episode_returns", "iterations", "pairs"]
 
 
 class Rollout(NamedTuple):
@@ -38,17 +38,8 @@ class Rollout(NamedTuple):
     """bool [T, N]: the episode ended with this step, because it terminated or reached the horizon."""
 
 
-class State(Protocol):
-    """The state of a training loop: at least these two fields, and `_replace`."""
-
-    agent: Agent
-    key: Key
-
-    def _replace(self, **fields: Any) -> Any: ...
-
-
 Learn = Callable[[Key, Any, Rollout, Any], tuple[Any, dict[str, Array]]]
-"""(key, state, rollout of its agent, data) -> (state, metrics: scalars)."""
+"""(key, state, rollout of its agent, data) -> (state, metrics: scalars); a state is a NamedTuple with agent and key."""
 Iterations = Callable[[Tree, Any, Any], tuple[Any, dict[str, Array]]]
 """(params of the environment, states [S, ...], data shared by all seeds) -> (states, metrics [S, length])."""
 
@@ -56,15 +47,10 @@ Iterations = Callable[[Tree, Any, Any], tuple[Any, dict[str, Array]]]
 def collect(
     environment: Environment, params: Tree, networks: Networks, agent: Agent, key: Key, *, columns: int
 ) -> Rollout:
-    """Act for `horizon` steps in `columns` environments; all random numbers are drawn beforehand.
+    """Act by the agent's policy for `horizon` steps in `columns` environments side by side.
 
-    Args:
-      environment: the task; its `params` are a separate argument, because they may be traced.
-      params: its parameters.
-      networks: the agent's functions.
-      agent: acts by its policy.
-      key: one key.
-      columns: number of environments side by side.
+    The environment's `params` are a separate argument, because they may be traced. All random numbers are drawn
+    beforehand.
     """
     spec, policy = environment.spec, networks.policy
     k_start, k_noise = jax.random.split(key)

@@ -1,17 +1,18 @@
 """The parts of a GAIL run, from its flags: the task, its expert, and the arms."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from l2ljax.files import check_writable
 from l2ljax.gail import discriminator, environments, experts, gym_adapter, updaters
 from l2ljax.gail.discriminator import Discriminator
-from l2ljax.gail.environments import Box, Discrete, Environment
+from l2ljax.gail.environments import Environment
 from l2ljax.gail.experts import Trajectories
 from l2ljax.gail.gym_adapter import GymEnvironments
 from l2ljax.gail.imitate import Demonstrations
@@ -19,23 +20,35 @@ from l2ljax.gail.policy import Networks, networks
 from l2ljax.gail.rollout import episode_returns
 from l2ljax.gail.updaters import Updater
 from l2ljax.types import Key, L2LError
+from l2ljax.values import Count, Natural, Positive, Range, Seed, check, parse
 
 __all__ = [
-    "CONTROLS", "EXPERT_KEY", "PAIRS_KEY", "UPDATERS", "Arm", "Config", "Task", "arms", "controls", "find_expert",
+    "CONTROLS",
+    "EXPERT_KEY",
+    "PAIRS_KEY",
+    "UPDATERS",
+    "Arm",
+    "Config",
+    "Many",
+    "Task",
+    "arms",
+    "find_expert",
     "prepare",
-]  # fmt: skip
+]
 
+ADAM = functools.cache(updaters.adam)  # arms with the same updater share a program
 UPDATERS: dict[str, tuple[Callable[..., Updater], float]] = {
-    "adam": (updaters.adam, 0.01),
-    "ascent": (lambda lr: updaters.coordinate(0.0, start="ascent", alpha=lr), 1.0),
-    "l2l_dense": (updaters.dense, 1e-6),
-    "l2l_coordinate": (updaters.coordinate, 1e-4),
+    "adam": (lambda lr, start: ADAM(lr), 0.01),
+    "ascent": (lambda lr, start: updaters.coordinate(0.0, start="ascent", alpha=lr), 1.0),
+    "l2l_dense": (lambda lr, start: updaters.dense(lr, start=start), 1e-6),
+    "l2l_coordinate": (lambda lr, start: updaters.coordinate(lr, start=start), 1e-4),
 }
-"""Name -> (the updater for a learning rate, its default). `ascent` is the initial rule of the learned updaters: beside
-them it shows the effect of learning."""
+"""Name -> (the updater for a learning rate and a start, the usual rate). `ascent` is the initial rule of the learned
+updaters: beside them it shows the effect of learning."""
 CONTROLS = ("frozen", "wrong_sign", "shuffled", "cloning")
 """A random fixed discriminator; the other sign of the reward; the expert's actions shuffled; no reward."""
 GYM = "gym:"
+Many = Annotated[int, Range(1, 10**5)]
 EXPERT_KEY, PAIRS_KEY = 0, 1
 """The expert and its pairs are the same for all seeds."""
 
@@ -54,26 +67,26 @@ class Config:
     """The start of a learned updater: identity, or gradient ascent with step 1."""
     controls: str = ",".join(CONTROLS)
     """Controls to run as well, with Adam if something learns; none for no control."""
-    seeds: int = 8
-    seed: int = 0
+    seeds: Annotated[int, Range(1, 1000)] = 8
+    seed: Seed = 0
     """The first seed."""
-    iterations: int = 250
-    pairs: int = 5000
+    iterations: Count = 250
+    pairs: Annotated[int, Range(1, 10**6)] = 5000
     """Steps per iteration, rounded down to whole columns of the environment's horizon."""
-    trajectories: int = 10
+    trajectories: Many = 10
     """Number of the expert's trajectories; every 10th (CartPole) or 5th (MountainCar) step of them is used."""
     hidden: str = "64,32"
     """Hidden layers of policy and value function."""
     disc_hidden: str = "64,32"
     """Hidden layers of the discriminator; 16,8 makes the dense updater 100 times smaller."""
-    sign: int | None = None
+    sign: Literal[1, -1] | None = None
     """Sign of the reward: 1 if longer episodes are better, -1 if success ends them; required by gym:ID."""
     expert: str | None = None
     """A file of expert trajectories; trained and saved there if missing; by default runs/experts/ENV.npz."""
-    expert_iterations: int = 100
-    episodes: int = 50
+    expert_iterations: Many = 100
+    episodes: Many = 50
     """Episodes of the final evaluation."""
-    checkpoint_every: int = 100
+    checkpoint_every: Natural = 100
     """Iterations between checkpoints; 0 for none."""
     out: str | None = None
     """Another JSON file for report.json, with its figure next to it."""
@@ -96,35 +109,43 @@ class Task(NamedTuple):
     networks: Networks
     disc: Discriminator
     columns: int
+    """The environment's horizons in an iteration, side by side."""
     keys: Key
     """[seeds]."""
+    updaters: dict[str, Updater]
+    """By the names of their arms."""
+    controls: list[str]
 
 
 def prepare(config: Config) -> Task:
-    """Return the task given by the flags.
+    """Return the task given by the flags, all of which are checked.
 
     Raises:
       L2LError: a flag has an invalid value.
     """
-    for name in ("seeds", "iterations", "pairs", "trajectories", "expert_iterations", "episodes"):
-        if getattr(config, name) < 1:
-            raise L2LError(f"--{name.replace('_', '-')}={getattr(config, name)}: give 1 or more")
-    if config.sign not in (None, 1, -1):
-        raise L2LError(f"--sign={config.sign}: give 1 if longer episodes are better, -1 if success ends them")
-    unknown = [name for name in config.updater.split(",") if name not in UPDATERS]
-    unknown += [name for name in controls(config) if name not in CONTROLS]
-    if unknown:
-        raise L2LError(
-            f"unknown arm {unknown[0]!r}: updaters are {', '.join(UPDATERS)}; controls {', '.join(CONTROLS)}"
-        )
+    for field in dataclasses.fields(config):
+        check(field.type, getattr(config, field.name), _flag(field.name))
+    check(Seed, config.seed + config.seeds - 1, "the last seed")
+    if "" in (config.expert, config.out, config.workdir):
+        raise L2LError("--expert=, --out= and --workdir= take a path: leave the flag out for the default")
+    if config.out:
+        check_writable(Path(config.out), "--out")
+    rates = config.lr.split(",") if config.lr else []
+    if len(set(rates)) < len(rates):
+        raise L2LError(f"--lr={config.lr}: give each learning rate once")
+    made = {}
+    for name in _names(config, "updater", UPDATERS):
+        make, usual = UPDATERS[name]
+        for rate in rates or [f"{usual:g}"]:
+            title = f"{name}_lr{rate}" if len(rates) > 1 else name
+            made[title] = make(parse(Positive, rate, "--lr"), config.start)
+    controls = [] if config.controls == "none" else _names(config, "controls", CONTROLS)
     environment, columns = _environment(config)
     spec = environment.spec
-    match spec.action:
-        case Discrete(size) | Box(size):
-            disc = discriminator.create(spec.observation_size, size, hidden=_sizes("disc_hidden", config.disc_hidden))
-    nets = networks(spec, _sizes("hidden", config.hidden))
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(config.seeds) + config.seed)
-    return Task(environment, nets, disc, columns, keys)
+    disc = discriminator.create(spec.observation_size, spec.action[0], hidden=_sizes(config, "disc_hidden"))
+    seeds = np.arange(config.seed, config.seed + config.seeds, dtype=np.uint32)
+    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(0), seed))(seeds)
+    return Task(environment, networks(spec, _sizes(config, "hidden")), disc, columns, keys, made, controls)
 
 
 def _environment(config: Config) -> tuple[Environment | GymEnvironments, int]:
@@ -156,6 +177,7 @@ def find_expert(config: Config, task: Task) -> Trajectories:
     path = Path(config.expert or f"runs/experts/{spec.name.replace('/', '_')}.npz")
     if path.exists():
         return experts.load(path, spec)
+    check_writable(path, "--expert")
     print(f"training an expert on {spec.name}; its trajectories go to {path}", flush=True)
     k_train, k_act = jax.random.split(jax.random.key(EXPERT_KEY))
     nets = networks(spec)
@@ -167,40 +189,30 @@ def find_expert(config: Config, task: Task) -> Trajectories:
     return expert
 
 
-def arms(config: Config, task: Task, data: Demonstrations) -> dict[str, Arm]:
+def arms(task: Task, data: Demonstrations) -> dict[str, Arm]:
     """Return name -> arm: each updater with each learning rate, then the controls that imitate."""
-    sign = task.environment.spec.sign
-    made = {}
-    for name in config.updater.split(","):
-        make, usual = UPDATERS[name]
-        for text in filter(None, config.lr.split(",")) if config.lr else (f"{usual:g}",):
-            title = f"{name}_lr{text}" if "," in config.lr else name
-            made[title] = Arm(_updater(make, name, text, config), sign, data)
-    adam = made["adam"].updater if "adam" in made and not config.lr else updaters.adam(UPDATERS["adam"][1])
+    sign, adam = task.environment.spec.sign, ADAM(UPDATERS["adam"][1])
     k_shuffle = jax.random.fold_in(jax.random.key(PAIRS_KEY), 1)
     beside = {
         "frozen": Arm(updaters.frozen(), sign, data),
         "wrong_sign": Arm(adam, -sign, data),
         "shuffled": Arm(adam, sign, experts.shuffled(k_shuffle, data)),
     }
-    return made | {name: beside[name] for name in controls(config) if name in beside}
+    made = {name: Arm(updater, sign, data) for name, updater in task.updaters.items()}
+    return made | {name: beside[name] for name in task.controls if name in beside}
 
 
-def controls(config: Config) -> list[str]:
-    """Return the controls given by the flags."""
-    return [] if config.controls == "none" else config.controls.split(",")
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def _updater(make: Callable[..., Updater], name: str, lr: str, config: Config) -> Updater:
-    try:
-        value = float(lr)
-    except ValueError as error:
-        raise L2LError(f"--lr={config.lr}: give numbers, like 0.01 or 0.001,0.01") from error
-    return make(value, start=config.start) if name.startswith("l2l") else make(value)
+def _names(config: Config, flag: str, known: Iterable[str]) -> list[str]:
+    """Return the names that a flag gives, separated by commas, each known and given once."""
+    names = getattr(config, flag).split(",")
+    if unknown := [name for i, name in enumerate(names) if name not in known or name in names[:i]]:
+        raise L2LError(f"--{flag}={','.join(names)}: {unknown[0]!r} is unknown or twice: choose of {', '.join(known)}")
+    return names
 
 
-def _sizes(name: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(size) for size in text.split(","))
-    except ValueError as error:
-        raise L2LError(f"--{name.replace('_', '-')}={text}: give sizes like 64,32") from error
+def _sizes(config: Config, name: str) -> list[int]:
+    return [parse(Annotated[int, Range(1, 4096)], size, _flag(name)) for size in getattr(config, name).split(",")]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.scipy.sparse.linalg import cg
 
 from l2ljax.gail.policy import Agent, Networks, apply_mlp, deviation, merge, statistics_of
@@ -33,14 +34,10 @@ class Settings(NamedTuple):
     max_kl: float = 0.01
     damping: float = 0.1
     cg_iterations: int = 10
-    fisher_fraction: float = 0.1
-    """The fraction of steps, drawn anew each time, that estimate the Fisher matrix."""
-    halvings: int = 10
-    """The number of step sizes in the line search."""
-    accept_ratio: float = 0.1
-    """The required fraction of the gain that the gradient predicts."""
-    value_steps: int = 1
-    """Steps of the value function per iteration."""
+    fisher_fraction: float = 0.1  # of the steps, drawn anew each time, which estimate the Fisher matrix
+    halvings: int = 10  # the number of step sizes in the line search
+    accept_ratio: float = 0.1  # the required fraction of the gain that the gradient predicts
+    value_steps: int = 1  # of the value function per iteration
 
 
 HO_ERMON = Settings()
@@ -62,14 +59,8 @@ def gae(rewards: Array, values: Array, ends: Array, *, discount: float, lam: flo
         delta_t = r_t + discount V_{t+1} - V_t,    A_t = delta_t + discount lam A_{t+1}
 
     After an end both V_{t+1} and A_{t+1} are 0, whether the episode terminated or reached its limit (Ho and Ermon; the
-    value function knows the time). V_T alone stands for the cut part of an episode.
-
-    Args:
-      rewards: [T, N].
-      values: [T + 1, N].
-      ends: bool [T, N].
-      discount: in [0, 1].
-      lam: in [0, 1]; 1 gives discounted rewards minus V, 0 the deltas.
+    value function knows the time). V_T alone stands for the cut part of an episode. `rewards` and bool `ends` are
+    [T, N], `values` [T + 1, N]; `lam` 1 gives discounted rewards minus V, 0 the deltas.
     """
     go_on = 1.0 - ends
     deltas = rewards + discount * go_on * values[1:] - values[:-1]
@@ -77,20 +68,13 @@ def gae(rewards: Array, values: Array, ends: Array, *, discount: float, lam: flo
 
 
 def fisher_product(kl: ScalarFn, params: Tree, damping: float) -> Callable[[Tree], Tree]:
-    """Return v -> (F + damping) v, with F the Hessian of `kl` at `params`, where its gradient is 0: the Fisher matrix.
-
-    This is the jvp of the gradient (whose part independent of v is computed once).
-    """
+    """Return v -> (F + damping) v, F the Hessian of `kl` at `params`, where its gradient is 0: the Fisher matrix."""
     _, hessian_product = jax.linearize(jax.grad(kl), params)
     return lambda v: jax.tree.map(lambda h, x: h + damping * x, hessian_product(v), v)
 
 
 def trust_region_step(
-    objective: ScalarFn,
-    kl: ScalarFn,
-    params: Tree,
-    sampled_kl: ScalarFn | None = None,
-    settings: Settings = HO_ERMON,
+    objective: ScalarFn, kl: ScalarFn, params: Tree, sampled_kl: ScalarFn | None = None, settings: Settings = HO_ERMON
 ) -> tuple[Tree, dict[str, Array]]:
     """Ascend `objective` along the natural gradient, within the bound on `kl`.
 
@@ -112,36 +96,29 @@ def trust_region_step(
     before, g = jax.value_and_grad(objective)(params)
     product = fisher_product(sampled_kl or kl, params, s.damping)
     direction, _ = cg(product, g, maxiter=s.cg_iterations)
-    length = _dot(direction, product(direction))  # twice the predicted KL
+    length = optax.tree.vdot(direction, product(direction))  # twice the predicted KL
     scale = jnp.where(length > 0, jnp.sqrt(2 * s.max_kl / jnp.where(length > 0, length, 1)), 0)
-    promised = scale * _dot(g, direction)
+    promised = scale * optax.tree.vdot(g, direction)
 
     def at(fraction: Array) -> Tree:
         return jax.tree.map(lambda p, d: p + fraction * scale * d, params, direction)
 
-    class Search(NamedTuple):
-        tried: Array
-        good: Array
-        gain: Array
-        kl: Array
+    Search = tuple[Array, Array, Array, Array]  # halvings so far, whether the last was accepted, its gain and KL
 
     def look(search: Search) -> Search:
-        fraction = 0.5**search.tried
+        fraction = 0.5 ** search[0]
         new = at(fraction)
         gain, distance = objective(new) - before, kl(new)
         good = (gain > s.accept_ratio * fraction * promised) & (distance <= 2 * s.max_kl)
-        return Search(search.tried + 1, good, gain, distance)
+        return search[0] + 1, good, gain, distance
 
     zero = jnp.zeros_like(before)
-    search = jax.lax.while_loop(
-        lambda search: ~search.good & (search.tried < s.halvings), look, Search(zero, jnp.array(False), zero, zero)
+    tried, good, gain, distance = jax.lax.while_loop(
+        lambda search: ~search[1] & (search[0] < s.halvings), look, (zero, jnp.array(False), zero, zero)
     )
-    moved = at(0.5 ** (search.tried - 1))
-    return jax.tree.map(lambda a, b: jnp.where(search.good, a, b), moved, params), {
-        "kl": jnp.where(search.good, search.kl, 0.0),
-        "gain": jnp.where(search.good, search.gain, 0.0),
-        "accepted": search.good.astype(before.dtype),
-    }
+    moved = jax.tree.map(lambda a, b: jnp.where(good, a, b), at(0.5 ** (tried - 1)), params)
+    metrics = {"kl": jnp.where(good, distance, 0.0), "gain": jnp.where(good, gain, 0.0)}
+    return moved, metrics | {"accepted": good.astype(before.dtype)}
 
 
 def improve(
@@ -219,7 +196,3 @@ def _value_step(key: Key, params: Tree, features: Array, goal: Array, s: Setting
 
 def _sample(key: Key, n: int, s: Settings) -> Array:
     return jax.random.randint(key, (max(1, round(s.fisher_fraction * n)),), 0, n)
-
-
-def _dot(a: Tree, b: Tree) -> Array:
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)), start=jnp.float32(0))

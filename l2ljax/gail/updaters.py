@@ -1,4 +1,4 @@
-"""Updaters of the discriminator: `adam`, the learned `dense` and `coordinate`, and `frozen`.
+"""Updaters of the discriminator, as pure functions: `adam`, the learned `dense` and `coordinate`, and `frozen`.
 
     updater = updaters.dense(1e-6)
     state = updater.init(key, params)
@@ -13,9 +13,8 @@ appendix C. In the order of Algorithm 3, one step is
     theta'   = theta + U([theta, g]; theta_U)                     with theta_U as it was
     theta_U' = theta_U + Adam(gradient by theta_U of objective(theta + U([theta, g]; theta_U)))
 
-that is, theta_U moves by the gradient at the new theta', with theta and g constant, and affects the next step. Section
-4 moves theta_U by gradient *ascent*, Algorithm 3 prints "minimizing" the same expression: only ascent agrees with eq.
-4, a maximum over D.
+with theta and g constant in the last line, which affects the next step. Section 4 moves theta_U by gradient *ascent*,
+Algorithm 3 prints "minimizing" the same expression: only ascent agrees with eq. 4, a maximum over D.
 
 All step functions jit, scan, and vmap over seeds, and return a state of the same shapes: donate it.
 """
@@ -26,13 +25,16 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+from numpy.typing import ArrayLike
 
 from l2ljax.types import Array, Key, L2LError, Tree
+from l2ljax.values import NonNegative, Positive, checked
 
 __all__ = [
-    "SLOPE", "LearnedState", "Network", "ObjectiveFn", "Start", "Updater", "adam", "check", "coordinate",
+    "SLOPE", "Diverged", "LearnedState", "Network", "ObjectiveFn", "Start", "Updater", "adam", "check", "coordinate",
     "coordinate_network", "dense", "dense_network", "frozen", "learned",
 ]  # fmt: skip
 
@@ -43,8 +45,12 @@ SLOPE = 0.25
 """PReLU's initial slope: torch's default."""
 
 
+class Diverged(L2LError):
+    """The discriminator's parameters exceeded their bound."""
+
+
 class Updater(NamedTuple):
-    """A rule for the discriminator's parameters, as pure functions."""
+    """A rule for the discriminator's parameters."""
 
     init: Callable[[Key, Tree], Any]
     """(key, params) -> state."""
@@ -54,16 +60,14 @@ class Updater(NamedTuple):
 
 
 class LearnedState(NamedTuple):
-    """The state of a learned updater."""
+    """The state of a learned updater: theta_U and its optimizer's."""
 
     network: Tree
-    """theta_U."""
     optimizer: Any
-    """The state of theta_U's optimizer."""
 
 
 class Network(NamedTuple):
-    """U as pure functions."""
+    """U."""
 
     init: Callable[[Key, Array], Tree]
     """(key, theta [m]) -> theta_U, in theta's type."""
@@ -71,9 +75,10 @@ class Network(NamedTuple):
     """(theta_U, theta [m], g [m]) -> the change of theta [m]."""
 
 
-def adam(lr: float) -> Updater:
+@checked
+def adam(lr: Positive) -> Updater:
     """Ascend by optax.adam on the discriminator itself: GAIL's own. Ho & Ermon's code has lr = 0.01."""
-    optimizer = _ascending(optax.adam(lr))
+    optimizer = optax.chain(optax.scale(-1.0), optax.adam(lr))
 
     def step(state: Any, params: Tree, objective_fn: ObjectiveFn) -> tuple[Tree, Any, dict[str, Array]]:
         value, g = jax.value_and_grad(objective_fn)(params)
@@ -89,7 +94,8 @@ def frozen() -> Updater:
     return Updater(lambda key, params: (), lambda state, params, f: (params, state, _metrics(f(params), params)))
 
 
-def dense(lr: float, *, start: Start = "identity", alpha: float = 1.0) -> Updater:
+@checked
+def dense(lr: NonNegative, *, start: Start = "identity", alpha: Positive = 1.0) -> Updater:
     """Return the paper's updater, `dense_network`, with Adam on theta_U.
 
     Args:
@@ -103,7 +109,8 @@ def dense(lr: float, *, start: Start = "identity", alpha: float = 1.0) -> Update
     return learned(dense_network(start, alpha), optax.adam(lr))
 
 
-def coordinate(lr: float, *, start: Start = "identity", alpha: float = 1.0) -> Updater:
+@checked
+def coordinate(lr: NonNegative, *, start: Start = "identity", alpha: Positive = 1.0) -> Updater:
     """Return `coordinate_network` with Adam on theta_U, a variant of ours. Arguments as in `dense`, lr near 1e-4."""
     return learned(coordinate_network(start, alpha), optax.adam(lr))
 
@@ -114,7 +121,6 @@ def dense_network(start: Start, alpha: float) -> Network:
     The paper's discriminator, m = 2,561 for CartPole, takes 341 million, and 4.1 GB with Adam's moments. Donate the
     state to the step, which then needs 0.8 GB more; otherwise it needs all of them twice.
     """
-    _check_start(start)
     return Network(
         lambda key, theta: _init_perceptron(key, theta.size, start, alpha, theta.dtype),
         lambda layers, theta, g: _perceptron(layers, jnp.concatenate([theta, g])),
@@ -126,7 +132,6 @@ def coordinate_network(start: Start, alpha: float) -> Network:
 
     No coordinate sees another, as in Andrychowicz et al. (2016).
     """
-    _check_start(start)
     return Network(
         lambda key, theta: _init_perceptron(key, 1, start, alpha, theta.dtype),
         lambda layers, theta, g: _perceptron(layers, jnp.stack([theta, g], axis=1))[:, 0],
@@ -138,15 +143,13 @@ def learned(network: Network, optimizer: optax.GradientTransformation) -> Update
 
     One forward pass of the network gives both theta' and the gradient in theta_U.
     """
-    optimizer = _ascending(optimizer)
+    optimizer = optax.chain(optax.scale(-1.0), optimizer)
 
     def init(key: Key, params: Tree) -> LearnedState:
         theta_u = network.init(key, ravel_pytree(params)[0])
         return LearnedState(theta_u, optimizer.init(theta_u))
 
-    def step(
-        state: LearnedState, params: Tree, objective_fn: ObjectiveFn
-    ) -> tuple[Tree, LearnedState, dict[str, Array]]:
+    def step(state: LearnedState, params: Tree, objective_fn: ObjectiveFn) -> tuple[Tree, Any, dict[str, Array]]:
         value, g = jax.value_and_grad(objective_fn)(params)
         theta, unravel = ravel_pytree(params)
         theta, g = jax.lax.stop_gradient((theta, ravel_pytree(g)[0]))
@@ -157,40 +160,24 @@ def learned(network: Network, optimizer: optax.GradientTransformation) -> Update
 
         uphill, moved = jax.grad(after, has_aux=True)(state.network)
         updates, optimizer_state = optimizer.update(uphill, state.optimizer, state.network)
-        theta_u = optax.apply_updates(state.network, updates)
-        return moved, LearnedState(theta_u, optimizer_state), _metrics(value, moved)
+        state = LearnedState(optax.apply_updates(state.network, updates), optimizer_state)
+        return moved, state, _metrics(value, moved)
 
     return Updater(init, step)
 
 
-def check(max_abs: Array, *, bound: float = 1e6) -> None:
-    """Stop a run whose discriminator diverges: call it on the host with the metric "max_abs".
+def check(max_abs: ArrayLike, *, bound: float = 1e6, when: str = "") -> None:
+    """Raise `Diverged` if an entry of the metric "max_abs", of any shape, is NaN or above the bound. For the host.
 
-    Args:
-      max_abs: any shape, such as [iterations, seeds].
-      bound: the largest |theta| allowed.
-
-    Raises:
-      L2LError: an entry above the bound or NaN.
+    `when` begins the message.
     """
-    if not (jnp.asarray(max_abs) <= bound).all():
-        raise L2LError(
-            f"the discriminator's parameters reach {float(jnp.max(max_abs)):.3g}, beyond {bound:.3g}: "
-            "lower the updater's learning rate"
-        )
-
-
-def _ascending(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    return optax.chain(optax.scale(-1.0), optimizer)
+    if not (largest := np.max(max_abs)) <= bound:
+        reached = f"{when}the discriminator's parameters reach {largest:.3g}, beyond {bound:.3g}"
+        raise Diverged(f"{reached}: lower the updater's learning rate")
 
 
 def _metrics(value: Array, params: Tree) -> dict[str, Array]:
     return {"objective": value, "max_abs": jnp.abs(ravel_pytree(params)[0]).max()}
-
-
-def _check_start(start: str) -> None:
-    if start not in ("identity", "ascent"):
-        raise L2LError(f"an updater cannot start at {start!r}: choose identity or ascent")
 
 
 def _perceptron(layers: Tree, x: Array) -> Array:

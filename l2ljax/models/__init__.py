@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax.models import cnn, resnet
-from l2ljax.models.adapters import as_classifier, from_functions, from_linen, from_nnx
+from l2ljax.models.adapters import as_classifier, fingerprint, from_functions, from_linen, from_nnx
 from l2ljax.models.torch_state import from_torch_state
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, example_keys
+from l2ljax.values import Count, checked
 
 __all__ = [
-    "CLASSIFIERS", "Classifier", "as_classifier", "create", "from_functions", "from_linen", "from_nnx",
+    "CLASSIFIERS", "Classifier", "as_classifier", "create", "fingerprint", "from_functions", "from_linen", "from_nnx",
     "from_torch_state",
 ]  # fmt: skip
 __dir__ = lambda: __all__
@@ -38,7 +39,8 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
 """Name -> linen module from (num_classes, dtype, train, axis_name): (x, keys) -> (logits, features)."""
 
 
-def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32, remat: bool = False) -> Classifier:
+@checked
+def create(name: str, *, num_classes: Count = 10, dtype: Any = jnp.float32, remat: bool = False) -> Classifier:
     """Build a classifier.
 
     Args:
@@ -61,7 +63,7 @@ def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32, remat:
         module = module.clone(remat=True)
     wide, expected = jnp.promote_types(dtype, jnp.float32), module.image_shape  # (H, W, C), None for any size
 
-    def checked(x: Array) -> Array:
+    def valid(x: Array) -> Array:
         if x.ndim != 4 or any(n not in (None, m) for n, m in zip(expected, x.shape[1:], strict=True)):
             shape = ", ".join(str(n or letter) for n, letter in zip(expected, "HWC", strict=True))
             raise L2LError(f"{name} takes images [B, {shape}], got {list(x.shape)}")
@@ -70,16 +72,16 @@ def create(name: str, *, num_classes: int = 10, dtype: Any = jnp.float32, remat:
     initialize = jax.jit(lambda key, x: {"batch_stats": {}, **module.init(key, x)})
 
     def evaluate(variables: Tree, x: Array) -> tuple[Array, Array]:
-        logits, features = cast("tuple[Array, Array]", module.apply(variables, checked(x)))
+        logits, features = cast("tuple[Array, Array]", module.apply(variables, valid(x)))
         return logits.astype(wide), features.astype(wide)
 
     def train(variables: Tree, x: Array, key: Key, axis_name: str | None = None) -> tuple[Array, Tree]:
-        network, keys = module.clone(train=True, axis_name=axis_name), example_keys(key, len(checked(x)))
+        network, keys = module.clone(train=True, axis_name=axis_name), example_keys(key, len(valid(x)))
         (logits, _), updated = network.apply(variables, x, keys, mutable=["batch_stats"])
         return logits.astype(wide), updated.get("batch_stats", {})
 
     return Classifier(
-        init=lambda key, x: initialize(key, checked(x)[:1]),
+        init=lambda key, x: initialize(key, valid(x)[:1]),
         logits=lambda variables, x: evaluate(variables, x)[0],
         train=train,
         features=lambda variables, x: evaluate(variables, x)[1],

@@ -16,19 +16,23 @@ of its first example.
 """
 
 import functools
+import hashlib
 import inspect
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from l2ljax.models.convolution import stock_convolution
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, as_key, example_keys, fold_in, is_key
 
-__all__ = ["MODES", "as_classifier", "from_functions", "from_linen", "from_nnx"]
+__all__ = ["MODES", "as_classifier", "fingerprint", "from_functions", "from_linen", "from_nnx"]
 
 MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 """The arguments of `__call__` that give a linen network's mode -> their values in training."""
@@ -202,6 +206,22 @@ def from_nnx(model: nnx.Module, *, features: Callable[[Any, Array], Array] | Non
         train,
         features=features and (lambda variables, x: features(evaluated(variables), x)),
     )
+
+
+def fingerprint(classifier: Classifier, x: Array) -> tuple[str, str]:
+    """Return JAX's version and a checksum of the network's training and evaluation on x [B, H, W, C].
+
+    The checksum is of the programs and their constants, not of the variables; another version writes them otherwise.
+    """
+    with stock_convolution():
+        key = jax.random.key(0)
+        variables = jax.eval_shape(classifier.init, key, x)
+        both = lambda variables, x, key: (classifier.logits(variables, x), classifier.train(variables, x, key))
+        program = jax.make_jaxpr(both)(variables, x, key)
+    digest = hashlib.sha256(re.sub("0x[0-9a-f]+", "", str(program)).encode())  # without addresses of Python's functions
+    for constant in program.consts:
+        digest.update(np.asarray(jax.random.key_data(constant) if is_key(constant) else constant).tobytes())
+    return jax.__version__, digest.hexdigest()
 
 
 def _dropper(key: Key, x: Array) -> Callable[[Callable[..., Array], Array, str], Array]:

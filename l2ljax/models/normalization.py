@@ -24,7 +24,8 @@ def normalize(x: Array, scale: Array, bias: Array, epsilon: float, axis_name: st
 
         dx = scale / sqrt(var + epsilon) (dy - mean(dy) - u mean(u dy)),  dscale = sum(u dy),  dbias = sum(dy).
 
-    It has no forward mode (`jax.jvp`).
+    It has no forward mode (`jax.jvp`). The variance is mean(x^2) - mean(x)^2, in one pass over x: with a relative error
+    of about 1e-7 mean(x)^2 / var, so that channels whose mean is 1,000 times their deviation lose most of its digits.
 
     Args:
       x: [B, ..., C].

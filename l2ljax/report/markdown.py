@@ -1,6 +1,6 @@
-"""Reports of runs: Markdown tables, report.json and report.md; `figures` draws them.
+"""Reports of runs: Markdown tables, report.json, report.md and index.html; `figures` draws them.
 
-    write(workdir, result, [workdir / "curves.png", workdir / "examples.png"])
+    write(workdir, result, [workdir / "training.png"])
     print(table([result, another]))
 
 A result is the content of report.json: a mapping with method, dataset, arch, eps (as given, like "8/255"), norm, seed,
@@ -20,9 +20,30 @@ from typing import Any
 from urllib.parse import quote
 
 from l2ljax.files import write_files
+from l2ljax.report import html
 from l2ljax.threat import parse_eps
 
-__all__ = ["grid", "judgement", "over_seeds", "page", "percent", "summary", "table", "write"]
+__all__ = ["CAPTIONS", "grid", "judgement", "over_seeds", "page", "percent", "shown", "summary", "table", "write"]
+
+CAPTIONS = {
+    "training": "Loss and accuracies in training: running means over batches, and the accuracies on validation images.",
+    "perturbations": "Images, their perturbations around gray, and what the classifier sees in them (red: wrong).",
+    "sweep": "Accuracy under attack against the attack's radius and steps.",
+    "losses": "How attacks raise the loss step by step.",
+    "landscape": "The loss around the images, along the steepest and a random direction.",
+    "curves": "Returns in training, averaged over the last iterations.",
+}
+"""Name of a figure -> its caption."""
+CHECKLIST = {
+    "one-step attacks are not better than iterative ones": "several steps are not weaker than one",
+    "black-box attacks are not better than white-box ones": "the black box is not stronger than the white box",
+    "unbounded attacks reach 100 %": "no accuracy is left in any radius",
+    "random sampling finds nothing that gradients do not": "random search is not stronger than the gradient",
+    "more distortion means more success": "a larger radius is not weaker",
+    "the attacks have converged": "the attack has converged",
+    "no randomness, no dynamic inference": "inference is one fixed program",
+}
+"""A point of L2L's appendix E -> the masking check that answers it."""
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -35,7 +56,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     for result in results:
         rows.append((result["method"], result))
         if result.get("best"):
-            rows.append((f"{result['method']} (best on val)", result["best"]))
+            chosen = result.get("selection", "validation")  # which older reports lack
+            rows.append((f"{result['method']} (best on {chosen})", result["best"]))
     names = list(dict.fromkeys(name for _, row in rows for name in row["attacks"]))
 
     def cells(title: str, row: Mapping[str, Any]) -> list[str]:
@@ -60,23 +82,30 @@ def page(result: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         f"- Versions: {', '.join(f'{name} {version}' for name, version in result['versions'].items())}",
         grid(["attack", "seconds", "passes"], costs),
         f"```\n{result['command']}\n```",
-        *(f"![{Path(figure).stem.replace('_', ' ')}]({quote(figure)})" for figure in figures),
+        *map(shown, figures),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def write(workdir: Path, result: Mapping[str, Any], figures: Sequence[Path] = ()) -> None:
-    """Write report.json and report.md, both completely, or keep the earlier ones.
+    """Write report.json, report.md and index.html, all completely, or keep the earlier ones.
 
     Args:
       workdir: the run's folder, created if needed.
       result: see the module's docstring; NumPy and JAX scalars are fine.
-      figures: paths of images; report.md links those that exist.
+      figures: paths of images; those that exist are shown.
     """
     links = [Path(os.path.relpath(f, workdir)).as_posix() for f in figures if Path(f).exists()]
     content = json.dumps(result, indent=2, default=lambda scalar: scalar.item()) + "\n"
-    texts = {"report.json": content, "report.md": page(result, links)}
+    text = page(result, links)
+    texts = {"report.json": content, "report.md": text, "index.html": html.page(text)}
     write_files({Path(workdir, name): text.encode() for name, text in texts.items()})
+
+
+def shown(figure: str) -> str:
+    """Return the link of an image with its caption below."""
+    name = Path(figure).stem
+    return f"![{name.replace('_', ' ')}]({quote(figure)})\n\n*{CAPTIONS.get(name, name.replace('_', ' '))}*"
 
 
 def judgement(result: Mapping[str, Any], checks: Sequence[Any], drawn: Sequence[Path] = ()) -> str:
@@ -98,27 +127,13 @@ def judgement(result: Mapping[str, Any], checks: Sequence[Any], drawn: Sequence[
     if checks:
         rows = [[c.name, c.verdict, c.figure] for c in checks]
         parts += ["## Masked gradients?", grid(["a sound model", "verdict", "measured"], rows)]
-        parts += ["## Checklist (Learning to Defend by Learning to Attack, appendix E)", _checklist(checks, known)]
-    parts += [f"![{path.stem}]({quote(path.name)})" for path in drawn]
+        found = {check.name: f"{check.verdict} ({check.figure})" for check in checks}
+        points = [f"- {point}: {found[name]}" for point, name in CHECKLIST.items()]
+        points.append(f"- a diverse set of attacks, clean accuracy reported: {', '.join(known['attacks'])} above")
+        parts += ["## Checklist (Learning to Defend by Learning to Attack, appendix E)", "\n".join(points)]
+    parts += [shown(path.name) for path in drawn]
     parts.append(f"```\n{known['command']}\n```")
     return "\n\n".join(parts) + "\n"
-
-
-def _checklist(checks: Sequence[Any], known: Mapping[str, Any]) -> str:
-    """List each point with the check or the figure that answers it."""
-    by_name = {check.name: check for check in checks}
-    points = {
-        "one-step attacks are not better than iterative ones": "several steps are not weaker than one",
-        "black-box attacks are not better than white-box ones": "the black box is not stronger than the white box",
-        "unbounded attacks reach 100 %": "no accuracy is left in any radius",
-        "random sampling finds nothing that gradients do not": "random search is not stronger than the gradient",
-        "more distortion means more success": "a larger radius is not weaker",
-        "the attacks have converged": "the attack has converged",
-        "no randomness, no dynamic inference": "inference is one fixed program",
-    }
-    lines = [f"- {point}: {by_name[name].verdict} ({by_name[name].figure})" for point, name in points.items()]
-    lines.append(f"- a diverse set of attacks, clean accuracy reported: {', '.join(known['attacks'])} above")
-    return "\n".join(lines)
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -131,12 +146,9 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         for name, row in run["attacks"].items():
             values.setdefault(name, []).append(row["robust_acc"])
     values["worst case"] = [run["worst_case_acc"] for run in runs]
+    deviation = lambda record: statistics.stdev(record) if len(record) > 1 else 0.0
     return {
-        name: {
-            "mean": statistics.fmean(record),
-            "lowest": min(record),
-            "deviation": statistics.stdev(record) if len(record) > 1 else 0.0,
-        }
+        name: {"mean": statistics.fmean(record), "lowest": min(record), "deviation": deviation(record)}
         for name, record in values.items()
     }
 
@@ -154,14 +166,15 @@ def over_seeds(record: Mapping[str, Any]) -> str:
             return "-"
         return f"{percent(row['mean'])} ± {percent(row['deviation'])} ({percent(row['lowest'])})"
 
+    names.append("worst case")
     rows = [
-        [title, f"{len(record['rows'][title])}", *(cell(row.get(name)) for name in [*names, "worst case"])]
+        [title, f"{len(record['rows'][title])}", *(cell(row.get(name)) for name in names)]
         for title, row in known.items()
     ]
     run = next(iter(record["rows"].values()))[0]
     about = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']} epochs, "
     about += f"{run['eval_size']} test images: mean ± standard deviation over seeds (lowest)."
-    return f"{about}\n\n{grid(['setting', 'seeds', *names, 'worst case'], rows)}"
+    return f"{about}\n\n{grid(['setting', 'seeds', *names], rows)}"
 
 
 def percent(accuracy: float | None) -> str:

@@ -69,7 +69,8 @@ def sweep(plan: Plan, split: Split, key: Key) -> dict[str, Any]:
     }
     settings = [[(eps, 10) for eps in near], [(ball.eps, n) for n in COUNTS], [(eps, 10) for eps in far]]
     for panel, pairs in zip(panels.values(), settings, strict=True):
-        table = {f"{i}": _pgd(ball.name, steps, eps) for i, (eps, steps) in enumerate(pairs)}
+        attack = lambda eps, steps: jax.tree_util.Partial(_pgd_of_radius(ball.name, steps), np.float32(eps))
+        table = {f"{i}": attack(eps, steps) for i, (eps, steps) in enumerate(pairs)}
         evaluated = {
             name: evaluate(model, split, table, key=key, batch_size=plan.batch_size).attacks.values()
             for name, model in plan.models.items()
@@ -83,13 +84,10 @@ def sweep(plan: Plan, split: Split, key: Key) -> dict[str, Any]:
     return panels
 
 
-def _pgd(norm: str, steps: int, eps: float) -> Attack:
-    """Return PGD with steps of eps / 10 and a traced radius: all radii share one program."""
-    return jax.tree_util.Partial(_pgd_of_radius(norm, steps), np.float32(eps))
-
-
 @functools.cache
 def _pgd_of_radius(norm: str, steps: int) -> Callable[..., Array]:
+    """Return PGD with steps of eps / 10 and a traced radius: all radii share one program."""
+
     def attack(eps: Array, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
         ball = BALLS[norm](eps)  # type: ignore[arg-type]
         return attacks.pgd(ball, step_size=eps / 10, steps=steps)(logits_fn, key, x, y)  # type: ignore[arg-type]
@@ -105,22 +103,15 @@ def loss_curves(plan: Plan, split: Split, key: Key, *, steps: int = 10) -> dict[
     """
     tried = {PGD: pgd_path(plan.ball, steps=steps)}
     tried |= {name: attacker(steps=steps, path=True) for name, attacker in plan.attackers.items()}
-    return {
-        model: {
-            name: losses_along(logits_fn, split, path, key=key, batch_size=plan.batch_size)
-            for name, path in tried.items()
-        }
-        for model, logits_fn in plan.models.items()
-    }
+    along = lambda model, path: losses_along(model, split, path, key=key, batch_size=plan.batch_size)
+    return {who: {name: along(model, path) for name, path in tried.items()} for who, model in plan.models.items()}
 
 
 def pgd_path(ball: Ball, *, steps: int) -> Attack:
     """Return PGD with steps of eps / 4, RNN-Adv's, as an attack that returns its path [T, B, H, W, C]."""
 
     def path(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        def loss_fn(x: Array) -> tuple[Array, tuple[()]]:
-            return losses.cross_entropy(logits_fn(x), y), ()
-
+        loss_fn = lambda x: (losses.cross_entropy(logits_fn(x), y), ())
         return ascend(loss_fn, steepest_ascent(ball, ball.eps / 4), ball, key, x, steps=steps).path
 
     return path
@@ -131,13 +122,7 @@ def losses_along(
 ) -> dict[str, list[float]]:
     """Measure cross-entropy along an attack step by step, over `draws` attacks of each image with different keys.
 
-    Args:
-      logits_fn: images -> logits.
-      split: the images.
-      path: the attack, which returns its path x_1..x_T [T, B, H, W, C].
-      key: one key.
-      draws: attacks per image.
-      batch_size: images per batch.
+    `path` is the attack, which returns its path x_1..x_T [T, B, H, W, C].
 
     Returns:
       "largest": the mean over images of the largest loss among the draws, and "spread": of their standard deviation;
@@ -148,10 +133,7 @@ def losses_along(
         return jnp.concatenate([x[None], path(logits_fn, key, x, y)])
 
     reached = losses_of_draws(logits_fn, split, from_clean, key=key, draws=draws, batch_size=batch_size)
-    return {
-        "largest": reached.max(axis=0).mean(axis=1).tolist(),
-        "spread": reached.std(axis=0).mean(axis=1).tolist(),
-    }
+    return {"largest": reached.max(axis=0).mean(axis=1).tolist(), "spread": reached.std(axis=0).mean(axis=1).tolist()}
 
 
 def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: int = 21) -> dict[str, Any]:
@@ -170,9 +152,7 @@ def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: 
     grid = jnp.asarray([(a, b) for a in units for b in units], jnp.float32)
 
     def around(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
-        def loss(x: Array) -> Array:
-            return losses.cross_entropy(logits_fn(x), y)
-
+        loss = lambda x: losses.cross_entropy(logits_fn(x), y)
         signs = jax.vmap(lambda k: jax.random.rademacher(k, x.shape[1:], x.dtype))(keys)
         u, v = ball.steepest(jax.grad(lambda x: loss(x).sum())(x)), ball.steepest(signs)
         return jax.lax.map(lambda at: loss(x + ball.eps * (at[0] * u + at[1] * v)), grid).T

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from l2ljax import data, defenses
 from l2ljax.run import recipes
-from l2ljax.run.settings import Augment, Dtype, LrSchedule, Norm, Optimizer, Schedule, Settings
+from l2ljax.run.settings import Augment, Dtype, LrSchedule, Norm, Optimizer, Schedule, Selection, Settings
 from l2ljax.runtime.flags import checked
 from l2ljax.types import L2LError
-from l2ljax.values import Count, Natural, NonNegative, Range, Seed, check, parse
+from l2ljax.values import Count, Natural, NonNegative, Positive, Range, Seed, check, parse
 
 __all__ = ["Config", "methods", "named", "resolve"]
 
@@ -22,8 +22,12 @@ class Config:
     dataset: str | None = None
     """In place of the script's data, with its recipes: a .npz file or module:function with arrays of yours (see
     l2ljax.data.arrays)."""
-    method: str = "rnn_adv"
-    """The training method; several, separated by commas, or `all`, train one after the other and share a table."""
+    recipe: str | None = None
+    """The settings that flags replace: those of a paper (rnn_adv, l2l, l2l_v2, ait, trades, l2l_da) or ours; by
+    default the method's own paper's on its data sets, ours elsewhere."""
+    method: str | None = None
+    """The training method, by default the recipe's own; several, separated by commas, or `all`, train one after the
+    other and share a table."""
     arch: str | None = None
     """The classifier."""
     attacker: Literal["wide", "wide_paper", "slim", "slim_no_skip"] | None = None
@@ -42,7 +46,7 @@ class Config:
     """The steps of the attack in training."""
     options: str = ""
     """The method's options, like scale=1,weights=final."""
-    epochs: Count | None = None
+    epochs: Positive | None = None
     batch_size: Count | None = None
     optimizer: Optimizer | None = None
     """The classifier's: sgd (momentum 0.9) or adam."""
@@ -73,6 +77,8 @@ class Config:
     """The number of training images."""
     val_size: Natural | None = None
     """The number of training images held out to choose the best parameters; may be 0."""
+    selection: Selection | None = None
+    """Where the best parameters are chosen: validation, test (as several papers did), or last (none are)."""
     eval_size: Count | None = None
     """The number of test images in the report, the first ones; by default all."""
     attacks: str = "fgsm,pgd20,pgd100,margin100,own"
@@ -98,9 +104,11 @@ class Config:
     """Where results go: runs/DATASET_METHOD_ARCH_sSEED by default."""
 
 
-def methods(text: str) -> list[str]:
-    """Return the methods that `--method` names."""
-    return list(defenses.METHODS) if text == "all" else text.split(",")
+def methods(config: Config) -> list[str]:
+    """Return the methods that `--method` names, or that of the recipe."""
+    if config.method is None:
+        return [recipes.check(config.recipe or "ours").methods[0]]
+    return list(defenses.METHODS) if config.method == "all" else config.method.split(",")
 
 
 def resolve(
@@ -118,7 +126,7 @@ def resolve(
       L2LError: a flag's value is not one that can be.
     """
     config = checked(config)
-    settings = recipes.find(dataset, method)
+    settings = recipes.find(dataset, method, config.recipe)
     dataset = config.dataset or dataset
     name = dataset if isinstance(dataset, str) else dataset.name
     if isinstance(dataset, str) and dataset in data.NAMES:
@@ -131,12 +139,14 @@ def resolve(
     chosen = {**settings.options, **_given_options(method, config, options)}
     if "num_classes" in defenses.options(method):
         chosen["num_classes"] = classes
+    if "val_size" in given and "selection" not in given:
+        given["selection"] = "validation" if given["val_size"] else "last"
     if "epochs" in given:
         stretch = given["epochs"] / settings.epochs
         given = {"warmup": settings.warmup * stretch, **given}
         settings = settings._replace(milestones=tuple(m * stretch for m in settings.milestones))
     folder = config.workdir or f"runs/{named(name)}_{method}_{given.get('arch', settings.arch)}_s{config.seed}"
-    several = config.workdir and len(methods(config.method)) > 1
+    several = config.workdir and len(methods(config)) > 1
     given |= {
         "dataset": name,
         "method": method,
@@ -172,6 +182,6 @@ def _given_options(method: str, config: Config, options: Mapping[str, Any] | Non
             raise L2LError(f"{flag}={value}: --options has {name}={chosen[name]} too: give one of them")
         if value is not None and name in known:
             chosen[name] = check(kinds[name], value, flag)
-        elif value is not None and "," not in config.method and config.method != "all":
+        elif value is not None and len(methods(config)) == 1:
             raise L2LError(f"{flag}: {method} has none")
     return chosen

@@ -31,7 +31,7 @@ def main(dataset: str | None, arguments: Sequence[str] | None = None) -> None:
     place = (config.coordinator, config.num_processes, config.process_id)
     joined = hosts.joined(*place, distributed=config.distributed, heartbeat_timeout=config.heartbeat_timeout)
     with monitor.script(config.devices), joined:
-        planned = {method: seeds.plan(dataset, method, config) for method in methods(config.method)}
+        planned = {method: seeds.plan(dataset, method, config) for method in methods(config)}
         if config.seeds > 1:
             rows = {method: [run_once(settings) for settings in of] for method, of in planned.items()}
             folder, summary = hosts.on_first(seeds.write, dataset, config, rows)
@@ -49,7 +49,14 @@ def run_once(settings: Settings) -> dict[str, Any]:
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Train in the settings' workdir and return the content of report.json; see `fit.run`."""
+    """Train in the settings' workdir and return the content of report.json; see `fit.run`.
+
+    A classifier that should start trained, where no --init-from names one, is trained in WORKDIR/classifier first.
+    """
+    if settings.pretrained and not settings.init_from:
+        plain = recipes.plain_before(settings)
+        run_once(plain)
+        settings = settings._replace(init_from=str(plain.workdir))
     report = fit.run(settings).report
     assert report is not None  # there is a workdir
     return report

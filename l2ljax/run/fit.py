@@ -36,7 +36,6 @@ from l2ljax.types import Attack, Batch, Classifier, Defense, L2LError, LogitsFn,
 
 __all__ = ["Result", "fit", "run", "save", "train"]
 
-VALIDATION_ATTACK = "pgd10"
 FLAGS = sorted(
     Config.__dataclass_fields__.keys()
     & {*Settings._fields, "attacker", "attacker_width", "steps"} - {"dataset", "method", "arch", "options", "workdir"}
@@ -286,12 +285,12 @@ def _batches(setup: Setup, start: int) -> Iterator[tuple[int, Batch]]:
 
 
 def _validate(setup: Setup, state: TrainState) -> dict[str, float]:
-    """Return the accuracies on the validation images, if there are any."""
-    if not len(setup.dataset.val.labels):
+    """Return the accuracies on the images on which the best parameters are chosen, if there are any."""
+    if setup.settings.selection == "last" or not len(setup.dataset.val.labels):
         return {}
-    attack, logits_fn = attacks.create(VALIDATION_ATTACK, setup.ball), setup.logits_fn(state.params, state.stats)
-    val, key = setup.dataset.val, setup.eval_key
-    scores = evaluate(logits_fn, val, {VALIDATION_ATTACK: attack}, key=key, batch_size=EVAL_BATCH)
+    name, logits_fn = setup.settings.selection_attack, setup.logits_fn(state.params, state.stats)
+    attack, val, key = {name: attacks.create(name, setup.ball)}, setup.dataset.val, setup.eval_key
+    scores = evaluate(logits_fn, val, attack, key=key, batch_size=EVAL_BATCH)
     return {"val_clean_acc": scores.clean_acc, "val_robust_acc": scores.worst_case_acc}
 
 
@@ -308,18 +307,19 @@ def _estimate(setup: Setup, state: TrainState, batch: Batch) -> str:
     step = monitor.step_seconds(setup.phases[-1][0], state, batch)
     compiling = time.perf_counter() - began
     left, n_val, n_test = setup.steps - int(state.step), len(setup.dataset.val.labels), len(setup.eval_split.labels)
+    n_val *= setup.settings.selection != "last"
     size = min(EVAL_BATCH, n_test)
     x, y = jnp.asarray(data.pixels(setup.eval_split.images[:size])), setup.eval_split.labels[:size]
     reported = named_attacks(setup, state.params, state.stats)
     counted = sum(cost.passes(attack, logits_fn, x, y) for attack in reported.values())
     counts = counted * (2 if n_val else 1) * n_test  # the last parameters and the best ones
-    validation = cost.passes(attacks.create(VALIDATION_ATTACK, setup.ball), logits_fn, x, y) * n_val
+    validation = cost.passes(attacks.create(setup.settings.selection_attack, setup.ball), logits_fn, x, y) * n_val
     reporting = monitor.pass_seconds(logits_fn, x, y) / size * (counts + validation * -(-left // setup.epoch_steps))
     compiling *= len(reported) + bool(n_val)  # each attack is a program about as large as the step
     total, of_it = (monitor.duration(s) for s in (left * step + reporting + compiling, compiling))
     settings, device = setup.settings, f"{len(setup.devices)} x {setup.devices[0].device_kind}"
     return (
-        f"{settings.method}, {settings.arch} on {settings.dataset}, trained as in {settings.source}: {left} steps of "
-        f"{settings.batch_size} images at {1000 * step:.0f} ms on {device}, then evaluation; estimate {total}, "
-        f"{of_it} of it to compile"
+        f"{settings.method}, {settings.arch} on {settings.dataset} ({setup.dataset.sizes}), recipe {settings.recipe} "
+        f"({settings.source}): {left} steps of {settings.batch_size} images at {1000 * step:.0f} ms on {device}, then "
+        f"evaluation; estimate {total}, {of_it} of it to compile"
     )

@@ -23,7 +23,7 @@ from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluati
 from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import checksum, default_batch_size
 from l2ljax.files import locked, write_files
-from l2ljax.report import markdown
+from l2ljax.report import html, markdown
 from l2ljax.run import illustrate, trained
 from l2ljax.run.settings import Norm
 from l2ljax.runtime.flags import checked, read
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(flags: Flags) -> dict[str, Any]:
-    """Judge, write robustbench.json, evaluation.md and figures.
+    """Judge, write robustbench.json, evaluation.md, index.html and figures.
 
     Returns:
       The content of robustbench.json.
@@ -164,6 +164,7 @@ def run(flags: Flags) -> dict[str, Any]:
     }
     page = markdown.judgement(result, checks, drawn)
     texts = {"robustbench.json": json.dumps(result, indent=2) + "\n", "evaluation.md": page}
+    texts["index.html"] = html.page(page)
     write_files({folder / name: text.encode() for name, text in texts.items()})
     print(page)
     return result

@@ -1,7 +1,5 @@
 """A run's results: the content of report.json, and figures."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +12,7 @@ from l2ljax import attacks, data
 from l2ljax.evaluate import Evaluation, evaluate
 from l2ljax.report import figures
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks
-from l2ljax.runtime.provenance import versions
+from l2ljax.runtime.provenance import command, versions
 from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import TrainState
 from l2ljax.types import Array, Players
@@ -23,7 +21,7 @@ __all__ = ["Best", "describe", "draw", "scored", "summarize"]
 
 
 class Best(NamedTuple):
-    """The parameters with the highest PGD-10 accuracy on the validation images so far."""
+    """The parameters with the highest accuracy under the selection's attack so far."""
 
     score: Array
     """That accuracy; -1 before the first validation."""
@@ -67,7 +65,7 @@ def scored(evaluation: Evaluation) -> dict[str, Any]:
 
 def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
     """Return what report.json says about the run itself."""
-    names = ("method", "dataset", "arch", "eps", "norm", "seed", "epochs")
+    names = ("recipe", "method", "selection", "dataset", "arch", "eps", "norm", "seed", "epochs")
     sizes = {player: sum(a.size for a in jax.tree.leaves(tree)) for player, tree in state.params._asdict().items()}
     return {
         **{name: getattr(setup.settings, name) for name in names},
@@ -75,7 +73,7 @@ def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
         "train_seconds": seconds,
         "parameters": sizes,
         "versions": versions(),
-        "command": shlex.join(sys.argv),
+        "command": command(),
     }
 
 
@@ -88,10 +86,12 @@ def draw(setup: Setup, state: TrainState, workdir: Workdir) -> list[Path]:
         if "val_clean_acc" in row
     ]
     curves, grid = workdir.figures / "training.png", workdir.figures / "perturbations.png"
-    figures.training_curves(curves, rows, validations)
+    settings = setup.settings
+    title = f"{settings.method}: {settings.arch} on {settings.dataset}, {settings.norm} eps {settings.eps}"
+    figures.training_curves(curves, rows, validations, title)
     logits_fn = setup.logits_fn(state.params, state.stats)
     x, y = jnp.asarray(data.pixels(setup.eval_split.images[:8])), setup.eval_split.labels[:8]
     x_adv = jax.jit(attacks.create("pgd20", setup.ball))(logits_fn, setup.eval_key, x, y)
     predictions = np.asarray(jax.jit(lambda f, x: f(x))(logits_fn, x_adv)).argmax(axis=1)
-    figures.perturbation_grid(grid, x, x_adv, y, predictions, setup.dataset.class_names)
+    figures.perturbation_grid(grid, x, x_adv, y, predictions, setup.dataset.class_names, "pgd20")
     return [curves, grid]

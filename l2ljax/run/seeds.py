@@ -60,7 +60,7 @@ def write(dataset: str, config: Config, rows: Mapping[str, Sequence[Mapping[str,
       rows: method -> the content of each seed's report.json.
     """
     last = config.seed + config.seeds - 1
-    name = f"{named(config.dataset or dataset)}_{config.method}_s{config.seed}-{last}"
+    name = f"{named(config.dataset or dataset)}_{config.method or next(iter(rows))}_s{config.seed}-{last}"
     folder = Path(config.workdir or f"runs/{name}").expanduser()
     summary = {method: markdown.summary(runs) for method, runs in rows.items()}
     report = {**provenance(), "seeds": list(range(config.seed, last + 1)), "summary": summary, "rows": rows}

@@ -17,8 +17,9 @@ from l2ljax.run.trained import learned
 from l2ljax.types import L2LError, Players
 
 __all__ = [
-    "LR_SCHEDULES", "OPTIMIZERS", "Augment", "Dtype", "LrSchedule", "Norm", "Optimizer", "Schedule", "Settings",
-    "optimizers",
+    "LR_SCHEDULES", "OPTIMIZERS", "Augment", "Dtype", "LrSchedule", "Norm", "Optimizer", "Schedule", "Selection",
+    "Settings",
+    "optimizers", "total_steps",
 ]  # fmt: skip
 
 Augment = Literal["none", "flip", "crop", "crop_flip"]
@@ -27,6 +28,7 @@ LrSchedule = Literal["steps", "constant", "cosine"]
 Norm = Literal["linf", "l2"]
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["joint", "alternating", "classifier", "attacker"]
+Selection = Literal["validation", "test", "last"]
 
 
 class Settings(NamedTuple):
@@ -39,7 +41,8 @@ class Settings(NamedTuple):
     """Which paper or code the recipe is from."""
     arch: str
     eps: str
-    epochs: int
+    epochs: float
+    """May end within one: L2L-DA's 100,000 steps are 166.7."""
     lr: float
     batch_size: int = 128
     optimizer: str = "sgd"
@@ -54,14 +57,25 @@ class Settings(NamedTuple):
     attacker_weight_decay: float = 0.0
     clip_norm: float | None = None
     """The longest gradient, of either player."""
+    clip_warmup: bool = True
+    """Whether the warm-up's gradients are clipped, too."""
     warmup: float = 0.0
     augment: str | None = None
     """By default the data set's customary one, see `data.train_batch`."""
     val_size: int = 1000
-    """Images taken out of the training set to choose the best parameters with (the papers choose on the test set)."""
+    """Images taken out of the training set to choose the best parameters with."""
     options: Mapping[str, Any] = {}
     """The method's options, see `defenses.options`."""
     norm: str = "linf"
+    selection: str = "validation"
+    """Where the best parameters are chosen: validation (images held out of training), test (the test set, as several
+    papers did), or last (none are)."""
+    selection_attack: str = "pgd10"
+    """They have the highest accuracy under this attack."""
+    pretrained: bool = False
+    """Whether the classifier starts from one that the plain recipe trained, where init_from names none."""
+    recipe: str = "ours"
+    """The name of these settings in `recipes.RECIPES`."""
     schedule: str = "joint"
     dtype: str = "float32"
     dataset: str = ""
@@ -102,6 +116,11 @@ class Settings(NamedTuple):
                 attacks.create(name, ball)
 
 
+def total_steps(settings: Settings, steps_per_epoch: int) -> int:
+    """Return the number of the run's last step."""
+    return max(round(settings.epochs * steps_per_epoch), 1)
+
+
 def _steps(settings: Settings, steps_per_epoch: int) -> optax.Schedule:
     boundaries = {round(epoch * steps_per_epoch): settings.decay for epoch in settings.milestones}
     return optax.piecewise_constant_schedule(settings.lr, boundaries)
@@ -110,7 +129,7 @@ def _steps(settings: Settings, steps_per_epoch: int) -> optax.Schedule:
 LR_SCHEDULES: dict[str, Callable[[Settings, int], optax.Schedule]] = {
     "steps": _steps,
     "constant": lambda settings, _: optax.constant_schedule(settings.lr),
-    "cosine": lambda settings, per_epoch: optax.cosine_decay_schedule(settings.lr, settings.epochs * per_epoch),
+    "cosine": lambda settings, per_epoch: optax.cosine_decay_schedule(settings.lr, total_steps(settings, per_epoch)),
 }
 OPTIMIZERS: dict[str, Callable[[Settings], optax.GradientTransformation]] = {
     "sgd": lambda settings: optax.trace(0.9, nesterov=settings.nesterov),

@@ -10,7 +10,7 @@ from l2ljax import checkpoint, data, defenses, models, threat
 from l2ljax.data.load import divide
 from l2ljax.devices import own_core
 from l2ljax.evaluate.standard import checksum
-from l2ljax.run.settings import Settings, optimizers
+from l2ljax.run.settings import Settings, optimizers, total_steps
 from l2ljax.run.trained import named_attack, trained_attack
 from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
 from l2ljax.types import Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
@@ -39,7 +39,7 @@ class Setup(NamedTuple):
     @property
     def steps(self) -> int:
         """The number of the last step."""
-        return self.settings.epochs * self.epoch_steps
+        return self.phases[-1][1]
 
     def logits_fn(self, params: Players, stats: Players) -> LogitsFn:
         """Return the classifier in evaluation mode; other weights do not recompile."""
@@ -49,16 +49,24 @@ class Setup(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """Return for config.json what the bits depend on besides the settings.
 
-        These are the devices, which decide on kernels and on the order of sums, and a checksum of a user's own data.
+        These are the devices, which decide on kernels and on the order of sums, and checksums of a user's own data and
+        network.
         """
         devices = f"{len(self.devices)} {self.devices[0].platform}" + ", one core each" * own_core()
-        return {"trained_on": devices, **data_identity(self.settings, self.dataset)}
+        network: dict[str, Any] = {}
+        if self.settings.arch not in models.CLASSIFIERS:
+            network["network"] = models.fingerprint(self.classifier, jnp.zeros((2, *self.dataset.image_shape)))
+        return {"trained_on": devices, **data_identity(self.settings, self.dataset), **network}
 
 
 def load(settings: Settings, dataset: data.Dataset | None = None) -> data.Dataset:
-    """Return a run's data, by default those that the settings name, divided as these say."""
+    """Return a run's data, by default those that the settings name, divided as these say.
+
+    `val` are the images on which the best parameters are chosen.
+    """
     whole = dataset or data.load(settings.dataset, settings.data_dir)
-    return divide(whole, train_size=settings.train_size, val_size=settings.val_size, seed=settings.seed)
+    whole = divide(whole, train_size=settings.train_size, val_size=settings.val_size, seed=settings.seed)
+    return whole._replace(val=whole.test) if settings.selection == "test" else whole
 
 
 def data_identity(settings: Settings, dataset: data.Dataset | None = None) -> dict[str, str]:
@@ -88,6 +96,9 @@ def prepare(
       defense: built with `axis_name=train.AXIS`.
       movers: the optax optimizers of (classifier, attacker).
     """
+    if settings.pretrained and not settings.init_from:
+        start = "give init_from=WORKDIR of a run of plain"
+        raise L2LError(f"{settings.method} of recipe {settings.recipe} starts from a trained classifier: {start}")
     devices = _devices(settings.devices, settings.batch_size)
     ball = ball or settings.ball
     whole = load(settings, dataset)
@@ -96,6 +107,9 @@ def prepare(
     )
     defense = defense or defenses.create(settings.method, classifier, ball, axis_name=AXIS, **settings.options)
     epoch_steps = data.steps_per_epoch(len(whole.train.labels), settings.batch_size)
+    first_movers = movers or optimizers(
+        settings if settings.clip_warmup else settings._replace(clip_norm=None), epoch_steps
+    )
     movers = movers or optimizers(settings, epoch_steps)
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
     images = jnp.asarray(data.pixels(whole.train.images[:2]))
@@ -112,10 +126,10 @@ def prepare(
             both = state.params._replace(**{player: params}), state.stats._replace(**{player: stats})
             state = state._replace(params=both[0], stats=both[1])
     step = make_step(defense, movers, schedule=settings.schedule, devices=devices)
-    phases = [(step, settings.epochs * epoch_steps)]
+    phases = [(step, total_steps(settings, epoch_steps))]
     if settings.warmup:
         plain = defenses.create("plain", classifier, ball, axis_name=AXIS)
-        warm_up = make_step(plain, movers, schedule="classifier", devices=devices)
+        warm_up = make_step(plain, first_movers, schedule="classifier", devices=devices)
         phases.insert(0, (warm_up, round(settings.warmup * epoch_steps)))
     eval_split = data.Split(*(a[: settings.eval_size] for a in whole.test))
     parts = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps, k_data, k_eval)

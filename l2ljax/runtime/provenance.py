@@ -12,7 +12,13 @@ from typing import Any
 
 import jax
 
-__all__ = ["provenance", "versions"]
+__all__ = ["command", "provenance", "versions"]
+
+
+def command() -> str:
+    """Return the command line of this process, to run again."""
+    program = ["python", sys.argv[0]] if sys.argv[0].endswith(".py") else [Path(sys.argv[0]).name]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:
@@ -25,7 +31,7 @@ def versions() -> dict[str, str]:
 def provenance() -> dict[str, Any]:
     """Return the command, the date, the machine and the versions, for JSON."""
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command(),
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores{_processor()}, {jax.devices()[0].device_kind}",
         "versions": versions(),

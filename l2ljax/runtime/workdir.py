@@ -17,7 +17,7 @@ __all__ = ["ABOUT_REPORTING", "Workdir", "read_json"]
 
 ABOUT_REPORTING = (
     "workdir", "data_dir", "devices", "remat", "checkpoint_every", "no_checkpoint", "eval_size", "attacks",
-    "trained_on",  # has its own message
+    "trained_on", "network",  # have their own messages
 )  # fmt: skip
 """Settings that may differ between two runs of the same training."""
 
@@ -98,6 +98,9 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
             f"{path} holds a run on {before}, here it would be {now}: give --devices={count} ({count} cores where each "
             f"has one, or set JAX_NUM_CPU_DEVICES={count}), or choose another --workdir"
         )
+    theirs, ours = (tuple(about.get("network", ("", ""))) for about in (old, new))
+    if theirs[0] == ours[0] and theirs != ours:  # of one version of JAX
+        raise L2LError(f"{path} holds a run of another network, of the same name: choose another --workdir")
     for name in new:
         if name not in ABOUT_REPORTING and old.get(name) != new[name]:
             raise L2LError(f"{path} holds a run with {name}={old.get(name)}, not {new[name]}: choose another --workdir")

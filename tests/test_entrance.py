@@ -1,0 +1,368 @@
+"""The entrance of all attacks: what they take, in which type they compute, and what NaN, infinity and ties mean."""
+
+import inspect
+import itertools
+import math
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from l2ljax import attacks, evaluate, losses, threat
+from l2ljax.attacks import ensemble, entrance, gradient, learned, names
+from l2ljax.attacks.ascent import finite
+from l2ljax.types import L2LError, example_keys
+from l2ljax.values import Range
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+few = settings(max_examples=6, derandomize=True, deadline=None, database=None)
+KEY, LINF = jax.random.key(0), threat.linf(0.1)
+RNG = np.random.RandomState(0)
+X, Y = RNG.uniform(size=(3, 4, 4, 2)).astype(np.float32), np.array([0, 4, 2])
+WEIGHTS = RNG.normal(size=(32, 5)).astype(np.float32)
+
+
+def linear(x):
+    return x.reshape(len(x), -1) @ WEIGHTS[: x[0].size].astype(x.dtype)
+
+
+def quickly(name, ball=LINF):
+    """The attack of that name with the least number of steps, or the given one."""
+    return attacks.create(name if attacks.FAMILIES.get(name, None) is None or name == "fgsm" else f"{name}2", ball)
+
+
+SHORT = [*attacks.FAMILIES, "pgd2+first", "pgd2+best", "pgd2+targeted", "pgd2+restarts2"]
+OTHERS = {
+    "random_signs": attacks.random_signs(LINF),
+    "fab": attacks.fab(LINF, steps=2),
+    "targeted": attacks.targeted(attacks.fgsm(LINF), 1),
+    "cascade": attacks.cascade([attacks.fgsm(LINF)]),
+    "autoattack": attacks.autoattack(LINF),
+}
+EVERY = {**{name: quickly(name) for name in SHORT}, **OTHERS}
+
+
+# Arguments
+
+
+BAD = {
+    "uint8": (dict(x=(255 * X).astype(np.uint8)), r"images are uint8: give floats in \[0, 1\]"),
+    "a list": (dict(x=X.tolist()), "images are a list"),
+    "too large": (dict(x=2 * X), r"scale them to \[0, 1\]"),
+    "negative": (dict(x=-X), r"scale them to \[0, 1\]"),
+    "NaN": (dict(x=np.nan * X), "without NaN"),
+    "one image": (dict(x=X[:, 0, 0, 0]), r"shape \[3\]: give \[B, H, W, C\]"),
+    "no images": (dict(x=X[:0], y=Y[:0]), "B of 1 or more"),
+    "one-hot": (dict(y=np.eye(5)[Y]), "for one-hot ones y.argmax"),
+    "float labels": (dict(y=Y.astype(np.float32)), "give integers"),
+    "too few labels": (dict(y=Y[:2]), "3 images and 2 labels"),
+    "a list of labels": (dict(y=[0, 1, 2]), "labels are a list"),
+    "a text": (dict(key="0"), "the key is a str"),
+    "a negative seed": (dict(key=-1), "the key is the seed -1"),
+    "a large seed": (dict(key=2**32), "the key is the seed 4294967296"),
+    "too few keys": (dict(key=jax.random.split(KEY, 2)), r"\[2\] keys for 3 examples"),
+    "a table of keys": (dict(key=jax.random.split(KEY, (3, 2))), r"\[3, 2\] keys for 3 examples"),
+}
+BAD_MODELS = {
+    "labels": (linear, dict(y=Y + 1), r"labels reach from 1 to 5, the model has the classes 0\.\.4"),
+    "negative labels": (linear, dict(y=Y - 1), "labels reach from -1"),
+    "tuple": (lambda x: (linear(x), x), {}, "the model returned a tuple"),
+    "dict": (lambda x: {"logits": linear(x)}, {}, "the model returned a dict"),
+    "shape": (lambda x: linear(x)[..., None], {}, r"returned float32 \[3, 5, 1\] for 3 images"),
+    "sum": (lambda x: linear(x).sum(axis=0, keepdims=True), {}, r"returned float32 \[1, 5\] for 3 images"),
+    "classes": (lambda x: linear(x).argmax(axis=1), {}, r"returned int32 \[3\]"),
+    "one logit": (lambda x: linear(x)[:, :1], {}, "one logit per image"),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_all_attacks_refuse_the_same_arguments(name):
+    for change, message in BAD.values():
+        arguments = {"key": KEY, "x": X, "y": Y, **change}
+        with pytest.raises(L2LError, match=message):
+            EVERY[name](linear, *arguments.values())
+    if name in ("random_signs", "random"):  # the labels and the model do not matter, or to its end alone
+        return
+    for model, change, message in BAD_MODELS.values():
+        with pytest.raises(L2LError, match=message):
+            EVERY[name](model, *{"key": KEY, "x": X, "y": Y, **change}.values())
+
+
+def test_all_attacks_take_images_of_any_dimensions_or_say_which():
+    shapes = itertools.cycle([(3, 32), (3, 8, 4), (3, 2, 4, 2, 2)])
+    alike = {*SHORT[-4:], "margin", "fab", "targeted", "cascade"}
+    for name, attack in EVERY.items():
+        if name in alike:
+            continue
+        shape = next(shapes)
+        x = jnp.asarray(X.reshape(shape))
+        if name in ("square", "autoattack"):
+            with pytest.raises(L2LError, match=r"square changes windows of \[B, H, W, C\]"):
+                attack(linear, KEY, x, Y)
+        else:
+            assert jax.eval_shape(lambda x, attack=attack: attack(linear, KEY, x, Y), x).shape == shape
+    with pytest.raises(L2LError, match="images have the shape"):
+        evaluate.run_standard_evaluation(linear, X.reshape(3, 32), Y, ball=LINF, key=KEY)
+
+
+def test_keys_of_all_forms_are_taken():
+    x_adv = attacks.random_signs(LINF)(linear, KEY, X, Y)
+    for key in (0, np.int64(0), jax.random.PRNGKey(0), example_keys(KEY, 3)):
+        np.testing.assert_array_equal(attacks.random_signs(LINF)(linear, key, X, Y), x_adv)
+
+
+def test_a_users_attack_that_draws_from_one_key_is_named():
+    def mine(logits_fn, key, x, y):
+        return LINF.project(x + jax.random.normal(key, x.shape), x)
+
+    for attack in (
+        lambda: attacks.restarts(mine, 2)(linear, KEY, X, Y),
+        lambda: attacks.best_of([mine])(linear, 0, X, Y),
+    ):
+        with pytest.raises(L2LError, match="draws from one key but gets a key per example"):
+            attack()
+    with pytest.raises(L2LError, match="draws from one key but gets a key per example"):
+        evaluate.evaluate(linear, (X, Y), {"mine": mine}, key=KEY)
+    with pytest.raises(L2LError, match=r"the attack returned \[3, 4\] for images \[3, 4, 4, 2\]"):
+        evaluate.evaluate(linear, (X, Y), {"mine": lambda f, key, x, y: x[:, :, 0, 0]}, key=KEY)
+
+
+# Options
+
+
+def options(make):
+    """The keywords of a function that have a range, as (name, range)."""
+    for name, parameter in inspect.signature(make, eval_str=True).parameters.items():
+        for note in get_args(parameter.annotation)[1:]:
+            if isinstance(note, Range):
+                yield name, note
+
+
+MAKERS = [
+    attacks.pgd, attacks.momentum, attacks.line_search, attacks.backtracking, attacks.random_noise, attacks.l2l_da_cw,
+    attacks.l2l_cw, attacks.cw_l2, attacks.apgd, attacks.apgd_targeted, attacks.fab, attacks.fab_targeted,
+    attacks.minimal_perturbation, attacks.square, attacks.restarts, attacks.multi_targeted, learned.recurrent,
+    learned.convolutional, attacks.ascend, attacks.gradient_attack,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_options_have_ranges(make):
+    required = {
+        name: 1 for name, p in inspect.signature(make).parameters.items() if p.default is inspect.Parameter.empty
+    }
+    ranges = list(options(make))
+    assert ranges
+    for name, allowed in ranges:
+        for value in (-1, math.nan, math.inf, "abc", None, [1], allowed.low - 1, *([allowed.low] * allowed.above)):
+            with pytest.raises(L2LError, match=f"^{name}="):
+                make(**{**required, name: value})
+
+
+def test_numbers_of_jax_and_numpy_pass_wherever_floats_do():
+    eps, step = jnp.float32(0.1), jnp.float32(0.05)
+    for number in (lambda a: a, np.asarray):
+        ball = threat.linf(number(eps))
+        assert type(ball.eps) is float and hash(ball)
+        attacks.pgd(ball, step_size=number(step), steps=np.int64(2))(linear, KEY, X, Y)
+        assert ensemble.stages(ball, "standard", num_classes=10) is ensemble.stages(ball, "standard", num_classes=10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pgd2+best+best", "pgd2+best+first", "pgd2+restarts2+restarts3", "pgd2+targeted+targeted", "pgd" + 20 * "9",
+        "pgd10000000", "pgd2+restarts" + 20 * "9", "pgd٣", "pgd\uff12", "pgd2+restarts\uff12", "pgd2@ľ2l", "pgd02",
+        "pgd2+", "",
+    ],
+)  # fmt: skip
+def test_names_are_plain_ascii_with_each_option_once(name):
+    with pytest.raises(L2LError):
+        attacks.create(name, LINF)
+    with pytest.raises(L2LError):
+        names.register("naïve", attacks.fgsm)
+
+
+# Half precision
+
+
+HALVES = [jnp.float16, jnp.bfloat16]
+
+
+def inside(ball, x_adv, x):
+    """Whether images lie in the ball and in [0, 1], up to the rounding of float32."""
+    delta = (np.asarray(x_adv, np.float64) - np.asarray(x, np.float64)).reshape(len(x), -1)
+    length = np.abs(delta).max(axis=1) if ball.name == "linf" else np.linalg.norm(delta, axis=1)
+    return (length <= ball.eps * (1 + 1e-6) + 1e-7).all() and x_adv.min() >= 0 and x_adv.max() <= 1
+
+
+@pytest.mark.parametrize("norm", threat.BALLS)
+@few
+@given(dtype=st.sampled_from(HALVES), eps=st.floats(0, 0.9), seed=st.integers(0, 99), length=st.floats(-3, 3))
+def test_half_precision_stays_in_the_ball(norm, dtype, eps, seed, length):
+    x, moved = np.random.RandomState(seed).uniform(size=(2, 2, 3, 3, 1))
+    x, moved, ball = jnp.asarray(x, dtype), jnp.asarray(x + length * (moved - 0.5), dtype), threat.BALLS[norm](eps)
+    for x_adv in (ball.project(moved, x), ball.sample(KEY, x)):
+        assert x_adv.dtype == dtype and inside(ball, x_adv, x)
+    assert (ball.project(x, x) == x).all()
+    assert (ball.steepest(jnp.zeros_like(x)) == 0).all() and ball.steepest(x).dtype == dtype
+
+
+def threshold(x):
+    """The second class wins where the first pixel is above 0.5."""
+    return jnp.stack([0.5 - x[:, 0, 0, 0], x[:, 0, 0, 0] - 0.5], axis=1).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("name", ["cw100", "cw_l2100", "l2l_cw", "pgd5", "apgd5", "fab5", "square9"])
+def test_attacks_on_half_precision_compute_in_single(name):
+    dtype = HALVES[len(name) % 2]
+    ball, x, y = threat.linf(0.2), jnp.full((2, 2, 2, 1), 0.4, dtype), jnp.zeros(2, int)
+    seen = []
+    model = lambda x: seen.append(x.dtype) or threshold(x)
+    x_adv = attacks.create(name, ball)(model, KEY, x, y)
+    assert {x_adv.dtype, *seen} == {jnp.dtype(dtype)} and inside(ball, x_adv, x)
+    if name == "cw100":  # 100 steps of 0.001 do not reach the boundary
+        assert jnp.abs(x_adv - x).max() > 0.05
+    else:
+        assert (losses.accuracy(threshold(x_adv), y) == 0).all()
+
+
+def test_standard_evaluation_takes_half_precision():
+    x = jnp.asarray(X, jnp.bfloat16)
+    fgsm = {"fgsm": attacks.fgsm(LINF)}
+    half, single = (evaluate.run_in_turn(linear, a, Y, fgsm, ball=LINF, key=KEY) for a in (x, x.astype(np.float32)))
+    np.testing.assert_array_equal(half.x_adv, single.x_adv)
+
+
+# Numbers that are not finite
+
+
+@few
+@given(
+    hnp.arrays(
+        np.float32,
+        (3, 4),
+        elements=st.one_of(st.floats(-(2.0**100), 2.0**100, width=32), st.sampled_from([np.nan, np.inf, -np.inf])),
+    )
+)
+def test_gradients_are_finite_and_infinity_is_the_largest_entry(g):
+    made = np.asarray(finite(jnp.asarray(g)))
+    usual = np.isfinite(g)
+    assert np.isfinite(made).all() and (made[np.isnan(g)] == 0).all()
+    np.testing.assert_array_equal(made[usual], g[usual] if np.abs(g[usual]).min(initial=1) > 1e-37 else made[usual])
+    np.testing.assert_array_equal(np.sign(made[np.isinf(g)]), np.sign(g[np.isinf(g)]))
+    for row, before in zip(made, g, strict=True):
+        known = np.abs(before[np.isfinite(before)]).max(initial=0)
+        assert (np.abs(row[np.isinf(before)]) > known).all()
+
+
+def rooted(x):
+    """Class 0 wins until the sum of the pixels' roots is 2.6; at 0 all gradients are infinite or NaN."""
+    s = jnp.sqrt(x).reshape(len(x), -1).sum(axis=1)
+    z = 0 * s
+    return jnp.stack([2.6 - s, s - 2.6, z - 9, z - 9.5], axis=1)
+
+
+BLACK, NONE, SMALL = jnp.zeros((4, 4, 4, 1)), jnp.zeros(4, int), threat.linf(0.04)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd3", "pgd3+best", "momentum3", "bls3", "cw100", "cw_l2", "apgd3"])
+def test_attacks_climb_where_gradients_are_infinite(name):
+    x_adv = jax.jit(attacks.create(name, SMALL))(jax.tree_util.Partial(rooted), KEY, BLACK, NONE)
+    assert inside(SMALL, x_adv, BLACK) and (losses.accuracy(rooted(x_adv), NONE) == 0).all()
+
+
+def test_standard_evaluation_climbs_where_gradients_are_infinite():
+    found = evaluate.run_standard_evaluation(rooted, BLACK, NONE, ball=SMALL, key=KEY, only=["apgd-t", "fab-t"])
+    assert found.robust_acc == 0 and np.isfinite(found.x_adv).all()
+
+
+def test_the_nearest_boundary_has_a_finite_normal():
+    value, w = attacks.boundary.nearest_boundary(rooted, SMALL, BLACK, NONE, jnp.ones((1, 4), int))
+    np.testing.assert_allclose(value, -5.2, rtol=1e-6)
+    np.testing.assert_array_equal(w, jnp.ones_like(BLACK))
+
+
+def test_images_with_nan_are_never_handed_on():
+    broken = lambda f, key, x, y: jnp.where((jnp.arange(len(x)) % 2 == 0).reshape(-1, 1, 1, 1), jnp.nan, x)
+    for attack in (attacks.best_of([broken]), attacks.cascade([broken]), attacks.restarts(broken, 2)):
+        np.testing.assert_array_equal(attack(linear, KEY, X, Y), X)
+    for judge in (evaluate.evaluate, lambda f, split, *a, **k: evaluate.run_in_turn(f, *split, *a, **k)):
+        with pytest.raises(L2LError, match=r"broken left \[0, 1\] or returned NaN"):
+            judge(linear, (X, np.asarray(linear(X)).argmax(1)), {"broken": broken}, key=KEY)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_an_error_on_the_host(value):
+    breaks = lambda x: jnp.where(x.max(axis=(1, 2, 3), keepdims=True)[:, 0, 0] > 0.99, value, linear(x))
+    x, white = 0.9 * X, {"white": lambda f, key, x, y: jnp.ones_like(x)}
+    y = np.asarray(linear(x)).argmax(axis=1)
+    with pytest.raises(L2LError, match="white reached images with NaN logits or infinite ones"):
+        evaluate.evaluate(breaks, (x, y), white, key=KEY)
+    with pytest.raises(L2LError, match="the model returned NaN logits or infinite ones"):
+        evaluate.evaluate(breaks, (np.ones_like(X), y), {}, key=KEY)
+
+
+# Misclassified
+
+
+@few
+@given(
+    hnp.arrays(np.float32, (4, 3), elements=st.sampled_from([0.0, 1.0, 2.0, np.inf, -np.inf, np.nan])),
+    st.integers(0, 2),
+)
+def test_the_margin_has_the_sign_of_accuracy(logits, label):
+    y = jnp.full(4, label)
+    right = np.asarray(losses.accuracy(logits, y)) == 1
+    np.testing.assert_array_equal(right, (logits.argmax(axis=1) == label) & ~np.isnan(logits).any(axis=1))
+    margin = np.asarray(losses.margin(jnp.asarray(logits), y))
+    np.testing.assert_array_equal(margin < 0, right)
+    np.testing.assert_array_equal(margin > 0, ~right)
+    apart = np.isfinite(logits).all(axis=1) & (np.abs(margin) > 1e-30)
+    others = np.where(np.arange(3) == label, -np.inf, logits).max(axis=1)
+    np.testing.assert_array_equal(margin[apart], others[apart] - logits[apart, label])
+
+
+def tied(x):
+    """Class 0 ties with class 1 where a pixel reaches 0.5, and then wins; else class 1 does."""
+    return jnp.stack([(x.reshape(len(x), -1).max(axis=1) >= 0.5).astype(float), jnp.ones(len(x))], axis=1)
+
+
+@pytest.mark.parametrize("name", ["square20", "random5", "random_signs", "targeted"])
+def test_a_tie_that_the_label_loses_counts(name):
+    made = {
+        "random_signs": attacks.random_signs(LINF),
+        "targeted": attacks.targeted(attacks.create("square20", LINF), 0),
+    }
+    x, y = jnp.full((2, 6, 6, 1), 0.45), jnp.ones(2, int)
+    attack = made.get(name) or attacks.create(name, LINF)
+    assert (losses.accuracy(tied(attack(tied, KEY, x, y)), y) == 0).all()
+
+
+# Ranks of target classes
+
+
+@few
+@given(st.integers(2, 6), st.integers(1, 9), st.integers(0, 6), st.integers(0, 99))
+def test_targets_begin_at_their_rank(classes, n, first, seed):
+    logits = np.random.RandomState(seed).normal(size=(3, classes)).astype(np.float32)
+    y = np.arange(3) % classes
+    order = np.argsort(-np.where(np.eye(classes, dtype=bool)[y], np.inf, logits), axis=1)[:, 1:].T
+    if first >= classes - 1:
+        with pytest.raises(L2LError, match=f"first={first}: the model has {classes - 1} wrong classes"):
+            gradient.likeliest_wrong(logits, y, n, first)
+    else:
+        np.testing.assert_array_equal(gradient.likeliest_wrong(logits, y, n, first), order[first : first + n])
+        traced = jax.jit(lambda first: gradient.likeliest_wrong(logits, y, n, first))(first)
+        np.testing.assert_array_equal(traced[: len(order[first : first + n])], order[first : first + n])
+
+
+def test_the_arguments_of_an_attack_are_typed():
+    model, keys, x, y = entrance.enter(linear, 0, X.astype(np.float16), Y)
+    assert x.dtype == jnp.float32 and keys.shape == (3,) and y.shape == (3,)
+    assert model(x).dtype == jnp.float16

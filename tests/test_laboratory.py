@@ -1,0 +1,166 @@
+"""The laboratory's flags: numbers have ranges, nothing begins that would fail, no default overwrites what is kept."""
+
+import dataclasses
+import importlib
+import types
+import typing
+from pathlib import Path
+
+import pytest
+
+from bench import benchmark, goals, gpu, throughput
+from bench.cells import cells
+from l2ljax import devices, files, values
+from l2ljax.types import L2LError
+
+SCRIPTS = ("ablation", "autoattack", "cycle", "gail_speed", "goals", "reproduce", "scaling", "strength", "throughput")
+KINDS = {name: importlib.import_module(name).Flags for name in SCRIPTS} | {"gpu": gpu.Flags}
+
+
+def numbers(annotation):
+    """The members of an annotation that are numbers, those of unions and tuples included."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (tuple, typing.Union, types.UnionType):
+        return [number for member in args for number in numbers(member)]
+    return [annotation] if (args[0] if origin is typing.Annotated else annotation) in (int, float) else []
+
+
+@pytest.mark.parametrize("script", KINDS)
+def test_each_number_has_a_range(script):
+    hints = typing.get_type_hints(KINDS[script], include_extras=True)
+    for field in dataclasses.fields(KINDS[script]):
+        for member in numbers(hints[field.name]):
+            assert any(isinstance(note, values.Range) for note in typing.get_args(member)[1:]), field.name
+            for bad in (float("nan"), float("inf"), -1, True):
+                with pytest.raises(L2LError, match=f"^--{field.name}="):
+                    values.check(member, bad, f"--{field.name}")
+
+
+@pytest.mark.parametrize("script", KINDS)
+def test_a_try_overwrites_nothing_that_is_kept(script):
+    folders = [field.default for field in dataclasses.fields(KINDS[script]) if isinstance(field.default, Path)]
+    presets = throughput.presets().values() if script == "throughput" else []
+    folders += [preset["out"] for preset in presets if "out" in preset]
+    if script == "reproduce":  # it is asked to collect, and for the tables
+        folders.remove(Path("experiments/results"))
+    assert all(folder.parts[0] == "runs" for folder in folders)
+
+
+@pytest.fixture
+def at(tmp_path, monkeypatch):
+    """An empty folder, where whoever begins to work fails."""
+    monkeypatch.chdir(tmp_path)
+
+    def begun(*_, **__):
+        raise AssertionError("it began")
+
+    monkeypatch.setattr(benchmark, "matrix_ceiling", begun)
+    monkeypatch.setattr(benchmark, "variants", begun)
+    monkeypatch.setattr(throughput, "_measure", begun)
+    monkeypatch.setattr(gpu.agenda, "run", begun)
+    monkeypatch.setattr(goals, "run", begun)
+    for name, work in {"ablation": "experiment.run_once", "strength": "losses_along", "gail_speed": "experiment.run",
+                       "autoattack": "load_classifier", "cycle": "play", "scaling": "cost.mark",
+                       "reproduce": "work.work"}.items():  # fmt: skip
+        owner, _, function = work.rpartition(".")
+        module = importlib.import_module(name)
+        monkeypatch.setattr(getattr(module, owner) if owner else module, function, begun)
+    return tmp_path
+
+
+TIMED = {"model": "digits_cnn", "attacks": "pgd2", "batch_sizes": "8"}
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        *(("throughput", TIMED | changes, message) for changes, message in [
+            ({"batch_sizes": "0"}, "--batch-sizes=0: give a whole number"),
+            ({"batch_sizes": "8,abc"}, "--batch-sizes=abc: give a whole number"),
+            ({"batch_sizes": ""}, "--batch-sizes=: give a whole number .* separated by commas"),
+            ({"batch_sizes": "٣٢"}, "--batch-sizes=٣٢: give"),
+            ({"dtypes": "float32,float8"}, "--dtypes=float8: give float32 or bfloat16"),
+            ({"model": "digits_cnn,no_net"}, "unknown classifier 'no_net'"),
+            ({"attacks": "pgd2,no_attack"}, "unknown attack"),
+            ({"train": "plain,no_method"}, "unknown method"),
+            ({"train": "plain:in_turn"}, "unknown schedule"),
+            ({"train": "plain", "steps": "1,0"}, "--steps=0"),
+            ({"steps": "3"}, "--steps does nothing without --train"),
+            ({"memory": True}, "--memory does nothing without --train"),
+            ({"attacker_width": 8}, "--attacker-width does nothing without --train"),
+            ({"image_shape": (3, 3, 2)}, "--image-shape does nothing without --model=module:function"),
+            ({"model": "mine:make", "image_shape": (3, 0, 2)}, "--image-shape=0"),
+            ({"model": "mine:make"}, "needs --image-shape"),
+            ({"attacks": ""}, "nothing to measure"),
+            ({"rivals": "pytorch"}, "unknown rival"),
+            ({"eps": "abc"}, "abc"),
+            ({"out": Path("/proc/x.json")}, "cannot write /proc/x.json"),
+            ({"variants": True}, "--model does nothing with --variants"),
+            ({"stock_scan": True}, "--stock-scan does nothing without --variants"),
+        ]),
+        ("throughput", {"variants": True, "batch_sizes": "8,16"}, "--batch-sizes=8,16: give a whole number"),
+        ("throughput", {"variants": True, "out": Path("/proc/x.json")}, "cannot write"),
+        ("reproduce", {"collect": "run", "name": "../../x"}, r"--name=../../x: give letters"),
+        ("reproduce", {"collect": "run"}, "--name=: give letters"),
+        ("reproduce", {"list": True, "name": "x"}, "--name belongs to"),
+        ("reproduce", {"tables": True, "only": "rnn_adv:table3"}, "--only belongs to"),
+        ("reproduce", {"list": True, "only": "foo"}, "--only=foo: no such table or row"),
+        ("reproduce", {"minutes": 9.0, "only": "foo"}, "--only=foo: no such table or row"),
+        ("reproduce", {}, "nothing to do"),
+        ("ablation", {"out": Path("/proc")}, "cannot write /proc/digits_methods.json"),
+        ("ablation", {"attacks": "no_attack"}, "unknown attack"),
+        ("autoattack", {"victim": "none", "attacks": "square,foo"}, "--attacks=foo: give apgd-ce or"),
+        ("autoattack", {"victim": "none", "eps": "abc"}, "abc"),
+        ("cycle", {"out": Path("/proc/x.json")}, "cannot write"),
+        ("gail_speed", {"imitation": "/no/python"}, "--imitation=/no/python: no such program"),
+        ("gail_speed", {"out": Path("/proc/x.json")}, "cannot write"),
+        ("goals", {"only": "trainin"}, "--only=trainin: choose from"),
+        ("goals", {"victim": Path("none")}, "there is no none/config.json"),
+        ("goals", {"data_dir": Path("none")}, "there is no none"),
+        ("gpu", {"models": "resnet20,no_net"}, "unknown classifier 'no_net'"),
+        ("gpu", {"dtypes": "bf16"}, "--dtypes=bf16: give bfloat16 or float32"),
+        ("gpu", {"programs": "pgd10,foo"}, "unknown attack"),
+        ("gpu", {"programs": "pgd10:foo"}, "unknown program pgd10:foo"),
+        ("gpu", {"methods": "foo"}, "unknown method"),
+        ("gpu", {"smoke_shape": (8, 8, 0)}, "--smoke-shape=0"),
+        ("gpu", {"only": "foo"}, "--only=foo: choose from"),
+        ("scaling", {"arch": "foo"}, "unknown classifier 'foo'"),
+        ("scaling", {"devices": (8, 0)}, "--devices=0: give a whole number"),
+        ("scaling", {"devices": ()}, "nothing to estimate"),
+        ("scaling", {"bandwidth": (0.0,)}, "--bandwidth=0.0: give a number above 0"),
+        ("strength", {"victims": "none", "attackers": "none"}, "cannot read none/config.json"),
+        ("strength", {"victims": "", "attackers": "none"}, "--victims="),
+    ],
+)  # fmt: skip
+def test_what_would_fail_is_not_begun(script, flags, message, at):
+    main = gpu.run if script == "gpu" else importlib.import_module(script).main
+    with pytest.raises(L2LError, match=message) as error:
+        main(KINDS[script](**flags))
+    assert "\n" not in str(error.value)
+    assert not list(at.rglob("*.json"))
+
+
+def test_what_is_right_is_begun(at):
+    for script, flags in {"throughput": TIMED, "cycle": {}, "scaling": {}, "reproduce": {"minutes": 1.0}}.items():
+        with pytest.raises(AssertionError, match="it began"):
+            importlib.import_module(script).main(KINDS[script](**flags))
+    for changes in ({}, {"train": "plain,grad_l2l:alternating", "steps": "1,5", "attacker_width": 4}):
+        assert len(cells(throughput.Flags(**TIMED | changes))) == 1 + 2 * bool(changes)
+
+
+def test_devices_share_a_batch(monkeypatch):
+    monkeypatch.setattr(devices, "first", lambda count=None: [None] * (count or 2))
+    with pytest.raises(L2LError, match="--batch-sizes=9: 2 devices share a batch: give a multiple of 2"):
+        cells(throughput.Flags(**TIMED | {"batch_sizes": "8,16,9"}))
+    assert cells(throughput.Flags(**TIMED | {"batch_sizes": "8,16,9", "devices": 1}))
+
+
+def test_a_file_that_is_there_stays_as_it_is(tmp_path):
+    kept = tmp_path / "folder" / "kept.json"
+    files.check_writable(kept)
+    assert not kept.exists()
+    kept.write_text("content")
+    files.check_writable(kept)
+    assert kept.read_text() == "content" and list(kept.parent.iterdir()) == [kept]
+    with pytest.raises(L2LError, match="cannot write"):
+        files.check_writable(tmp_path)

@@ -1,0 +1,125 @@
+"""The recipes against the papers' settings, typed here from the papers and their released codes."""
+
+import pytest
+
+from l2ljax import data, defenses
+from l2ljax.run import recipes
+from l2ljax.run.recipes import RECIPES, default, find
+from l2ljax.types import L2LError
+
+SGD = {"optimizer": "sgd", "batch_size": 128}
+ADAM = {"attacker_optimizer": "adam", "attacker_lr": 1e-3, "attacker_weight_decay": 2e-4}
+L2L = {
+    **SGD, "arch": "wrn_34_10", "eps": "0.031", "epochs": 100, "lr": 0.1, "weight_decay": 2e-4, "decay": 0.1,
+    "milestones": (29, 59, 89), "selection": "test", "selection_attack": "pgd10@l2l", "val_size": 0,
+}  # fmt: skip
+RNN = {"steps": 10, "normalize": "none", "weights": "t", "biases": False, "start": "gaussian"}
+BAYESIAN = {
+    **SGD, "arch": "vgg16", "eps": "8/255", "epochs": 200, "lr": 0.01, "weight_decay": 5e-4, "decay": 0.1,
+    "milestones": (80, 140, 180), "selection": "last",
+}  # fmt: skip
+TRADES = {**SGD, "epochs": 76, "lr": 0.1, "weight_decay": 2e-4, "milestones": (74,), "selection": "last"}
+MNIST = {
+    **SGD, "arch": "small_cnn", "eps": "0.3", "epochs": 100, "lr": 0.01, "weight_decay": 0.0, "decay": 0.1,
+    "milestones": (54, 74, 89), "selection": "last",
+}  # fmt: skip
+AIT = {**SGD, "epochs": 200, "lr": 0.1, "weight_decay": 2e-4, "milestones": (59, 89), "decay": 0.1}
+DA = {
+    "optimizer": "sgd", "batch_size": 100, "lr": 0.01, "weight_decay": 1e-5, "decay": 0.1,
+    "attacker_optimizer": "sgd", "attacker_lr": 0.01, "attacker_weight_decay": 1e-5, "selection": "test",
+}  # fmt: skip
+
+PRINTED = [
+    # recipe, data set, method, settings, the method's options (those not listed are free)
+    ("l2l", "cifar10", "grad_l2l", {**L2L, **ADAM, "schedule": "alternating"},
+     {"attacker": "wide", "normalize": "batch"}),
+    ("l2l", "cifar100", "two_step_l2l", {**L2L, **ADAM, "schedule": "alternating"}, {"attacker": "wide"}),
+    ("l2l", "cifar10", "naive_l2l", {**L2L, **ADAM, "schedule": "alternating"}, {}),
+    ("l2l_v2", "cifar10", "grad_only_l2l", {**L2L, **ADAM, "schedule": "alternating"}, {}),
+    ("l2l", "cifar100", "pgd_adv", L2L, {"steps": 10, "step_size": 0.007, "start": "clean"}),
+    ("l2l", "cifar10", "plain", {"epochs": 200, "weight_decay": 5e-4, "nesterov": True, "decay": 0.2,
+                                 "milestones": (60, 120, 160)}, {}),
+    ("l2l_v2", "cifar10", "ait", {**AIT, "arch": "wrn_34_10", "eps": "0.031"}, {"label_eps": 0.5}),
+    ("l2l_v2", "cifar10", "ait_l2l", {**AIT, **ADAM, "arch": "wrn_34_10", "eps": "0.031", "schedule": "joint"},
+     {"label_eps": 0.5, "attacker": "wide", "normalize": "batch"}),
+    ("ait", "cifar10", "ait", {**AIT, "arch": "wrn_28_10", "eps": "8/255", "selection": "last"}, {"label_eps": 0.5}),
+    ("trades", "cifar10", "trades", {**TRADES, "arch": "wrn_34_10", "eps": "0.031"},
+     {"beta": 6.0, "steps": 10, "step_size": 0.007}),
+    ("trades", "mnist", "trades", MNIST, {"beta": 1.0, "steps": 40, "step_size": 0.01}),
+    ("rnn_adv", "cifar10", "rnn_adv", {**BAYESIAN, "schedule": "joint"}, {**RNN, "scale": 255 / 8}),
+    ("rnn_adv", "cifar10", "rnn_trades", {**TRADES, "arch": "vgg16", "eps": "8/255", "schedule": "joint"},
+     {**RNN, "scale": 255 / 8, "beta": 6.0}),
+    ("rnn_adv", "cifar10", "pgd_adv", BAYESIAN, {"steps": 10, "step_size": 0.007, "start": "clean"}),
+    ("rnn_adv", "cifar10", "trades", {**TRADES, "arch": "vgg16", "eps": "8/255"},
+     {"beta": 6.0, "steps": 10, "step_size": 0.007}),
+    ("rnn_adv", "mnist", "rnn_adv", MNIST, {**RNN, "scale": 1 / 0.3}),
+    ("rnn_adv", "mnist", "rnn_trades", MNIST, {**RNN, "scale": 1 / 0.3, "beta": 1.0}),
+    ("rnn_adv", "mnist", "pgd_adv", MNIST, {"steps": 10, "step_size": 0.075}),
+    ("rnn_adv", "mnist", "trades", MNIST, {"beta": 1.0, "steps": 10}),
+    ("l2l_da", "mnist", "l2l_da", {**DA, "arch": "lenet5", "eps": "0.3", "clip_norm": 1.0, "clip_warmup": False,
+                                   "schedule": "joint", "augment": "crop"},
+     {"steps": 10, "step": 0.25, "diversity": 0.02, "latent": 8, "delta": True, "label": True, "normalize": "channel"}),
+    ("l2l_da", "cifar10", "l2l_da", {**DA, "arch": "resnet20", "eps": "8/255", "pretrained": True, "warmup": 0.0},
+     {"steps": 10, "step": 0.25, "diversity": 0.5}),
+    ("l2l_da", "mnist", "l2l_star", {**DA, "arch": "lenet5"}, {"steps": 1, "step": 1.0, "normalize": "mean"}),
+    ("l2l_da", "cifar10", "cw_adv", {**DA, "pretrained": True}, {"steps": 100}),
+    ("l2l_da", "mnist", "pgd_adv", {**DA, "arch": "lenet5"}, {"steps": 10, "start": "uniform"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dataset", "method", "settings", "options"), PRINTED, ids=["-".join(row[:3]) for row in PRINTED]
+)
+def test_a_recipe_is_as_printed(recipe, dataset, method, settings, options):
+    ours = find(dataset, method, recipe)
+    assert ours.recipe == recipe
+    assert {name: getattr(ours, name) for name in settings} == settings
+    complete = {**defenses.options(method), **ours.options}
+    assert {name: complete[name] for name in options} == pytest.approx(options)
+    assert set(ours.options) <= set(defenses.options(method))
+
+
+def test_the_papers_steps():
+    """L2L-DA counts steps: 100,000 on batches of 100 of 60,000 images, 1,000 of them plain; the rate falls halfway."""
+    ours = find("mnist", "l2l_da", "l2l_da")
+    assert ours.epochs * 600 == pytest.approx(100_000, abs=1e-6)
+    assert round(ours.warmup * 600) == 1_000
+    assert [round(m * 600) for m in ours.milestones] == [50_000]
+    cifar = find("cifar10", "l2l_da")
+    assert (cifar.epochs * 500, [round(m * 500) for m in cifar.milestones]) == (100_000, [50_000])
+
+
+def test_the_default_is_the_papers_recipe_on_its_own_data():
+    expected = {
+        ("cifar10", "rnn_adv"): "rnn_adv", ("mnist", "rnn_trades"): "rnn_adv", ("cifar10", "trades"): "trades",
+        ("cifar100", "grad_l2l"): "l2l", ("cifar10", "ait"): "ait", ("cifar10", "ait_l2l"): "l2l_v2",
+        ("mnist", "l2l_da"): "l2l_da", ("cifar10", "cw_adv"): "l2l_da", ("cifar10", "pgd_adv"): "rnn_adv",
+        ("cifar100", "pgd_adv"): "l2l", ("digits", "rnn_adv"): "ours", ("fashion_mnist", "grad_l2l"): "ours",
+        ("cifar100", "rnn_adv"): "ours", ("mnist", "grad_l2l"): "ours",
+    }  # fmt: skip
+    assert {key: default(*key) for key in expected} == expected
+    for dataset in data.NAMES:
+        for method in {**defenses.METHODS, **defenses.ATTACKERS}:
+            assert find(dataset, method).recipe == default(dataset, method)
+            assert find(dataset, method, "ours").recipe == "ours"
+
+
+def test_a_recipe_without_the_row_is_refused():
+    with pytest.raises(L2LError, match=r"recipe trades has no rnn_adv on cifar10: it has trades; or --recipe=ours"):
+        find("cifar10", "rnn_adv", "trades")
+    with pytest.raises(L2LError, match=r"unknown recipe 'madry': choose from rnn_adv, l2l, "):
+        find("cifar10", "rnn_adv", "madry")
+
+
+def test_every_recipe_is_complete():
+    for name, recipe in RECIPES.items():
+        assert {method for _, method in recipe.table} >= set(recipe.methods)
+        for (dataset, method), settings in recipe.table.items():
+            assert set(settings.options) <= set(defenses.options(method)), (name, dataset, method)
+            assert settings.selection in ("validation", "test", "last")
+            assert (settings.val_size > 0) == (settings.selection == "validation") or method in defenses.ATTACKERS
+
+
+def test_the_table_has_a_row_for_each_method():
+    lines = recipes.table("cifar10").splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == list(defenses.METHODS)

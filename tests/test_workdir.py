@@ -1,0 +1,71 @@
+"""A run's folder: rows that can be read are never lost, and what is no run's is one line."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2ljax.runtime.workdir import Workdir, read_json
+from l2ljax.types import L2LError
+
+ROW = st.dictionaries(st.text(max_size=3), st.floats() | st.lists(st.floats(), max_size=2), max_size=2)
+NO_ROW = st.one_of(
+    st.binary(max_size=12).map(lambda b: b.replace(b"\n", b"")),
+    st.sampled_from([b"3", b"null", b"[1]", b'{"step": null}', b'{"step": "1"}', b'{"step": 1', b"\xff", b"[" * 9999]),
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return Workdir(tmp_path_factory.mktemp("run"), {"seed": 0})
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=60)
+@given(st.lists(ROW | NO_ROW, max_size=9), st.integers(-1, 9), st.binary(max_size=3))
+def test_lines_that_cannot_be_read_lose_no_others(workdir, lines, last, end):
+    rows = [{**line, "step": i + 1} for i, line in enumerate(lines) if isinstance(line, dict)]
+    steps = iter(rows)
+    encoded = [json.dumps(next(steps)).encode() if isinstance(line, dict) else line for line in lines]
+    (workdir.path / "metrics.jsonl").write_bytes(b"\n".join([*encoded, b'{"step": 7, "lo' + end.replace(b"\n", b"")]))
+    text = [json.dumps(row) for row in rows]
+    assert [json.dumps(row) for row in workdir.rows()] == text
+    workdir.forget_after(last)
+    workdir.record([{"step": 99}])
+    kept = [line for line, row in zip(text, rows, strict=True) if row["step"] <= last]
+    assert (workdir.path / "metrics.jsonl").read_text().splitlines() == [*kept, '{"step": 99}']
+
+
+def test_missing_rows_are_told(workdir, capsys):
+    file = workdir.path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"st\n{"step": 3}\n{"step": 4}\n')
+    workdir.forget_after(3)
+    assert "lacks 1 of 3 rows, that of step 2 first" in capsys.readouterr().err
+    file.unlink()
+    workdir.forget_after(3)
+    assert "lacks 3 of 3 rows, that of step 1 first" in capsys.readouterr().err
+    workdir.record([{"step": i} for i in (1, 2, 3)])
+    workdir.forget_after(3)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_no_file_of_rows_or_settings_is_one_line(tmp_path):
+    folder = Workdir(tmp_path, {"seed": 0})
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(L2LError, match=r"cannot read .*metrics.jsonl \(Is a directory\): move it away"):
+        folder.rows()
+    for content in (b"\xff\xfe\x00", b"[]", b"null", b"3", b"{", b"", b"[" * 9999):
+        (tmp_path / "config.json").write_bytes(content)
+        for read in (lambda: read_json(tmp_path / "config.json"), lambda: Workdir(tmp_path, {"seed": 0})):
+            with pytest.raises(L2LError, match=r"cannot read .*config.json \(.*\): give the workdir of a run") as error:
+                read()
+            assert "\n" not in str(error.value)
+
+
+def test_a_workdir_keeps_to_its_network(tmp_path):
+    Workdir(tmp_path, {"network": ("0.1", "a")})
+    Workdir(tmp_path, {"network": ("0.2", "b")})  # another version of JAX writes programs otherwise
+    Workdir(tmp_path, {})
+    Workdir(tmp_path, {"network": ("0.2", "a")})  # one without a network was there before
+    with pytest.raises(L2LError, match="holds a run of another network, of the same name: choose another"):
+        Workdir(tmp_path, {"network": ("0.2", "b")})
