@@ -206,7 +206,7 @@ def find(dataset: str | data.Dataset, method: str, recipe: str | None = None) ->
     defenses.find(method)  # knows the names
     name = dataset if isinstance(dataset, str) else dataset.name
     if name not in data.NAMES:
-        known = data.nearest(data.source(dataset).image_shape)
+        known = data.nearest((data.source(name) if isinstance(dataset, str) else dataset).image_shape)
         settings = find(known, method, recipe or "ours")
         return settings._replace(source=f"{settings.source}: as {known}")
     recipe = recipe or default(name, method)

@@ -85,6 +85,8 @@ def _each(flags: T, function: Callable[[Any, Any, str], Any]) -> T:
     new = {}
     for name, kind in typing.get_type_hints(type(flags), include_extras=True).items():
         value, named = getattr(flags, name), f"--{name.replace('_', '-')}"
+        if value == ():
+            raise L2LError(f"{named}: give one or more")
         if isinstance(value, tuple):
             element = next(
                 typing.get_args(k)[0] for k in (kind, *typing.get_args(kind)) if typing.get_origin(k) is tuple
