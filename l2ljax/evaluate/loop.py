@@ -186,7 +186,7 @@ def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[
             "check the attack's updates for NaN, and its projection"
         )
     if job.ball is not None:
-        length = float(job.ball.norm(reached - x)[:count].max())
+        length = np.asarray(job.ball.norm(reached - x))[:count].max()
         if length > 1.001 * job.ball.eps + 1e-6:  # beyond rounding
             ball = f"the {job.ball.name} ball of eps = {job.ball.eps:.6g}"
             raise L2LError(f"{turn.name} went {length:.6g} away, out of {ball}: end it with ball.project(x_adv, x)")
