@@ -9,6 +9,7 @@ import http.server
 import io
 import json
 import pickle
+import random
 import re
 import socket
 import struct
@@ -261,6 +262,25 @@ def test_damaged_file_is_one_error_that_names_it(form, file, damage, tmp_path):
     with pytest.raises(L2LError, match=rf"{file} is damaged .*get it again") as error:
         load(name, tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_flipped_bits_and_cuts_are_one_line_at_most(form, tmp_path):
+    """Never a traceback, and never other shapes than those of the set."""
+    name, _, _, make = FORMS[form]
+    files, draw = make(), random.Random(form)
+    write(tmp_path, files)
+    for i in range(12):
+        file = draw.choice(sorted(files))
+        broken = bytearray(files[file])
+        broken[draw.randrange(len(broken))] ^= 1 << draw.randrange(8)
+        (tmp_path / file).write_bytes(broken if i % 3 else broken[: draw.randrange(len(broken))])
+        try:
+            dataset = load(name, tmp_path)
+            assert dataset.image_shape == SOURCES[name].image_shape and dataset.train.images.dtype == np.uint8
+        except L2LError as error:
+            assert "\n" not in str(error)
+        (tmp_path / file).write_bytes(files[file])
 
 
 @pytest.mark.parametrize(
