@@ -427,7 +427,7 @@ def test_the_digits_are_the_official_ones(official):
 
 
 @pytest.mark.parametrize(
-    "value, wrong", [(300, "pixel"), (0.5, "pixel"), (-1, "pixel"), (1.7, "label"), (2**32, "label")]
+    "value, wrong", [(300, "pixel"), (0.5, "pixel"), (-1, "pixel"), (1.7, "label"), (2**32, "label"), (10**30, "label")]
 )
 def test_numbers_that_are_no_pixels_or_labels_are_not_cast(value, wrong, tmp_path):
     def batch(split):
