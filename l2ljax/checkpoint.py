@@ -8,9 +8,8 @@ A checkpoint is a flat mapping from the leaves' paths to arrays, and a checksum 
 read without this library, and reading it runs no code.
 """
 
-import errno
+import functools
 import logging
-import shutil
 import sys
 import zlib
 from collections.abc import Mapping
@@ -47,6 +46,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp  # slow to import, and needed only to save
 
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs each phase of a save, and errors it raises
+        _drop_late_results()
         self.folder = folder.resolve()
         self._args = ocp.args
         alone: dict[str, Any] = {}
@@ -75,10 +75,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         flat = _to_flat(tree)
-        size = sum(array.nbytes for array in flat.values())
         try:
-            if shutil.disk_usage(self.folder).free < size:  # orbax's own end on a full disk prints tracebacks later
-                raise OSError(errno.ENOSPC, f"No space left on device for {size / 1e6:.1f} MB")
             self._manager.save(step, args=self._args.StandardSave({**flat, CHECKSUM: _checksum(flat)}))
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             kept = self.latest()
@@ -159,6 +156,18 @@ class Checkpoints:
     def close(self) -> None:
         """Release orbax's resources."""
         self._manager.close()
+
+
+@functools.cache
+def _drop_late_results() -> None:
+    """After an error orbax closes its event loop, and Python prints a traceback for each array that arrives later."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
