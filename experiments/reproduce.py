@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from l2ljax.files import write_files, write_json
-from l2ljax.runtime.flags import launch
+from l2ljax.runtime.flags import launch, quiet_pipe
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from l2ljax.values import NonNegative
@@ -61,16 +61,16 @@ def main(flags: Flags) -> None:
     }
     for name, needed in used.items():
         if getattr(flags, name) and not needed:
-            raise L2LError(
-                f"--{name.replace('_', '-')} belongs to --list, --minutes, --collect or --judged: see --help"
-            )
+            name = name.replace("_", "-")
+            raise L2LError(f"--{name} belongs to --list, --minutes, --collect or --judged: see --help")
     listing.wanted(flags.only)
     keep(flags, flags.collect, "report.json", "runs", "reports")
     keep(flags, flags.judged, "robustbench.json", "judged", "judgements")
     if flags.minutes:
         work.work(listing.chosen(flags.only, as_printed=flags.printed), minutes=flags.minutes, data_dir=flags.data_dir)
     if flags.list:
-        print(listing.listed(flags.only))
+        with quiet_pipe():
+            print(listing.listed(flags.only))
     if flags.tables:
         write_files({Path("BENCHMARKS.md"): page.markdown(flags.results).encode()})
 

@@ -247,7 +247,7 @@ def test_the_command_shows_its_recipes_as_a_table_and_ends_quietly():
     assert shown.returncode == 0, shown.stderr
     rows = [line for line in shown.stdout.splitlines() if line.startswith("| ")]
     assert len({len(line) for line in rows}) == 1 and len(rows) == 2 + len(defenses.METHODS)
-    assert re.search(r"^\| pgd_adv +\| +vgg16 \| +8/255 \|", shown.stdout, re.MULTILINE)
+    assert re.search(r"^\| rnn_adv \| +pgd_adv \| +vgg16 \| +8/255 \|", shown.stdout, re.MULTILINE)
     cut = command("train", "cifar10", "--help", shell="| head -n 1")
     assert cut.stderr == "" and cut.stdout.count("\n") == 1 and cut.returncode == 0
     for other in (("train", "--help"), ("--help",)):

@@ -40,7 +40,7 @@ class Learned(NamedTuple):
 
 def learned(name: str, own: str = "") -> Learned | None:
     """Return what own, ownN, trained:WORKDIR or trainedN:WORKDIR means (N steps, own: the workdir `own`), else None."""
-    match = re.fullmatch(r"own([1-9]\d*)?|trained([1-9]\d*)?:(.+)", name)
+    match = re.fullmatch(r"own([1-9][0-9]{0,8})?|trained([1-9][0-9]{0,8})?:(.+)", name)
     if match is None:
         return None
     steps = match[1] or match[2]
@@ -116,9 +116,8 @@ def load_attacker(
     saved = read_config(workdir)
     trained = check_threat(workdir, saved, ball)
     if saved["method"] not in {**defenses.METHODS, **defenses.ATTACKERS}:
-        raise L2LError(
-            f"{workdir} holds a {saved['method']}, a defense of yours: keep its attack, or register the defense"
-        )
+        own = f"{workdir} holds a {saved['method']}, a defense of yours"
+        raise L2LError(f"{own}: keep its attack, or register the defense")
     defense = defenses.create(saved["method"], models.create("digits_cnn"), trained, **saved["options"])  # any network
     like = defense.init(jax.random.key(0), jnp.zeros((1, *saved["image_shape"])))
     attack = trained_attack(defense, *checkpoint.restore_player(workdir, "attacker", like), steps=steps, path=path)
@@ -137,11 +136,7 @@ def check_threat(workdir: str | Path, saved: Mapping[str, Any], ball: threat.Bal
 
 
 def load_function(name: str) -> Callable[..., Array]:
-    """Return the function images -> logits that MODULE:FUNCTION, called without arguments, returns.
-
-    Raises:
-      L2LError: there is none.
-    """
+    """Return the function images -> logits that MODULE:FUNCTION returns; an L2LError says if there is none."""
     function = call(name, wanted := "a function of images that returns their logits")
     if not callable(function):
         raise L2LError(f"{name} returned a {type(function).__name__}: let it return {wanted}")
