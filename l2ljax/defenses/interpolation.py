@@ -62,9 +62,10 @@ def interpolated(
         d(x) = 1 - cos(features(x), features(x')),    y~ = (1 - eps_y) y + eps_y (1 - y') / (K - 1),
 
     where the partners (x', y') are the batch in reversed order (over all devices), as in the released code. L2L (2021),
-    eq. 6, has the similarity where the code has the distance, so that features move apart, and the label nearest to
-    (1 - y') / (K - 1) among the distributions within eps_y of y, where both algorithms interpolate. The noise is not clipped to [0, 1], but x~ is. phi moves first and both players
-    use one perturbation, which is schedule "joint". Features are those of evaluation mode.
+    eq. 6, has the similarity where the code has the distance, so that features move apart, and the label nearest to (1
+    - y') / (K - 1) among the distributions within eps_y of y, where both algorithms interpolate. The noise is not
+    clipped to [0, 1], but x~ is. phi moves first and both players use one perturbation, which is schedule "joint".
+    Features are those of evaluation mode.
 
     Args:
       classifier: the network; its `features` are compared.
