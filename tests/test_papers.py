@@ -411,7 +411,7 @@ def test_a_shorter_schedule_says_so_and_only_that_one_does():
     for words in ("6 of 100 epochs", "20,000 of 60,000 training images", "optimizer adam for sgd", "lr 0.001 for 0.01"):
         assert words in said
     generator = {**FULL, "method": "l2l_da", "options": {"attacker_width": 16}}
-    assert "attacker width 16 for none" in compare.shortened(generator, "rnn_adv:table3", "L2LDA")
+    assert "attacker width 16 for 64" in compare.shortened(generator, "rnn_adv:table3", "L2LDA")
     assert (
         compare.shortened({**FULL, "options": {**FULL["options"], "clean_weight": 0.3}}, *row)
         == "clean weight 0.3 for 0"
