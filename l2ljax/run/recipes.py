@@ -243,6 +243,7 @@ def plain_before(settings: Settings) -> Settings:
         method="plain",
         epochs=plain.epochs * stretch,
         milestones=tuple(m * stretch for m in plain.milestones),
+        batch_size=min(plain.batch_size, settings.train_size or plain.batch_size),
         attacks=("pgd10",),
         workdir=settings.workdir / "classifier",
     )
