@@ -148,11 +148,9 @@ def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
     """
     own = {name: training[name] for name in ("dataset", "method", "arch")}
     paper = setting(table, row) or recipes.find(own["dataset"], own["method"], "ours")._replace(**own)
-    said = [
-        f"{training[name]} for {theirs}"
-        for name in ("dataset", "arch")
-        if training[name] != (theirs := getattr(paper, name))
-    ]
+    training = {"schedule": "joint", **training}  # the one schedule of all records that do not name it
+    plain = [name for name in ("dataset", "arch", "eps", "norm") if name in training]
+    said = [f"{training[name]} for {theirs}" for name in plain if training[name] != (theirs := getattr(paper, name))]
     if training["epochs"] != paper.epochs:
         said.append(f"{training['epochs']:g} of {paper.epochs:.4g} epochs")
     images, everything = training.get("train_size"), TRAIN_IMAGES.get(training["dataset"])
