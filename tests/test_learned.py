@@ -336,9 +336,9 @@ def test_unknown_inputs_are_told_the_known_ones(inputs):
 def test_unknown_names_are_told_the_known_ones():
     with pytest.raises(L2LError, match=r"'huge'.*wide, wide_paper, slim, slim_no_skip"):
         attackers.create("huge")
-    with pytest.raises(L2LError, match="width 0"):
+    with pytest.raises(L2LError, match="width=0: give a whole number"):
         attackers.create("wide", width=0)
-    with pytest.raises(L2LError, match="kind=max: give none or example or batch or channel"):
+    with pytest.raises(L2LError, match="kind=max: give none or mean or example"):
         learned.normalize_gradient(jnp.ones((1, 2, 2, 1)), "max")
 
 
