@@ -244,7 +244,7 @@ BAD = [
     ({"dtype": "float16"}, "--dtype=float16: give float32 or bfloat16"),
     ({"options": "scale"}, "--options=scale=: rnn_adv takes"),
     ({"options": "beta=2"}, "--options=beta=2: rnn_adv takes"),
-    ({"epochs": 0}, "--epochs=0: give a whole number from 1"),
+    ({"epochs": 0}, "--epochs=0: give a number above 0"),
     ({"batch_size": 0}, "--batch-size=0: give a whole number from 1"),
     ({"eval_size": 0}, "--eval-size=0: give a whole number from 1"),
     ({"batch_size": 601}, "batch size 601 must be in 1..600"),
