@@ -19,6 +19,7 @@ from l2ljax import cost, models
 from l2ljax.files import check_writable, write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
+from l2ljax.types import L2LError
 from l2ljax.values import Count, Range
 
 
@@ -44,6 +45,8 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Count, write."""
+    if not flags.devices or not flags.bandwidth:
+        raise L2LError("nothing to estimate: give --devices and --bandwidth a number each, or several")
     check_writable(flags.out)
     classifier = models.create(flags.arch)
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)

@@ -20,6 +20,7 @@ from l2ljax.run.trained import check_threat, load_attacker, load_classifier, rea
 from l2ljax.runtime.flags import read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
+from l2ljax.types import LogitsFn
 from l2ljax.values import Count, Seed, parse_list
 
 
@@ -41,25 +42,28 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Attack, write, draw."""
-    panels: dict[str, dict[str, Any]] = {}
-    victims, attackers = parse_list(str, flags.victims, "--victims"), parse_list(str, flags.attackers, "--attackers")
-    runs = {name: read_config(name) for name in (*victims, *attackers)}  # none is missing
     check_writable(flags.out)
-    for victim in victims:
-        ball = check_threat(victim, runs[victim], None)
-        split = data.load(runs[victim]["dataset"], runs[victim].get("data_dir")).test
-        split = data.Split(*(a[: flags.eval_size] for a in split))
-        logits_fn, key = load_classifier(victim), jax.random.key(flags.seed)
-
-        tried = {"PGD": pgd_path(ball, steps=flags.steps)}
-        for name in attackers:
-            tried[Path(name).name] = load_attacker(name, steps=flags.steps, path=True, ball=ball)
+    players = {victim: prepared(flags, victim) for victim in parse_list(str, flags.victims, "--victims")}
+    panels: dict[str, dict[str, Any]] = {}
+    key = jax.random.key(flags.seed)
+    for victim, (logits_fn, split, tried) in players.items():
         panels[Path(victim).name] = curves = {}
         for name, path in tried.items():
             curves[name] = curve = losses_along(logits_fn, split, path, key=key, draws=flags.draws)
             print(f"{Path(victim).name}, {name}: {curve['largest'][-1]:.3f} after {flags.steps} steps", flush=True)
     loss_along_attacks(flags.out.with_suffix(".png"), panels)
     write_json(flags.out, {**provenance(), "eval_size": flags.eval_size, "panels": panels})
+
+
+def prepared(flags: Flags, victim: str) -> tuple[LogitsFn, data.Split, dict[str, Any]]:
+    """Return a victim, its images and the attacks on it, all of one threat, before any of them runs."""
+    saved = read_config(victim)
+    ball = check_threat(victim, saved, None)
+    tried = {"PGD": pgd_path(ball, steps=flags.steps)}
+    for name in parse_list(str, flags.attackers, "--attackers"):
+        tried[Path(name).name] = load_attacker(name, steps=flags.steps, path=True, ball=ball)
+    test = data.load(saved["dataset"], saved.get("data_dir")).test
+    return load_classifier(victim), data.Split(*(a[: flags.eval_size] for a in test)), tried
 
 
 if __name__ == "__main__":

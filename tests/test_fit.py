@@ -274,9 +274,15 @@ def test_a_network_of_the_users_is_loaded_as_fit_took_it(tmp_path):
     logits_fn, attack = l2ljax.load(tmp_path / "kept", Net())
     np.testing.assert_array_equal(logits_fn(IMAGES), result.logits_fn(IMAGES))
     assert attack is None
+    another = type("Net", (Net,), {"__call__": lambda self, x: -Net.__call__(self, x)})()  # of the same weights
+    with pytest.raises(L2LError, match="holds a run of another network, of the same name"):
+        l2ljax.load(tmp_path / "kept", another)
 
 
-def test_a_workdir_does_not_go_on_with_other_data(tmp_path):
+def test_a_workdir_does_not_go_on_with_other_data_or_another_network(tmp_path):
     l2ljax.fit(Net(), (IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
     with pytest.raises(L2LError, match="holds a run with data="):
         l2ljax.fit(Net(), (1 - IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
+    another = type("Net", (Net,), {"__call__": lambda self, x: -Net.__call__(self, x)})()
+    with pytest.raises(L2LError, match="holds a run of another network, of the same name"):
+        l2ljax.fit(another, (IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)

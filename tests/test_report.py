@@ -13,6 +13,7 @@ from PIL import Image
 from l2ljax import files
 from l2ljax.report import figures, markdown
 from l2ljax.run import illustrate
+from l2ljax.runtime import provenance
 from l2ljax.types import L2LError
 from papers import tables
 
@@ -130,6 +131,18 @@ def test_the_page_for_a_browser_has_all_of_the_markdown(tmp_path):
     found = [text for tag, text in page.texts if tag == "td"]
     tables = [block for block in (tmp_path / "report.md").read_text().split("\n\n") if block.startswith("|")]
     assert found == [cell for block in tables for row in cells(block) for cell in row]
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["experiments/digits.py", "--attacks=a b"], "python experiments/digits.py '--attacks=a b'"),
+        (["/opt/bin/l2ljax", "train", "digits"], "l2ljax train digits"),
+    ],
+)
+def test_the_saved_command_runs_again(monkeypatch, argv, command):
+    monkeypatch.setattr(sys, "argv", argv)
+    assert provenance.command() == command
 
 
 def test_every_figure_has_a_caption():

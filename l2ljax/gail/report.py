@@ -147,8 +147,8 @@ def draw(curves: Mapping[str, np.ndarray], levels: Mapping[str, float], title: s
         at = np.arange(1, returns.shape[1] + 1)
         axes.fill_between(at, smooth.min(axis=0), smooth.max(axis=0), color=color, alpha=0.12, linewidth=0)
         axes.plot(at, smooth.mean(axis=0), color=color, linestyle=style, linewidth=2, label=name)
-    for style, (name, level) in zip(("--", ":"), levels.items(), strict=False):
-        axes.axhline(level, color="black", linestyle=style, linewidth=1, label=name)
+    for color, style, (name, level) in zip(("black", figures.RED), ("--", ":"), levels.items(), strict=False):
+        axes.axhline(level, color=color, linestyle=style, linewidth=1.5, label=name)
     seeds = max(map(len, curves.values()), default=0)
     axes.set(title=f"GAIL on {title}", xlabel="iteration", ylabel=f"return, mean of the last {WINDOW} iterations")
     figures.tidy(axes)

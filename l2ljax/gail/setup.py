@@ -19,22 +19,14 @@ from l2ljax.gail.imitate import Demonstrations
 from l2ljax.gail.policy import Networks, networks
 from l2ljax.gail.rollout import episode_returns
 from l2ljax.gail.updaters import Updater
+from l2ljax.runtime import flags
 from l2ljax.types import Key, L2LError
-from l2ljax.values import Count, Natural, Positive, Range, Seed, check, parse
+from l2ljax.values import Count, Natural, Positive, Range, Seed, check, parse, parse_list
 
 __all__ = [
-    "CONTROLS",
-    "EXPERT_KEY",
-    "PAIRS_KEY",
-    "UPDATERS",
-    "Arm",
-    "Config",
-    "Many",
-    "Task",
-    "arms",
-    "find_expert",
+    "CONTROLS", "EXPERT_KEY", "PAIRS_KEY", "UPDATERS", "Arm", "Config", "Many", "Size", "Task", "arms", "find_expert",
     "prepare",
-]
+]  # fmt: skip
 
 ADAM = functools.cache(updaters.adam)  # arms with the same updater share a program
 UPDATERS: dict[str, tuple[Callable[..., Updater], float]] = {
@@ -49,6 +41,7 @@ CONTROLS = ("frozen", "wrong_sign", "shuffled", "cloning")
 """A random fixed discriminator; the other sign of the reward; the expert's actions shuffled; no reward."""
 GYM = "gym:"
 Many = Annotated[int, Range(1, 10**5)]
+Size = Annotated[int, Range(1, 4096)]
 EXPERT_KEY, PAIRS_KEY = 0, 1
 """The expert and its pairs are the same for all seeds."""
 
@@ -123,11 +116,10 @@ def prepare(config: Config) -> Task:
     Raises:
       L2LError: a flag has an invalid value.
     """
-    for field in dataclasses.fields(config):
-        check(field.type, getattr(config, field.name), _flag(field.name))
+    flags.checked(config)
     check(Seed, config.seed + config.seeds - 1, "the last seed")
-    if "" in (config.expert, config.out, config.workdir):
-        raise L2LError("--expert=, --out= and --workdir= take a path: leave the flag out for the default")
+    hidden = parse_list(Size, config.hidden, "--hidden")
+    disc_hidden = parse_list(Size, config.disc_hidden, "--disc-hidden")
     if config.out:
         check_writable(Path(config.out), "--out")
     rates = config.lr.split(",") if config.lr else []
@@ -142,10 +134,10 @@ def prepare(config: Config) -> Task:
     controls = [] if config.controls == "none" else _names(config, "controls", CONTROLS)
     environment, columns = _environment(config)
     spec = environment.spec
-    disc = discriminator.create(spec.observation_size, spec.action[0], hidden=_sizes(config, "disc_hidden"))
+    disc = discriminator.create(spec.observation_size, spec.action[0], hidden=disc_hidden)
     seeds = np.arange(config.seed, config.seed + config.seeds, dtype=np.uint32)
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(0), seed))(seeds)
-    return Task(environment, networks(spec, _sizes(config, "hidden")), disc, columns, keys, made, controls)
+    return Task(environment, networks(spec, hidden), disc, columns, keys, made, controls)
 
 
 def _environment(config: Config) -> tuple[Environment | GymEnvironments, int]:
@@ -202,17 +194,9 @@ def arms(task: Task, data: Demonstrations) -> dict[str, Arm]:
     return made | {name: beside[name] for name in task.controls if name in beside}
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _names(config: Config, flag: str, known: Iterable[str]) -> list[str]:
     """Return the names that a flag gives, separated by commas, each known and given once."""
     names = getattr(config, flag).split(",")
     if unknown := [name for i, name in enumerate(names) if name not in known or name in names[:i]]:
         raise L2LError(f"--{flag}={','.join(names)}: {unknown[0]!r} is unknown or twice: choose of {', '.join(known)}")
     return names
-
-
-def _sizes(config: Config, name: str) -> list[int]:
-    return [parse(Annotated[int, Range(1, 4096)], size, _flag(name)) for size in getattr(config, name).split(",")]

@@ -18,9 +18,7 @@ from l2ljax.gail.policy import Agent, Networks, apply_mlp, deviation, merge, sta
 from l2ljax.gail.rollout import Rollout
 from l2ljax.types import Array, Key, Tree
 
-__all__ = [
-    "HO_ERMON", "ScalarFn", "Settings", "discounted_sums", "fisher_product", "gae", "improve", "trust_region_step",
-]  # fmt: skip
+__all__ = ["HO_ERMON", "ScalarFn", "Settings", "fisher_product", "gae", "improve", "trust_region_step"]
 
 ScalarFn = Callable[[Tree], Array]
 """Parameters -> a scalar."""
@@ -43,16 +41,6 @@ class Settings(NamedTuple):
 HO_ERMON = Settings()
 
 
-def discounted_sums(x: Array, factors: Array) -> Array:
-    """Return y_t = x_t + factors_t y_{t+1} over the first axis, y_T = 0: [T, ...] each."""
-
-    def step(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        total = now[0] + now[1] * later
-        return total, total
-
-    return jax.lax.scan(step, jnp.zeros_like(x[0]), (x, factors), reverse=True)[1]
-
-
 def gae(rewards: Array, values: Array, ends: Array, *, discount: float, lam: float) -> Array:
     """Return generalized advantage estimates [T, N] (Schulman et al., 2016, eq. 16), within episodes.
 
@@ -64,7 +52,12 @@ def gae(rewards: Array, values: Array, ends: Array, *, discount: float, lam: flo
     """
     go_on = 1.0 - ends
     deltas = rewards + discount * go_on * values[1:] - values[:-1]
-    return discounted_sums(deltas, discount * lam * go_on)
+
+    def step(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        advantage = now[0] + now[1] * later
+        return advantage, advantage
+
+    return jax.lax.scan(step, jnp.zeros_like(deltas[0]), (deltas, discount * lam * go_on), reverse=True)[1]
 
 
 def fisher_product(kl: ScalarFn, params: Tree, damping: float) -> Callable[[Tree], Tree]:

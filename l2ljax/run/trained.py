@@ -17,7 +17,7 @@ from flax import nnx
 
 from l2ljax import attacks, checkpoint, data, defenses, models, threat
 from l2ljax.data.functions import call
-from l2ljax.runtime.workdir import read_json
+from l2ljax.runtime.workdir import check_network, read_json
 from l2ljax.types import Array, Attack, Classifier, Defense, L2LError, Tree
 
 __all__ = [
@@ -91,8 +91,10 @@ def load_classifier(workdir: str | Path, classifier: Network | None = None) -> j
                 "network), in a function for evaluate.py that --victim=MODULE:FUNCTION names"
             )
         classifier = models.create(saved["arch"], num_classes=saved["num_classes"], dtype=jnp.dtype(saved["dtype"]))
-    classifier = models.as_classifier(classifier)
-    like = classifier.init(jax.random.key(0), jnp.zeros((1, *saved["image_shape"])))
+    classifier, images = models.as_classifier(classifier), jnp.zeros((2, *saved["image_shape"]))
+    if "network" in saved:
+        check_network(workdir, saved["network"], models.fingerprint(classifier, images))
+    like = classifier.init(jax.random.key(0), images)
     params, batch_stats = checkpoint.restore_player(workdir, "classifier", (like["params"], like["batch_stats"]))
     return jax.tree_util.Partial(classifier.logits, {"params": params, "batch_stats": batch_stats})
 
