@@ -1,6 +1,7 @@
 """The flags of the scripts as they are given, and `resolve`, which makes `Settings` of them and the recipes."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -152,7 +153,7 @@ def resolve(
         "method": method,
         "options": chosen,
         "attacks": tuple(filter(None, config.attacks.split(","))),
-        "workdir": Path(folder).expanduser() / (method if several else ""),
+        "workdir": Path(os.path.expanduser(folder)) / (method if several else ""),
     }
     settings = settings._replace(**{field: value for field, value in given.items() if field in Settings._fields})
     settings.check()
