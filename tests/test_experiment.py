@@ -229,6 +229,7 @@ def test_the_attacker_of_another_run_can_be_the_start(tmp_path):
 
 BAD = [
     ({"method": "pgd"}, "unknown method 'pgd': choose one of plain, fgsm_adv"),
+    ({"method": "advgan"}, "advgan attacks a trained classifier: train it with attack.py"),
     ({"arch": "resnet"}, "unknown classifier 'resnet': choose one of"),
     ({"attacks": "fgsm,pgd"}, "unknown attack 'pgd': choose from fgsm, pgdN"),
     ({"attacks": "own0"}, "unknown attack 'own0'"),

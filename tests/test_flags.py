@@ -193,7 +193,7 @@ def test_options_are_read_by_their_annotations(method, name):
     for text, good in itertools.chain(texts(hint), [("nan", False), ("[1", False), ("((((", False)]):
         if not text or "," in text or (next(members(hint)) is bool and text == "true"):
             continue
-        config = Config(method=method, eps="0.1", options=f"{name}={text}")
+        config = Config(method=method, eps="0.1", init_from="run", options=f"{name}={text}")
         if good:
             assert str(resolve("digits", method, config).options[name]) == text
         else:

@@ -127,6 +127,8 @@ def resolve(
       L2LError: a flag's value is not one that can be.
     """
     config = checked(config)
+    if method in defenses.ATTACKERS and config.init_from is None:
+        raise L2LError(f"{method} attacks a trained classifier: train it with attack.py, or give --init-from")
     settings = recipes.find(dataset, method, config.recipe)
     dataset = config.dataset or dataset
     name = dataset if isinstance(dataset, str) else dataset.name
