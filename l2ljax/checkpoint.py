@@ -10,6 +10,7 @@ read without this library, and reading it runs no code.
 
 import functools
 import logging
+import os
 import sys
 import zlib
 from collections.abc import Mapping
@@ -175,7 +176,7 @@ def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) ->
 
     They have the structure and types of `like`; no checkpoint, or one of another network, is an L2LError.
     """
-    folder = Path(workdir).expanduser() / "checkpoints"
+    folder = Path(os.path.expanduser(workdir)) / "checkpoints"
     if not folder.is_dir():
         raise L2LError(f"no checkpoint in {folder}: give the workdir of a run that saved one")
     params, stats = (f"['last'].{kind}.{player}" for kind in ("params", "stats"))

@@ -72,7 +72,7 @@ def locked(folder: str | Path) -> Iterator[None]:
       L2LError: another process, which the message names, or another part of this one holds the folder; or the folder
         cannot be written.
     """
-    path = Path(folder).expanduser() / ".lock"
+    path = Path(os.path.expanduser(folder)) / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _hold(path)

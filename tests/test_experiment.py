@@ -229,6 +229,7 @@ def test_the_attacker_of_another_run_can_be_the_start(tmp_path):
 
 BAD = [
     ({"method": "pgd"}, "unknown method 'pgd': choose one of plain, fgsm_adv"),
+    ({"method": "advgan"}, "advgan attacks a trained classifier: train it with attack.py"),
     ({"arch": "resnet"}, "unknown classifier 'resnet': choose one of"),
     ({"attacks": "fgsm,pgd"}, "unknown attack 'pgd': choose from fgsm, pgdN"),
     ({"attacks": "own0"}, "unknown attack 'own0'"),
@@ -244,7 +245,7 @@ BAD = [
     ({"dtype": "float16"}, "--dtype=float16: give float32 or bfloat16"),
     ({"options": "scale"}, "--options=scale=: rnn_adv takes"),
     ({"options": "beta=2"}, "--options=beta=2: rnn_adv takes"),
-    ({"epochs": 0}, "--epochs=0: give a whole number from 1"),
+    ({"epochs": 0}, "--epochs=0: give a number above 0"),
     ({"batch_size": 0}, "--batch-size=0: give a whole number from 1"),
     ({"eval_size": 0}, "--eval-size=0: give a whole number from 1"),
     ({"batch_size": 601}, "batch size 601 must be in 1..600"),

@@ -1,5 +1,6 @@
 """Flags: what their annotations allow is taken, anything else is one line, in every script."""
 
+import contextlib
 import dataclasses
 import importlib
 import itertools
@@ -10,12 +11,14 @@ import typing
 import pytest
 
 from l2ljax import data, threat, train
-from l2ljax.defenses import methods
+from l2ljax.defenses.methods import ATTACKERS as FIXED
+from l2ljax.defenses.methods import METHODS
 from l2ljax.gail.setup import Config as Gail
 from l2ljax.models.attackers import ATTACKERS
-from l2ljax.run import adversary, judge, settings
-from l2ljax.run.config import Config, resolve
+from l2ljax.run import adversary, judge, seeds, settings, trained
+from l2ljax.run.config import Config, methods, resolve
 from l2ljax.runtime import flags
+from l2ljax.runtime.monitor import one_line_errors
 from l2ljax.types import L2LError
 from l2ljax.values import Count, Range
 
@@ -180,7 +183,7 @@ def test_values_arrive_as_their_types(capsys):
             flags.checked(dataclasses.replace(Some(), **wrong))
 
 
-RECORDS = {**methods.METHODS, **methods.ATTACKERS}
+RECORDS = {**METHODS, **FIXED}
 OPTIONS = [(method, name) for method, record in RECORDS.items() for name in record.options if name != "num_classes"]
 
 
@@ -190,7 +193,7 @@ def test_options_are_read_by_their_annotations(method, name):
     for text, good in itertools.chain(texts(hint), [("nan", False), ("[1", False), ("((((", False)]):
         if not text or "," in text or (next(members(hint)) is bool and text == "true"):
             continue
-        config = Config(method=method, options=f"{name}={text}")
+        config = Config(method=method, eps="0.1", init_from="run", options=f"{name}={text}")
         if good:
             assert str(resolve("digits", method, config).options[name]) == text
         else:
@@ -217,3 +220,45 @@ def test_options_are_read_by_their_annotations(method, name):
 def test_what_cannot_be_is_refused(config, message):
     with pytest.raises(L2LError, match=message):
         resolve("digits", config.method or "rnn_adv", config)
+
+
+NAMES = [
+    "",
+    ":",
+    ",",
+    "=",
+    "a=",
+    "..",
+    "/",
+    "\x00",
+    "a\nb",
+    "9" * 400,
+    "own0",
+    "trained:",
+    "trained5:/nope",
+    "nofile.npz",
+]
+NAMES += ["pgd" + 20 * "9", "all,all", "plain,foo", "scale=1,,scale=2", "weights=", "builtins:dict", "[1", "~nouser/x"]
+
+
+@pytest.mark.parametrize("text", NAMES, ids=lambda text: ascii(text)[:20])
+def test_names_that_cannot_be_end_in_one_line(text, capsys, tmp_path, monkeypatch):
+    def plan(field):
+        config = Config(**{field: text})
+        return [seeds.plan("digits", method, config) for method in methods(config)]
+
+    monkeypatch.chdir(tmp_path)
+    for field in ("dataset", "recipe", "method", "arch", "eps", "options", "attacks", "workdir"):
+        with contextlib.suppress(SystemExit), one_line_errors():
+            plan(field)
+        assert capsys.readouterr().err.count("\n") <= 1
+    for refused in (
+        lambda: judge.run(judge.Flags(victim=text)),
+        lambda: judge.run(judge.Flags(victim=text, dataset="digits", eps="0.1")),
+        lambda: adversary.run(adversary.Flags(victim=text)),
+        lambda: trained.load(text),
+    ):
+        with pytest.raises(SystemExit), one_line_errors():
+            refused()
+        assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

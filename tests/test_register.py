@@ -78,7 +78,7 @@ def test_a_registered_method_is_created_checked_and_gets_the_recipe_of_pgd_adv()
         defenses.create("tiny_rnn", clf, LINF, loss=losses.margin)
     for dataset in ("digits", "cifar10"):
         spec = resolve(dataset, "tiny_rnn", Config(method="tiny_rnn", options="hidden=4", steps=1, attacks="own"))
-        recipe = recipes.find(dataset, "pgd_adv")
+        recipe = recipes.find(dataset, "pgd_adv", "ours")
         same = set(recipe._fields) - {"options", "dataset", "method", "attacks", "workdir"}
         assert {name: getattr(spec, name) for name in same} == {name: getattr(recipe, name) for name in same}
         assert spec.saved()["options"] == {"hidden": 4, "steps": 1}

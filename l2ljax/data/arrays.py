@@ -9,6 +9,7 @@ train_images, train_labels and optionally test_images, test_labels and class_nam
 only. A function may also return a `Dataset`, a tuple of those four arrays, or a pair (images, labels) for evaluation.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,7 +120,7 @@ def read(name: str) -> Dataset:
     if not name.endswith(".npz"):
         return as_dataset(call(name, f"(images, labels), or {', '.join(TO_TRAIN)}"), name)
     try:
-        with Path(name).expanduser().open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with Path(os.path.expanduser(name)).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             content = {array: file[array] for array in file.files}
     except Exception as error:  # NumPy's, zipfile's and zlib's for a file that is no or a damaged one
         raise L2LError(f"{name} cannot be read ({one_line(error)}): name a file that numpy.savez wrote") from error

@@ -98,7 +98,7 @@ def _whole(dataset: Any, data_dir: str | os.PathLike[str] | None) -> Dataset:
         raise L2LError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}, a .npz file or MODULE:FUNCTION")
     if data_dir is not None:
         raise L2LError(f"{name} has no data folder: leave it out")
-    file = Path(name).expanduser()
+    file = Path(os.path.expanduser(name))
     return _users(name, file.stat().st_mtime_ns if file.exists() else 0)
 
 
@@ -110,7 +110,7 @@ def _users(name: str, changed: int) -> Dataset:
 def _read(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Split, Split]:
     if name == "digits":
         return digits()
-    folder = None if data_dir is None else Path(data_dir).expanduser()
+    folder = None if data_dir is None else Path(os.path.expanduser(data_dir))
     if folder and not folder.exists():
         instead = f", or none to download {name}" if SOURCES[name].downloads else ""
         raise L2LError(f"the data folder {folder} does not exist: name one that does{instead}")

@@ -1,6 +1,7 @@
 """The flags of the scripts as they are given, and `resolve`, which makes `Settings` of them and the recipes."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -126,6 +127,8 @@ def resolve(
       L2LError: a flag's value is not one that can be.
     """
     config = checked(config)
+    if method in defenses.ATTACKERS and config.init_from is None:
+        raise L2LError(f"{method} attacks a trained classifier: train it with attack.py, or give --init-from")
     settings = recipes.find(dataset, method, config.recipe)
     dataset = config.dataset or dataset
     name = dataset if isinstance(dataset, str) else dataset.name
@@ -152,7 +155,7 @@ def resolve(
         "method": method,
         "options": chosen,
         "attacks": tuple(filter(None, config.attacks.split(","))),
-        "workdir": Path(folder).expanduser() / (method if several else ""),
+        "workdir": Path(os.path.expanduser(folder)) / (method if several else ""),
     }
     settings = settings._replace(**{field: value for field, value in given.items() if field in Settings._fields})
     settings.check()

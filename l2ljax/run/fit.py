@@ -189,9 +189,9 @@ def save(result: Result, workdir: str | Path) -> None:
     Raises:
       L2LError: the folder holds a run, or cannot be written.
     """
-    if (Path(workdir).expanduser() / "checkpoints").exists():
+    if (Path(os.path.expanduser(workdir)) / "checkpoints").exists():
         raise L2LError(f"{workdir} holds a run: choose another folder")
-    folder = Workdir(Path(workdir).expanduser(), {**result.settings.saved(), **result.identity})
+    folder = Workdir(Path(os.path.expanduser(workdir)), {**result.settings.saved(), **result.identity})
     folder.forget_after(-1)
     folder.record(result.history)
     saved = checkpoint.Checkpoints(folder.path / "checkpoints")

@@ -8,6 +8,7 @@ python experiments/evaluate.py --victim=my.module:make_logits_fn --dataset=mine.
 import dataclasses
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -214,4 +215,5 @@ def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
     if flags.norm not in (None, saved.get("norm")) and flags.eps is None:
         raise L2LError(f"--norm={flags.norm}: give --eps too, that of {flags.victim} is in {saved['norm']}")
     about = {**saved, **({"data_dir": None} if flags.dataset else {}), **asked}
-    return trained.load_classifier(flags.victim), about, flags.out or Path(flags.victim).expanduser() / "evaluation"
+    folder = flags.out or Path(os.path.expanduser(flags.victim)) / "evaluation"
+    return trained.load_classifier(flags.victim), about, folder

@@ -10,6 +10,7 @@ in turn (input and weight gradient), and all our classifiers have convolutions.
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def write(dataset: str, config: Config, rows: Mapping[str, Sequence[Mapping[str,
     """
     last = config.seed + config.seeds - 1
     name = f"{named(config.dataset or dataset)}_{config.method or next(iter(rows))}_s{config.seed}-{last}"
-    folder = Path(config.workdir or f"runs/{name}").expanduser()
+    folder = Path(os.path.expanduser(config.workdir or f"runs/{name}"))
     summary = {method: markdown.summary(runs) for method, runs in rows.items()}
     report = {**provenance(), "seeds": list(range(config.seed, last + 1)), "summary": summary, "rows": rows}
     page = markdown.over_seeds(report)

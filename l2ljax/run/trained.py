@@ -5,6 +5,7 @@ attack = load_attacker("runs/digits_rnn_adv_digits_cnn_s0", steps=40)
 logits_fn, attack = load(workdir)               # both at once
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -151,7 +152,7 @@ def read_config(workdir: str | Path, *names: str) -> dict[str, Any]:
 
     It is completed where its data set is one of the library's. A file of another kind is an L2LError.
     """
-    saved = read_json(Path(workdir).expanduser() / "config.json")
+    saved = read_json(Path(os.path.expanduser(workdir)) / "config.json")
     for name in names or KINDS:
         if not isinstance(saved.get(name), KINDS[name]) or (name == "norm" and saved[name] not in threat.BALLS):
             fix = "give the workdir of a run that trained a classifier"

@@ -61,7 +61,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except L2LError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         sys.exit(2)
     except Interrupted as stop:
         print(f"{stop}: run the same command again to resume", file=sys.stderr)
