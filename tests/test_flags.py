@@ -60,7 +60,7 @@ def texts(hint):
     member = next(members(hint))
     if typing.get_origin(member) is typing.Literal:
         yield from ((str(choice), True) for choice in typing.get_args(member))
-        yield from ((text, False) for text in ("foo", "0", "LINF", typing.get_args(member)[0] + " "))
+        yield from ((text, False) for text in ("foo", "0", "LINF", f"{typing.get_args(member)[0]} "))
     elif member is bool:
         yield from (("maybe", False), ("true", False), ("", False))
     elif typing.get_origin(member) is typing.Annotated:
