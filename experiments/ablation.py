@@ -27,9 +27,18 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "scale 0.25": {"options": "scale=0.25"},
         "scale 5 = 1/eps, the paper's": {"options": "scale=5"},
         "gradient not normalized, the paper's": {"options": "normalize=none"},
+        "as printed: scale 1/eps and the raw gradient": {"options": "scale=5,normalize=none"},
         "weights final": {"options": "weights=final"},
         "biases": {"options": "biases=True"},
         "phi's learning rate 1e-3": {"attacker_lr": 1e-3},
+    },
+    "recipes": {
+        "grad_l2l, joint": {"method": "grad_l2l"},
+        "grad_l2l, alternating": {"method": "grad_l2l", "schedule": "alternating"},
+        "two_step_l2l, joint": {"method": "two_step_l2l"},
+        "two_step_l2l, alternating": {"method": "two_step_l2l", "schedule": "alternating"},
+        "rnn_adv, ours": {},
+        "rnn_adv, as printed: scale 1/eps and the raw gradient": {"options": "scale=5,normalize=none"},
     },
     "slim": {
         "wide": {"method": "grad_l2l", "attacker": "wide"},
@@ -43,8 +52,8 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
 class Flags:
     """The table to make."""
 
-    table: Literal["methods", "rnn", "slim"] = "methods"
-    """methods, rnn (RNN-Adv's choices), or slim (L2L's slim attacker)."""
+    table: Literal["methods", "rnn", "recipes", "slim"] = "methods"
+    """methods, rnn (RNN-Adv's choices), recipes (the papers' settings and ours), or slim (L2L's slim attacker)."""
     seeds: Count = 3
     attacker_width: Count = 16
     """Channels of the L2L methods' attacker (64 in the paper)."""

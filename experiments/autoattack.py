@@ -17,10 +17,9 @@ from bench import benchmark, rivals
 from l2ljax import data, devices, threat
 from l2ljax.evaluate import run_standard_evaluation
 from l2ljax.files import check_writable, write_json
-from l2ljax.run.trained import load_classifier
+from l2ljax.run.trained import load_classifier, read_config
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
-from l2ljax.runtime.workdir import read_json
 from l2ljax.types import Batch
 from l2ljax.values import Count, parse_list
 
@@ -51,8 +50,8 @@ def main(flags: Flags) -> None:
     ball = threat.linf(threat.parse_eps(flags.eps))
     rivals.package("pyautoattack")
     check_writable(flags.out)
-    saved = read_json(Path(flags.victim) / "config.json")
-    dataset = data.load(saved["dataset"], flags.data_dir or saved["data_dir"])
+    saved = read_config(flags.victim)
+    dataset = data.load(saved["dataset"], flags.data_dir or saved.get("data_dir"))
     images, y = (np.concatenate(both)[: flags.images] for both in zip(dataset.test, dataset.train, strict=True))
     logits_fn = load_classifier(flags.victim)
     x = images.astype(np.float32) / 255
@@ -78,7 +77,7 @@ def main(flags: Flags) -> None:
         })  # fmt: skip
         print(rounds[-1], flush=True)
     about = f"{saved['dataset']}, {saved['arch']} trained with {saved['method']}, linf eps {flags.eps}"
-    write_json(flags.out, {**provenance(), "images": flags.images, "about": about, "autoattack": rounds})
+    write_json(flags.out, {**provenance(), "images": len(y), "about": about, "autoattack": rounds})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 from l2ljax.files import check_writable, write_json
 from l2ljax.gail import experiment
@@ -17,7 +18,7 @@ from l2ljax.gail.setup import Config
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import L2LError
-from l2ljax.values import Count
+from l2ljax.values import LARGEST, Count, Range
 from papers import tables
 
 RIVAL = Path(__file__).parent / "imitation_gail.py"
@@ -30,7 +31,8 @@ class Flags:
     imitation: str | None = None
     """The interpreter; without it only ours is measured."""
     env: str = "CartPole-v1"
-    iterations: Count = 150
+    iterations: Annotated[int, Range(26, LARGEST)] = 150
+    """More than one program's 25, the first of which compiles."""
     rival_steps: Count = 100_000
     rounds: Count = 3
     out: Path = Path("runs/gail_speed.json")

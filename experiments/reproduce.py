@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from l2ljax.files import write_files, write_json
-from l2ljax.runtime.flags import launch
+from l2ljax.runtime.flags import launch, quiet_pipe
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from l2ljax.values import NonNegative
@@ -27,6 +27,8 @@ class Flags:
     """Show every row of every table: done, partial or not run, and its cost."""
     only: str = ""
     """Tables, or TABLE/ROW, separated by commas, like rnn_adv:table3,l2l:table2/PGM Net; all by default."""
+    printed: bool = False
+    """With --minutes: the rows at their papers' own settings, in place of those sized for two CPU cores."""
     minutes: NonNegative = 0.0
     """Run what is missing, for at most this many minutes."""
     data_dir: Path | None = None
@@ -50,19 +52,25 @@ def main(flags: Flags) -> None:
         raise L2LError("nothing to do: give --list, --minutes, --tables, --collect or --judged")
     if collecting and not re.fullmatch(r"\w[\w.-]*", flags.name, re.ASCII):
         raise L2LError(f"--name={flags.name}: give letters, digits, _ and - for the name of the file")
-    used = {"name": collecting, "title": collecting, "only": flags.list or flags.minutes, "data_dir": flags.minutes}
+    used = {
+        "name": collecting,
+        "title": collecting,
+        "only": flags.list or flags.minutes,
+        "printed": flags.minutes,
+        "data_dir": flags.minutes,
+    }
     for name, needed in used.items():
         if getattr(flags, name) and not needed:
-            raise L2LError(
-                f"--{name.replace('_', '-')} belongs to --list, --minutes, --collect or --judged: see --help"
-            )
+            name = name.replace("_", "-")
+            raise L2LError(f"--{name} belongs to --list, --minutes, --collect or --judged: see --help")
     listing.wanted(flags.only)
     keep(flags, flags.collect, "report.json", "runs", "reports")
     keep(flags, flags.judged, "robustbench.json", "judged", "judgements")
     if flags.minutes:
-        work.work(listing.chosen(flags.only), minutes=flags.minutes, data_dir=flags.data_dir)
+        work.work(listing.chosen(flags.only, as_printed=flags.printed), minutes=flags.minutes, data_dir=flags.data_dir)
     if flags.list:
-        print(listing.listed(flags.only))
+        with quiet_pipe():
+            print(listing.listed(flags.only))
     if flags.tables:
         write_files({Path("BENCHMARKS.md"): page.markdown(flags.results).encode()})
 

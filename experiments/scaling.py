@@ -9,6 +9,7 @@ at once.
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from l2ljax.files import check_writable, write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import L2LError
-from l2ljax.values import Count, NonNegative, Positive, check
+from l2ljax.values import Count, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +31,11 @@ class Flags:
     steps: Count = 10
     """Steps of the attack in training."""
     devices: tuple[Count, ...] = (8, 64, 512)
-    flops: Positive = 4e14
+    flops: Annotated[float, Range(1, 1e24)] = 4e14
     """Operations per second of a device: 4e14 is 40 % of an H100's dense bf16 peak."""
-    bandwidth: tuple[Positive, ...] = (4.5e11, 5e10)
+    bandwidth: tuple[Annotated[float, Range(1, 1e18)], ...] = (4.5e11, 5e10)
     """Bytes per second out of each device: NVLink 4, and one 400 Gb/s network port per device."""
-    latency: NonNegative = 5e-6
+    latency: Annotated[float, Range(0, 1e6)] = 5e-6
     """Seconds of an empty message."""
     batch: Count = 128
     """Images per device, for the last column."""
@@ -46,9 +47,6 @@ def main(flags: Flags) -> None:
     """Count, write."""
     if not flags.devices or not flags.bandwidth:
         raise L2LError("nothing to estimate: give --devices and --bandwidth a number each, or several")
-    for name, kind in {"devices": Count, "bandwidth": Positive}.items():
-        for value in getattr(flags, name):
-            check(kind, value, f"--{name}")
     check_writable(flags.out)
     classifier = models.create(flags.arch)
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
@@ -72,15 +70,9 @@ def main(flags: Flags) -> None:
             "hiding_batch": hiding_batch(nbytes, n, overlapped=backward, flops=flags.flops, **link),
             "share": seconds / (seconds + flags.batch * step_flops / flags.flops),
         })  # fmt: skip
-    record = {
-        **provenance(),
-        **{name: getattr(flags, name) for name in ("arch", "steps", "flops", "latency", "batch")},
-        "bytes": nbytes,
-        "step_flops": step_flops,
-        "backward_flops": backward,
-        "scaling": rows,
-    }
-    write_json(flags.out, record)
+    about = {name: getattr(flags, name) for name in ("arch", "steps", "flops", "latency", "batch")}
+    counts = {"bytes": nbytes, "step_flops": step_flops, "backward_flops": backward}
+    write_json(flags.out, {**provenance(), **about, **counts, "scaling": rows})
 
 
 if __name__ == "__main__":

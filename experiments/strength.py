@@ -12,15 +12,15 @@ from typing import Any
 
 import jax
 
-from l2ljax import data, threat
+from l2ljax import data
 from l2ljax.files import check_writable, write_json
 from l2ljax.report.figures import loss_along_attacks
 from l2ljax.report.views import losses_along, pgd_path
-from l2ljax.run.trained import load_attacker, load_classifier
+from l2ljax.run.trained import check_threat, load_attacker, load_classifier, read_config
 from l2ljax.runtime.flags import read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
-from l2ljax.runtime.workdir import read_json
+from l2ljax.types import LogitsFn
 from l2ljax.values import Count, Seed, parse_list
 
 
@@ -42,27 +42,28 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Attack, write, draw."""
-    panels: dict[str, dict[str, Any]] = {}
-    victims, attackers = parse_list(str, flags.victims, "--victims"), parse_list(str, flags.attackers, "--attackers")
-    for name in (*victims, *attackers):
-        read_json(Path(name).expanduser() / "config.json")  # none is missing
     check_writable(flags.out)
-    for victim in victims:
-        saved = read_json(Path(victim).expanduser() / "config.json")
-        ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
-        split = data.load(saved["dataset"], saved["data_dir"]).test
-        split = data.Split(*(a[: flags.eval_size] for a in split))
-        logits_fn, key = load_classifier(victim), jax.random.key(flags.seed)
-
-        tried = {"PGD": pgd_path(ball, steps=flags.steps)}
-        for name in attackers:
-            tried[Path(name).name] = load_attacker(name, steps=flags.steps, path=True)
+    players = {victim: prepared(flags, victim) for victim in parse_list(str, flags.victims, "--victims")}
+    panels: dict[str, dict[str, Any]] = {}
+    key = jax.random.key(flags.seed)
+    for victim, (logits_fn, split, tried) in players.items():
         panels[Path(victim).name] = curves = {}
         for name, path in tried.items():
             curves[name] = curve = losses_along(logits_fn, split, path, key=key, draws=flags.draws)
             print(f"{Path(victim).name}, {name}: {curve['largest'][-1]:.3f} after {flags.steps} steps", flush=True)
     loss_along_attacks(flags.out.with_suffix(".png"), panels)
     write_json(flags.out, {**provenance(), "eval_size": flags.eval_size, "panels": panels})
+
+
+def prepared(flags: Flags, victim: str) -> tuple[LogitsFn, data.Split, dict[str, Any]]:
+    """Return a victim, its images and the attacks on it, all of one threat, before any of them runs."""
+    saved = read_config(victim)
+    ball = check_threat(victim, saved, None)
+    tried = {"PGD": pgd_path(ball, steps=flags.steps)}
+    for name in parse_list(str, flags.attackers, "--attackers"):
+        tried[Path(name).name] = load_attacker(name, steps=flags.steps, path=True, ball=ball)
+    test = data.load(saved["dataset"], saved.get("data_dir")).test
+    return load_classifier(victim), data.Split(*(a[: flags.eval_size] for a in test)), tried
 
 
 if __name__ == "__main__":

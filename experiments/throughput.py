@@ -11,6 +11,7 @@ from bench import benchmark, throughput
 from l2ljax import devices
 from l2ljax.files import check_writable, write_json
 from l2ljax.runtime.flags import launch
+from l2ljax.runtime.monitor import one_line_errors
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import L2LError
 from l2ljax.values import Count, parse
@@ -53,7 +54,10 @@ def main(flags: Flags) -> None:
 if __name__ == "__main__":
     presets = throughput.presets()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", choices=presets, default="")
+    parser.add_argument("--preset", default="")
     chosen, others = parser.parse_known_args()
     known = f"--preset: {', '.join(filter(None, presets))}, whose settings the flags below replace."
+    with one_line_errors():
+        if chosen.preset not in presets:
+            raise L2LError(f"--preset={chosen.preset}: choose from {', '.join(filter(None, presets))}")
     launch(main, Flags, f"{__doc__}\n{known}", arguments=others, default=Flags(**presets[chosen.preset]))

@@ -8,7 +8,7 @@ A checkpoint is a flat mapping from the leaves' paths to arrays, and a checksum 
 read without this library, and reading it runs no code.
 """
 
-import contextlib
+import functools
 import logging
 import sys
 import zlib
@@ -45,7 +45,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2) -> None:
         import orbax.checkpoint as ocp  # slow to import, and needed only to save
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every phase of a save
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs each phase of a save, and errors it raises
+        _drop_late_results()
         self.folder = folder.resolve()
         self._args = ocp.args
         alone: dict[str, Any] = {}
@@ -54,15 +55,11 @@ class Checkpoints:
             alone = {"primary_host": i, "active_processes": {i}, "barrier_sync_key_prefix": f"process_{i}"}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(
-                self.folder,
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep,
-                    enable_async_checkpointing=False,
-                    create=False,
-                    multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
-                ),
-            )
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=False, enable_async_checkpointing=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
+            )  # fmt: skip
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise L2LError(f"cannot write checkpoints to {self.folder}: {error.strerror}") from error
 
@@ -83,8 +80,9 @@ class Checkpoints:
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             kept = self.latest()
             last = "there is no earlier one" if kept is None else f"that of step {kept} is kept"
+            reason = one_line(error, most=2000).rpartition(": ")[2]  # after the folders, that it knows too
             raise L2LError(
-                f"could not save the checkpoint of step {step} to {self.folder} ({one_line(error)}); {last}: "
+                f"could not save the checkpoint of step {step} to {self.folder} ({reason}); {last}: "
                 "free some space, then run the same command again to resume"
             ) from error
 
@@ -95,14 +93,12 @@ class Checkpoints:
           L2LError: nothing is saved, it is damaged (the message names the last sound step), or it has another structure
             or other shapes.
         """
-        step = self.latest()
+        step, flat, damaged = self._newest()
+        if damaged:
+            sound = "no earlier one is" if step is None else f"that of step {step} is"
+            raise L2LError(f"{damaged[0]}; {sound} sound: run the training again to go on from there") from damaged[0]
         if step is None:
             raise L2LError(f"no checkpoint in {self.folder}: train first, without --no-checkpoint")
-        try:
-            flat = self._read(step)
-        except Damaged as error:
-            sound = next((f"that of step {s} is" for s in self._steps()[1:] if self._is_sound(s)), "no earlier one is")
-            raise L2LError(f"{error}; {sound} sound: run the training again to go on from there") from error
         return [self._part(step, flat, *part) for part in parts]
 
     def resume(self, like: Tree) -> tuple[int, Tree]:
@@ -113,23 +109,26 @@ class Checkpoints:
         Raises:
           L2LError: all are damaged, or the sound one has another structure or other shapes.
         """
-        damaged: list[Damaged] = []
-        for step in self._steps():
-            try:
-                tree = self._part(step, self._read(step), like)
-            except Damaged as problem:
-                damaged.append(problem)
-                continue
-            for error in damaged:
-                print(f"{error}: deleted, to go on from step {step}", file=sys.stderr)
-                self._manager.delete(error.step)
-            return step, tree
-        if damaged:
+        step, flat, damaged = self._newest()
+        if step is None and damaged:
             raise L2LError(f"{damaged[0]}, and no earlier one is sound: delete them to start again") from damaged[0]
-        return 0, like
+        if step is None:
+            return 0, like
+        tree = self._part(step, flat, like)
+        for error in damaged:
+            print(f"{error}: deleted, to go on from step {step}", file=sys.stderr)
+            self._manager.delete(error.step)
+        return step, tree
 
-    def _steps(self) -> list[int]:
-        return sorted(self._manager.all_steps(), reverse=True)
+    def _newest(self) -> tuple[int | None, dict[str, Any], list[Damaged]]:
+        """Return the newest sound step, None without one, its arrays, and what is wrong with the later ones."""
+        damaged: list[Damaged] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return step, self._read(step), damaged
+            except Damaged as error:
+                damaged.append(error)
+        return None, {}, damaged
 
     def _read(self, step: int) -> dict[str, Any]:
         """Return the arrays of a step by their names; raise `Damaged` if they are not the saved ones."""
@@ -142,11 +141,6 @@ class Checkpoints:
         if not sound:
             raise Damaged(step, f"{self.folder} is damaged: its arrays have another checksum")
         return flat
-
-    def _is_sound(self, step: int) -> bool:
-        with contextlib.suppress(Damaged):
-            return bool(self._read(step))
-        return False
 
     def _part(self, step: int, flat: Mapping[str, Any], like: Tree, prefix: str = "") -> Tree:
         saved = {name.removeprefix(prefix): leaf for name, leaf in flat.items() if name.startswith(prefix)}
@@ -162,6 +156,18 @@ class Checkpoints:
     def close(self) -> None:
         """Release orbax's resources."""
         self._manager.close()
+
+
+@functools.cache
+def _drop_late_results() -> None:
+    """After an error orbax closes its event loop, and Python prints a traceback for each array that arrives later."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) -> tuple[Tree, Tree]:

@@ -76,17 +76,12 @@ def locked(folder: str | Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _hold(path)
-    except BlockingIOError:
-        holder = path.read_text() or "another process"
-        raise L2LError(f"{folder} is in use by {holder}: wait for its end, or choose another folder") from None
     except OSError as error:
         raise L2LError(f"cannot write to {folder} ({error.strerror}): choose another folder") from error
     with file:
+        began, command = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S"), shlex.join(["python", *sys.argv])
         file.truncate(0)
-        file.write(
-            f"process {os.getpid()} on {platform.node()} since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}, "
-            f"`{shlex.join(['python', *sys.argv]).replace(chr(10), ' ')}`"
-        )
+        file.write(f"process {os.getpid()} on {platform.node()} since {began}, `{' '.join(command.split())}`")
         file.flush()
         try:
             yield
@@ -95,16 +90,18 @@ def locked(folder: str | Path) -> Iterator[None]:
 
 
 def _hold(path: Path) -> IO[str]:
-    """Return the file, opened and locked; raise BlockingIOError where it is locked already."""
+    """Return the file, opened and locked; raise an L2LError where it is locked already."""
     while True:
-        file = path.open("a")
+        file = path.open("a+", errors="replace")
         try:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.close()
-            raise
+            with file:
+                file.seek(0)
+                holder = file.read() or "another process"
+            raise L2LError(f"{path.parent} is in use by {holder}: wait for its end, or choose another folder") from None
         except (ImportError, OSError):  # no locks here
             return file
         if os.fstat(file.fileno()).st_nlink:

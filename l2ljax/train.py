@@ -175,15 +175,9 @@ def make_step(
 
 
 def loop(
-    state: TrainState,
-    step: Step,
-    batches: Iterable[tuple[int, Batch]],
-    *,
-    steps: int,
-    every: Sequence[int],
-    stopping: Callable[[], bool] = lambda: False,
-    flush_seconds: float = 1.0,
-) -> Iterator[tuple[TrainState, list[dict[str, float]]]]:
+    state: TrainState, step: Step, batches: Iterable[tuple[int, Batch]], *, steps: int, every: Sequence[int],
+    stopping: Callable[[], bool] = lambda: False, flush_seconds: float = 1.0,
+) -> Iterator[tuple[TrainState, list[dict[str, float]]]]:  # fmt: skip
     """Train until `state.step == steps`, in a loop on the host that keeps the device busy.
 
         for state, rows in loop(state, step, batches, steps=1000, every=(100,)):

@@ -25,9 +25,9 @@ class L2LError(ValueError):
     """Bad input, described in one line that names the fix. The scripts print it without a traceback."""
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error's type and the first line of its message, at most 200 characters, for the message of another."""
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
+def one_line(error: BaseException, most: int = 200) -> str:
+    """Return an error's type and the first line of its message, in `most` characters, for the message of another."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:most]
 
 
 class Players(NamedTuple):

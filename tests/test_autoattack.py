@@ -53,8 +53,8 @@ def test_the_standard_version_has_its_attacks_in_order():
     assert len(ensemble.stages(threat.linf(0.1), "standard", num_classes=5)) == 1 + 4 + 4 + 1
     plus = [name for name, _ in ensemble.stages(threat.linf(0.1), "plus", num_classes=4)]
     assert list(dict.fromkeys(plus)) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
-    with pytest.raises(L2LError, match="unknown version 'extra'"):
-        ensemble.stages(threat.linf(0.1), "extra", num_classes=10)
+    with pytest.raises(L2LError, match="version=extra: give standard or plus or rand"):
+        attacks.autoattack(threat.linf(0.1), "extra")
 
 
 @pytest.mark.parametrize("norm, order", [("linf", 1), ("l2", 2)])

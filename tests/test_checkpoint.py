@@ -1,6 +1,8 @@
 """Checkpoints: a flipped bit anywhere is noticed, the last sound step is named and gone on from."""
 
 import random
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +96,16 @@ def test_training_goes_on_from_the_last_sound_step(saved, capsys):
     with pytest.raises(L2LError, match="the checkpoint of step 6 .* and no earlier one is sound: delete them"):
         checkpoints.resume(like=state_of(0))
     assert len(list((saved / "checkpoints").glob("[36]"))) == 2
+
+
+def test_late_results_of_a_failed_save_print_nothing(monkeypatch):
+    """Of other errors that cannot be raised Python tells as before."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    checkpoint._drop_late_results.__wrapped__()
+    for message in ("Event loop is closed", "another"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(message)))
+    assert [str(each.exc_value) for each in told] == ["another"]
 
 
 def test_checkpoints_without_a_checksum_load(tmp_path):

@@ -9,6 +9,7 @@ import http.server
 import io
 import json
 import pickle
+import random
 import re
 import socket
 import struct
@@ -263,6 +264,25 @@ def test_damaged_file_is_one_error_that_names_it(form, file, damage, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_flipped_bits_and_cuts_are_one_line_at_most(form, tmp_path):
+    """Never a traceback, and never other shapes than those of the set."""
+    name, _, _, make = FORMS[form]
+    files, draw = make(), random.Random(form)
+    write(tmp_path, files)
+    for i in range(12):
+        file = draw.choice(sorted(files))
+        broken = bytearray(files[file])
+        broken[draw.randrange(len(broken))] ^= 1 << draw.randrange(8)
+        (tmp_path / file).write_bytes(broken if i % 3 else broken[: draw.randrange(len(broken))])
+        try:
+            dataset = load(name, tmp_path)
+            assert dataset.image_shape == SOURCES[name].image_shape and dataset.train.images.dtype == np.uint8
+        except L2LError as error:
+            assert "\n" not in str(error)
+        (tmp_path / file).write_bytes(files[file])
+
+
 @pytest.mark.parametrize(
     ("form", "change", "message"),
     [
@@ -407,7 +427,7 @@ def test_the_digits_are_the_official_ones(official):
 
 
 @pytest.mark.parametrize(
-    "value, wrong", [(300, "pixel"), (0.5, "pixel"), (-1, "pixel"), (1.7, "label"), (2**32, "label")]
+    "value, wrong", [(300, "pixel"), (0.5, "pixel"), (-1, "pixel"), (1.7, "label"), (2**32, "label"), (10**30, "label")]
 )
 def test_numbers_that_are_no_pixels_or_labels_are_not_cast(value, wrong, tmp_path):
     def batch(split):

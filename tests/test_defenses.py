@@ -345,3 +345,15 @@ def test_clean_and_adversarial_passes_draw_their_own_dropout_masks(method):
 
     name, weights = {"trades": ("beta", (1.0, 9.0)), "pgd_adv": ("clean_weight", (0.1, 0.9))}[method]
     assert abs(loss(**{name: weights[0]}) - loss(**{name: weights[1]})) > 1e-3
+
+
+def test_l2l_with_the_loss_of_trades():
+    """CE(f(x)) + beta KL(f(x) || f(x_T)) at the images of the attacker, which sees the cross-entropy's gradient."""
+    defense, params, stats = build("grad_l2l", loss="trades", beta=3.0)
+    clf, batch, key = fitted_classifier()[0], digits(16), jax.random.key(5)
+    logits_fn = functools.partial(clf.logits, {"params": params.classifier})
+    images = build("grad_l2l")[0].attack(params.attacker, stats.attacker)(logits_fn, key, batch.x, batch.y)
+    value = defense.objective(params, stats, key, batch, "classifier")[0]
+    clean, adversarial = logits_fn(batch.x), logits_fn(images)
+    expected = losses.cross_entropy(clean, batch.y) + 3 * losses.kl(clean, adversarial)
+    np.testing.assert_allclose(value, expected.mean(), rtol=1e-4)

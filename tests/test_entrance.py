@@ -184,8 +184,12 @@ def test_numbers_of_jax_and_numpy_pass_wherever_floats_do():
 def test_names_are_plain_ascii_with_each_option_once(name):
     with pytest.raises(L2LError):
         attacks.create(name, LINF)
-    with pytest.raises(L2LError):
-        names.register("naïve", attacks.fgsm)
+
+
+@pytest.mark.parametrize("name", ["naïve", "mine(", "my attack", "2fast", "", "pgd9"])
+def test_registered_names_are_plain_words(name):
+    with pytest.raises(L2LError, match="name"):
+        names.register(name, attacks.fgsm)
 
 
 # Half precision

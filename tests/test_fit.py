@@ -174,7 +174,8 @@ def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
         ),
         ({"optimizers": Players(optax.sgd(0.1), optax.sgd(0.1)), "lr": 0.1}, "optimizers of yours and lr"),
         ({"ball": 0.1}, "ball=0.1: give one like threat.linf"),
-        ({"epochs": 1.5}, "--epochs=1.5: give a whole number"),
+        ({"epochs": 0}, "--epochs=0: give a number above 0"),
+        ({"batch_size": 1.5}, "--batch-size=1.5: give a whole number"),
         ({"steps": "3"}, "--steps=3: give a whole number"),
         ({"attacker_lr": [0.1]}, r"--attacker-lr=\[0.1\]: give a number"),
         ({"seed": -1}, "--seed=-1: give a whole number from 0"),
@@ -246,7 +247,7 @@ def test_the_command_shows_its_recipes_as_a_table_and_ends_quietly():
     assert shown.returncode == 0, shown.stderr
     rows = [line for line in shown.stdout.splitlines() if line.startswith("| ")]
     assert len({len(line) for line in rows}) == 1 and len(rows) == 2 + len(defenses.METHODS)
-    assert re.search(r"^\| pgd_adv +\| +vgg16 \| +8/255 \|", shown.stdout, re.MULTILINE)
+    assert re.search(r"^\| rnn_adv \| +pgd_adv \| +vgg16 \| +8/255 \|", shown.stdout, re.MULTILINE)
     cut = command("train", "cifar10", "--help", shell="| head -n 1")
     assert cut.stderr == "" and cut.stdout.count("\n") == 1 and cut.returncode == 0
     for other in (("train", "--help"), ("--help",)):
@@ -273,9 +274,15 @@ def test_a_network_of_the_users_is_loaded_as_fit_took_it(tmp_path):
     logits_fn, attack = l2ljax.load(tmp_path / "kept", Net())
     np.testing.assert_array_equal(logits_fn(IMAGES), result.logits_fn(IMAGES))
     assert attack is None
+    another = type("Net", (Net,), {"__call__": lambda self, x: -Net.__call__(self, x)})()  # of the same weights
+    with pytest.raises(L2LError, match="holds a run of another network, of the same name"):
+        l2ljax.load(tmp_path / "kept", another)
 
 
-def test_a_workdir_does_not_go_on_with_other_data(tmp_path):
+def test_a_workdir_does_not_go_on_with_other_data_or_another_network(tmp_path):
     l2ljax.fit(Net(), (IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
     with pytest.raises(L2LError, match="holds a run with data="):
         l2ljax.fit(Net(), (1 - IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
+    another = type("Net", (Net,), {"__call__": lambda self, x: -Net.__call__(self, x)})()
+    with pytest.raises(L2LError, match="holds a run of another network, of the same name"):
+        l2ljax.fit(another, (IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)

@@ -205,8 +205,8 @@ def test_options_are_read_by_their_annotations(method, name):
         (Config(options="steps=3", steps=2), "--steps=2: --options has steps=3 too: give one of them"),
         (Config(method="ait", options="num_classes=5"), "--options=num_classes=5: ait takes"),
         (Config(seed=2**32), "--seed=4294967296: give a whole number from 0"),
-        (Config(epochs=1.5), "--epochs=1.5: give a whole number"),
-        (Config(epochs="3"), "--epochs=3: give a whole number"),
+        (Config(batch_size=1.5), "--batch-size=1.5: give a whole number"),
+        (Config(batch_size="3"), "--batch-size=3: give a whole number"),
         (Config(lr=[0.1]), r"--lr=\[0.1\]: give a number"),
         (Config(warmup=True), "--warmup=True: give a number"),
         (Config(eps="1e999999999"), "eps="),
@@ -216,4 +216,4 @@ def test_options_are_read_by_their_annotations(method, name):
 )
 def test_what_cannot_be_is_refused(config, message):
     with pytest.raises(L2LError, match=message):
-        resolve("digits", config.method, config)
+        resolve("digits", config.method or "rnn_adv", config)

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from l2ljax import defenses, losses, threat
+from l2ljax.defenses.interpolation import nearest_labels
 from l2ljax.types import Batch, L2LError, Players, example_keys, fold_in
 from tests.tiny import tiny_classifier
 
@@ -123,3 +124,35 @@ def test_cosine_distance_and_soft_labels_equal_numpy():
     log_p = a - np.log(np.exp(a).sum(1, keepdims=True))
     got = losses.soft_cross_entropy(jnp.asarray(a), jnp.asarray(labels))
     np.testing.assert_allclose(got, -(labels * log_p).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("eps", "label", "other", "rest"),
+    [(0.0, 1.0, 0.0, 0.0), (0.5, 0.5, 0.0, 0.0625), (1.0, 1 / 9, 0.0, 1 / 9), (0.05, 0.95, 0.0, 0.00625)],
+)
+def test_the_label_of_equation_6(eps, label, other, rest):
+    """By hand, K = 10: the label's class keeps 1 - eps or falls to 1/9, the partner's gets nothing, the rest share."""
+    y, partner = jnp.eye(10)[jnp.array([3])], jnp.eye(10)[jnp.array([7])]
+    found = nearest_labels(y, partner, eps)[0]
+    expected = jnp.full(10, rest).at[3].set(label).at[7].set(other)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_label_of_equation_6_is_the_nearest_of_many():
+    draws = np.random.RandomState(0).dirichlet(np.full(4, 0.7), 20_000)
+    for eps in (0.1, 0.35, 0.8):
+        for j in (0, 2):
+            y, partner = np.eye(4)[[0]], np.eye(4)[[j]]
+            target = (1 - partner) / 3
+            allowed = draws[(np.abs(draws - y) <= eps).all(axis=1)]
+            found = nearest_labels(jnp.asarray(y), jnp.asarray(partner), eps)
+            assert np.abs(found - y).max() <= eps + 1e-6 and abs(found.sum() - 1) < 1e-5
+            assert ((found - target) ** 2).sum() <= ((allowed - target) ** 2).sum(axis=1).min() + 1e-6
+
+
+def test_equation_6_moves_the_features_apart():
+    distances = {}
+    for source in ("code", "equation"):
+        _, defense, params, stats = build("ait", as_in=source)
+        distances[source] = defense.objective(params, stats, KEY, BATCH, "joint")[1][1]["distance"]
+    assert distances["equation"] > distances["code"]

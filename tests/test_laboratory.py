@@ -1,39 +1,18 @@
-"""The laboratory's flags: numbers have ranges, nothing begins that would fail, no default overwrites what is kept."""
+"""The laboratory's flags: nothing begins that would fail, and no default overwrites what is kept."""
 
 import dataclasses
 import importlib
-import types
-import typing
 from pathlib import Path
 
 import pytest
 
 from bench import benchmark, goals, gpu, throughput
 from bench.cells import cells
-from l2ljax import devices, files, values
+from l2ljax import devices, files
 from l2ljax.types import L2LError
 
 SCRIPTS = ("ablation", "autoattack", "cycle", "gail_speed", "goals", "reproduce", "scaling", "strength", "throughput")
 KINDS = {name: importlib.import_module(name).Flags for name in SCRIPTS} | {"gpu": gpu.Flags}
-
-
-def numbers(annotation):
-    """The members of an annotation that are numbers, those of unions and tuples included."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (tuple, typing.Union, types.UnionType):
-        return [number for member in args for number in numbers(member)]
-    return [annotation] if (args[0] if origin is typing.Annotated else annotation) in (int, float) else []
-
-
-@pytest.mark.parametrize("script", KINDS)
-def test_each_number_has_a_range(script):
-    hints = typing.get_type_hints(KINDS[script], include_extras=True)
-    for field in dataclasses.fields(KINDS[script]):
-        for member in numbers(hints[field.name]):
-            assert any(isinstance(note, values.Range) for note in typing.get_args(member)[1:]), field.name
-            for bad in (float("nan"), float("inf"), -1, True):
-                with pytest.raises(L2LError, match=f"^--{field.name}="):
-                    values.check(member, bad, f"--{field.name}")
 
 
 @pytest.mark.parametrize("script", KINDS)
@@ -89,17 +68,16 @@ TIMED = {"model": "digits_cnn", "attacks": "pgd2", "batch_sizes": "8"}
             ({"memory": True}, "--memory does nothing without --train"),
             ({"attacker_width": 8}, "--attacker-width does nothing without --train"),
             ({"image_shape": (3, 3, 2)}, "--image-shape does nothing without --model=module:function"),
-            ({"model": "mine:make", "image_shape": (3, 0, 2)}, "--image-shape=0"),
             ({"model": "mine:make"}, "needs --image-shape"),
             ({"attacks": ""}, "nothing to measure"),
             ({"rivals": "pytorch"}, "unknown rival"),
             ({"eps": "abc"}, "abc"),
-            ({"out": Path("/proc/x.json")}, "cannot write /proc/x.json"),
+            ({"out": Path("/proc/x.json")}, "--out=/proc/x.json: .*: name a file in a writable folder"),
             ({"variants": True}, "--model does nothing with --variants"),
             ({"stock_scan": True}, "--stock-scan does nothing without --variants"),
         ]),
         ("throughput", {"variants": True, "batch_sizes": "8,16"}, "--batch-sizes=8,16: give a whole number"),
-        ("throughput", {"variants": True, "out": Path("/proc/x.json")}, "cannot write"),
+        ("throughput", {"variants": True, "out": Path("/proc/x.json")}, "--out=/proc/x.json: "),
         ("reproduce", {"collect": "run", "name": "../../x"}, r"--name=../../x: give letters"),
         ("reproduce", {"collect": "run"}, "--name=: give letters"),
         ("reproduce", {"list": True, "name": "x"}, "--name belongs to"),
@@ -107,13 +85,13 @@ TIMED = {"model": "digits_cnn", "attacks": "pgd2", "batch_sizes": "8"}
         ("reproduce", {"list": True, "only": "foo"}, "--only=foo: no such table or row"),
         ("reproduce", {"minutes": 9.0, "only": "foo"}, "--only=foo: no such table or row"),
         ("reproduce", {}, "nothing to do"),
-        ("ablation", {"out": Path("/proc")}, "cannot write /proc/digits_methods.json"),
+        ("ablation", {"out": Path("/proc")}, "--out=/proc/digits_methods.json: "),
         ("ablation", {"attacks": "no_attack"}, "unknown attack"),
         ("autoattack", {"victim": "none", "attacks": "square,foo"}, "--attacks=foo: give apgd-ce or"),
         ("autoattack", {"victim": "none", "eps": "abc"}, "abc"),
-        ("cycle", {"out": Path("/proc/x.json")}, "cannot write"),
+        ("cycle", {"out": Path("/proc/x.json")}, "--out=/proc/x.json: "),
         ("gail_speed", {"imitation": "/no/python"}, "--imitation=/no/python: no such program"),
-        ("gail_speed", {"out": Path("/proc/x.json")}, "cannot write"),
+        ("gail_speed", {"out": Path("/proc/x.json")}, "--out=/proc/x.json: "),
         ("goals", {"only": "trainin"}, "--only=trainin: choose from"),
         ("goals", {"victim": Path("none")}, "there is no none/config.json"),
         ("goals", {"data_dir": Path("none")}, "there is no none"),
@@ -122,12 +100,9 @@ TIMED = {"model": "digits_cnn", "attacks": "pgd2", "batch_sizes": "8"}
         ("gpu", {"programs": "pgd10,foo"}, "unknown attack"),
         ("gpu", {"programs": "pgd10:foo"}, "unknown program pgd10:foo"),
         ("gpu", {"methods": "foo"}, "unknown method"),
-        ("gpu", {"smoke_shape": (8, 8, 0)}, "--smoke-shape=0"),
         ("gpu", {"only": "foo"}, "--only=foo: choose from"),
         ("scaling", {"arch": "foo"}, "unknown classifier 'foo'"),
-        ("scaling", {"devices": (8, 0)}, "--devices=0: give a whole number"),
         ("scaling", {"devices": ()}, "nothing to estimate"),
-        ("scaling", {"bandwidth": (0.0,)}, "--bandwidth=0.0: give a number above 0"),
         ("strength", {"victims": "none", "attackers": "none"}, "cannot read none/config.json"),
         ("strength", {"victims": "", "attackers": "none"}, "--victims="),
     ],
@@ -162,5 +137,5 @@ def test_a_file_that_is_there_stays_as_it_is(tmp_path):
     kept.write_text("content")
     files.check_writable(kept)
     assert kept.read_text() == "content" and list(kept.parent.iterdir()) == [kept]
-    with pytest.raises(L2LError, match="cannot write"):
+    with pytest.raises(L2LError, match="is a folder"):
         files.check_writable(tmp_path)

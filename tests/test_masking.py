@@ -82,6 +82,21 @@ def test_noise_rings(workdir, split):
     assert jnp.abs(one - two).max() > 0.1  # other images meet other noise
 
 
+def test_ties_and_missing_gradients_are_counted_along_the_path():
+    x = np.linspace(0.1, 0.9, 8, dtype=np.float32).reshape(4, 2, 1, 1)
+
+    def faults(model):
+        found = masking.path_faults(model, data.Split(x, np.zeros(4, int)), BALL, key=KEY, steps=3)
+        return [fractions.tolist() for fractions in found]
+
+    def logits(x):
+        return jnp.stack([x.sum(axis=(1, 2, 3)), 1 - x.mean(axis=(1, 2, 3)), 0 * x[:, 0, 0, 0] - 9], axis=1)
+
+    assert faults(logits) == [[0, 0, 0], [0, 0, 0]]
+    assert faults(lambda x: logits(x)[:, (0, 0, 2)]) == [[0, 0, 0], [1, 1, 1]]
+    assert faults(lambda x: jax.lax.stop_gradient(logits(x))) == [[1, 1, 1], [0, 0, 0]]
+
+
 def test_dynamic_inference_rings_and_a_scan_does_not():
     x, w = jnp.ones((2, 3, 3, 1)), jnp.eye(9)
 

@@ -97,6 +97,20 @@ def test_names_give_the_steps_of_the_papers(name):
     assert np.abs(x_adv - climb_by(steps)(1.05 * step)).max() > 1e-4
 
 
+@pytest.mark.parametrize("name, reach", [("pgd20@l2l_v2", 1e-4), ("pgd20@l2l", 0.05)])
+def test_a_papers_start_is_behind_its_name(name, reach):
+    """Without a gradient the start is returned: uniform in the ball, or in B(x, 1e-4) in L2L (2021)."""
+    x = jnp.full((4, 6, 6, 1), 0.5)
+    x_adv = attacks.create(name, threat.linf(0.05))(lambda x: jnp.zeros((len(x), 3)), KEY, x, jnp.zeros(4, int))
+    assert 0.9 * reach < jnp.abs(x_adv - x).max() <= reach * 1.001
+
+
+@pytest.mark.parametrize("name, step", [("margin20", 0.125), ("margin20@ait", 0.25), ("margin20@l2l", 0.003 / 0.031)])
+def test_papers_margins(name, step):
+    chosen = attacks.names.parameters(name, threat.linf(0.05))
+    assert (chosen["step_size"], chosen["loss"]) == (pytest.approx(step * 0.05), "margin(kappa=50.0)")
+
+
 @pytest.mark.parametrize("name, height", [("margin10", 49.0), ("margin10", 51.0), ("momentum30", 0.0)])
 def test_names_of_other_families_give_pgds_step(name, height):
     ball = threat.linf(0.05)

@@ -17,11 +17,12 @@ import tyro
 
 from l2ljax import attacks, threat
 from l2ljax.gail.setup import Config as GailConfig
+from l2ljax.models.attackers import create
 from l2ljax.run import adversary, judge
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.trained import learned
 from l2ljax.types import L2LError
-from papers import claims, compare, effort, listing, plan, records, work
+from papers import claims, compare, effort, listing, plan, printed, records, work
 from papers.jobs import Job, Part
 from papers.targets import ARCHITECTURES, TABLES
 
@@ -103,7 +104,9 @@ def test_the_plan_is_of_rows_and_columns_that_there_are():
 
 
 def test_our_scripts_take_the_plans_commands():
-    jobs = {job.made: job for part in plan.PARTS for job in part.jobs}.values()
+    rows = [(name, row) for name, table in TABLES.items() for row in table.rows]
+    parts = [*plan.PARTS, *(part for row in rows for part in printed.printed(*row))]
+    jobs = {job.made: job for part in parts for job in part.jobs}.values()
     flags = {"evaluate": judge.Flags, "attack": adversary.Flags, "gail": GailConfig}
     for job in jobs:
         name = Path(job.script).stem
@@ -111,10 +114,8 @@ def test_our_scripts_take_the_plans_commands():
         if name in effort.TRAIN_IMAGES:
             config = tyro.cli(Config, args=list(job.flags))
             run = resolve(name, config.method, config)
-            assert job.about == {
-                "method": run.method, "dataset": run.dataset, "arch": run.arch, "epochs": run.epochs,
-                "seed": config.seed,
-            }  # fmt: skip
+            assert {name: getattr(run, name) for name in job.about} == job.about
+            assert run.recipe == config.recipe and config.seed == job.about["seed"]
             assert str(run.workdir / "report.json") == job.made
             continue
         kind = flags.setdefault(name, importlib.import_module(name).Flags if name not in flags else None)
@@ -145,9 +146,49 @@ def test_the_list_shows_every_row_with_state_and_cost(monkeypatch, tmp_path):
             [line] = [line for line in lines if [c.strip() for c in line.split("|")][1:3] == [name, row]]
             assert "not run" in line or "not planned" in line
     [line] = [line for line in lines if "rnn_adv:table5" in line and " AdvTrain " in line]
-    assert "the paper's setting" in line  # of WRN-34-10: months of two cores
-    hours = float(line.split("|")[7])
-    assert hours > 1000
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[10] == "rnn_adv" and float(cells[11]) > 20  # hours of a GPU for WRN-34-10
+
+
+def test_every_trained_row_has_a_command_at_its_papers_recipe():
+    """Nothing to add to the recipe but the row's method, and what the row is about."""
+    about = {"--recipe", "--method", "--arch", "--attacker", "--options", "--steps", "--seed", "--attacks", "--workdir"}
+    for name, table in TABLES.items():
+        for row in table.rows:
+            parts = printed.printed(name, row)
+            trained = table.unit == "%" and table.arch and ":figure" not in name
+            assert bool(parts) == bool(trained), (name, row)
+            columns = {column for part in parts for column in part.columns}
+            own = set() if row in ("Plain", "PGM Net", "Stability", "Kurakin") else {"own attacker"}
+            assert not parts or columns == set(table.columns) - {"Min"} - ({"own attacker"} - own), (name, row)
+            for part in parts:
+                assert {flag.partition("=")[0] for flag in part.victim.flags} <= about
+                settings = printed.setting(name, row)
+                assert (settings.dataset, settings.arch) == (table.dataset, table.arch)
+                saved = {field: settings.saved()[field] for field in records.SETTINGS}
+                assert compare.shortened(saved, name, row) == "as in the paper"
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "settings"),
+    [
+        ("rnn_adv:table4", "Plain", {"epochs": 200}),
+        ("rnn_adv:table4", "TRADES", {"epochs": 76, "milestones": (74,)}),
+        ("rnn_adv:table5", "AdvTrain", {"epochs": 200, "arch": "wrn_34_10"}),
+        ("l2l:table4", "Grad L2L", {"schedule": "alternating", "epochs": 100}),
+        ("l2l:table4-v2", "AIT+Grad L2L", {"epochs": 200}),
+    ],
+)
+def test_rows_have_their_papers_schedules(table, row, settings):
+    paper = printed.setting(table, row)
+    assert {name: getattr(paper, name) for name in settings} == settings
+
+
+def test_black_box_tables_have_slim_attackers_of_width_128():
+    for table in ("l2l:table4", "l2l:table5", "l2l:table8"):
+        options = printed.setting(table, "Grad L2L").options
+        assert (options["attacker"], options.get("attacker_width")) == ("slim", None)
+    assert create("slim").width == 128
 
 
 def test_only_names_tables_or_rows():
@@ -246,6 +287,18 @@ def test_parts_of_a_row_share_its_file(at):
     assert set(json.loads(records.path_of(part).read_text())["values"]) == {"Natural", "PGD-10", "PGD"}
 
 
+def test_columns_of_another_model_neither_count_nor_stay(at):
+    """A row trained by another command, as of fewer epochs, is run again and replaces the old one."""
+    part = fake(steps=1)
+    assert work.work([part._replace(columns={"Natural": "clean"})], minutes=minutes(30), tell=lambda line: None)
+    longer = fake("Plain", steps=2)
+    assert not records.is_kept(longer._replace(columns={"Natural": "clean"}))
+    (at / "runs/Plain/report.json").unlink()
+    assert work.work([longer._replace(columns={"PGD-10": "pgd10@rnn"})], minutes=minutes(30), tell=lambda line: None)
+    record = json.loads(records.path_of(longer).read_text())
+    assert set(record["values"]) == {"PGD-10"} and record["training"]["command"].endswith("report.json 2")
+
+
 def test_what_is_kept_is_not_run_again_even_without_its_workdirs(at):
     assert work.work([fake()], minutes=minutes(30))
     for path in sorted((at / "runs").rglob("*"), reverse=True):
@@ -340,7 +393,8 @@ def test_places_of_data_are_looked_at_before_anything_runs(at):
 
 FULL = {
     "method": "pgd_adv", "dataset": "mnist", "arch": "small_cnn", "epochs": 100, "train_size": None, "optimizer": "sgd",
-    "lr": 0.01, "batch_size": 128, "command": "python experiments/mnist.py",
+    "lr": 0.01, "batch_size": 128, "options": {"steps": 10, "step_size": 0.075},
+    "command": "python experiments/mnist.py",
 }  # fmt: skip
 
 
@@ -350,17 +404,22 @@ def record(table="rnn_adv:table3", row="AdvTrain", seed=0, images=1000, training
 
 
 def test_a_shorter_schedule_says_so_and_only_that_one_does():
-    table = TABLES["rnn_adv:table3"]
-    assert compare.shortened(FULL, table) == "as in the paper"
+    table, row = TABLES["rnn_adv:table3"], ("rnn_adv:table3", "AdvTrain")
+    assert compare.shortened(FULL, *row) == "as in the paper"
     short = {**FULL, "epochs": 6, "train_size": 20_000, "optimizer": "adam", "lr": 0.001}
-    said = compare.shortened(short, table)
+    said = compare.shortened(short, *row)
     for words in ("6 of 100 epochs", "20,000 of 60,000 training images", "optimizer adam for sgd", "lr 0.001 for 0.01"):
         assert words in said
     generator = {**FULL, "method": "l2l_da", "options": {"attacker_width": 16}}
-    assert "attacker of width 16 for 64" in compare.shortened(generator, table)
-    assert "steps" not in compare.shortened({**generator, "options": {"steps": 1}}, table)
-    assert compare.shortened({**FULL, "options": {"clean_weight": 0.3}}, table) == "clean_weight 0.3"
-    assert "resnet20 for wrn_34_10" in compare.shortened({**FULL, "arch": "resnet20"}, TABLES["l2l:table2"])
+    assert "attacker width 16 for 64" in compare.shortened(generator, "rnn_adv:table3", "L2LDA")
+    assert (
+        compare.shortened({**FULL, "options": {**FULL["options"], "clean_weight": 0.3}}, *row)
+        == "clean weight 0.3 for 0"
+    )
+    assert "resnet20 for wrn_34_10" in compare.shortened({**FULL, "arch": "resnet20"}, "l2l:table2", "PGM Net")
+    assert "schedule joint for alternating" in compare.shortened(
+        {**FULL, "schedule": "joint"}, "l2l:table2", "Grad L2L"
+    )
     text = compare.section("rnn_adv:table3", table, [record(training=short, PGD_10=0.9)])
     assert "as in the paper" not in text and "6 of 100 epochs" in text
 

@@ -1,11 +1,18 @@
 """The recipes against the papers' settings, typed here from the papers and their released codes."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from l2ljax import data, defenses
-from l2ljax.run import recipes
+from l2ljax.run import experiment, fit, recipes
+from l2ljax.run.config import Config, methods, resolve
 from l2ljax.run.recipes import RECIPES, default, find
-from l2ljax.types import L2LError
+from l2ljax.run.setup import prepare
+from l2ljax.runtime.workdir import read_json
+from l2ljax.types import Batch, L2LError
 
 SGD = {"optimizer": "sgd", "batch_size": 128}
 ADAM = {"attacker_optimizer": "adam", "attacker_lr": 1e-3, "attacker_weight_decay": 2e-4}
@@ -123,3 +130,56 @@ def test_every_recipe_is_complete():
 def test_the_table_has_a_row_for_each_method():
     lines = recipes.table("cifar10").splitlines()
     assert [line.split("|")[2].strip() for line in lines[2:]] == list(defenses.METHODS)
+
+
+# What a recipe does in a run -----------------------------------------------------------------------------------------
+
+TINY = {"train_size": 60, "eval_size": 20, "batch_size": 20, "attacks": "fgsm"}
+
+
+def test_a_recipe_alone_trains_its_own_method():
+    assert methods(Config(recipe="l2l_da")) == ["l2l_da"] and methods(Config(recipe="l2l")) == ["grad_l2l"]
+    assert methods(Config()) == ["rnn_adv"]
+
+
+def test_the_best_parameters_are_chosen_where_the_recipe_says():
+    for selection, val in {"test": "test", "validation": "val", "last": None}.items():
+        settings = resolve("digits", "plain", Config(selection=selection, val_size=30, **TINY))
+        setup, state = prepare(settings)
+        assert len(setup.dataset.val.labels) == (len(setup.dataset.test.labels) if val == "test" else 30)
+        assert bool(fit._validate(setup, state)) == (val is not None)
+    assert resolve("digits", "plain", Config(val_size=0)).selection == "last"
+    assert resolve("mnist", "l2l_da", Config(val_size=100)).selection == "validation"
+
+
+def test_epochs_may_end_within_one():
+    setup, _ = prepare(resolve("digits", "plain", Config(epochs=2.5, val_size=0, **TINY)))
+    assert setup.epoch_steps == 3 and setup.steps == 8
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_the_warm_up_is_clipped_only_where_the_recipe_says(clipped):
+    """With plain SGD a clipped gradient of norm 1e-3 moves the weights by lr * 1e-3."""
+    settings = resolve("digits", "plain", Config(val_size=0, lr=0.5, optimizer="sgd", warmup=1.0, **TINY))
+    settings = settings._replace(clip_norm=1e-3, clip_warmup=clipped)
+    setup, state = prepare(settings)
+    before = jax.tree.map(jnp.copy, state.params.classifier)
+    (warm_up, until), (_, last) = setup.phases
+    assert (until, last) == (3, 3 * settings.epochs)
+    state, _ = warm_up(state, Batch(setup.dataset.train.images[:20] / np.float32(255), setup.dataset.train.labels[:20]))
+    moved = float(optax.tree.norm(jax.tree.map(jnp.subtract, state.params.classifier, before)))
+    assert (moved <= 0.5e-3 * 1.01) == clipped
+
+
+def test_a_classifier_that_should_start_trained_is_trained_first(tmp_path):
+    settings = resolve("digits", "fgsm_adv", Config(workdir=str(tmp_path / "run"), epochs=1, val_size=0, **TINY))
+    settings = settings._replace(pretrained=True)
+    with pytest.raises(L2LError, match="fgsm_adv of recipe ours starts from a trained classifier: give init_from="):
+        prepare(settings)
+    report = experiment.run(settings)
+    plain = read_json(tmp_path / "run" / "classifier" / "config.json")
+    assert (plain["method"], plain["epochs"], plain["train_size"]) == ("plain", 1, 60)  # stretched like the run
+    assert read_json(tmp_path / "run" / "config.json")["init_from"] == str(tmp_path / "run" / "classifier")
+    before = (tmp_path / "run" / "classifier" / "report.json").stat().st_mtime_ns
+    assert experiment.run(settings)["clean_acc"] == report["clean_acc"]
+    assert (tmp_path / "run" / "classifier" / "report.json").stat().st_mtime_ns == before

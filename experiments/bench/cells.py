@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from bench import rivals, training
 from l2ljax import attacks, defenses, devices, models, threat
 from l2ljax.types import L2LError
-from l2ljax.values import Count, Positive, check, parse_list
+from l2ljax.values import Count, Positive, parse_list
 
 __all__ = ["TRAINING", "Cell", "Flags", "cells", "presets", "split"]
 
@@ -87,8 +87,6 @@ def cells(flags: Flags) -> list[Cell]:
     dtypes = parse_list(Literal["float32", "bfloat16"], flags.dtypes, "--dtypes")
     attacked = split(flags.attacks if flags.attacks is not None else "" if flags.train else "pgd10")
     lengths = parse_list(Count, flags.steps, "--steps") if flags.steps else [None]
-    for size in flags.image_shape or ():
-        check(Count, size, "--image-shape")
     ball, rival = threat.linf(threat.parse_eps(flags.eps)), rivals.split(flags.rivals)
     for name in ("steps", "memory", "attacker_width"):
         if getattr(flags, name) and not flags.train:

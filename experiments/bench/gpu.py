@@ -16,7 +16,7 @@ import jax
 from bench import agenda, benchmark, rivals, throughput, training, verdicts
 from bench.agenda import Job
 from bench.benchmark import BALL
-from l2ljax import data, defenses, models, values
+from l2ljax import data, defenses, models
 from l2ljax.files import check_writable, write_json
 from l2ljax.run import experiment, judge
 from l2ljax.run.config import Config, resolve
@@ -120,8 +120,6 @@ def _checked(flags: Flags) -> tuple[list[str], list[str]]:
     names, dtypes = parse_list(str, flags.models, "--models"), Literal["bfloat16", "float32"]
     for name in (*names, flags.smoke_arch, flags.arch):
         models.create(name)
-    for size in flags.smoke_shape:
-        values.check(Count, size, "--smoke-shape")
     for program in (*parse_list(str, flags.programs, "--programs"), *filter(None, flags.tf32.split(","))):
         verdicts.parse(program)
     for method in parse_list(str, flags.methods, "--methods"):

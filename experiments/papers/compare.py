@@ -12,15 +12,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from l2ljax import defenses
 from l2ljax.report.markdown import grid
 from l2ljax.run import recipes
-from papers import records
-from papers.effort import GENERATORS, TRAIN_IMAGES
+from l2ljax.threat import parse_eps
+from papers import effort, records
+from papers.effort import TRAIN_IMAGES
 from papers.plan import PARTS
+from papers.printed import METHODS, setting
 from papers.targets import TABLES, Table
 
 __all__ = [
-    "Record", "as_markdown", "cell", "elsewhere", "images_of", "read_records", "section", "shortened", "value_of",
+    "COMPARED", "Record", "as_markdown", "cell", "elsewhere", "images_of", "passes", "read_records",
+    "section", "shortened",
+    "value_of",
 ]  # fmt: skip
 
 Record = Mapping[str, Any]
@@ -36,10 +41,10 @@ def as_markdown(measured: Sequence[Record]) -> str:
     """Return a section per table that has rows."""
     of_table = {name: [record for record in measured if record["table"] == name] for name in TABLES}
     sections = [section(name, TABLES[name], rows) for name, rows in of_table.items() if rows]
-    return "\n\n".join(["## The papers' tables, ours beside them", _ABOUT, elsewhere(), *sections])
+    return "\n\n".join(["## The papers' tables, ours beside them", _ABOUT, elsewhere(measured), passes(), *sections])
 
 
-def elsewhere() -> str:
+def elsewhere(measured: Sequence[Record]) -> str:
     """List the rows that have their own section, and count those without results."""
     kept = [part for part in PARTS if records.is_kept(part)]
     own: dict[str, list[str]] = {}
@@ -48,14 +53,30 @@ def elsewhere() -> str:
             own.setdefault(part.table, []).append(Path(part.jobs[-1].made).stem)
     lines = [f"- {name}, {TABLES[name].title}: {', '.join(dict.fromkeys(made))}" for name, made in own.items()]
     count, run = sum(len(table.rows) for table in TABLES.values()), len({(part.table, part.row) for part in kept})
-    said = f"Of {count} rows {run} have results; `python experiments/reproduce.py --list` says what each would take."
+    older = len({(r["table"], r["row"]) for r in measured} - {(part.table, part.row) for part in kept})
+    said = (
+        f"Of {count} rows {run} have results of the runs that are planned for them, {older} of earlier ones, shown "
+        "below; `python experiments/reproduce.py --list` says what each would take."
+    )
     return "\n".join([said, "", "In sections of their own, by the name of the JSON in experiments/results:", *lines])
 
 
+def passes() -> str:
+    """Return the passes of a training step of L2L's methods, in both forms, beside the papers' times."""
+    seconds = {row: columns["CIFAR-10"] for row, columns in TABLES["l2l:table3"].rows.items()}
+    cells = []
+    for row, time in seconds.items():
+        method = METHODS[row]
+        released = effort.ALTERNATING.get(method, "-")
+        cells.append([method, f"{effort.PASSES[method]}", f"{released}", f"{time / seconds['Plain']:.2f}"])
+    about = "Passes (forward and backward) through the classifier in a step of L2L's Table 3, and its times:"
+    return f"{about}\n\n{grid(['method', 'joint', 'alternating, as released', 'paper, time / plain'], cells)}"
+
+
 _ABOUT = """A cell is ours, then the paper's number, then the difference, in points; between different data sets none
-stands. Of several seeds ours is the mean, in brackets their range. Where the schedule says more than `as in the paper`,
-the row is not the paper's setting, and the difference is not one between implementations. Columns without a paper's
-number stand beside the paper's attacks."""
+stands. Of several seeds ours is the mean, in brackets their range. The schedule compares a run with the row's setting
+in its paper, ours for theirs; where it says more than `as in the paper`, the row is not the paper's setting, and the
+difference is not one between implementations. Columns without a paper's number stand beside the paper's attacks."""
 
 
 def section(name: str, table: Table, measured: Sequence[Record]) -> str:
@@ -64,7 +85,9 @@ def section(name: str, table: Table, measured: Sequence[Record]) -> str:
     of_row = {row: seeds for row, seeds in of_row.items() if seeds}
     run = [column for record in measured for column in record["values"]]
     columns = [c for c in dict.fromkeys([*table.columns, *run]) if c == "Min" or c in run]
-    said = {row: list(dict.fromkeys(shortened(r["training"], table) for r in seeds)) for row, seeds in of_row.items()}
+    said = {
+        row: list(dict.fromkeys(shortened(r["training"], name, row) for r in seeds)) for row, seeds in of_row.items()
+    }
     schedules = [text.split("; ") for texts in said.values() for text in texts]
     common = [part for part in schedules[0] if all(part in parts for parts in schedules)]
     cells = []
@@ -111,26 +134,57 @@ def images_of(column: str, measured: Iterable[Record]) -> str:
     return " or ".join(f"{count:,}" for count in sorted(counts)) + " images" if counts else ""
 
 
-def shortened(training: Mapping[str, Any], table: Table) -> str:
-    """Describe the run's differences from the paper's setting: the table's, and for the rest the recipe's."""
-    paper, generator = recipes.find(training["dataset"], training["method"]), training["method"] in GENERATORS
-    wanted = {"dataset": table.dataset, "arch": table.arch}
-    said = [f"{training[name]} for {theirs}" for name, theirs in wanted.items() if theirs not in ("", training[name])]
-    if training["epochs"] != (epochs := table.epochs or paper.epochs):
-        said.append(f"{training['epochs']} of {epochs} epochs")
+COMPARED = (
+    "optimizer", "lr", "lr_schedule", "milestones", "decay", "weight_decay", "nesterov", "batch_size", "clip_norm",
+    "warmup", "augment", "schedule", "selection", "attacker_optimizer", "attacker_lr", "attacker_weight_decay",
+)  # fmt: skip
+"""The settings that are compared as they stand, those in epochs as shares of the run."""
+
+
+def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
+    """Describe the run's differences from the row's setting in its paper, `printed.setting`.
+
+    Settings that an older record lacks are not compared.
+    """
+    own = {name: training[name] for name in ("dataset", "method", "arch")}
+    paper = setting(table, row) or recipes.find(own["dataset"], own["method"], "ours")._replace(**own)
+    said = [
+        f"{training[name]} for {theirs}"
+        for name in ("dataset", "arch")
+        if training[name] != (theirs := getattr(paper, name))
+    ]
+    if training["epochs"] != paper.epochs:
+        said.append(f"{training['epochs']:g} of {paper.epochs:.4g} epochs")
     images, everything = training.get("train_size"), TRAIN_IMAGES.get(training["dataset"])
     if images is not None and images != everything:
         said.append(f"{images:,} of {everything:,} training images" if everything else f"{images:,} training images")
-    options = training.get("options", {})
-    if generator and options.get("attacker_width", 64) not in (None, 64):
-        said.append(f"attacker of width {options['attacker_width']} for 64")
-    for name in ("optimizer", "lr", "lr_schedule", "batch_size", "warmup", "attacker_optimizer", "attacker_lr"):
-        theirs = getattr(paper, name)
-        if name == "warmup":
-            theirs *= training["epochs"] / paper.epochs
-        if name in training and training[name] != theirs:
-            shown = f"{theirs:g}" if isinstance(theirs, float) else theirs
-            said.append(f"{name.replace('_', ' ')} {training[name]} for {shown}")
-    if not generator:  # a learned attacker's options are an ablation's row
-        said += [f"{name} {value}" for name, value in options.items()]
+    for name in COMPARED:
+        theirs, ours = getattr(paper, name), training.get(name, ...)
+        if name in ("milestones", "warmup"):  # in epochs: stretched like the run
+            stretch = training["epochs"] / paper.epochs
+            theirs = [m * stretch for m in theirs] if name == "milestones" else theirs * stretch
+        if ours is not ... and ours != theirs:
+            said.append(f"{name.replace('_', ' ')} {_shown(ours)} for {_shown(theirs)}")
+    given = training.get("options", {})
+    options = _options(training["method"], given, training)
+    theirs = _options(paper.method, paper.options, paper.saved())
+    for name in {**given, **paper.options}:
+        if options.get(name) != theirs.get(name):
+            said.append(f"{name.replace('_', ' ')} {_shown(options.get(name))} for {_shown(theirs.get(name))}")
     return "; ".join(said) or "as in the paper"
+
+
+def _options(method: str, given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's options with their defaults, also those that depend on the radius and on the network."""
+    options = {**defenses.options(method), **given}
+    if "step_size" in options and options["step_size"] is None and "eps" in settings:
+        options["step_size"] = parse_eps(settings["eps"]) / 4
+    if "attacker_width" in options and options["attacker_width"] is None:
+        options["attacker_width"] = 128 if "slim" in options.get("attacker", "") else 64
+    return options
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "/".join(map(_shown, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)

@@ -14,14 +14,28 @@ import jax.numpy as jnp
 
 from l2ljax import cost, models
 
-__all__ = ["GENERATORS", "PASSES", "TRAIN_IMAGES", "Effort", "judging", "multiplications", "passes_of", "training"]
+__all__ = [
+    "ALTERNATING",
+    "GENERATORS",
+    "PASSES",
+    "TRAIN_IMAGES",
+    "Effort",
+    "judging",
+    "multiplications",
+    "passes_of",
+    "training",
+]
 
 PASSES = {
     "plain": 1, "fgsm_adv": 2, "pgd_adv": 11, "pgd_bls_adv": 31, "cw_adv": 101, "trades": 12, "stability": 2,
     "naive_l2l": 1, "grad_l2l": 2, "two_step_l2l": 3, "grad_only_l2l": 2, "two_step_grad_only_l2l": 3, "ait": 3,
     "ait_l2l": 3, "rnn_adv": 11, "rnn_trades": 12, "l2l_da": 23, "l2l_star": 4,
 }  # fmt: skip
-"""Passes per image of a training step."""
+"""Passes per image of a training step on one perturbation."""
+ALTERNATING = {
+    "naive_l2l": 2, "grad_l2l": 4, "two_step_l2l": 6, "grad_only_l2l": 4, "two_step_grad_only_l2l": 6,
+}  # fmt: skip
+"""Those of schedule alternating, as released: gradients, attack and loss again for phi."""
 GENERATORS = {
     "naive_l2l": 1.8e9, "grad_l2l": 1.8e9, "two_step_l2l": 3.6e9, "grad_only_l2l": 1.8e9,
     "two_step_grad_only_l2l": 3.6e9, "ait_l2l": 1.8e9, "l2l_da": 20 * 252e6, "l2l_star": 252e6,
@@ -72,15 +86,17 @@ def multiplications(arch: str) -> float:
 
 
 def training(
-    dataset: str, arch: str, method: str, *, epochs: float, images: int | None = None, width: int = 64
-) -> Effort:
+    dataset: str, arch: str, method: str, *, epochs: float, images: int | None = None, width: int = 64,
+    schedule: str = "joint",
+) -> Effort:  # fmt: skip
     """Return the effort of a training run: a gradient in x costs a forward pass, and so does one in the weights.
 
     `images` are per epoch, all by default; `width` is a convolutional attacker's.
     """
     seen = epochs * (images or TRAIN_IMAGES[dataset])
     attacker = GENERATORS.get(method, 0.0) * (width / 64) ** 2 * PIXELS.get(dataset, 1024) / 1024
-    passes = PASSES[method]
+    passes = (ALTERNATING if schedule == "alternating" else PASSES).get(method, PASSES[method])
+    attacker *= passes / PASSES[method]
     return Effort(seen * passes, ((arch, seen * (2 * passes + 1)),), 3 * seen * attacker)
 
 

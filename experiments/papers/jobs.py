@@ -1,6 +1,6 @@
 """Commands of our scripts as data, and their parts of the tables' rows.
 
-victim = trained("mnist", "small_cnn", "rnn_adv", epochs=6)
+victim = trained("ours", "mnist", "small_cnn", "rnn_adv", epochs=6)
 part = white("rnn_adv:table3", "RNN-Adv", victim, {"PGD-10": "pgd10@rnn"}, images=1000)
 part.jobs[0].command({"mnist": "/data/mnist"})
 """
@@ -58,13 +58,13 @@ class Part(NamedTuple):
 
 
 def trained(
-    dataset: str, arch: str, method: str, epochs: int, seed: int = 0, *flags: str, variant: str = "",
+    recipe: str, dataset: str, arch: str, method: str, epochs: int, seed: int = 0, *flags: str, variant: str = "",
     images: int | None = None, width: int | None = None,
 ) -> Job:  # fmt: skip
     """Return a training run; `variant` distinguishes its folder from that of other flags. Its own report is short."""
     name = "-".join(filter(None, [dataset, arch, method, variant, f"{epochs}epochs", f"s{seed}"]))
     sized = [f"--train-size={images}"] * (images is not None) + [f"--attacker-width={width}"] * (width is not None)
-    fixed = (f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")
+    fixed = (f"--recipe={recipe}", f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")
     return Job(
         f"experiments/{dataset}.py",
         (*fixed, *flags, *sized, "--attacks=pgd10", "--eval-size=1000", f"--workdir=runs/{name}"),

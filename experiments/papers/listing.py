@@ -6,29 +6,27 @@ from pathlib import Path
 
 from l2ljax.report.markdown import grid
 from l2ljax.types import L2LError
-from papers import effort, plan, records
+from papers import plan, records
 from papers.effort import Effort
 from papers.jobs import Job, Part
-from papers.targets import ARCHITECTURES, TABLES, Table
+from papers.printed import printed
+from papers.targets import ARCHITECTURES, TABLES
 from papers.work import complete
 
-__all__ = ["METHODS", "chosen", "listed", "papers", "state", "wanted"]
-
-METHODS = {
-    **plan.RNN_ROWS, **plan.L2L_ROWS, **{row: method for row, (method, _, _) in plan.DA_MODELS.items()},
-    "AdvTrain+BLS": "pgd_bls_adv", "Plain Net": "plain", "Stability": "stability", "Kurakin": "fgsm_adv",
-    "R+, D+": "l2l_da", "delta+, y+": "l2l_da", "PGD classifier": "pgd_adv", "L2L-DA classifier": "l2l_da",
-}  # fmt: skip
-"""Row of any table -> method."""
+__all__ = ["chosen", "listed", "state", "wanted"]
 
 
-def chosen(only: str) -> list[Part]:
+def chosen(only: str, *, as_printed: bool = False) -> list[Part]:
     """Return the plan's parts of those tables, or TABLE/ROW, separated by commas; all by default.
+
+    Or those at the papers' own settings, if `as_printed`, see `printed`.
 
     Raises:
       L2LError: no such table or row.
     """
     names = wanted(only)
+    if as_printed:
+        return [part for name in names for part in printed(*name)]
     return [part for part in plan.PARTS if (part.table, part.row) in names]
 
 
@@ -51,20 +49,23 @@ def listed(only: str = "") -> str:
         jobs = {job.made: job for part in parts for job in part.jobs}
         if parts:
             missing |= {j.made: j for p in parts if not records.is_kept(p) for j in p.jobs if not complete(j)}
-        work = sum((job.effort for job in jobs.values()), Effort()) if parts else papers(table, row)
+        work, own = sum((job.effort for job in jobs.values()), Effort()), printed(name, row)
+        alone = sum((job.effort for job in {job.made: job for part in own for job in part.jobs}.values()), Effort())
         done = sum(map(records.is_kept, parts))
         cells.append([
             name, row, state(parts), f"{done}/{len(parts)}" if parts else "-",
             ", ".join(str(seed) for seed in sorted({part.seed for part in parts})) or "-",
+            ", ".join(sorted({recipe for part in parts if (recipe := _recipe(part))})) or "-",
             f"{work.passes:.2g}" if work.passes else "-", _hours(work, "cpu"), _hours(work, "gpu"),
-            "; ".join(table.printed) + ("" if parts else " (the paper's setting)"),
+            _recipe(own[0]) if own else "-", _hours(alone, "gpu"), "; ".join(table.printed),
         ])  # fmt: skip
-    header = ["table", "row", "state", "parts", "seeds", "passes", "CPU h", "GPU h", "printed in"]
+    header = ["table", "row", "state", "parts", "seeds", "recipe", "passes", "CPU h", "GPU h"]
+    header += ["as printed", "its GPU h", "printed in"]
     left = sum((job.effort for job in missing.values()), Effort())
     totals = (
         f"Planned and missing: {left.passes:.2g} passes, {left.hours('cpu'):.1f} hours on two CPU cores, "
         f"{left.hours('gpu'):.2g} on a data-center GPU. Estimates from counted multiplications; "
-        "rows of a table share models, which count in each."
+        "rows of a table share models, which count in each. --printed runs a row at its paper's own settings."
     )
     shown = f"Networks, not results: {', '.join(ARCHITECTURES)}."
     return "\n\n".join([grid(header, cells), totals, *([] if only else [shown])])
@@ -81,14 +82,10 @@ def state(parts: Sequence[Part]) -> str:
     return "partial" if begun else "not run"
 
 
-def papers(table: Table, row: str) -> Effort:
-    """Return a row's effort in the paper's own setting: training, and its columns on the whole test set."""
-    if not (table.epochs and row in METHODS):
-        return Effort()
-    columns = [column for column in table.rows[row] if column not in ("Natural", "Min")]
-    attacks = [column.lower().replace("-", "").replace("pgm", "pgd").replace("&", "") for column in columns]
-    work = effort.training(table.dataset, table.arch, METHODS[row], epochs=table.epochs)
-    return work + effort.judging(table.arch, attacks, 10_000)
+def _recipe(part: Part) -> str:
+    """Return the --recipe of a part's model."""
+    flags = part.victim.flags if part.victim else ()
+    return next((flag.removeprefix("--recipe=") for flag in flags if flag.startswith("--recipe=")), "")
 
 
 def _hours(work: Effort, machine: str) -> str:

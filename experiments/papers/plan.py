@@ -33,8 +33,10 @@ SMALL_DA = (
 def mnist(row: str, seed: int) -> Job:
     """Return the model of a row of RNN-Adv's Table 3."""
     if row == "L2LDA":
-        return trained("mnist", "small_cnn", "l2l_da", 6, seed, *SMALL_DA, variant="small", images=20_000, width=16)
-    return trained("mnist", "small_cnn", RNN_ROWS[row], 6, seed, *SMALL_CNN)
+        return trained(
+            "ours", "mnist", "small_cnn", "l2l_da", 6, seed, *SMALL_DA, variant="small", images=20_000, width=16
+        )
+    return trained("ours", "mnist", "small_cnn", RNN_ROWS[row], 6, seed, *SMALL_CNN)
 
 
 def rnn_table3(row: str, seed: int, which: str) -> Part:
@@ -97,7 +99,8 @@ def cifar(row: str, seed: int = 0, *, slim: bool = False) -> Job:
     """
     method, wide = L2L_ROWS[row], 32 if slim else 16
     return trained(
-        "cifar10", "resnet20", method, 3, seed, *_BUDGET, *(["--attacker=slim"] if slim else []),
+        "l2l_v2" if "AIT" in row else "l2l", "cifar10", "resnet20", method, 3, seed, *_BUDGET,
+        *(["--attacker=slim"] if slim else []),
         variant="slim" if slim else "small", images=10_000, width=wide if method in effort.GENERATORS else None,
     )  # fmt: skip
 
@@ -111,7 +114,7 @@ def l2l_table2(row: str) -> list[Part]:
         white(table, row, victim, jobs.BESIDE, 200, variant="beside"),
     ]
     if row.startswith("AIT"):
-        margins = {"CW-20": "margin20", "CW-100": "margin100", "pgd100": "pgd100"}
+        margins = {"CW-20": "margin20@ait", "CW-100": "margin100@ait", "pgd100": "pgd100"}
         return [white(table, row, victim, L2L_COLUMNS | margins, 1000, natural=True), *strongest]
     own = {"own attacker": "own"} if L2L_ROWS[row] in effort.GENERATORS else {}
     slow = white(table, row, victim, {"CW": "l2l_cw100", "Random": "random10000"}, 100, variant="slow")
@@ -121,7 +124,7 @@ def l2l_table2(row: str) -> list[Part]:
 def l2l_table4(row: str) -> Part:
     """Return black-box attacks from surrogates of another seed."""
     surrogates = {"Plain": cifar("Plain", 1), "FGSM": cifar("FGSM Net", 1), "PGM": cifar("PGM Net", 1)}
-    attacks = {" FGSM": "fgsm", " PGM10": "pgd10"}
+    attacks = {" FGSM": "fgsm", " PGM10": "pgd10@l2l"}
     return black("l2l:table4", "Plain Net" if row == "Plain" else row, cifar(row), surrogates, attacks)
 
 
@@ -135,7 +138,16 @@ def l2l_figure(table: str, row: str, figures: str) -> Part:
 
 
 PLAIN_CIFAR = trained(
-    "cifar10", "resnet20", "plain", 15, 0, "--optimizer=adam", "--lr=0.002", "--lr-schedule=cosine", variant="full"
+    "ours",
+    "cifar10",
+    "resnet20",
+    "plain",
+    15,
+    0,
+    "--optimizer=adam",
+    "--lr=0.002",
+    "--lr-schedule=cosine",
+    variant="full",
 )
 
 # Adversarial Defense via Learning to Generate Diverse Attacks --------------------------------------------------------
@@ -166,7 +178,7 @@ def lenet(row: str, seed: int = 0) -> Job:
     """Return the model of a row of L2L-DA's MNIST tables: 20,000 images, 6 epochs (1 plain), generators of width 16."""
     method, variant, flags = DA_MODELS[_FULL.get(row, row)]
     return trained(
-        "mnist", "lenet5", method, 6, seed, *SMALL_DA, *flags, variant=f"small-{variant}".removesuffix("-"),
+        "l2l_da", "mnist", "lenet5", method, 6, seed, *SMALL_DA, *flags, variant=f"small-{variant}".removesuffix("-"),
         images=20_000, width=16 if method.startswith("l2l") else None,
     )  # fmt: skip
 
@@ -246,7 +258,7 @@ PARTS: tuple[Part, ...] = (
     *(da_white("l2l_da:table2-mnist", row, DA_COLUMNS | NEUTRAL) for row in ("Plain", "PGD10", "L2L-DA", "L2L*")),
     *(da_white("l2l_da:table1a", row, {k: DA_COLUMNS[k] for k in ("FGSM", "PGD100", "CW1000")} | NEUTRAL)
       for row in ("L2L*", "R-, D-", "R-, D+", "R+, D-", "R+, D+")),
-    *(white("rnn_adv:table1", row, trained("mnist", "small_cnn", method, 6, 0, *SMALL_CNN),
+    *(white("rnn_adv:table1", row, trained("ours", "mnist", "small_cnn", method, 6, 0, *SMALL_CNN),
             {"PGD": "pgd10@rnn", "PGD+BLS": "bls10"}, 1000, variant="bls", natural=True)
       for row, method in {"AdvTrain": "pgd_adv", "AdvTrain+BLS": "pgd_bls_adv"}.items()),
     *(rnn_table3("L2LDA", 0, which) for which in ("paper", "neutral", "autoattack")),

@@ -23,8 +23,9 @@ __all__ = ["FOLDER", "SETTINGS", "is_kept", "keep", "path_of", "read", "training
 
 FOLDER = Path("experiments/results/papers")
 SETTINGS = (
-    "method", "dataset", "arch", "eps", "norm", "epochs", "train_size", "batch_size", "optimizer", "lr", "lr_schedule",
-    "warmup", "attacker_optimizer", "attacker_lr", "attacker_width", "options", "dtype", "seed",
+    "recipe", "method", "dataset", "arch", "eps", "norm", "epochs", "train_size", "batch_size", "optimizer", "lr",
+    "lr_schedule", "milestones", "decay", "weight_decay", "nesterov", "clip_norm", "warmup", "augment", "schedule",
+    "selection", "attacker_optimizer", "attacker_lr", "attacker_weight_decay", "options", "dtype", "seed",
 )  # fmt: skip
 """Settings from the training run's config.json: the actual setting of the result."""
 
@@ -36,11 +37,18 @@ def path_of(part: Part) -> Path:
 
 
 def is_kept(part: Part) -> bool:
-    """Return whether the file has the part's columns, or, for a script with its own file, whether that exists."""
-    if not part.columns:
+    """Return whether the file has the part's columns of the plan's model; of a script's own file, whether it exists."""
+    if not part.columns or part.victim is None:
         return Path(part.jobs[-1].made).exists()
-    path = path_of(part)
-    return path.exists() and set(part.columns) <= set(read_json(path)["values"])
+    record = _of_this_model(part)
+    return record is not None and set(part.columns) <= set(record["values"])
+
+
+def _of_this_model(part: Part) -> dict[str, Any] | None:
+    """Return the row's record if it is of the plan's training command, which has recipe, method, epochs and seed."""
+    path, command = path_of(part), shlex.join(["python", *part.victim.command()]) if part.victim else ""
+    record = read_json(path) if path.exists() else None
+    return record if record is not None and record["training"]["command"] == command else None
 
 
 def keep(part: Part) -> None:
@@ -57,7 +65,7 @@ def keep(part: Part) -> None:
         raise L2LError(f"{last.made} has no {min(missing)}: delete it, then run the same command again")
     new: dict[str, Any] = {"table": part.table, "row": part.row, "seed": part.seed, "values": {}}
     with _alone_in(path.parent):
-        record = read_json(path) if path.exists() else new
+        record = _of_this_model(part) or new  # columns of another model do not stay beside this one's
         record["values"] |= {column: {**content[name], "command": command} for column, name in part.columns.items()}
         record["training"] = training(part.victim)
         write_json(path, record)

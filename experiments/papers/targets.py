@@ -26,8 +26,6 @@ class Table(NamedTuple):
     dataset: str
     arch: str
     """The papers' classifier."""
-    epochs: int
-    """Epochs of training in the paper, or in the code that it builds on if the paper is silent."""
     unit: str
 
 
@@ -41,9 +39,9 @@ def _read(text: str) -> dict[str, Table]:
             row: {column: float(cell) for column, cell in zip(columns, cells, strict=True) if cell != "-"}
             for row, *cells in rows
         }
-        dataset, arch, epochs, unit = ("" if cell == "-" else cell for cell in setting)
+        dataset, arch, unit = ("" if cell == "-" else cell for cell in setting)
         places = tuple(printed.split("; "))
-        tables[name] = Table(title, places, numbers, tuple(columns), dataset, arch, int(epochs or 0), unit)
+        tables[name] = Table(title, places, numbers, tuple(columns), dataset, arch, unit)
     return tables
 
 

@@ -3,9 +3,10 @@
     attack = jax.jit(attacks.pgd(threat.linf(8 / 255), step_size=2 / 255, steps=10))
     x_adv = attack(jax.tree_util.Partial(clf.logits, variables), key, x, y)   # other weights do not recompile
 
-`ascent` is the loop. `gradient`, `carlini`, `auto_pgd`, `boundary` and `square_search` hold attacks without parameters,
-`learned` those with parameters. `ensemble` has the combinators and AutoAttack. `solver` splits an attack into pieces,
-between which a host may stop. `create(name, ball)` makes an attack from its name in `names`.
+`entrance` checks what an attack is given, `ascent` is the loop. `gradient`, `carlini`, `auto_pgd`, `boundary` and
+`square_search` hold attacks without parameters, `learned` those with parameters. `ensemble` has the combinators and
+AutoAttack. `solver` splits an attack into pieces, between which a host may stop. `create(name, ball)` makes an attack
+from its name in `names`.
 """
 
 from l2ljax.attacks.ascent import Ascent, ascend, clean, gaussian, uniform

@@ -23,8 +23,8 @@ from l2ljax.types import Array, Key, Tree, example_keys
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "Ascent", "Best", "LossFn", "Start", "advance", "ascend", "clean", "finite", "gaussian", "init", "keep_best",
-    "larger", "stop_at_success", "uniform",
+    "Ascent", "Best", "LossFn", "Start", "advance", "ascend", "clean", "close", "finite", "gaussian", "init",
+    "keep_best", "larger", "stop_at_success", "uniform",
 ]  # fmt: skip
 
 LossFn = Callable[[Array], tuple[Array, Any]]
@@ -192,6 +192,11 @@ def uniform(ball: threat.Ball, key: Key, x0: Array) -> Array:
 def clean(ball: threat.Ball, key: Key, x0: Array) -> Array:
     """Start at the image itself."""
     return x0
+
+
+def close(ball: threat.Ball, key: Key, x0: Array) -> Array:
+    """Start at a uniform draw from the l-infinity ball of radius 1e-4, clipped to [0, 1]: L2L (2021), section 4.1."""
+    return ball.project(threat.linf(1e-4).sample(key, x0), x0)
 
 
 def gaussian(ball: threat.Ball, key: Key, x0: Array) -> Array:

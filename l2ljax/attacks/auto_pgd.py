@@ -30,9 +30,6 @@ __all__ = [
 GradientFn = Callable[[Array, Array], tuple[Array, Array, Array]]
 """(x [B, H, W, C], step number) -> gradient of the losses [B, H, W, C], losses [B], misclassified [B]."""
 Model = Callable[..., Array]  # logits_fn(x); for a stochastic model logits_fn(x, keys [B])
-Goals = Callable[[Array, Array], Array]  # (clean logits [B, K], y [B]) -> the goal of each run [runs, B]
-LossOf = Callable[[Array], PerExampleLoss]  # (one goal [B]) -> the loss of that run
-
 LOSSES: dict[str, PerExampleLoss] = {"ce": losses.cross_entropy, "dlr": losses.dlr}
 
 
@@ -147,17 +144,11 @@ def ascend_adaptively(
     windows = jnp.array([schedule.get(t, 0) for t in range(steps + 1)])
     no, nowhere = jnp.zeros(len(x), bool), jnp.full(len(x), -jnp.inf, wide)
     first = _State(
-        x=start,
-        x_before=start,
-        adversarial=start,
-        fooled=no,
-        best=_Point(start, jnp.zeros_like(start), nowhere),
-        step_size=jnp.full(len(x), 2 * ball.eps, x.dtype),
-        rises=jnp.zeros(len(x), int),
-        last_loss=jnp.zeros(len(x), wide),
-        checked_loss=nowhere,
+        x=start, x_before=start, adversarial=start, fooled=no, best=_Point(start, jnp.zeros_like(start), nowhere),
+        step_size=jnp.full(len(x), 2 * ball.eps, x.dtype), rises=jnp.zeros(len(x), int),
+        last_loss=jnp.zeros(len(x), wide), checked_loss=nowhere,
         halved=~no,  # the first checkpoint has nothing to compare with
-    )
+    )  # fmt: skip
     last, seen = jax.lax.scan(step, first, (jnp.arange(steps + 1), windows))
     return AdaptiveAscent(last.adversarial, last.fooled, last.best.x, last.best.loss, seen)
 
@@ -246,10 +237,13 @@ def apgd_targeted(
 
 
 def _attack(
-    ball: Ball, goals_of: Goals, loss_of: LossOf, steps: int, restarts: int, rho: float, eot: int, start: Start,
-    done: int | Array = 0,
+    ball: Ball, goals_of: Callable[[Array, Array], Array], loss_of: Callable[[Array], PerExampleLoss], steps: int,
+    restarts: int, rho: float, eot: int, start: Start, done: int | Array = 0,
 ) -> Attack:  # fmt: skip
-    """Make `restarts` runs per goal on the examples that are not fooled yet; `done` runs came before."""
+    """Make `restarts` runs per goal on the examples that are not fooled yet; `done` runs came before.
+
+    `goals_of` is (clean logits [B, K], y [B]) -> goals [runs, B], `loss_of` the loss of one goal [B].
+    """
 
     @entered
     def attack(logits_fn: Model, keys: Key, x: Array, y: Array) -> Array:

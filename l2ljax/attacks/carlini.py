@@ -235,17 +235,10 @@ def cw_l2(
         wrong = ~(loss(logits_fn(x), y) <= confidence)
         zero = jnp.zeros(len(x), jnp.promote_types(x.dtype, jnp.float32))
         first = _ConstSearch(
-            descent=fresh,
-            const=zero + initial_const,
-            lower=zero,
-            upper=zero + jnp.inf,
-            fooled=wrong,
-            checked=zero + jnp.inf,
-            round=jnp.where(wrong, search_steps, 0),
-            step=jnp.zeros(len(x), int),
-            best=x,
+            descent=fresh, const=zero + initial_const, lower=zero, upper=zero + jnp.inf, fooled=wrong,
+            checked=zero + jnp.inf, round=jnp.where(wrong, search_steps, 0), step=jnp.zeros(len(x), int), best=x,
             distance=jnp.where(wrong, 0, zero + jnp.inf),
-        )
+        )  # fmt: skip
         best = jax.lax.while_loop(lambda s: (s.round < search_steps).any(), step, first).best
         return best if ball is None else choose(ball.norm(best - x) <= ball.eps, best, x)
 

@@ -6,7 +6,7 @@ evaluate.run_standard_evaluation(logits_fn, x, y, ball=ball, key=key)          #
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ from l2ljax.attacks.solver import one_by_one
 from l2ljax.attacks.square_search import square
 from l2ljax.threat import Ball, choose
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
-from l2ljax.values import Count, checked
+from l2ljax.values import Count, check, checked
 
 __all__ = [
-    "CLASSES", "TARGETED", "VERSIONS", "Version", "autoattack", "best_of", "cascade", "check_attacks", "multi_targeted",
-    "restarts", "stages", "targeted", "transfer", "version_named",
+    "CLASSES", "TARGETED", "VERSIONS", "Version", "autoattack", "best_of", "cascade", "check_attacks",
+    "multi_targeted", "restarts", "stages", "targeted", "transfer",
 ]  # fmt: skip
 
 
@@ -199,7 +199,8 @@ def autoattack(ball: Ball, version: str = "standard") -> Attack:
     Raises:
       L2LError: an unknown version; when called, a model with fewer than four classes.
     """
-    attacks, stochastic = version_named(version)
+    check_attacks(version)
+    attacks, stochastic = VERSIONS[version]
     whole = cascade([make(ball, **keywords) for make, keywords in attacks.values()], stochastic=stochastic)
 
     @entered
@@ -216,7 +217,7 @@ def check_attacks(version: str, only: Sequence[str] = (), classes: int = 4) -> N
     Raises:
       L2LError: an unknown version or name; an attack whose loss needs more classes than the model has.
     """
-    known = version_named(version).attacks
+    known = VERSIONS[check(Literal["standard", "plus", "rand"], version, "version")].attacks
     if unknown := sorted(set(only) - set(known)):
         raise L2LError(f"{version} has no attack {', '.join(unknown)}: choose from {', '.join(known)}")
     names = [name for name in known if name in only or not only]
@@ -235,7 +236,7 @@ def stages(ball: Ball, version: str, *, num_classes: int) -> tuple[tuple[str, At
     return the same parts, so that nothing compiles again.
     """
     parts = []
-    for name, (make, keywords) in version_named(version).attacks.items():
+    for name, (make, keywords) in VERSIONS[version].attacks.items():
         if make in TARGETED:
             towards = functools.partial(_towards, functools.partial(make, ball, **keywords))
             ranks = range(min(9, num_classes - 1))
@@ -247,10 +248,3 @@ def stages(ball: Ball, version: str, *, num_classes: int) -> tuple[tuple[str, At
 
 def _towards(make: Callable[..., Attack], rank: Array, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
     return make(target_classes=1, first=rank)(logits_fn, key, x, y)
-
-
-def version_named(name: str) -> Version:
-    """Return the version of that name; raise an L2LError if there is none."""
-    if name not in VERSIONS:
-        raise L2LError(f"unknown version {name!r} of AutoAttack: choose from {', '.join(VERSIONS)}")
-    return VERSIONS[name]

@@ -29,7 +29,7 @@ def entered(attack: Attack) -> Attack:
     """
 
     @functools.wraps(attack)
-    def checked(logits_fn: Callable[..., Array], key: Key, x: Array, y: Array, /) -> Array:
+    def checked(logits_fn: Callable[..., Array], key: Key, x: Array, y: Array) -> Array:
         model, keys, wide, y = enter(logits_fn, key, x, y)
         try:
             x_adv = attack(model, keys, wide, y)

@@ -138,9 +138,9 @@ def convolutional(
 ) -> Attacker:  # fmt: skip
     """Step by delta_{t+1} = clip(delta_t + step eps net(inputs), -eps, eps), x_{t+1} = project(x_0 + delta_{t+1}).
 
-    Learning to Defend by Learning to Attack, section 3.1, with step 1: one step is Naive, Grad and Grad-only L2L, two
-    steps are 2-Step L2L (the sum of both perturbations is clipped; each alone may be as long as eps). Adversarial
-    Defense via Learning to Generate Diverse Attacks, eq. 5, with step 1/4 and a latent z ~ N(0, I).
+    Learning to Defend by Learning to Attack, section 2.2 (3 in 2021), with step 1: one step is Naive, Grad and
+    Grad-only L2L, two steps are 2-Step L2L (the sum of both perturbations is clipped; each alone may be as long as
+    eps). Adversarial Defense via Learning to Generate Diverse Attacks, eq. 5, with step 1/4 and a latent z ~ N(0, I).
 
     Args:
       network: from `models.attackers` or `models.generators`; maps [B, H, W, C'] to (-1, 1)^[B, H, W, C].

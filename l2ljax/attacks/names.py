@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 from l2ljax import losses, threat
 from l2ljax.attacks import auto_pgd, boundary, carlini, gradient, square_search
+from l2ljax.attacks.ascent import close
 from l2ljax.attacks.ensemble import VERSIONS, multi_targeted, restarts
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.threat import Ball
@@ -18,16 +19,21 @@ from l2ljax.types import Attack, L2LError
 from l2ljax.values import Range, parse
 
 __all__ = [
-    "FAMILIES", "PAPER_STEPS", "RESERVED", "Family", "check_name", "create", "keywords", "listing", "parameters",
+    "FAMILIES", "PAPERS", "RESERVED", "Family", "Keywords", "check_name", "create", "keywords", "listing", "parameters",
     "register", "table",
 ]  # fmt: skip
 
-PAPER_STEPS: dict[str, Callable[[float, int], float]] = {
-    "l2l": lambda eps, n: eps * 0.003 / 0.031,
-    "rnn": lambda eps, n: eps / 4,
-    "l2l_da": lambda eps, n: eps / 12 if n >= 100 else eps / 4,
+Keywords = Callable[[Ball, int], dict[str, Any]]
+"""(ball, N) -> keywords of an attack's function, for the number N in its name: steps, samples or queries."""
+PAPERS: dict[str, Keywords] = {
+    "l2l": lambda ball, n: {"step_size": ball.eps * 0.003 / 0.031},
+    "l2l_v2": lambda ball, n: {"step_size": ball.eps * 0.003 / 0.031, "start": close},
+    "rnn": lambda ball, n: {"step_size": ball.eps / 4},
+    "l2l_da": lambda ball, n: {"step_size": ball.eps / (12 if n >= 100 else 4)},
+    "ait": lambda ball, n: {"step_size": ball.eps / 4},
 }
-"""PGD's step size in a paper's tables, from (eps, steps): L2L 0.003 at eps 0.031; RNN-Adv eps/4; L2L-DA's code."""
+"""PGD in a paper's tables: L2L's step 0.003 at eps 0.031, in 2021 from B(x, 1e-4); RNN-Adv's eps / 4 (its evaluation);
+L2L-DA's code; AIT's code, 2/255 at 8/255."""
 
 
 class Family(NamedTuple):
@@ -36,14 +42,13 @@ class Family(NamedTuple):
     make: Callable[..., Attack]
     """(ball, *, ...) -> the attack. A keyword `keep` gives the name the options +best and +first, a function as default
     of `loss` gives +targeted."""
-    parameters: Callable[[Ball, int], dict[str, Any]]
-    """(ball, N) -> keywords of `make`, for the number N in the name: steps, samples or queries."""
+    parameters: Keywords
     help: str
     """One line for the README and `--help`."""
     n: int | None = None
     """N of a name without a number; None: N is required; 0: N is refused."""
-    step_sizes: Mapping[str, Callable[[float, int], float]] = {}
-    """After an @: (eps, N) -> the step size of a paper's tables."""
+    papers: Mapping[str, Keywords] = {}
+    """The keywords that a paper's tables have, by the name after an @."""
 
 
 def _steps(ball: Ball, n: int) -> dict[str, Any]:
@@ -57,12 +62,12 @@ def _sized_steps(ball: Ball, n: int) -> dict[str, Any]:
 FAMILIES = {
     "fgsm": Family(gradient.fgsm, _steps, "one step as long as the radius", 0),
     "pgd": Family(
-        gradient.pgd, _sized_steps, step_sizes=PAPER_STEPS,
-        help="uniform start, steps of max(2.5 eps / N, eps / 10) or, behind @, of a paper's tables; last iterate",
+        gradient.pgd, _sized_steps, papers={name: PAPERS[name] for name in ("l2l", "l2l_v2", "rnn", "l2l_da")},
+        help="uniform start, steps of max(2.5 eps / N, eps / 10) or, behind @, as in a paper's tables; last iterate",
     ),
     "margin": Family(
         gradient.pgd, lambda ball, n: {**_sized_steps(ball, n), "loss": functools.partial(losses.margin, kappa=50.0)},
-        "the same on the margin loss with kappa = 50",
+        "the same on the margin loss with kappa = 50: AIT's CW", papers={name: PAPERS[name] for name in ("ait", "l2l")},
     ),
     "momentum": Family(gradient.momentum, _sized_steps, "MI-FGSM, from the image itself", 10),
     "bls": Family(
@@ -118,7 +123,7 @@ def parameters(name: str, ball: Ball) -> dict[str, Any]:
 
 
 def register(
-    name: str, make: Callable[..., Attack], *, parameters: Callable[[Ball, int], dict[str, Any]] = _steps,
+    name: str, make: Callable[..., Attack], *, parameters: Keywords = _steps,
     n: int | None = None, help: str = "",
 ) -> None:  # fmt: skip
     """Add an attack to the names that `create`, `--attacks` and all reports accept.
@@ -143,6 +148,7 @@ def register(
     family = Family(make, parameters, help or (make.__doc__ or "").partition("\n")[0].rstrip("."), n)
     if FAMILIES.get(name) == family:
         return
+    check_name("attack", name)
     alike = [o for o in (*FAMILIES, *RESERVED) if re.fullmatch(rf"{name}\d*", o) or re.fullmatch(rf"{o}\d*", name)]
     check_name("attack", name, alike)
     set_by_name = parameters(threat.linf(0.1), n or 1)
@@ -151,7 +157,7 @@ def register(
     FAMILIES[name] = family
 
 
-def check_name(kind: str, name: str, taken: Sequence[str]) -> None:
+def check_name(kind: str, name: str, taken: Sequence[str] = ()) -> None:
     """Refuse the name of an attack or a method that is not a word or that clashes with `taken`."""
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
         raise L2LError(f"{kind} {name!r}: name it with letters, digits and underscores")
@@ -171,7 +177,7 @@ def listing() -> dict[str, str]:
     for name, family in FAMILIES.items():
         numbered = name if family.n == 0 else f"{name}N"
         default = f"; N = {family.n:,} by default" if family.n else ""
-        rows[", ".join([numbered, *(f"{numbered}@{paper}" for paper in family.step_sizes)])] = family.help + default
+        rows[", ".join([numbered, *(f"{numbered}@{paper}" for paper in family.papers)])] = family.help + default
     return rows
 
 
@@ -195,7 +201,7 @@ def _read(name: str, ball: Ball) -> tuple[Callable[..., Attack], dict[str, Any],
     n = _count(name, match[2]) if match[2] else family.n or 0
     chosen, repeats, goal = family.parameters(ball, n), 1, None
     if match[3]:
-        chosen["step_size"] = family.step_sizes[match[3]](ball.eps, n)
+        chosen |= family.papers[match[3]](ball, n)
     takes = {**keywords(family.make), **chosen}
     options = [*(["best", "first"] if "keep" in takes else []), *(["targeted"] if callable(takes.get("loss")) else [])]
     asked = match[4].split("+")[1:]
@@ -224,7 +230,7 @@ def _count(name: str, digits: str) -> int:
 def _fits(family: Family, number: str | None, paper: str | None) -> bool:
     """Return whether a name has the number that its family needs, and no unknown paper."""
     counted = number is None if family.n == 0 else bool(number or family.n)
-    return counted and (paper is None or paper in family.step_sizes)
+    return counted and (paper is None or paper in family.papers)
 
 
 def _describe(ball: Ball, make: Callable[..., Attack], chosen: dict[str, Any]) -> dict[str, Any]:

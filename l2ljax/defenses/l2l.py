@@ -20,25 +20,32 @@ __all__ = ["convolutional_l2l", "rnn_adv", "rnn_trades"]
 @checked
 def convolutional_l2l(
     classifier: Classifier, ball: Ball, *, inputs: Sequence[str], steps: Steps, attacker: AttackerName = "wide",
-    attacker_width: Width | None = None, normalize: Normalization = "batch", axis_name: str | None = None,
+    attacker_width: Width | None = None, normalize: Normalization = "batch",
+    loss: Literal["cross_entropy", "trades"] = "cross_entropy", beta: Positive = 6.0, axis_name: str | None = None,
 ) -> Defense:  # fmt: skip
     """Solve min over theta, max over phi of CE(f(x_T), y), with x_T made by a convolutional attacker from x.
 
-    Learning to Defend by Learning to Attack, section 3. Schedule "alternating" is Algorithm 1: theta steps first and
-    the attack is repeated with the new theta for phi, with the released code's BatchNorm modes (Algorithm 2 as printed
-    lies between: phi at the new theta on the old perturbation). Under "joint" both move on one perturbation.
+    Learning to Defend by Learning to Attack, section 2.2 (3 in 2021). Schedule "alternating" is the released code:
+    theta steps first, then gradient and attack are repeated with the new theta for phi, with its BatchNorm modes.
+    Algorithm 2 (3 in 2021) lies between: phi at the new theta on the old perturbation. Under "joint" both move on one.
 
     Args:
       inputs: the attacker's inputs, some of image and gradient.
       steps: number of the attacker's steps.
       attacker: the network.
       attacker_width: channels of its first convolution; the papers' by default.
-      normalize: the gradient's normalization: batch (the released code), example, channel or none.
+      normalize: the gradient's normalization: batch (the released code), example, channel, mean or none.
+      loss: of both players; "trades" is in the released code alone: CE(f(x), y) + beta KL(f(x) || f(x_T)). The attacker
+        sees the gradient of the cross-entropy (the KL's is 0 at x).
+      beta: the weight of the KL term.
     """
+    criterion = saddle.adversarial()
+    if loss == "trades":
+        criterion = saddle.trades(beta)._replace(inner=criterion.inner)
     network = attackers.create(attacker, width=attacker_width)
     player = learned.convolutional(network, inputs=inputs, normalize=normalize)
     return saddle.unrolled(
-        classifier, player, ball, saddle.adversarial(), steps=steps, start=clean, query="train", axis_name=axis_name
+        classifier, player, ball, criterion, steps=steps, start=clean, query="train", axis_name=axis_name
     )
 
 

@@ -5,7 +5,7 @@ result = run_standard_evaluation(logits_fn, x, y, ball=ball, key=key)
 """
 
 from l2ljax.evaluate.accuracy import AttackRow, Evaluation, evaluate, losses_of_draws
-from l2ljax.evaluate.checks import check_batch, check_logits
+from l2ljax.evaluate.loop import check_batch, check_logits
 from l2ljax.evaluate.standard import InTurn, run_in_turn, run_standard_evaluation
 
 __all__ = [

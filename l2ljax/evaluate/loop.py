@@ -20,14 +20,17 @@ import numpy as np
 from jax.tree_util import Partial
 
 from l2ljax import devices
-from l2ljax.attacks.entrance import check_output
+from l2ljax.attacks.entrance import check_output, reach
 from l2ljax.attacks.solver import Solver, as_tree
 from l2ljax.data import pixels
-from l2ljax.evaluate.checks import check_logits
+from l2ljax.data.arrays import check_examples
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Key, L2LError, Tree, as_key
 
-__all__ = ["ROUND", "STANDS", "Job", "Progress", "Turn", "attack_in_turn", "clean_logits", "job_of", "over"]
+__all__ = [
+    "ROUND", "STANDS", "Job", "Progress", "Turn", "attack_in_turn", "check_batch", "check_logits", "clean_logits",
+    "job_of", "over",
+]  # fmt: skip
 
 ROUND = 10
 """Number of steps between dropping a solver's finished examples."""
@@ -87,6 +90,35 @@ def job_of(
     size = devices.round_up(min(batch_size, len(y)))
     unit = devices.round_up(max(size // sizes, 1))
     return Job(devices.replicate(as_tree(logits_fn)), x, np.asarray(y), size, unit, stochastic, ball)
+
+
+def check_batch(x: Array | np.ndarray, y: Array | np.ndarray, num_classes: int | None = None) -> None:
+    """Check that images and labels are valid inputs of attacks. Runs on the host: not under jit.
+
+    Raises:
+      L2LError: x is not float [B, H, W, C] in [0, 1], or y not integers [B] in 0..K-1.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if not jnp.issubdtype(x.dtype, jnp.floating):  # NumPy does not count bfloat16
+        raise L2LError(f"images are {x.dtype}: give floats in [0, 1], like images.astype('float32') / 255")
+    check_examples(pixels(x), y, num_classes)
+
+
+def check_logits(logits: Array | np.ndarray, y: Array | np.ndarray) -> None:
+    """Check that a model returned logits [B, K] for labels y.
+
+    Raises:
+      L2LError: another shape, labels >= K, NaN or infinity, or rows that are probabilities.
+    """
+    logits, y = np.asarray(logits), np.asarray(y)
+    check_output(logits, len(y), reach(y))
+    if not np.isfinite(logits).all():
+        raise L2LError(
+            "the model returned NaN logits or infinite ones: its training diverged, or its input is wrong; "
+            "give a class that is ruled out a finite logit, like -1e9"
+        )
+    if (logits >= -1e-6).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-4):
+        raise L2LError("the model returns probabilities: give its logits (before the softmax), or attacks fail")
 
 
 def over(job: Job, function: Callable[..., Tree], key: Key, **options: Any) -> Tree:
@@ -154,7 +186,7 @@ def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[
             "check the attack's updates for NaN, and its projection"
         )
     if job.ball is not None:
-        length = float(job.ball.norm(reached - x)[:count].max())
+        length = np.asarray(job.ball.norm(reached - x))[:count].max()
         if length > 1.001 * job.ball.eps + 1e-6:  # beyond rounding
             ball = f"the {job.ball.name} ball of eps = {job.ball.eps:.6g}"
             raise L2LError(f"{turn.name} went {length:.6g} away, out of {ball}: end it with ball.project(x_adv, x)")

@@ -114,16 +114,13 @@ def masking_checks(
         Check("random search is not stronger than the gradient", *not_weaker("white box", "random search")),
         Check(
             f"gradients are not 0 (for more than {LARGEST_ZERO_FRACTION:.0%} of the examples, at any step)",
-            bool(zeros.max() <= LARGEST_ZERO_FRACTION),
-            "by step " + " ".join(f"{z:.1%}" for z in zeros),
+            bool(zeros.max() <= LARGEST_ZERO_FRACTION), "by step " + " ".join(f"{z:.1%}" for z in zeros),
         ),
         Check(
-            "the largest logits do not tie (as in quantized and half-precision models)",
-            not ties.any(),
-            f"{ties.max():.1%} of the examples tie"
-            + (", where the class of the lower number wins" if ties.any() else ""),
+            "the largest logits do not tie (as in quantized and half-precision models)", not ties.any(),
+            f"{ties.max():.1%} of the examples tie; the first of these classes wins",
         ),
-    ]
+    ]  # fmt: skip
     if stochastic is not None:
         checks.append(_deterministic(stochastic, split, key))
     x = jnp.asarray(pixels(split.images[:2]))

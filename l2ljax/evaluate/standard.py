@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from l2ljax.attacks.ensemble import check_attacks, stages, version_named
+from l2ljax.attacks.ensemble import VERSIONS, check_attacks, stages
 from l2ljax.attacks.solver import solvers
 from l2ljax.data import pixels
-from l2ljax.evaluate.checks import check_batch
-from l2ljax.evaluate.loop import STANDS, Progress, Turn, attack_in_turn, clean_logits, job_of
+from l2ljax.evaluate.loop import STANDS, Progress, Turn, attack_in_turn, check_batch, clean_logits, job_of
 from l2ljax.files import write_files
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Attack, Key, L2LError, as_key, is_key
@@ -77,7 +76,7 @@ def run_standard_evaluation(
 
     return run_in_turn(
         logits_fn, x, y, parts, key=key, ball=ball, about=(version, *only), batch_size=batch_size,
-        stochastic=version_named(version).stochastic, state_path=state_path, progress=progress,
+        stochastic=VERSIONS[version].stochastic, state_path=state_path, progress=progress,
     )  # fmt: skip
 
 

@@ -39,12 +39,9 @@ MODES = {"train": True, "training": True, "is_training": True, "deterministic": 
 
 
 def from_functions(
-    init: Callable[[Key, Array], Tree],
-    logits: Callable[[Tree, Array], Array],
-    train: Callable[..., tuple[Array, Tree]] | None = None,
-    *,
-    features: Callable[[Tree, Array], Array] | None = None,
-) -> Classifier:
+    init: Callable[[Key, Array], Tree], logits: Callable[[Tree, Array], Array],
+    train: Callable[..., tuple[Array, Tree]] | None = None, *, features: Callable[[Tree, Array], Array] | None = None,
+) -> Classifier:  # fmt: skip
     """Make a classifier from functions of {"params": tree, "batch_stats": tree}, like those of an Equinox module:
 
         params, static = eqx.partition(net, eqx.is_inexact_array)
@@ -91,13 +88,9 @@ def as_classifier(network: Classifier | nn.Module | nnx.Module) -> Classifier:
 
 
 def from_linen(
-    module: nn.Module,
-    *,
-    train_kwargs: Mapping[str, Any] | None = None,
-    eval_kwargs: Mapping[str, Any] | None = None,
-    rngs: Sequence[str] = ("dropout",),
-    features: Callable[[Tree, Array], Array] | None = None,
-) -> Classifier:
+    module: nn.Module, *, train_kwargs: Mapping[str, Any] | None = None, eval_kwargs: Mapping[str, Any] | None = None,
+    rngs: Sequence[str] = ("dropout",), features: Callable[[Tree, Array], Array] | None = None,
+) -> Classifier:  # fmt: skip
     """Make a classifier from a linen network, with its BatchNorm and dropout.
 
     BatchNorm reduces its statistics over all devices that train, whatever axis the network itself names.

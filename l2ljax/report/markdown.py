@@ -77,7 +77,8 @@ def page(result: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         table([result]),
         f"- Threat model: {result['norm']}, eps = {result['eps']} ({parse_eps(result['eps']):.4g})\n"
         f"- Evaluation: {n:,} images, standard error of the worst case {error} points\n"
-        f"- Training: {result['epochs']} epochs, seed {result['seed']}, {result['train_seconds']:,.1f} s\n"
+        f"- Training: {_recipe(result)}{result['epochs']:.4g} epochs, seed {result['seed']}, "
+        f"{result['train_seconds']:,.1f} s\n"
         f"- Parameters: {', '.join(f'{who} {count:,}' for who, count in result['parameters'].items())}\n"
         f"- Versions: {', '.join(f'{name} {version}' for name, version in result['versions'].items())}",
         grid(["attack", "seconds", "passes"], costs),
@@ -85,6 +86,11 @@ def page(result: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         *map(shown, figures),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _recipe(result: Mapping[str, Any]) -> str:
+    """Return the recipe and who moves, which older reports lack."""
+    return f"recipe {result['recipe']}, schedule {result['schedule']}, " if "recipe" in result else ""
 
 
 def write(workdir: Path, result: Mapping[str, Any], figures: Sequence[Path] = ()) -> None:
@@ -172,7 +178,7 @@ def over_seeds(record: Mapping[str, Any]) -> str:
         for title, row in known.items()
     ]
     run = next(iter(record["rows"].values()))[0]
-    about = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']} epochs, "
+    about = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']:.4g} epochs, "
     about += f"{run['eval_size']} test images: mean ± standard deviation over seeds (lowest)."
     return f"{about}\n\n{grid(['setting', 'seeds', *names], rows)}"
 

@@ -29,31 +29,22 @@ __all__ = ["FIGURES", "Figure", "draw", "make_plan", "redraw"]
 
 
 def make_plan(
-    names: str,
-    victim: str,
-    logits_fn: LogitsFn,
-    ball: Ball,
-    dataset: Dataset,
-    *,
-    baseline: str | None = None,
-    attackers: Sequence[str] = (),
-    batch_size: int = 250,
-) -> Plan:
+    names: str, victim: str, logits_fn: LogitsFn, ball: Ball, dataset: Dataset, *, baseline: str | None = None,
+    attackers: Sequence[str] = (), batch_size: int = 250,
+) -> Plan:  # fmt: skip
     """Load the baseline and the learned attackers, and see that they fit the victim: errors come before the work.
 
     Args:
       names: of the figures, separated by commas; `all` is all of them. Without any, attackers are not looked at.
       victim: its workdir or name.
-      logits_fn: the victim.
-      ball: the threat.
-      dataset: the victim's data.
+      logits_fn, ball, dataset: the victim, its threat and data.
       baseline: the workdir of a run.
       attackers: names of attacks; drawn are the learned ones, own (the victim's) and trained:WORKDIR.
       batch_size: images at a time.
 
     Raises:
-      L2LError: an unknown figure, no such run, a run on other data, an attacker of another radius or norm, or one that
-        learned nothing.
+      L2LError: an unknown figure, no such run or one on other data, an attacker of another threat or that learned
+        nothing.
     """
     chosen = _chosen(names)
 

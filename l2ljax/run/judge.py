@@ -181,10 +181,10 @@ def _job(
     if name in VERSIONS and surrogate is None:
         return functools.partial(run_standard_evaluation, logits_fn, ball=ball, version=name)
     attack = trained.named_attack(name, ball, functools.partial(trained.load_attacker, workdir, ball=ball))
-    about: tuple[Any, ...] = (ball.name, ball.eps)
     if surrogate is not None:
-        attack, about = attacks.transfer(attack, surrogate), (*about, workdir)
-    return functools.partial(run_in_turn, logits_fn, attacks={name: attack}, about=about)
+        attack = attacks.transfer(attack, surrogate)
+    about = () if surrogate is None else (workdir,)
+    return functools.partial(run_in_turn, logits_fn, attacks={name: attack}, ball=ball, about=about)
 
 
 def _check_images(victim: Callable[..., Array], flags: Flags, dataset: data.Dataset) -> None:

@@ -47,7 +47,10 @@ _ZAGORUYKO = Settings(
 )  # fmt: skip
 _BY_HAND = L2L._replace(schedule="joint")
 _PGM = _BY_HAND._replace(options={"steps": 10, "step_size": 0.007, "start": "clean"})
-_L2L = {**dict.fromkeys(L2L_METHODS, L2L), "plain": _ZAGORUYKO, "fgsm_adv": _BY_HAND, "pgd_adv": _PGM}
+_L2L = {
+    **dict.fromkeys(L2L_METHODS, L2L), "plain": _ZAGORUYKO, "fgsm_adv": _BY_HAND, "stability": _BY_HAND,
+    "pgd_adv": _PGM,
+}  # fmt: skip
 # 2021, section 4.2 and Algorithm 4: AIT on the same network, phi and theta on one perturbation.
 _AIT = L2L._replace(epochs=200, milestones=(59, 89), schedule="joint", options={"label_eps": 0.5})
 
@@ -149,7 +152,11 @@ _OURS = (
 )  # fmt: skip
 RECIPES = {
     "rnn_adv": Recipe(
-        ("rnn_adv", "rnn_trades"), {**_rows(["cifar10"], **_RNN_CIFAR), **_rows(["mnist"], **_RNN_MNIST)}
+        ("rnn_adv", "rnn_trades"),
+        {
+            **_rows(["cifar10"], **_RNN_CIFAR, l2l_da=_DA_CIFAR._replace(arch="vgg16")),
+            **_rows(["mnist"], **_RNN_MNIST, l2l_da=L2L_DA._replace(arch="small_cnn")),
+        },
     ),
     "l2l": Recipe(L2L_METHODS, _rows(["cifar10", "cifar100", "svhn"], **_L2L)),
     "l2l_v2": Recipe(("ait_l2l",), _rows(["cifar10", "cifar100"], **_L2L, ait_l2l=_AIT, ait=_AIT)),
@@ -161,7 +168,8 @@ RECIPES = {
             **_rows(["mnist"], l2l_da=L2L_DA, l2l_star=_DA_STAR, plain=_DA_BY_HAND, fgsm_adv=_DA_BY_HAND,
                     pgd_adv=_DA_BY_HAND._replace(options=_PGD10), cw_adv=_DA_BY_HAND),
             **_rows(["cifar10"], l2l_da=_DA_CIFAR, l2l_star=_DA_CIFAR._replace(options={"normalize": "mean"}),
-                    cw_adv=_DA_CIFAR._replace(clip_norm=None, options={}), plain=_AKAMASTER),
+                    cw_adv=_DA_CIFAR._replace(clip_norm=None, options={}), plain=_AKAMASTER,
+                    fgsm_adv=_AKAMASTER, pgd_adv=_AKAMASTER._replace(options=_PGD10)),
         },
     ),
     "ours": Recipe(
@@ -198,7 +206,7 @@ def find(dataset: str | data.Dataset, method: str, recipe: str | None = None) ->
     defenses.find(method)  # knows the names
     name = dataset if isinstance(dataset, str) else dataset.name
     if name not in data.NAMES:
-        known = data.nearest(data.source(dataset).image_shape)
+        known = data.nearest((data.source(name) if isinstance(dataset, str) else dataset).image_shape)
         settings = find(known, method, recipe or "ours")
         return settings._replace(source=f"{settings.source}: as {known}")
     recipe = recipe or default(name, method)
@@ -235,6 +243,7 @@ def plain_before(settings: Settings) -> Settings:
         method="plain",
         epochs=plain.epochs * stretch,
         milestones=tuple(m * stretch for m in plain.milestones),
+        batch_size=min(plain.batch_size, settings.train_size or plain.batch_size),
         attacks=("pgd10",),
         workdir=settings.workdir / "classifier",
     )

@@ -65,7 +65,7 @@ def scored(evaluation: Evaluation) -> dict[str, Any]:
 
 def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
     """Return what report.json says about the run itself."""
-    names = ("recipe", "method", "selection", "dataset", "arch", "eps", "norm", "seed", "epochs")
+    names = ("recipe", "method", "schedule", "selection", "dataset", "arch", "eps", "norm", "seed", "epochs")
     sizes = {player: sum(a.size for a in jax.tree.leaves(tree)) for player, tree in state.params._asdict().items()}
     return {
         **{name: getattr(setup.settings, name) for name in names},

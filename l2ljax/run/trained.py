@@ -17,7 +17,7 @@ from flax import nnx
 
 from l2ljax import attacks, checkpoint, data, defenses, models, threat
 from l2ljax.data.functions import call
-from l2ljax.runtime.workdir import read_json
+from l2ljax.runtime.workdir import check_network, read_json
 from l2ljax.types import Array, Attack, Classifier, Defense, L2LError, Tree
 
 __all__ = [
@@ -40,7 +40,7 @@ class Learned(NamedTuple):
 
 def learned(name: str, own: str = "") -> Learned | None:
     """Return what own, ownN, trained:WORKDIR or trainedN:WORKDIR means (N steps, own: the workdir `own`), else None."""
-    match = re.fullmatch(r"own([1-9]\d*)?|trained([1-9]\d*)?:(.+)", name)
+    match = re.fullmatch(r"own([1-9][0-9]{0,8})?|trained([1-9][0-9]{0,8})?:(.+)", name)
     if match is None:
         return None
     steps = match[1] or match[2]
@@ -91,8 +91,10 @@ def load_classifier(workdir: str | Path, classifier: Network | None = None) -> j
                 "network), in a function for evaluate.py that --victim=MODULE:FUNCTION names"
             )
         classifier = models.create(saved["arch"], num_classes=saved["num_classes"], dtype=jnp.dtype(saved["dtype"]))
-    classifier = models.as_classifier(classifier)
-    like = classifier.init(jax.random.key(0), jnp.zeros((1, *saved["image_shape"])))
+    classifier, images = models.as_classifier(classifier), jnp.zeros((2, *saved["image_shape"]))
+    if "network" in saved:
+        check_network(workdir, saved["network"], models.fingerprint(classifier, images))
+    like = classifier.init(jax.random.key(0), images)
     params, batch_stats = checkpoint.restore_player(workdir, "classifier", (like["params"], like["batch_stats"]))
     return jax.tree_util.Partial(classifier.logits, {"params": params, "batch_stats": batch_stats})
 
@@ -114,9 +116,8 @@ def load_attacker(
     saved = read_config(workdir)
     trained = check_threat(workdir, saved, ball)
     if saved["method"] not in {**defenses.METHODS, **defenses.ATTACKERS}:
-        raise L2LError(
-            f"{workdir} holds a {saved['method']}, a defense of yours: keep its attack, or register the defense"
-        )
+        own = f"{workdir} holds a {saved['method']}, a defense of yours"
+        raise L2LError(f"{own}: keep its attack, or register the defense")
     defense = defenses.create(saved["method"], models.create("digits_cnn"), trained, **saved["options"])  # any network
     like = defense.init(jax.random.key(0), jnp.zeros((1, *saved["image_shape"])))
     attack = trained_attack(defense, *checkpoint.restore_player(workdir, "attacker", like), steps=steps, path=path)
@@ -135,11 +136,7 @@ def check_threat(workdir: str | Path, saved: Mapping[str, Any], ball: threat.Bal
 
 
 def load_function(name: str) -> Callable[..., Array]:
-    """Return the function images -> logits that MODULE:FUNCTION, called without arguments, returns.
-
-    Raises:
-      L2LError: there is none.
-    """
+    """Return the function images -> logits that MODULE:FUNCTION returns; an L2LError says if there is none."""
     function = call(name, wanted := "a function of images that returns their logits")
     if not callable(function):
         raise L2LError(f"{name} returned a {type(function).__name__}: let it return {wanted}")

@@ -65,9 +65,7 @@ def read(
             config, registry = (tyro.conf.FlagCreatePairsOff,), _texts()
             about = f"{about}\n\n{HELP}"
             flags = tyro.cli(kind, args=others, description=about, config=config, registry=registry, **given)
-            return _each(
-                flags, lambda kind, v, name: (values.parse if isinstance(v, str) else values.check)(kind, v, name)
-            )
+            return _each(flags, _meant)
         except SystemExit as end:
             if end.code == 0:  # after --help
                 for title, table in tables().items():
@@ -80,16 +78,20 @@ def checked(flags: T) -> T:
     return _each(flags, values.check)
 
 
+def _meant(kind: Any, value: Any, name: str) -> Any:
+    return (values.parse if isinstance(value, str) else values.check)(kind, value, name)
+
+
 def _each(flags: T, function: Callable[[Any, Any, str], Any]) -> T:
     """Return the flags with function(annotation, value, name) in place of each value, or of each of a tuple."""
     new = {}
     for name, kind in typing.get_type_hints(type(flags), include_extras=True).items():
         value, named = getattr(flags, name), f"--{name.replace('_', '-')}"
         if isinstance(value, tuple):
-            element = next(
-                typing.get_args(k)[0] for k in (kind, *typing.get_args(kind)) if typing.get_origin(k) is tuple
-            )
-            new[name] = tuple(function(element, each, named) for each in value)
+            if not value:
+                raise L2LError(f"{named}: give one or more")
+            whole = next(k for k in (kind, *typing.get_args(kind)) if typing.get_origin(k) is tuple)
+            new[name] = tuple(function(typing.get_args(whole)[0], each, named) for each in value)
         else:
             new[name] = function(kind, value, named)
     return dataclasses.replace(flags, **new)  # type: ignore[type-var]
@@ -114,7 +116,7 @@ def _look_over(kind: Any, arguments: Sequence[str]) -> None:
 
 
 def _texts() -> Any:
-    """Return the rule that leaves numbers and choices as they are written, for `checked`."""
+    """Return the rule that leaves numbers and choices as they are written, for `values.parse`."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
     registry = ConstructorRegistry()
@@ -144,10 +146,7 @@ def quiet_pipe() -> Iterator[None]:
 
 
 def load(arguments: Sequence[str] | None = None) -> list[str]:
-    """Import the modules that --import names, and return the other arguments.
-
-    Args:
-      arguments: of the script, by default the command line's.
+    """Import the modules that --import names, and return the other arguments (by default of the command line's).
 
     A module that cannot be imported, or registers what it may not, ends the script with one line.
     """

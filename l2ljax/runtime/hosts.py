@@ -36,13 +36,9 @@ AGREE_EVERY = 16
 
 @contextlib.contextmanager
 def joined(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-    *,
-    distributed: bool = False,
-    heartbeat_timeout: int = 60,
-) -> Iterator[None]:
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, *,
+    distributed: bool = False, heartbeat_timeout: int = 60,
+) -> Iterator[None]:  # fmt: skip
     """Make this process one of a run's within the context; process 0 alone writes to stdout.
 
     JAX watches the processes: if one is silent for `heartbeat_timeout` seconds, it aborts the others, which would
@@ -51,8 +47,7 @@ def joined(
 
     Args:
       coordinator: HOST:PORT of process 0; without it and `distributed`, nothing is joined.
-      num_processes: their number.
-      process_id: the number of this process, 0..num_processes-1.
+      num_processes, process_id: their number, and which of them this is, from 0.
       distributed: instead of these, let JAX ask SLURM, Open MPI, Kubernetes or the cloud TPU.
       heartbeat_timeout: in seconds; an ending process waits for the others as long.
 

@@ -13,7 +13,7 @@ from typing import Any
 from l2ljax.files import write_files, write_json
 from l2ljax.types import L2LError, one_line
 
-__all__ = ["ABOUT_REPORTING", "Workdir", "read_json"]
+__all__ = ["ABOUT_REPORTING", "Workdir", "check_network", "read_json"]
 
 ABOUT_REPORTING = (
     "workdir", "data_dir", "devices", "remat", "checkpoint_every", "no_checkpoint", "eval_size", "attacks",
@@ -98,9 +98,13 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
             f"{path} holds a run on {before}, here it would be {now}: give --devices={count} ({count} cores where each "
             f"has one, or set JAX_NUM_CPU_DEVICES={count}), or choose another --workdir"
         )
-    theirs, ours = (tuple(about.get("network", ("", ""))) for about in (old, new))
-    if theirs[0] == ours[0] and theirs != ours:  # of one version of JAX
-        raise L2LError(f"{path} holds a run of another network, of the same name: choose another --workdir")
+    check_network(path, old.get("network"), new.get("network"))
     for name in new:
         if name not in ABOUT_REPORTING and old.get(name) != new[name]:
             raise L2LError(f"{path} holds a run with {name}={old.get(name)}, not {new[name]}: choose another --workdir")
+
+
+def check_network(path: str | Path, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
+    """Raise an L2LError if two of `models.fingerprint`, if there are two, differ in one version of JAX."""
+    if theirs and ours and theirs[0] == ours[0] and theirs[1] != ours[1]:
+        raise L2LError(f"{path} holds a run of another network, of the same name: choose another --workdir")

@@ -1,0 +1,164 @@
+"""The tables' rows at their papers' own settings, for a machine that can pay them: one command a row.
+
+    setting("rnn_adv:table4", "RNN-Adv").milestones      # (80, 140, 180)
+    printed("rnn_adv:table4", "RNN-Adv").jobs[0].command()
+
+`experiments/reproduce.py --printed --only=rnn_adv:table4/RNN-Adv --minutes=600 --data-dir=FOLDER` runs such a row.
+"""
+
+import functools
+from typing import Any
+
+from l2ljax.run import recipes
+from l2ljax.run.config import Config, resolve
+from l2ljax.run.settings import Settings
+from papers import effort
+from papers.jobs import Job, Part, attacker, black, white
+from papers.targets import TABLES
+
+__all__ = ["COLUMNS", "METHODS", "printed", "recipe_of", "setting"]
+
+METHODS = {
+    "Plain": "plain", "Plain Net": "plain", "AdvTrain": "pgd_adv", "AdvTrain+BLS": "pgd_bls_adv", "TRADES": "trades",
+    "L2LDA": "l2l_da", "RNN-Adv": "rnn_adv", "RNN-TRADES": "rnn_trades",
+    "Stability": "stability", "Kurakin": "fgsm_adv", "PGM Net": "pgd_adv", "FGSM Net": "fgsm_adv",
+    "Naive L2L": "naive_l2l", "Grad-only L2L": "grad_only_l2l", "2-Step Grad-only": "two_step_grad_only_l2l",
+    "Grad L2L": "grad_l2l", "2-Step L2L": "two_step_l2l", "AIT": "ait", "AIT+Grad L2L": "ait_l2l",
+    "PGD10": "pgd_adv", "PGD100": "pgd_adv", "C&W100": "cw_adv", "FGSM": "fgsm_adv", "L2L*": "l2l_star",
+    "L2L-DA": "l2l_da", "R-, D-": "l2l_da", "R-, D+": "l2l_da", "R+, D-": "l2l_da", "R+, D+": "l2l_da",
+    "delta+, y+": "l2l_da", "delta+, y-": "l2l_da", "delta-, y+": "l2l_da", "delta-, y-": "l2l_da",
+    "PGD classifier": "pgd_adv", "L2L-DA classifier": "l2l_da",
+}  # fmt: skip
+"""Row of any table -> method."""
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "R-, D-": {"options": "steps=1,step=1.0,diversity=0.0"}, "R-, D+": {"options": "steps=1,step=1.0"},
+    "R+, D-": {"options": "diversity=0.0"}, "delta+, y-": {"options": "label=False"},
+    "delta-, y+": {"options": "delta=False"}, "delta-, y-": {"options": "delta=False,label=False"},
+}  # fmt: skip
+"""Flags of L2L-DA's rows besides its recipe's."""
+SLIM = ("l2l:table4", "l2l:table5", "l2l:table8", "l2l:table8-cifar100")
+"""Tables with slim attackers."""
+BLACK = {
+    "rnn_adv:table7": ({"Plain-Net": "Plain", "PGD-Net": "AdvTrain"}, {"": "pgd10@rnn"}),
+    **dict.fromkeys(
+        ("l2l:table4", "l2l:table5", "l2l:table6"),
+        ({"Plain": "Plain Net", "FGSM": "FGSM Net", "PGM": "PGM Net"}, {" FGSM": "fgsm", " PGM10": "pgd10@l2l"}),
+    ),
+}  # fmt: skip
+"""Tables of black-box attacks: surrogate -> its row, and attack -> name."""
+COLUMNS = {
+    "rnn_adv": {
+        "PGD-10": "pgd10@rnn", "PGD-100": "pgd100@rnn", "CW100": "cw100", "PGD": "pgd10@rnn", "PGD+BLS": "bls10",
+    },
+    "l2l": {
+        "FGSM": "fgsm", "PGM-20": "pgd20@l2l", "PGM-100": "pgd100@l2l", "CW": "l2l_cw100", "Random": "random10000",
+    },
+    "l2l_v2": {
+        "PGM-20": "pgd20@l2l_v2", "PGM-100": "pgd100@l2l_v2", "CW-20": "margin20@ait", "CW-100": "margin100@ait",
+    },
+    "l2l_da": {
+        "FGSM": "fgsm", "PGD10": "pgd10@l2l_da", "PGD100": "pgd100@l2l_da", "CW100": "cw100", "CW1000": "cw1000",
+    },
+}  # fmt: skip
+"""Recipe -> column -> the attack's name."""
+TUNED = {"L2LDA": "l2l_da", "L2L-DA": "l2l_da", "AdvGAN": "advgan", "GAP": "gap"}
+"""Columns whose attacker is trained on the row's model."""
+IMAGES = 10_000
+
+
+def recipe_of(table: str) -> str:
+    """Return the recipe of a table's paper."""
+    return "l2l_v2" if table == "l2l:table4-v2" else table.partition(":")[0]
+
+
+@functools.cache
+def setting(table: str, row: str) -> Settings | None:
+    """Return the complete settings of a row's model in its paper; None if the row is no trained model."""
+    printed, flags = TABLES[table], _flags(table, row)
+    if flags is None or recipe_of(table) not in recipes.RECIPES:
+        return None
+    return resolve(printed.dataset, flags["method"], Config(**flags))
+
+
+def _flags(table: str, row: str) -> dict[str, Any] | None:
+    """Return the flags of the row's model, those of the recipe left out."""
+    if not TABLES[table].arch or row not in METHODS:
+        return None
+    method, dataset = METHODS[row], TABLES[table].dataset
+    flags = {"recipe": recipe_of(table), "method": method, **ABLATIONS.get(row, {})}
+    if recipes.find(dataset, method, flags["recipe"]).arch != TABLES[table].arch:
+        flags["arch"] = TABLES[table].arch
+    if table in SLIM and method in effort.GENERATORS:
+        flags["attacker"] = "slim"
+    if row == "PGD100":  # 100 steps of eps / 12
+        flags |= {"steps": 100, "options": f"step_size={0.3 / 12 if dataset == 'mnist' else 8 / 255 / 12:.6g}"}
+    return flags
+
+
+def model(table: str, row: str, seed: int = 0) -> Job:
+    """Return the training of a row's model."""
+    flags, settings = _flags(table, row), setting(table, row)
+    assert flags is not None and settings is not None
+    given = (*(f"--{name.replace('_', '-')}={value}" for name, value in flags.items()), f"--seed={seed}")
+    varied = "".join(f"-{value}" for name, value in flags.items() if name in ("attacker", "options", "steps"))
+    varied = varied.replace(",", "-").replace("=", "")
+    folder = f"runs/printed/{settings.dataset}-{settings.arch}-{settings.method}-{settings.recipe}{varied}-s{seed}"
+    width = settings.options.get("attacker_width") or 64
+    work = effort.training(
+        settings.dataset,
+        settings.arch,
+        settings.method,
+        epochs=settings.epochs,
+        width=width,
+        schedule=settings.schedule,
+    )
+    about = {name: getattr(settings, name) for name in ("recipe", "method", "dataset", "arch", "epochs")}
+    return Job(
+        f"experiments/{settings.dataset}.py", (*given, "--attacks=pgd10", f"--workdir={folder}"),
+        f"{folder}/report.json", work, settings.dataset, {**about, "seed": seed},
+    )  # fmt: skip
+
+
+def printed(table: str, row: str, seed: int = 0) -> list[Part]:
+    """Return the row's model and attacks as in the paper; nothing for figures and what is no trained model."""
+    if setting(table, row) is None or ":figure" in table or TABLES[table].unit != "%":
+        return []
+    victim = model(table, row, seed)
+    if table in BLACK:
+        surrogates, attacks = BLACK[table]
+        others = {name: model(table, other, seed + 1) for name, other in surrogates.items()}
+        return [black(table, row, victim, others, attacks)]
+    if table == "l2l_da:table3":
+        return [_from_surrogate(victim, row, *pair, seed) for pair in {"A": "Plain", "B": "FGSM", "C": "PGD10"}.items()]
+    columns, before = {}, dict[str, Job]()
+    for column in TABLES[table].columns:
+        if (name := COLUMNS[recipe_of(table)].get(column)) is not None:
+            columns[column] = name
+        elif column == "own attacker" and victim.about["method"] in effort.GENERATORS:
+            columns[column] = "own"
+        elif column in ("RNN-Adv", "10 steps", "40 steps"):
+            optimizer = model(table, "RNN-Adv", seed)
+            columns[column] = f"trained{'40' if column == '40 steps' else ''}:{optimizer.folder}"
+            before[optimizer.made] = optimizer
+        elif column in TUNED:
+            tuned = _tuned(TUNED[column], victim)
+            columns[column] = f"trained:{tuned.folder}"
+            before[tuned.made] = tuned
+    natural = "Natural" in TABLES[table].columns
+    return [white(table, row, victim, columns, IMAGES, *before.values(), natural=natural)]
+
+
+def _tuned(name: str, victim: Job) -> Job:
+    """Return the attacker that L2L-DA's code trains for 48,000 steps on the frozen model, from its own if any."""
+    begun = [f"--attacker-from={victim.folder}"] * (victim.about["method"] == name)
+    epochs = 48_000 * 100 // effort.TRAIN_IMAGES[victim.dataset]
+    return attacker(name, victim, "--batch-size=100", *begun, epochs=epochs)
+
+
+def _from_surrogate(victim: Job, row: str, letter: str, other: str, seed: int) -> Part:
+    """Return the columns of L2L-DA's Table 3 whose images are made on one surrogate."""
+    surrogate = model("l2l_da:table3", other, seed + 1)
+    tuned = _tuned("l2l_da", surrogate)
+    names = {"L2L-DA ": f"trained:{tuned.folder}", "PGD10 ": "pgd10@l2l_da", "PGD100 ": "pgd100@l2l_da"}
+    columns = {column + letter: name for column, name in names.items()}
+    return black("l2l_da:table3", row, victim, {"": surrogate}, columns, tuned, variant=f"black-{letter}")
