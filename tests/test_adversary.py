@@ -96,6 +96,7 @@ def test_what_cannot_be_is_told_in_one_line(victim, tmp_path):
 
 def test_random_signs_are_as_far_as_the_ball_and_draw_anew():
     x = np.full((2, 4, 4, 1), 0.5, np.float32)
-    one, two = (attacks.random_signs(threat.linf(0.1))(None, jax.random.key(i), x, None) for i in (0, 1))
+    y = np.zeros(2, int)
+    one, two = (attacks.random_signs(threat.linf(0.1))(None, jax.random.key(i), x, y) for i in (0, 1))
     assert set(np.unique(np.round(np.abs(one - x), 5))) == {np.float32(0.1)}
     assert (one != two).any() and (one[0] != one[1]).any()
