@@ -2,17 +2,19 @@
 
     python experiments/strength.py --victims=runs/mnist_pgd_adv,runs/mnist_l2l_da --attackers=runs/mnist_l2l_da
 
-PGD and the trained attackers of the given runs attack each test image `draws` times with other starts or latents. The
-curves are means over images of the largest loss, with a band of one standard deviation among the draws.
+PGD and the trained attackers of the given runs attack each test image `draws` times with other starts or latents; an
+attacker that draws neither, like L2L's, starts at a uniform draw from the ball, as in the paper (section 4). The curves
+are means over images of the largest loss, with a band of one standard deviation among the draws.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from l2ljax import data
+from l2ljax import data, defenses, threat
 from l2ljax.files import check_writable, write_json
 from l2ljax.report.figures import loss_along_attacks
 from l2ljax.report.views import losses_along, pgd_path
@@ -20,7 +22,7 @@ from l2ljax.run.trained import check_threat, load_attacker, load_classifier, rea
 from l2ljax.runtime.flags import read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
-from l2ljax.types import LogitsFn
+from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
 from l2ljax.values import Count, Seed, parse_list
 
 
@@ -61,9 +63,26 @@ def prepared(flags: Flags, victim: str) -> tuple[LogitsFn, data.Split, dict[str,
     ball = check_threat(victim, saved, None)
     tried = {"PGD": pgd_path(ball, steps=flags.steps)}
     for name in parse_list(str, flags.attackers, "--attackers"):
-        tried[Path(name).name] = load_attacker(name, steps=flags.steps, path=True, ball=ball)
+        attack = load_attacker(name, steps=flags.steps, path=True, ball=ball)
+        tried[Path(name).name] = attack if draws(read_config(name)) else restarted(attack, ball)
     test = data.load(saved["dataset"], saved.get("data_dir")).test
     return load_classifier(victim), data.Split(*(a[: flags.eval_size] for a in test)), tried
+
+
+def draws(saved: Mapping[str, Any]) -> bool:
+    """Return whether a run's attacker draws a latent or its start."""
+    options = {**defenses.options(saved["method"]), **saved["options"]}
+    return bool(options.get("latent")) or options.get("start", "clean") != "clean"
+
+
+def restarted(path: Attack, ball: threat.Ball) -> Attack:
+    """Return the attack from a uniform draw of the ball around x, each iterate projected onto that ball."""
+
+    def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+        iterates = path(logits_fn, key, ball.sample(fold_in(key, 0), x), y)
+        return jax.vmap(lambda moved: ball.project(moved, x))(iterates)
+
+    return attack
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ import dataclasses
 import importlib
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bench import benchmark, goals, gpu, throughput
 from bench.cells import cells
-from l2ljax import devices, files
+from l2ljax import devices, files, threat
 from l2ljax.types import L2LError
 
 SCRIPTS = ("ablation", "autoattack", "cycle", "gail_speed", "goals", "reproduce", "scaling", "strength", "throughput")
@@ -139,3 +142,15 @@ def test_a_file_that_is_there_stays_as_it_is(tmp_path):
     assert kept.read_text() == "content" and list(kept.parent.iterdir()) == [kept]
     with pytest.raises(L2LError, match="is a folder"):
         files.check_writable(tmp_path)
+
+
+def test_attackers_that_draw_nothing_start_at_random_in_l2l_das_figure():
+    strength = importlib.import_module("strength")
+    draws = {"l2l_da": True, "l2l_star": False, "grad_l2l": False, "rnn_adv": True}
+    assert {name: strength.draws({"method": name, "options": {}}) for name in draws} == draws
+    assert not strength.draws({"method": "l2l_da", "options": {"latent": 0}})
+    ball, x = threat.linf(0.1), jnp.full((4, 3, 3, 1), 0.5)
+    still = lambda logits_fn, key, x, y: jnp.stack([x, x + 0.2])
+    first, second = (strength.restarted(still, ball)(None, key, x, None) for key in jax.random.split(jax.random.key(0)))
+    assert (first[0] != second[0]).all() and 0.08 < jnp.abs(first - x).max() <= 0.1 + 1e-6
+    np.testing.assert_allclose(first[1], jnp.minimum(first[0] + 0.2, x + 0.1), atol=1e-6)
