@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 
 from l2ljax import losses
 from l2ljax.models.convolution import stock_convolution
-from l2ljax.types import Array, Attack, LogitsFn, Tree
+from l2ljax.types import Array, Attack, LogitsFn, Tree, example_keys
 
 __all__ = ["mark", "multiplications", "passes"]
 
@@ -36,9 +36,15 @@ def passes(attack: Attack, logits_fn: LogitsFn, x: ArrayLike, y: ArrayLike) -> f
     def one(x: Array) -> Array:
         return jax.grad(lambda x: losses.cross_entropy(marked(x), y).sum())(x)
 
+    def attacked(x: Array) -> Array:
+        return attack(marked, example_keys(jax.random.key(0), len(x)), x, y)
+
     # The program of a model that rounds its input has gradient 0: there a pass is twice a forward pass.
-    whole = multiplications(one, x) or 2 * multiplications(marked, x)
-    return multiplications(lambda x: attack(marked, jax.random.key(0), x, y), x) / whole
+    if whole := multiplications(one, x) or 2 * multiplications(marked, x):
+        return multiplications(attacked, x) / whole
+    # A model without products: its forward passes. One that does not look at its input has none.
+    forward = multiplications(marked, x, forward=True)
+    return multiplications(attacked, x, forward=True) / forward if forward else 0.0
 
 
 def mark(logits_fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,20 +57,22 @@ def mark(logits_fn: Callable[..., Any]) -> Callable[..., Any]:
     return marked
 
 
-def multiplications(function: Callable[..., Tree], *args: Any) -> float:
+def multiplications(function: Callable[..., Tree], *args: Any, forward: bool = False) -> float:
     """Count multiplications of convolutions and matrix products in marked functions, forward and backward.
 
-    Convolutions count by their definition, however they are computed.
+    Convolutions count by their definition, however they are computed. With `forward`, all other operations of forward
+    passes count too, one for each number that they return.
     """
     with stock_convolution():
         closed = jax.make_jaxpr(function)(*args)
     jaxpr, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return sum(_count(equation, marked=False) for equation in jaxpr.eqns)
+    return sum(_count(equation, False, forward) for equation in jaxpr.eqns)
 
 
-def _count(equation: core.JaxprEqn, marked: bool) -> float:
+def _count(equation: core.JaxprEqn, marked: bool, forward: bool) -> float:
     marked = marked or SCOPE in str(equation.source_info.name_stack)
-    inner = [sum(_count(inside, marked) for inside in jaxpr.eqns) for jaxpr in core.jaxprs_in_params(equation.params)]
+    jaxprs = core.jaxprs_in_params(equation.params)
+    inner = [sum(_count(inside, marked, forward) for inside in jaxpr.eqns) for jaxpr in jaxprs]
     if equation.primitive.name == "cond":
         return max(inner)
     if inner:
@@ -78,7 +86,9 @@ def _count(equation: core.JaxprEqn, marked: bool) -> float:
         return out.size * math.prod(operands[0].shape[i] for i in contracted)
     if equation.primitive.name == "conv_general_dilated":
         return _convolution(operands[0].shape, operands[1].shape, out.shape, equation.params)
-    return 0.0
+    # Conversions to the same type disappear under differentiation.
+    counted = forward and equation.primitive.name != "convert_element_type"
+    return float(out.size) if counted and "transpose" not in str(equation.source_info.name_stack) else 0.0
 
 
 def _convolution(image: Sequence[int], kernel: Sequence[int], out: Sequence[int], params: Mapping[str, Any]) -> float:

@@ -166,7 +166,7 @@ def test_sources_that_cannot_be_are_refused_in_one_line(tmp_path, monkeypatch):
         "imagenet": r"unknown data set 'imagenet': choose one of digits, .*, a .npz file or MODULE:FUNCTION",
         str(tmp_path / "none.npz"): "none.npz cannot be read .*: name a file that numpy.savez wrote",
         str(tmp_path / "broken.npz"): "broken.npz cannot be read",
-        saved(tmp_path / "x.npz", x=IMAGES, y=LABELS): "x.npz holds x, y: name the arrays images, labels, or train_",
+        saved(tmp_path / "x.npz", x=IMAGES, y=LABELS): "holds x, y: name them images and labels, or all of train_",
         saved(tmp_path / "objects.npz", images=np.array([None]), labels=LABELS): "cannot be read",
     }.items():
         with pytest.raises(L2LError, match=message) as error:

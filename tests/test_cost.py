@@ -170,3 +170,12 @@ def test_stock_convolutions_count_like_the_librarys():
         expected = 32 * 22**2 + 64 * 32 * 11**2 + 64 * 64 * 10**2 + 1024 * 10
         assert forward() == expected
     assert forward() == expected
+
+
+def test_a_model_without_products_is_counted_by_its_forward_passes():
+    """Means over halves of the image: PGD-5 takes five passes of it, too, exactly; a constant model has none."""
+    halves = lambda x: jnp.stack([x[:, :2].mean((1, 2, 3)), x[:, 2:].mean((1, 2, 3))], axis=1)
+    x, y = jnp.full((3, 4, 4, 1), 0.5), jnp.zeros(3, int)
+    ball = threat.linf(0.1)
+    assert cost.passes(attacks.create("pgd5", ball), halves, x, y) == pytest.approx(5)
+    assert cost.passes(attacks.create("pgd5", ball), lambda x: jnp.zeros((3, 2)), x, y) == 0

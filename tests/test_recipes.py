@@ -114,6 +114,8 @@ def test_the_default_is_the_papers_recipe_on_its_own_data():
 def test_a_recipe_without_the_row_is_refused():
     with pytest.raises(L2LError, match=r"recipe trades has no rnn_adv on cifar10: it has trades; or --recipe=ours"):
         find("cifar10", "rnn_adv", "trades")
+    with pytest.raises(L2LError, match=r"recipe l2l has no grad_l2l on digits: it has cifar10, cifar100, svhn; or"):
+        find("digits", "grad_l2l", "l2l")
     with pytest.raises(L2LError, match=r"unknown recipe 'madry': choose from rnn_adv, l2l, "):
         find("cifar10", "rnn_adv", "madry")
 
@@ -177,6 +179,8 @@ def test_a_classifier_that_should_start_trained_is_trained_first(tmp_path):
     with pytest.raises(L2LError, match="fgsm_adv of recipe ours starts from a trained classifier: give init_from="):
         prepare(settings)
     report = experiment.run(settings)
+    as_cifar = recipes.plain_before(resolve("cifar10", "l2l_da", Config(epochs=2)))
+    assert (as_cifar.epochs, as_cifar.lr, as_cifar.milestones) == (2, 0.1, (1.0, 1.5))
     plain = read_json(tmp_path / "run" / "classifier" / "config.json")
     assert (plain["method"], plain["epochs"], plain["train_size"]) == ("plain", 1, 60)  # stretched like the run
     assert read_json(tmp_path / "run" / "config.json")["init_from"] == str(tmp_path / "run" / "classifier")

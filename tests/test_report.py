@@ -402,3 +402,11 @@ def test_judgements_share_a_table_and_name_what_rang():
         and text.endswith("not so: gradients are not 0.")
         and "1 checks for masked gradients passed.\n" in text
     )
+
+
+def test_a_row_of_one_class_says_so():
+    """A constant network keeps its accuracy under every attack."""
+    result = {"method": "m", "clean_acc": 0.3, "attacks": {}, "worst_case_acc": 0.3, "classes_predicted": 10}
+    best = {**result, "classes_predicted": 1}
+    lines = markdown.table([{**result, "best": best}]).splitlines()
+    assert "one class" not in lines[2] and "m (best on validation), which predicts one class" in lines[3]

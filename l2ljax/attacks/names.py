@@ -194,8 +194,8 @@ def _read(name: str, ball: Ball) -> tuple[Callable[..., Attack], dict[str, Any],
     match = re.fullmatch(rf"({families})([1-9]\d*)?(?:@(\w+))?((?:\+\w+)*)", name, re.ASCII)
     if match is None or not _fits(FAMILIES[match[1]], match[2], match[3]):
         raise L2LError(
-            f"unknown attack {name!r}: choose from {', '.join(listing())}, own, ownN (N a number, like pgd20), with "
-            "options like pgd20+best; --import=MODULE adds yours"
+            f"unknown attack {name!r}: choose from {', '.join(listing())} (N a number, like pgd20), with options "
+            "like pgd20+best; --import=MODULE adds yours, and in Python load_attacker(WORKDIR) returns a trained one"
         )
     family = FAMILIES[match[1]]
     n = _count(name, match[2]) if match[2] else family.n or 0

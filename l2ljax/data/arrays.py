@@ -112,7 +112,7 @@ def as_dataset(content: Any, name: str = "") -> Dataset:
     if given in (set(TO_TRAIN), set(TO_TRAIN[:2])):
         return from_arrays(**{array: content[array] for array in given}, class_names=class_names, name=name)
     listed = ", ".join(sorted(map(str, given))) or "nothing"
-    raise L2LError(f"{name} holds {listed}: name the arrays {', '.join(TO_EVALUATE)}, or {', '.join(TO_TRAIN)}")
+    raise L2LError(f"{name} holds {listed}: name them {' and '.join(TO_EVALUATE)}, or all of {', '.join(TO_TRAIN)}")
 
 
 def read(name: str) -> Dataset:

@@ -26,7 +26,8 @@ from l2ljax.threat import parse_eps
 __all__ = ["CAPTIONS", "grid", "judgement", "over_seeds", "page", "percent", "shown", "summary", "table", "write"]
 
 CAPTIONS = {
-    "training": "Loss and accuracies in training: running means over batches, and the accuracies on validation images.",
+    "training": "Loss and accuracies in training: running means over batches (clean: in evaluation mode where the "
+    "attack starts; robust: in training mode where it ends), and the accuracies where the best parameters are chosen.",
     "perturbations": "Images, their perturbations around gray, and what the classifier sees in them (red: wrong).",
     "sweep": "Accuracy under attack against the attack's radius and steps.",
     "losses": "How attacks raise the loss step by step.",
@@ -61,6 +62,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for _, row in rows for name in row["attacks"]))
 
     def cells(title: str, row: Mapping[str, Any]) -> list[str]:
+        title += ", which predicts one class" * (row.get("classes_predicted") == 1)
         robust = [row["attacks"].get(name, {}).get("robust_acc") for name in names]
         return [title, *map(percent, [row["clean_acc"], *robust, row["worst_case_acc"]])]
 
@@ -70,12 +72,13 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 def page(result: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     """Return the report.md of one result. `figures` are links relative to the report's folder."""
     p, n = result["worst_case_acc"], result["eval_size"]
-    error = percent(math.sqrt(p * (1 - p) / n))
+    error, eps = percent(math.sqrt(p * (1 - p) / n)), f"{parse_eps(result['eps']):.4g}"
+    eps = f"{result['eps']} ({eps})" if "/" in str(result["eps"]) else eps
     costs = [[name, _number(a["seconds"]), _number(a["passes"])] for name, a in result["attacks"].items()]
     parts = [
         f"# {result['method']}: {result['arch']} on {result['dataset']}",
         table([result]),
-        f"- Threat model: {result['norm']}, eps = {result['eps']} ({parse_eps(result['eps']):.4g})\n"
+        f"- Threat model: {result['norm']}, eps = {eps}\n"
         f"- Evaluation: {n:,} images, standard error of the worst case {error} points\n"
         f"- Training: {_recipe(result)}{result['epochs']:.4g} epochs, seed {result['seed']}, "
         f"{result['train_seconds']:,.1f} s\n"

@@ -135,6 +135,8 @@ def fit(
     dataset = dataset if isinstance(dataset, str) else data.load(dataset)
     if ball is not None:
         settings |= {"eps": repr(float(ball.eps)), "norm": ball.name}
+    if isinstance(named := settings.get("attacks"), tuple | list):
+        settings["attacks"] = ",".join(map(str, named))
     made = None if isinstance(classifier, str) else models.as_classifier(classifier)
     settings |= {
         "arch": classifier if isinstance(classifier, str) else type(classifier).__name__,

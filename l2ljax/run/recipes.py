@@ -212,13 +212,11 @@ def find(dataset: str | data.Dataset, method: str, recipe: str | None = None) ->
     recipe = recipe or default(name, method)
     rows = check(recipe).table
     if recipe == "ours" and (name, method) not in rows:
-        return rows[name, "pgd_adv"]._replace(recipe=recipe, options={})
+        return rows[name, "pgd_adv"]._replace(recipe=recipe, recipe_of=name, options={})
     if (name, method) not in rows:
-        has = ", ".join(sorted({other for dataset, other in rows if dataset == name}))
-        raise L2LError(
-            f"recipe {recipe} has no {method} on {name}: it has {has or 'other data sets'}; or --recipe=ours"
-        )
-    return rows[name, method]._replace(recipe=recipe)
+        has = sorted({other for dataset, other in rows if dataset == name}) or sorted({dataset for dataset, _ in rows})
+        raise L2LError(f"recipe {recipe} has no {method} on {name}: it has {', '.join(has)}; or --recipe=ours")
+    return rows[name, method]._replace(recipe=recipe, recipe_of=name)
 
 
 def check(recipe: str) -> Recipe:
@@ -234,8 +232,8 @@ def plain_before(settings: Settings) -> Settings:
     It is the recipe's, stretched like the run.
     """
     assert settings.workdir is not None
-    plain = find(settings.dataset, "plain", settings.recipe)
-    stretch = settings.epochs / find(settings.dataset, settings.method, settings.recipe).epochs
+    plain = find(settings.recipe_of, "plain", settings.recipe)
+    stretch = settings.epochs / find(settings.recipe_of, settings.method, settings.recipe).epochs
     shared = ("dataset", "image_shape", "num_classes", "arch", "eps", "norm", "dtype", "remat", "seed", "data_dir",
               "train_size", "eval_size", "devices", "no_checkpoint")  # fmt: skip
     return plain._replace(
@@ -268,6 +266,7 @@ def table(dataset: str) -> str:
         r = find(dataset, method)
         falls = f"x{r.decay:g} at {'/'.join(f'{m:.4g}' for m in r.milestones)}" if r.milestones else "-"
         others = [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.options.items()]
+        others += ["classifier trained first"] * r.pretrained
         others += [f"{r.warmup:.2g} epochs plain"] * bool(r.warmup) + [f"clip {r.clip_norm}"] * bool(r.clip_norm)
         optimizers = [f"{r.optimizer} {r.lr:g}", f"{r.attacker_optimizer} {r.attacker_lr:g}"]
         settings = [r.arch, r.eps, f"{r.epochs:.4g}", str(r.batch_size), optimizers[0], falls, f"{r.weight_decay:g}"]

@@ -76,6 +76,8 @@ class Settings(NamedTuple):
     """Whether the classifier starts from one that the plain recipe trained, where init_from names none."""
     recipe: str = "ours"
     """The name of these settings in `recipes.RECIPES`."""
+    recipe_of: str = ""
+    """The data set whose recipe it is."""
     schedule: str = "joint"
     dtype: str = "float32"
     dataset: str = ""

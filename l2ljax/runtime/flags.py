@@ -90,7 +90,9 @@ def _each(flags: T, function: Callable[[Any, Any, str], Any]) -> T:
         if isinstance(value, tuple):
             if not value:
                 raise L2LError(f"{named}: give one or more")
-            whole = next(k for k in (kind, *typing.get_args(kind)) if typing.get_origin(k) is tuple)
+            whole = next((k for k in (kind, *typing.get_args(kind)) if typing.get_origin(k) is tuple), None)
+            if whole is None:
+                raise L2LError(f"{named}={value}: give {values.describe(kind)}")
             new[name] = tuple(function(typing.get_args(whole)[0], each, named) for each in value)
         else:
             new[name] = function(kind, value, named)
