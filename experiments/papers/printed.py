@@ -13,10 +13,10 @@ from l2ljax.run import recipes
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.settings import Settings
 from papers import effort
-from papers.jobs import Job, Part, attacker, black, white
+from papers.jobs import Job, Part, attacker, black, judged, white
 from papers.targets import TABLES
 
-__all__ = ["COLUMNS", "METHODS", "printed", "recipe_of", "setting"]
+__all__ = ["COLUMNS", "FIGURES", "METHODS", "printed", "recipe_of", "setting"]
 
 METHODS = {
     "Plain": "plain", "Plain Net": "plain", "AdvTrain": "pgd_adv", "AdvTrain+BLS": "pgd_bls_adv", "TRADES": "trades",
@@ -63,6 +63,10 @@ COLUMNS = {
 """Recipe -> column -> the attack's name."""
 TUNED = {"L2LDA": "l2l_da", "L2L-DA": "l2l_da", "AdvGAN": "advgan", "GAP": "gap"}
 """Columns whose attacker is trained on the row's model."""
+FIGURES = {
+    "rnn_adv:figure3": "landscape", "l2l:figure4": "sweep", "l2l:figure9": "sweep", "l2l:figure5": "perturbations",
+}  # fmt: skip
+"""Figures of one model -> --figures of evaluate.py; the others are scripts of their own."""
 IMAGES = 10_000
 
 
@@ -120,10 +124,17 @@ def model(table: str, row: str, seed: int = 0) -> Job:
 
 
 def printed(table: str, row: str, seed: int = 0) -> list[Part]:
-    """Return the row's model and attacks as in the paper; nothing for figures and what is no trained model."""
-    if setting(table, row) is None or ":figure" in table or TABLES[table].unit != "%":
+    """Return the row's model and attacks as in the paper; nothing for scripts of their own and for times."""
+    figure = FIGURES.get(table)
+    if setting(table, row) is None or not (figure or (TABLES[table].unit == "%" and ":figure" not in table)):
         return []
     victim = model(table, row, seed)
+    if figure:
+        job = judged(victim, [], 500, f"--figures={figure}", variant=figure)
+        column = "largest loss" if figure == "landscape" else figure
+        return [
+            Part(table, row, (victim, job._replace(made=f"{job.folder}/{figure}.json")), {column: column}, seed, victim)
+        ]
     if table in BLACK:
         surrogates, attacks = BLACK[table]
         others = {name: model(table, other, seed + 1) for name, other in surrogates.items()}
