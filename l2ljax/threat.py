@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax.types import Array, Key, L2LError, Tree, example_keys
-from l2ljax.values import NonNegative, Positive, check, parse, plain
+from l2ljax.values import EXAMPLES, NonNegative, Positive, check, parse, plain
 
 __all__ = ["BALLS", "Ball", "choose", "clip", "l2", "linf", "parse_eps", "rounded", "spread", "widened"]
 __dir__ = lambda: __all__
@@ -32,7 +32,8 @@ class Ball(NamedTuple):
     name: str = ""
     """The norm: linf or l2."""
 
-    EXAMPLE = "threat.linf(8/255) or another ball"  # in the message for an argument that is none
+
+EXAMPLES[Ball] = "threat.linf(8/255) or another ball"
 
 
 def clip(x: Array, low: Array | float, high: Array | float) -> Array:

@@ -20,8 +20,8 @@ import numpy as np
 from l2ljax.types import L2LError
 
 __all__ = [
-    "LARGEST", "Count", "Natural", "NonNegative", "Positive", "Range", "Seed", "Share", "check", "checked", "describe",
-    "parse", "parse_list", "plain",
+    "EXAMPLES", "LARGEST", "Count", "Natural", "NonNegative", "Positive", "Range", "Seed", "Share", "check", "checked",
+    "describe", "parse", "parse_list", "plain",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -58,6 +58,8 @@ class Range(NamedTuple):
 
 
 KINDS = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str, types.NoneType: types.NoneType}
+EXAMPLES: dict[Any, str] = {}
+"""Classes of the library that are checked too, each with a text that makes one."""
 LARGEST = 2**31 - 1
 """The largest integer that reaches a device."""
 Count = Annotated[int, Range(1, LARGEST)]
@@ -71,15 +73,15 @@ Share = Annotated[float, Range(0, 1)]
 def check(annotation: Any, value: Any, name: str) -> Any:
     """Return the value, a number as `plain` returns it, if it has the annotated type and lies in its range.
 
-    The annotation may be int, float, bool, str, a `Literal`, one of those with a `Range`, a class whose attribute
-    `EXAMPLE` is a text that makes one, or a union of them with None. Any other one, and a traced value, is not checked.
-    An int is a float, a bool is no number, and no number is infinite or NaN.
+    The annotation may be int, float, bool, str, a `Literal`, one of those with a `Range`, a class of
+    `EXAMPLES`, or a union of them with None. Any other one, and a traced value, is not checked. An int is a float, a
+    bool is no number, and no number is infinite or NaN.
 
     Raises:
       L2LError: any other value; the message begins with `name`.
     """
     members = _members(annotation)
-    known = all(get_origin(m) is Literal or _kind(m) in KINDS or hasattr(_kind(m), "EXAMPLE") for m in members)
+    known = all(get_origin(m) is Literal or _kind(m) in {**KINDS, **EXAMPLES} for m in members)
     if isinstance(value, jax.core.Tracer) or not known:
         return value
     value = plain(value)
@@ -92,7 +94,7 @@ def check(annotation: Any, value: Any, name: str) -> Any:
 def plain(value: Any) -> Any:
     """Return a NumPy or JAX scalar, or a fraction, as Python's int or float; anything else as it is.
 
-    A number beyond the floats is infinite.
+    A number beyond the floats, which no annotation allows, becomes infinity.
     """
     if isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0:
         value = value.item()
@@ -101,7 +103,7 @@ def plain(value: Any) -> Any:
     try:
         number = float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return math.inf
     return value if isinstance(value, int) else number
 
 
@@ -142,9 +144,7 @@ def describe(annotation: Any) -> str:
             words.append(" or ".join(map(str, get_args(member))))
         else:
             kind = _kind(member)
-            words.append(
-                (named.get(kind) or getattr(kind, "EXAMPLE", "a value of its type")) + str(_range(member) or "")
-            )
+            words.append(named.get(kind, EXAMPLES.get(kind, "a value of its type")) + str(_range(member) or ""))
     return ", or ".join(words)
 
 
