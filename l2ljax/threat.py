@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax.types import Array, Key, L2LError, Tree, example_keys
-from l2ljax.values import NonNegative, Positive, check, parse
+from l2ljax.values import EXAMPLES, NonNegative, Positive, check, parse, plain
 
 __all__ = ["BALLS", "Ball", "choose", "clip", "l2", "linf", "parse_eps", "rounded", "spread", "widened"]
 __dir__ = lambda: __all__
@@ -31,6 +31,9 @@ class Ball(NamedTuple):
     """(delta) -> its norm per example [B]."""
     name: str = ""
     """The norm: linf or l2."""
+
+
+EXAMPLES[Ball] = "threat.linf(8/255) or another ball"
 
 
 def clip(x: Array, low: Array | float, high: Array | float) -> Array:
@@ -104,11 +107,13 @@ BALLS = {"linf": linf, "l2": l2}
 
 def parse_eps(text: str | float) -> float:
     """Return the eps of "8/255", "0.031" or 0.031 as a float; raise an L2LError for what is no radius."""
+    text = plain(text)
     try:
         if not isinstance(text, str):
-            return float(check(NonNegative, text, "eps"))
+            return float(check(NonNegative, text, ""))
         above, slash, below = text.partition("/")
-        return check(NonNegative, parse(NonNegative, above, "") / (parse(Positive, below, "") if slash else 1), "")
+        whole, parts = parse(NonNegative, above, ""), parse(Positive, below, "") if slash else 1.0
+        return check(Positive if whole else NonNegative, whole / parts, "")
     except L2LError:
         raise L2LError(f"eps={text!r} is no radius: give a number of 0 or more, like 8/255 or 0.031") from None
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 __all__ = [
     "Array", "Attack", "Batch", "Classifier", "Defense", "Key", "L2LError", "LogitsFn", "Players", "Tree",
-    "as_key", "example_keys", "fold_in", "is_key", "one_line",
+    "as_key", "example_keys", "fold_in", "is_key", "one_key", "one_line",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -102,6 +103,9 @@ def as_key(key: Any) -> Key:
     """
     if is_key(key):
         return key
+    known = isinstance(key, np.generic | np.ndarray | jax.Array) and not isinstance(key, jax.core.Tracer)
+    if known and not key.shape and jnp.issubdtype(key.dtype, jnp.integer):
+        key = int(key)
     if type(key) is int and 0 <= key < 2**32:
         return jax.random.key(key)
     if not hasattr(key, "dtype"):
@@ -112,6 +116,14 @@ def as_key(key: Any) -> Key:
     if key.shape or not jnp.issubdtype(key.dtype, jnp.integer):
         raise L2LError(f"the key is {key.dtype} {list(key.shape)}: give jax.random.key(0), or an integer seed")
     return jax.random.key(key)
+
+
+def one_key(key: Any) -> Key:
+    """Return `as_key` of one key; an array of keys raises an L2LError."""
+    key = as_key(key)
+    if key.shape:
+        raise L2LError(f"{list(key.shape)} keys: give one, like jax.random.key(0); each example's is derived from it")
+    return key
 
 
 def example_keys(key: Key, n: int) -> Key:

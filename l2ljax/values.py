@@ -20,8 +20,8 @@ import numpy as np
 from l2ljax.types import L2LError
 
 __all__ = [
-    "LARGEST", "Count", "Natural", "NonNegative", "Positive", "Range", "Seed", "Share", "check", "checked", "describe",
-    "parse", "parse_list",
+    "EXAMPLES", "LARGEST", "Count", "Natural", "NonNegative", "Positive", "Range", "Seed", "Share", "check", "checked",
+    "describe", "parse", "parse_list", "plain",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -58,6 +58,8 @@ class Range(NamedTuple):
 
 
 KINDS = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str, types.NoneType: types.NoneType}
+EXAMPLES: dict[Any, str] = {}
+"""Classes of the library that are checked too, each with a text that makes one."""
 LARGEST = 2**31 - 1
 """The largest integer that reaches a device."""
 Count = Annotated[int, Range(1, LARGEST)]
@@ -69,22 +71,40 @@ Share = Annotated[float, Range(0, 1)]
 
 
 def check(annotation: Any, value: Any, name: str) -> Any:
-    """Return the value, a NumPy or JAX scalar as Python's own, if it has the annotated type and lies in its range.
+    """Return the value, a number as `plain` returns it, if it has the annotated type and lies in its range.
 
-    The annotation may be int, float, bool, str, a `Literal`, one of those with a `Range`, or a union of them with None.
-    Any other one, and a traced value, is not checked. An int is a float, a bool is no number.
+    The annotation may be int, float, bool, str, a `Literal`, one of those with a `Range`, a class of
+    `EXAMPLES`, or a union of them with None. Any other one, and a traced value, is not checked. An int is a float, a
+    bool is no number, and no number is infinite or NaN.
 
     Raises:
       L2LError: any other value; the message begins with `name`.
     """
-    known = all(get_origin(member) is Literal or _kind(member) in KINDS for member in _members(annotation))
+    members = _members(annotation)
+    known = all(get_origin(m) is Literal or _kind(m) in {**KINDS, **EXAMPLES} for m in members)
     if isinstance(value, jax.core.Tracer) or not known:
         return value
+    value = plain(value)
+    if not any(_fits(member, value) for member in members):
+        shown = str(value).replace("\n", " ")
+        raise L2LError(f"{name}={shown}: give {describe(annotation)}")
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Return a NumPy or JAX scalar, or a fraction, as Python's int or float; anything else as it is.
+
+    A number beyond the floats, which no annotation allows, becomes infinity.
+    """
     if isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0:
         value = value.item()
-    if not any(_fits(member, value) for member in _members(annotation)):
-        raise L2LError(f"{name}={value}: give {describe(annotation)}")
-    return value
+    if not isinstance(value, numbers.Real) or isinstance(value, bool | float):
+        return value
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.inf
+    return value if isinstance(value, int) else number
 
 
 def parse(annotation: Any, text: str, name: str) -> Any:
@@ -98,6 +118,8 @@ def parse(annotation: Any, text: str, name: str) -> Any:
         if kind is int and re.fullmatch(r"[+-]?[0-9]{1,18}", text):
             return check(annotation, int(text), name)
         if kind is float and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", text):
+            if not float(text) and re.match(r"[+-]?[0.]*[1-9]", text):
+                raise L2LError(f"{name}={text} is too small for a number that is not 0: give 0 or a larger one")
             return check(annotation, float(text), name)
         if get_origin(member) is Literal and text in (choices := {str(choice): choice for choice in get_args(member)}):
             return choices[text]
@@ -121,7 +143,8 @@ def describe(annotation: Any) -> str:
         if get_origin(member) is Literal:
             words.append(" or ".join(map(str, get_args(member))))
         else:
-            words.append(named.get(_kind(member), "a value of its type") + (str(_range(member) or "")))
+            kind = _kind(member)
+            words.append(named.get(kind, EXAMPLES.get(kind, "a value of its type")) + str(_range(member) or ""))
     return ", or ".join(words)
 
 
@@ -158,6 +181,6 @@ def _range(member: Any) -> Range | None:
 def _fits(member: Any, value: Any) -> bool:
     kind, allowed = _kind(member), _range(member)
     if get_origin(member) is Literal:
-        return value in get_args(member)
-    fits = isinstance(value, KINDS[kind]) and (kind is bool or not isinstance(value, bool))
-    return fits and (allowed is None or value in allowed)
+        return any(type(value) is type(choice) and value == choice for choice in get_args(member))
+    fits = isinstance(value, KINDS.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
+    return fits and (kind not in (int, float) or value in (allowed or Range()))

@@ -172,9 +172,36 @@ def test_a_state_of_another_evaluation_is_refused(short, tmp_path):
             run_standard_evaluation(LOGITS_FN, X, Y, **{**options, **change})
     with pytest.raises(L2LError, match="state of another evaluation"):
         run_standard_evaluation(jax.tree_util.Partial(linear, 2 * WEIGHTS), X, Y, **options)
-    file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(L2LError, match="no evaluation's state"):
-        run_standard_evaluation(LOGITS_FN, X, Y, **options)
+    whole = file.read_bytes()
+    at = whole.index(b"PK\x01\x02")  # a record of the directory: its version and flags follow
+    newer, encrypted = (whole[: at + i] + b"\xff" + whole[at + i + 1 :] for i in (6, 8))
+    for damaged in (b"", whole[:200], whole[:-1], whole[:300] + bytes(100) + whole[400:], newer, encrypted):
+        file.write_bytes(damaged)
+        with pytest.raises(L2LError, match=r"state.npz is no evaluation's state \([^\n]*\): delete it"):
+            run_standard_evaluation(LOGITS_FN, X, Y, **options)
+
+
+def test_a_state_belongs_to_the_attacks_arrays(tmp_path):
+    """An attacker that is trained anew, and a surrogate, keep their names."""
+
+    def shifted(by, logits_fn, key, x, y):
+        return x + by
+
+    def found(attack, **how):
+        return run_in_turn(LOGITS_FN, X, Y, {"own": attack}, key=KEY, state_path=tmp_path / "state.npz", **how)
+
+    pgd, ball = attacks.create("pgd2", threat.linf(0.1)), threat.linf(0.1)
+    for make in (
+        lambda scale: jax.tree_util.Partial(shifted, np.float32(0.01 * scale)),
+        lambda scale: attacks.transfer(pgd, jax.tree_util.Partial(linear, scale * WEIGHTS)),
+        lambda scale: attacks.transfer(jax.tree_util.Partial(shifted, np.float32(0.01 * scale)), LOGITS_FN),
+        lambda scale: attacks.create(f"pgd{2 + scale}+first", ball),
+    ):
+        (tmp_path / "state.npz").unlink(missing_ok=True)
+        one = found(make(1))
+        np.testing.assert_array_equal(found(make(1)).x_adv, one.x_adv)
+        with pytest.raises(L2LError, match=r"another evaluation \(.*attacks.*\): delete it"):
+            found(make(2))
 
 
 def test_bad_input_is_told_and_edge_cases_are_answered(short):

@@ -64,6 +64,8 @@ BAD = {
     "a list of labels": (dict(y=[0, 1, 2]), "labels are a list"),
     "a text": (dict(key="0"), "the key is a str"),
     "a negative seed": (dict(key=-1), "the key is the seed -1"),
+    "NumPy's negative seed": (dict(key=np.int32(-1)), "the key is the seed -1"),
+    "NumPy's large seed": (dict(key=np.int64(2**40)), "the key is the seed 1099511627776"),
     "a large seed": (dict(key=2**32), "the key is the seed 4294967296"),
     "too few keys": (dict(key=jax.random.split(KEY, 2)), r"\[2\] keys for 3 examples"),
     "a table of keys": (dict(key=jax.random.split(KEY, (3, 2))), r"\[3, 2\] keys for 3 examples"),
@@ -114,6 +116,32 @@ def test_keys_of_all_forms_are_taken():
         np.testing.assert_array_equal(attacks.random_signs(LINF)(linear, key, X, Y), x_adv)
 
 
+def test_attacks_of_no_attacks_and_targets_that_are_no_classes_are_refused():
+    for name in ("best_of", "cascade"):
+        for none in ([], iter(())):
+            with pytest.raises(L2LError, match=f"{name} has no attacks: give one or more"):
+                getattr(attacks, name)(none)
+    for target in ("3", 3.0, True, [1, 2], np.ones(3)):
+        with pytest.raises(L2LError, match="target=.*: give a class, an integer"):
+            attacks.targeted(EVERY["fgsm"], target)
+
+
+@pytest.mark.parametrize("ball", [0.1, "linf", threat.linf], ids=str)
+def test_a_ball_that_is_none_is_refused(ball):
+    for use in (
+        lambda: attacks.create("pgd2", ball),
+        lambda: attacks.parameters("pgd2", ball),
+        lambda: attacks.pgd(ball, step_size=0.1, steps=2),
+        lambda: attacks.random_signs(ball),
+        lambda: attacks.autoattack(ball),
+        lambda: evaluate.run_standard_evaluation(linear, X, Y, ball=ball, key=KEY),
+        lambda: evaluate.run_in_turn(linear, X, Y, {}, ball=ball, key=KEY),
+        lambda: evaluate.evaluate(linear, (X, Y), {}, ball=ball, key=KEY),
+    ):
+        with pytest.raises(L2LError, match=r"^ball=.*: give threat\.linf\(8/255\)"):
+            use()
+
+
 def test_a_users_attack_that_draws_from_one_key_is_named():
     def mine(logits_fn, key, x, y):
         return LINF.project(x + jax.random.normal(key, x.shape), x)
@@ -152,7 +180,9 @@ MAKERS = [
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
 def test_options_have_ranges(make):
     required = {
-        name: 1 for name, p in inspect.signature(make).parameters.items() if p.default is inspect.Parameter.empty
+        name: LINF if name == "ball" else 1
+        for name, p in inspect.signature(make).parameters.items()
+        if p.default is inspect.Parameter.empty
     }
     ranges = list(options(make))
     assert ranges
@@ -234,11 +264,13 @@ def test_attacks_on_half_precision_compute_in_single(name):
         assert (losses.accuracy(threshold(x_adv), y) == 0).all()
 
 
-def test_standard_evaluation_takes_half_precision():
+def test_evaluations_take_half_precision():
     x = jnp.asarray(X, jnp.bfloat16)
     fgsm = {"fgsm": attacks.fgsm(LINF)}
     half, single = (evaluate.run_in_turn(linear, a, Y, fgsm, ball=LINF, key=KEY) for a in (x, x.astype(np.float32)))
     np.testing.assert_array_equal(half.x_adv, single.x_adv)
+    rows = [evaluate.evaluate(linear, (a, Y), fgsm, ball=LINF, key=KEY).attacks for a in (x, x.astype(np.float32))]
+    np.testing.assert_array_equal(*(row["fgsm"].correct for row in rows))
 
 
 # Numbers that are not finite

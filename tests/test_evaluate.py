@@ -10,6 +10,8 @@ import pytest
 from l2ljax import attacks, losses, threat
 from l2ljax.data import Split
 from l2ljax.evaluate import check_batch, check_logits, evaluate, loop, losses_of_draws, run_in_turn
+from l2ljax.evaluate.masking import masking_checks
+from l2ljax.evaluate.standard import run_standard_evaluation
 from l2ljax.types import L2LError
 
 BALL = threat.linf(0.1)
@@ -103,6 +105,46 @@ def test_models_and_splits_that_cannot_be_judged_are_refused():
         judge(lambda x: linear(WEIGHTS[:, :2], x))
     with pytest.raises(L2LError, match="logits are"):
         judge(lambda x: linear(WEIGHTS, x)[..., None])
+
+
+HOST = {
+    "evaluate": lambda x, y, key: evaluate(LOGITS_FN, (x, y), {}, key=key),
+    "run_in_turn": lambda x, y, key: run_in_turn(LOGITS_FN, x, y, {}, key=key),
+    "losses_of_draws": lambda x, y, key: losses_of_draws(LOGITS_FN, (x, y), attacks.fgsm(BALL), key=key, draws=1),
+    "masking_checks": lambda x, y, key: masking_checks(LOGITS_FN, (x, y), BALL, key=key),
+}
+
+
+@pytest.mark.parametrize("name", HOST)
+def test_all_evaluations_refuse_the_same_arguments(name):
+    x = np.float32(SPLIT.images) / 255
+    good = {"x": x, "y": SPLIT.labels, "key": jax.random.key(0)}
+    for bad, message in (
+        ({"x": x.tolist()}, "images are a list: give an array"),
+        ({"x": x - 1}, "scale them"),
+        ({"x": x[:0], "y": SPLIT.labels[:0]}, "there are no examples"),
+        ({"y": SPLIT.labels[:2]}, "37 images and 2 labels"),
+        ({"y": [[1], [1, 2]]}, "labels are a list of several lengths: give integers"),
+        ({"key": jax.random.split(good["key"], 3)}, r"\[3\] keys: give one"),
+        ({"key": np.int64(-1)}, "the key is the seed -1"),
+    ):
+        with pytest.raises(L2LError, match=message):
+            HOST[name](**{**good, **bad})
+
+
+@pytest.mark.parametrize("data", [(1, 2, 3), (SPLIT.images,), {"images": SPLIT.images}, "digits"], ids=type)
+def test_data_that_are_no_pair_are_refused(data):
+    key = jax.random.key(0)
+    for use in (
+        lambda: evaluate(LOGITS_FN, data, {}, key=key),
+        lambda: losses_of_draws(LOGITS_FN, data, attacks.fgsm(BALL), key=key, draws=1),
+        lambda: masking_checks(LOGITS_FN, data, BALL, key=key),
+    ):
+        with pytest.raises(L2LError, match=r"the examples are .*: give \(images, labels\)"):
+            use()
+    for only in (None, 3):
+        with pytest.raises(L2LError, match=f"only={only}: give names of attacks"):
+            run_standard_evaluation(LOGITS_FN, SPLIT.images, SPLIT.labels, ball=BALL, key=key, only=only)
 
 
 X, Y = np.zeros((2, 4, 4, 1), np.float32), np.array([0, 2])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from l2ljax import attacks, data, threat
-from l2ljax.attacks import ensemble
+from l2ljax.attacks import ensemble, names
 from l2ljax.evaluate import masking
 from l2ljax.files import locked
 from l2ljax.run import experiment, judge
@@ -172,7 +172,7 @@ def test_a_judgement_of_a_run_and_of_a_function(workdir, tmp_path, monkeypatch):
         ({"stochastic": True}, "--stochastic: .* is a run, whose classifier has no noise"),
         ({"attacks": "rand"}, "--attacks=rand is for models with noise of their own"),
         ({"baseline": "run"}, "--baseline=run: give --figures too"),
-        ({"black_box": "foo"}, "unknown attack 'foo'"),
+        ({"black_box": "pgd3"}, "--black-box=pgd3: give --surrogates too"),
         ({"norm": "l7"}, "--norm=l7: give linf or l2"),
         ({"attack_seeds": 0}, "--attack-seeds=0: give a whole number"),
         ({"batch_size": 0}, "--batch-size=0: give a whole number"),
@@ -185,6 +185,25 @@ def test_flags_are_applied_or_refused(workdir, tmp_path, changes, message):
     with pytest.raises(L2LError, match=message):
         judge.run(judge.Flags(**options))
     assert not (tmp_path / "out").exists()
+
+
+def test_black_box_attacks_are_known_ones(workdir, tmp_path):
+    with pytest.raises(L2LError, match="unknown attack 'foo'"):
+        judge.run(judge.Flags(victim=str(workdir), surrogates=str(workdir), black_box="foo", out=tmp_path / "out"))
+
+
+def test_saved_states_have_different_names():
+    titles = ["pgd20", "trained:ra-b", "trained:ra_b", "pgd3 on r/a", "pgd3 on r-a", "x" * 300, "x" * 301]
+    files = [judge._file_name(title) for title in titles]
+    assert files[0] == "pgd20" and len(set(files)) == len(files) and max(map(len, files)) < 120
+
+
+def test_a_saved_state_belongs_to_the_keywords_behind_a_name(monkeypatch):
+    ball, family = threat.linf(0.1), names.FAMILIES["pgd"]
+    about = [judge._job("pgd5", "", ball, jnp.sum).keywords["about"]]
+    monkeypatch.setitem(names.FAMILIES, "pgd", family._replace(parameters=lambda b, n: {"steps": n, "step_size": 0.5}))
+    about += [judge._job("pgd5", "", ball, jnp.sum).keywords["about"] for _ in range(2)]
+    assert about[0] != about[1] == about[2]
 
 
 def test_the_threat_asked_for_is_the_threat_reported(workdir, tmp_path):

@@ -111,6 +111,19 @@ def test_papers_margins(name, step):
     assert (chosen["step_size"], chosen["loss"]) == (pytest.approx(step * 0.05), "margin(kappa=50.0)")
 
 
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("pgd5@ait", "pgd has no @ait: it has @l2l, @l2l_v2, @rnn, @l2l_da$"),
+        ("margin5@rnn+best", "margin has no @rnn: it has @ait, @l2l$"),
+        ("momentum@rnn", "momentum has no @rnn: it has no steps of a paper$"),
+    ],
+)
+def test_a_paper_that_an_attack_lacks_is_told_those_that_it_has(name, message):
+    with pytest.raises(L2LError, match=message):
+        attacks.create(name, LINF)
+
+
 @pytest.mark.parametrize("name, height", [("margin10", 49.0), ("margin10", 51.0), ("momentum30", 0.0)])
 def test_names_of_other_families_give_pgds_step(name, height):
     ball = threat.linf(0.05)
@@ -134,9 +147,7 @@ def test_names_of_other_families_give_pgds_step(name, height):
         "PGD10",
         "fgsm3",
         "apple10",
-        "pgd10@nobody",
         "pgd10@",
-        "momentum10@rnn",
         "pgd10 ",
     ],
 )

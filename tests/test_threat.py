@@ -1,6 +1,7 @@
 """Balls: where they project, what they draw, which way is steepest, and with which derivatives."""
 
 import functools
+from fractions import Fraction
 
 import chex
 import jax
@@ -212,7 +213,8 @@ def test_parse_eps(text, value):
     "text",
     [
         "", "eight", "8/", "/255", "8/0", "8/255/2", "nan", "inf", "0,031", "1e999999999", "1e400", "-8/255", "1_0/255",
-        "\uff18/255", "٨/255", "1e300/1e-300", True, float("nan"), None, 9 * "9999999999" * 1000,
+        "\uff18/255", "٨/255", "1e300/1e-300", "1e-400", "1e-300/1e300", True, float("nan"), None,
+        9 * "9999999999" * 1000,
     ],
 )  # fmt: skip
 def test_parse_eps_names_a_bad_text(text):
@@ -222,10 +224,17 @@ def test_parse_eps_names_a_bad_text(text):
 
 
 @each_ball
-@pytest.mark.parametrize("eps", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("eps", [-0.1, float("nan"), float("inf"), 10**400])
 def test_a_radius_must_be_one(name, eps):
     with pytest.raises(L2LError, match="eps="):
         threat.BALLS[name](eps)
+
+
+@pytest.mark.parametrize("number", [Fraction(8, 255), np.longdouble(8 / 255), np.float64(8 / 255)])
+def test_a_radius_is_a_python_float(number):
+    assert type(threat.linf(number).eps) is float and threat.linf(number).eps == threat.parse_eps(number) == 8 / 255
+    with pytest.raises(L2LError, match="eps=inf is no radius"):
+        threat.parse_eps(10**5000)
 
 
 def test_linf_radius_in_grey_levels_is_named():

@@ -1,6 +1,7 @@
 """Values: a table of annotations with what fits and what does not, as values and as text."""
 
 import math
+from fractions import Fraction
 from typing import Annotated, Literal
 
 import jax
@@ -13,15 +14,18 @@ from l2ljax.values import Count, Natural, NonNegative, Positive, Range, Seed, Sh
 
 FITTING = [
     (Count, [1, 2**31 - 1, np.int64(3)], [0, -1, 2.5, True, "3", None, math.inf, 2**31]),
-    (Natural, [0, 5], [-1, 0.0]),
+    (Natural, [0, 5], [-1, 0.0, 10**400, Fraction(3)]),
+    (int, [3], [10**400, 3.0]),
+    (float, [3, Fraction(1, 4), np.longdouble(0.5)], [math.inf, -math.inf, math.nan, 10**5000, Fraction(10**400)]),
     (Seed, [0, 2**32 - 1], [-1, 2**32]),
     (Positive, [1e-9, 1, np.float32(0.5), jnp.float32(0.5)], [0, 0.0, -1, math.inf, math.nan, True, "1"]),
-    (NonNegative, [0, 0.0, 3], [-1e-9, math.nan]),
+    (NonNegative, [0, 0.0, 3], [-1e-9, math.nan, 10**400]),
     (Share, [0, 1, 0.5], [1.0001, -0.1]),
     (Annotated[float, Range(0, 1, above=True)], [1, 0.1], [0]),
     (Count | None, [None, 1], [0, "none"]),
     (bool, [True, False], [0, 1, "true"]),
-    (Literal["best", "last"], ["best"], ["first", 1, None]),
+    (Literal["best", "last"], ["best"], ["first", 1, None, np.array([["best", "last"]] * 2)]),
+    (Literal[1, -1], [1, np.int8(-1)], [True, 1.0]),
     (str, ["x"], [1, None]),
 ]
 TEXTS = [
@@ -31,6 +35,7 @@ TEXTS = [
         {"0.5": 0.5, ".5": 0.5, "1e-3": 1e-3, "2": 2.0},
         ["0", "nan", "inf", "1e999", "1e99999", "-1", "1_0", "[1"],
     ),
+    (float, {"0e-400": 0.0, "-2": -2.0}, ["1e999", "-1e999", "1e-400"]),
     (Positive | None, {"none": None, "None": None, "1": 1.0}, ["nil", "0"]),
     (bool, {"true": True, "False": False}, ["maybe", "1", ""]),
     (Literal["best", "last"], {"best": "best"}, ["first", "BEST"]),
@@ -42,9 +47,9 @@ TEXTS = [
 def test_check(annotation, good, bad):
     for value in good:
         taken = check(annotation, value, "it")
-        assert taken == value and not isinstance(taken, np.generic | jax.Array)
+        assert taken == value and not isinstance(taken, np.generic | jax.Array | Fraction)
     for value in bad:
-        with pytest.raises(L2LError, match=r"^it=.*: give "):
+        with pytest.raises(L2LError, match=r"^it=.*: give [^\n]*$"):
             check(annotation, value, "it")
 
 

@@ -7,6 +7,9 @@
 
 The last two search: each example goes through its own rounds of Adam, and the loop ends with the slowest. They descend
 in w, x' = (tanh(w) + 1) / 2, which keeps x' in [0, 1] without a projection.
+
+All three follow their authors' code, with Adam's 1e-8 added to the gradient's scale: on a model with gradients below
+about 1e-8, like one with tiny logits, the image hardly moves. PGD's steps do not depend on that scale.
 """
 
 from collections.abc import Callable

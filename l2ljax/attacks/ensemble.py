@@ -5,18 +5,19 @@ evaluate.run_standard_evaluation(logits_fn, x, y, ball=ball, key=key)          #
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from l2ljax import losses
 from l2ljax.attacks.auto_pgd import apgd, apgd_targeted
 from l2ljax.attacks.boundary import fab, fab_targeted
 from l2ljax.attacks.entrance import entered, reach, sound
 from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger, likeliest_wrong, strongest
-from l2ljax.attacks.solver import one_by_one
+from l2ljax.attacks.solver import as_tree, one_by_one
 from l2ljax.attacks.square_search import square
 from l2ljax.threat import Ball, choose
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
@@ -29,7 +30,11 @@ __all__ = [
 
 
 def best_of(attacks: Sequence[Attack]) -> Attack:
-    """Return per example the result of largest margin loss: misclassified if any of the attacks succeeds."""
+    """Return per example the result of largest margin loss: misclassified if any of the attacks succeeds.
+
+    No attacks are an L2LError.
+    """
+    attacks = _one_or_more("best_of", attacks)
 
     @entered
     def attack(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
@@ -77,8 +82,10 @@ def targeted(attack: Attack, target: int | Array | None = None) -> Attack:
       target: the class to reach, or one per example [B]; by default the attack's labels are the targets.
 
     Raises:
-      L2LError: a class that the model lacks (when called).
+      L2LError: a target that is no integer, nor an array of them; when called, a class that the model lacks.
     """
+    if not (target is None or type(target) is int or jnp.issubdtype(getattr(target, "dtype", object), jnp.integer)):
+        raise L2LError(f"target={target!r}: give a class, an integer, or an array of one per image")
 
     @entered
     def towards(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
@@ -138,7 +145,11 @@ def cascade(attacks: Sequence[Attack], *, stochastic: bool = False) -> Attack:
     Args:
       attacks: in order.
       stochastic: whether the model is logits_fn(x, keys [B]); one draw decides for each image.
+
+    Raises:
+      L2LError: no attacks.
     """
+    attacks = _one_or_more("cascade", attacks)
 
     @entered
     def attack(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array) -> Array:
@@ -156,9 +167,19 @@ def cascade(attacks: Sequence[Attack], *, stochastic: bool = False) -> Attack:
     return attack
 
 
+def _one_or_more(name: str, attacks: Sequence[Attack]) -> tuple[Attack, ...]:
+    if not (attacks := tuple(attacks)):
+        raise L2LError(f"{name} has no attacks: give one or more")
+    return attacks
+
+
 def transfer(attack: Attack, surrogate: LogitsFn) -> Attack:
-    """Return a black-box attack: `attack` on `surrogate`, whatever model it is given."""
-    return lambda logits_fn, key, x, y: attack(surrogate, key, x, y)
+    """Return a black-box attack: `attack` on `surrogate`, whatever model it is given; a pytree of their arrays."""
+    return Partial(_transferred, as_tree(attack), as_tree(surrogate))
+
+
+def _transferred(attack: Attack, surrogate: LogitsFn, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
+    return attack(surrogate, key, x, y)
 
 
 class Version(NamedTuple):
@@ -188,6 +209,7 @@ CLASSES = {"apgd-t": 4, "apgd-dlr": 3}
 """The least number of classes of an attack, for its DLR loss; the others need two."""
 
 
+@checked
 def autoattack(ball: Ball, version: str = "standard") -> Attack:
     """Return AutoAttack as one pure `Attack`: an adversarial image per example, or the clean one.
 
@@ -211,14 +233,16 @@ def autoattack(ball: Ball, version: str = "standard") -> Attack:
     return attack
 
 
-def check_attacks(version: str, only: Sequence[str] = (), classes: int = 4) -> None:
+def check_attacks(version: str, only: Collection[str] = (), classes: int = 4) -> None:
     """Check that a version has the attacks `only`, and the model the classes that those, or all, need.
 
     Raises:
       L2LError: an unknown version or name; an attack whose loss needs more classes than the model has.
     """
     known = VERSIONS[check(Literal["standard", "plus", "rand"], version, "version")].attacks
-    if unknown := sorted(set(only) - set(known)):
+    if not isinstance(only, Collection):
+        raise L2LError(f"only={only}: give names of attacks out of {', '.join(known)}, or () for all")
+    if unknown := sorted({str(name) for name in only} - set(known)):
         raise L2LError(f"{version} has no attack {', '.join(unknown)}: choose from {', '.join(known)}")
     names = [name for name in known if name in only or not only]
     able = [name for name in names if CLASSES.get(name, 2) <= classes]
@@ -240,9 +264,9 @@ def stages(ball: Ball, version: str, *, num_classes: int) -> tuple[tuple[str, At
         if make in TARGETED:
             towards = functools.partial(_towards, functools.partial(make, ball, **keywords))
             ranks = range(min(9, num_classes - 1))
-            parts += [(name, jax.tree_util.Partial(towards, jnp.int32(rank))) for rank in ranks]
+            parts += [(name, Partial(towards, jnp.int32(rank))) for rank in ranks]
         else:
-            parts.append((name, jax.tree_util.Partial(make(ball, **keywords))))
+            parts.append((name, Partial(make(ball, **keywords))))
     return tuple(parts)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from l2ljax.threat import rounded, spread, widened
 from l2ljax.types import Array, Attack, Key, L2LError, example_keys
 
-__all__ = ["check_images", "check_output", "enter", "entered", "reach", "sound"]
+__all__ = ["check_floats", "check_images", "check_output", "enter", "entered", "reach", "sound"]
 
 
 def entered(attack: Attack) -> Attack:
@@ -77,12 +77,17 @@ def enter(logits_fn: Callable[..., Array], key: Key, x: Any, y: Any) -> tuple[Ca
 
 def check_images(x: Any) -> None:
     """Check that images are floats [B, ...], B >= 1, while tracing too; raise an L2LError otherwise."""
+    check_floats(x)
+    if x.ndim < 2 or not len(x):
+        raise L2LError(f"images have the shape {list(x.shape)}: give [B, H, W, C], B of 1 or more")
+
+
+def check_floats(x: Any) -> None:
+    """Check that images are an array of floats; raise an L2LError otherwise."""
     if not hasattr(x, "dtype"):
         raise L2LError(f"images are a {type(x).__name__}: give an array of floats in [0, 1]")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise L2LError(f"images are {x.dtype}: give floats in [0, 1], like images.astype('float32') / 255")
-    if x.ndim < 2 or not len(x):
-        raise L2LError(f"images have the shape {list(x.shape)}: give [B, H, W, C], B of 1 or more")
 
 
 def check_output(output: Any, count: int, labels: tuple[float, float] = (0, 0)) -> Array:

@@ -203,6 +203,7 @@ def random_noise(ball: Ball, *, samples: Count) -> Attack:
     return attack
 
 
+@checked
 def random_signs(ball: Ball) -> Attack:
     """Return x0 + eps times a random sign per pixel: the baseline for an attack's gain over noise."""
 

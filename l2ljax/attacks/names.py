@@ -16,7 +16,7 @@ from l2ljax.attacks.ensemble import VERSIONS, multi_targeted, restarts
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.threat import Ball
 from l2ljax.types import Attack, L2LError
-from l2ljax.values import Range, parse
+from l2ljax.values import Range, checked, parse
 
 __all__ = [
     "FAMILIES", "PAPERS", "RESERVED", "Family", "Keywords", "check_name", "create", "keywords", "listing", "parameters",
@@ -92,6 +92,7 @@ RESERVED = ("own", "trained", "paper", *VERSIONS)
 """Names that scripts use otherwise."""
 
 
+@checked
 def create(name: str, ball: Ball) -> Attack:
     """Return the attack of that name for that threat.
 
@@ -110,6 +111,7 @@ def create(name: str, ball: Ball) -> Attack:
     return restarts(attack, repeats) if repeats > 1 else attack
 
 
+@checked
 def parameters(name: str, ball: Ball) -> dict[str, Any]:
     """Return all keywords of a named attack or version of AutoAttack, with defaults, for a report's JSON.
 
@@ -192,7 +194,7 @@ def _read(name: str, ball: Ball) -> tuple[Callable[..., Attack], dict[str, Any],
     """Return the make, keywords, loss of +targeted, and number of restarts that a name means."""
     families = "|".join(sorted(FAMILIES, key=len, reverse=True))
     match = re.fullmatch(rf"({families})([1-9]\d*)?(?:@(\w+))?((?:\+\w+)*)", name, re.ASCII)
-    if match is None or not _fits(FAMILIES[match[1]], match[2], match[3]):
+    if match is None or not _counted(FAMILIES[match[1]], match[2]):
         raise L2LError(
             f"unknown attack {name!r}: choose from {', '.join(listing())} (N a number, like pgd20), with options "
             "like pgd20+best; --import=MODULE adds yours, and in Python load_attacker(WORKDIR) returns a trained one"
@@ -200,6 +202,9 @@ def _read(name: str, ball: Ball) -> tuple[Callable[..., Attack], dict[str, Any],
     family = FAMILIES[match[1]]
     n = _count(name, match[2]) if match[2] else family.n or 0
     chosen, repeats, goal = family.parameters(ball, n), 1, None
+    if match[3] and match[3] not in family.papers:
+        has = ", ".join(f"@{paper}" for paper in family.papers) or "no steps of a paper"
+        raise L2LError(f"{name!r}: {match[1]} has no @{match[3]}: it has {has}")
     if match[3]:
         chosen |= family.papers[match[3]](ball, n)
     takes = {**keywords(family.make), **chosen}
@@ -227,10 +232,9 @@ def _count(name: str, digits: str) -> int:
     return parse(Annotated[int, Range(1, 9_999_999)], digits, f"the number in {name}")
 
 
-def _fits(family: Family, number: str | None, paper: str | None) -> bool:
-    """Return whether a name has the number that its family needs, and no unknown paper."""
-    counted = number is None if family.n == 0 else bool(number or family.n)
-    return counted and (paper is None or paper in family.papers)
+def _counted(family: Family, number: str | None) -> bool:
+    """Return whether a name has the number that its family needs."""
+    return number is None if family.n == 0 else bool(number or family.n)
 
 
 def _describe(ball: Ball, make: Callable[..., Attack], chosen: dict[str, Any]) -> dict[str, Any]:
@@ -241,7 +245,8 @@ def _describe(ball: Ball, make: Callable[..., Attack], chosen: dict[str, Any]) -
             return f"{value.func.__name__}({', '.join(f'{k}={v}' for k, v in value.keywords.items())})"
         if callable(value):
             return getattr(value, "__name__", type(value).__name__)
-        return value if isinstance(value, int | float | str | None) else str(value)
+        # without addresses: an evaluation's saved state belongs to this text
+        return value if isinstance(value, int | float | str | None) else re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
     known = {**keywords(make), **chosen}
     values = {name: plain(value) for name, value in known.items() if value is not inspect.Parameter.empty}

@@ -13,10 +13,9 @@ import numpy as np
 from l2ljax import cost, losses
 from l2ljax.attacks.solver import as_tree, solvers
 from l2ljax.data import Split
-from l2ljax.data.arrays import check_examples
 from l2ljax.evaluate.loop import STANDS, Job, Progress, Turn, attack_in_turn, clean_logits, job_of, over
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Attack, Key, LogitsFn, as_key
+from l2ljax.types import Array, Attack, Key, LogitsFn, one_key
 from l2ljax.values import Count, checked
 
 __all__ = ["AttackRow", "Evaluation", "evaluate", "losses_of_draws"]
@@ -60,7 +59,8 @@ def evaluate(
     Args:
       logits_fn: images -> logits in evaluation mode. With a `jax.tree_util.Partial` over the weights, an attack
         compiles once for all weights.
-      split: images [N, H, W, C], uint8 or floats in [0, 1], and integer labels [N].
+      split: images [N, H, W, C], uint8 or floats in [0, 1] (in half precision taken as float32), and integer labels
+        [N].
       attacks: name -> attack.
       key: one key.
       ball: the ball that no attack may leave, if they share one.
@@ -71,10 +71,8 @@ def evaluate(
       L2LError: no examples, labels that the classifier lacks, probabilities instead of logits, logits that are not
         finite, an attack that leaves [0, 1] or the ball or returns NaN.
     """
-    images, labels = split
-    check_examples(images, np.asarray(labels))
     progress("clean")
-    job = job_of(logits_fn, images, labels, batch_size=batch_size, ball=ball)
+    job = job_of(logits_fn, split, batch_size=batch_size, ball=ball)
     predicted = clean_logits(job, key).argmax(axis=1)
     clean = predicted == job.labels
     rows = {}
@@ -106,8 +104,8 @@ def losses_of_draws(
     Returns:
       [draws, T, N] for an attack that returns its path x_1..x_T [T, B, H, W, C]; T is 1 for all others.
     """
-    job = job_of(logits_fn, *split, batch_size=batch_size)
-    keys = jax.random.split(as_key(key), draws)
+    job = job_of(logits_fn, split, batch_size=batch_size)
+    keys = jax.random.split(one_key(key), draws)
     reached = [over(job, jax.tree_util.Partial(_reached, as_tree(attack)), k) for k in keys]
     return np.stack(reached).swapaxes(1, 2)
 

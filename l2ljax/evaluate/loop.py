@@ -1,6 +1,6 @@
 """The loop of all evaluations, on the host: attacks in turn, each on the examples that no earlier one fooled.
 
-    job = job_of(logits_fn, images, labels, batch_size=250)
+    job = job_of(logits_fn, (images, labels), batch_size=250)
     clean = clean_logits(job, key).argmax(axis=1) == labels
     attack_in_turn(job, [Turn("pgd20", s, key) for s in attacks.solver.solvers(attack)], state)
 
@@ -20,16 +20,16 @@ import numpy as np
 from jax.tree_util import Partial
 
 from l2ljax import devices
-from l2ljax.attacks.entrance import check_output, reach
+from l2ljax.attacks.entrance import check_floats, check_output, reach
 from l2ljax.attacks.solver import Solver, as_tree
-from l2ljax.data import pixels
+from l2ljax.data import Split, pixels
 from l2ljax.data.arrays import check_examples
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Key, L2LError, Tree, as_key
+from l2ljax.types import Array, Key, L2LError, Tree, one_key
 
 __all__ = [
     "ROUND", "STANDS", "Job", "Progress", "Turn", "attack_in_turn", "check_batch", "check_logits", "clean_logits",
-    "job_of", "over",
+    "examples_of", "job_of", "over",
 ]  # fmt: skip
 
 ROUND = 10
@@ -55,7 +55,7 @@ class Job(NamedTuple):
     def batch(self, key: Key, rows: np.ndarray) -> tuple[Key, Array, Array]:
         """Return each example's key, image and label, for the examples with the numbers `rows`."""
         x = pixels(self.images[rows])
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(as_key(key), jnp.asarray(rows))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(one_key(key), jnp.asarray(rows))
         return devices.shard((keys, x, self.labels[rows]))
 
 
@@ -80,16 +80,41 @@ class Progress(NamedTuple):
     """[turns, 2]: seconds in its programs, without compilation; and steps, summed over examples and copies."""
 
 
+def examples_of(split: Any) -> Split:
+    """Return images, in half precision as float32, and labels as an array.
+
+    Raises:
+      L2LError: no pair, images that are no array, what `check_examples` refuses, no examples.
+    """
+    if not isinstance(split, tuple | list) or len(split) != 2:
+        kind = f"{len(split)} values" if isinstance(split, tuple | list) else f"a {type(split).__name__}"
+        raise L2LError(f"the examples are {kind}: give (images, labels)")
+    images, labels = split
+    if not hasattr(images, "dtype"):
+        raise L2LError(f"images are a {type(images).__name__}: give an array, uint8 or floats in [0, 1]")
+    if not isinstance(images.dtype, np.dtype):  # a PyTorch tensor
+        images = np.asarray(images)
+    try:
+        labels = np.asarray(labels)
+    except ValueError as error:  # lists of several lengths
+        raise L2LError(f"labels are a {type(labels).__name__} of several lengths: give integers [N]") from error
+    if jnp.issubdtype(images.dtype, jnp.floating):  # NumPy does not count bfloat16
+        images = pixels(images)
+    check_examples(images, labels)
+    if not len(labels):
+        raise L2LError("there are no examples to evaluate on: give one or more, --eval-size of 1 or more")
+    return Split(images, labels)
+
+
 def job_of(
-    logits_fn: Callable[..., Array], x: Any, y: Any, *, batch_size: int, sizes: int = 1, stochastic: bool = False,
-    ball: Ball | None = None,
+    logits_fn: Callable[..., Array], split: Split | tuple[Any, Any], *, batch_size: int, sizes: int = 1,
+    stochastic: bool = False, ball: Ball | None = None,
 ) -> Job:  # fmt: skip
-    """Return the job, in batches of at most `sizes` sizes, split over all local devices."""
-    if min(len(y), batch_size) < 1:
-        raise L2LError("there are no examples to evaluate on: give --eval-size and --batch-size of 1 or more")
-    size = devices.round_up(min(batch_size, len(y)))
+    """Return the job on `examples_of(split)`, in batches of at most `sizes` sizes, split over all local devices."""
+    images, labels = examples_of(split)
+    size = devices.round_up(min(batch_size, len(labels)))
     unit = devices.round_up(max(size // sizes, 1))
-    return Job(devices.replicate(as_tree(logits_fn)), x, np.asarray(y), size, unit, stochastic, ball)
+    return Job(devices.replicate(as_tree(logits_fn)), images, labels, size, unit, stochastic, ball)
 
 
 def check_batch(x: Array | np.ndarray, y: Array | np.ndarray, num_classes: int | None = None) -> None:
@@ -98,10 +123,9 @@ def check_batch(x: Array | np.ndarray, y: Array | np.ndarray, num_classes: int |
     Raises:
       L2LError: x is not float [B, H, W, C] in [0, 1], or y not integers [B] in 0..K-1.
     """
-    x, y = np.asarray(x), np.asarray(y)
-    if not jnp.issubdtype(x.dtype, jnp.floating):  # NumPy does not count bfloat16
-        raise L2LError(f"images are {x.dtype}: give floats in [0, 1], like images.astype('float32') / 255")
-    check_examples(pixels(x), y, num_classes)
+    x = np.asarray(x) if hasattr(x, "dtype") else x
+    check_floats(x)
+    check_examples(pixels(x), np.asarray(y), num_classes)
 
 
 def check_logits(logits: Array | np.ndarray, y: Array | np.ndarray) -> None:

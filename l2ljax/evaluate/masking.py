@@ -10,7 +10,7 @@ difference, and attacks keep their best iterate, so that sound models raise no a
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,9 @@ from l2ljax.attacks import best_of, pgd, random_noise, square
 from l2ljax.attacks.ascent import finite
 from l2ljax.data import Split, pixels
 from l2ljax.evaluate.accuracy import evaluate
-from l2ljax.evaluate.loop import job_of, over
+from l2ljax.evaluate.loop import examples_of, job_of, over
 from l2ljax.threat import BALLS, Ball
-from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
+from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in, one_key
 from l2ljax.values import Count, checked
 
 __all__ = [
@@ -56,8 +56,8 @@ class Check(NamedTuple):
 
 @checked
 def masking_checks(
-    logits_fn: LogitsFn, split: Split, ball: Ball, *, key: Key, stochastic: StochasticLogitsFn | None = None,
-    queries: Count = 500, batch_size: Count = 250,
+    logits_fn: LogitsFn, split: Split | tuple[Any, Any], ball: Ball, *, key: Key,
+    stochastic: StochasticLogitsFn | None = None, queries: Count = 500, batch_size: Count = 250,
 ) -> list[Check]:  # fmt: skip
     """Run all checks that tell a robust model from one that masks gradients.
 
@@ -73,6 +73,7 @@ def masking_checks(
     Raises:
       L2LError: as `evaluate`, for instance for probabilities instead of logits.
     """
+    split, key = examples_of(split), one_key(key)
 
     def steps(n: int, ball: Ball = ball, loss: Callable[..., Array] = losses.cross_entropy) -> Attack:
         return pgd(ball, steps=n, step_size=max(2.5 * ball.eps / n, ball.eps / 10), loss=loss, keep="first")
@@ -152,7 +153,7 @@ def path_faults(
         zero, tied = jax.lax.scan(step, ball.sample(keys, x), length=steps)[1]
         return zero.T, tied.T
 
-    zero, tied = over(job_of(logits_fn, *split, batch_size=batch_size), count, key)
+    zero, tied = over(job_of(logits_fn, split, batch_size=batch_size), count, key)
     return zero.mean(axis=0), tied.mean(axis=0)
 
 

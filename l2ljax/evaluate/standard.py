@@ -9,7 +9,6 @@ import hashlib
 import io
 import math
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +17,12 @@ import jax
 import numpy as np
 
 from l2ljax.attacks.ensemble import VERSIONS, check_attacks, stages
+from l2ljax.attacks.entrance import check_floats
 from l2ljax.attacks.solver import solvers
-from l2ljax.data import pixels
-from l2ljax.evaluate.loop import STANDS, Progress, Turn, attack_in_turn, check_batch, clean_logits, job_of
+from l2ljax.evaluate.loop import STANDS, Progress, Turn, attack_in_turn, clean_logits, job_of
 from l2ljax.files import write_files
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Attack, Key, L2LError, as_key, is_key
+from l2ljax.types import Array, Attack, Key, L2LError, is_key, one_key, one_line
 from l2ljax.values import Count, checked
 
 __all__ = ["SAVE_SECONDS", "InTurn", "checksum", "default_batch_size", "run_in_turn", "run_standard_evaluation"]
@@ -99,10 +98,11 @@ def run_in_turn(
         for all weights.
       x: images [N, H, W, C], floats in [0, 1]; in half precision they are taken as float32.
       y: labels [N].
-      attacks: name -> attack; or K -> (name, attack) pairs, where names may repeat.
+      attacks: name -> attack; or K -> (name, attack) pairs, where names may repeat. A saved state belongs to their
+        names, and to the arrays of those that are pytrees, like trained attackers.
       key: one key.
       ball: the ball that no attack may leave; a saved state belongs to it.
-      about: whatever else distinguishes attacks of these names: a saved state belongs to it.
+      about: whatever else distinguishes attacks of these names, like their keywords: a saved state belongs to it.
       stochastic: whether the model is called as logits_fn(x, keys [B]).
       batch_size: the largest batch, by default `default_batch_size`.
       state_path: a file for the state, saved every 20 seconds and after each attack, and resumed (with the same batch
@@ -113,20 +113,21 @@ def run_in_turn(
       L2LError: invalid images, labels or logits, an attack that leaves [0, 1] or the ball or returns NaN, a state file
         of another evaluation.
     """
-    x, y, key = np.asarray(x), np.asarray(y), as_key(key)
-    check_batch(x, y)
-    x = pixels(x)
+    key, x = one_key(key), np.asarray(x) if hasattr(x, "dtype") else x
+    check_floats(x)
     size = batch_size or default_batch_size(x.shape[1:])
-    job = job_of(logits_fn, x, y, batch_size=size, sizes=8, stochastic=stochastic, ball=ball)
+    job = job_of(logits_fn, (x, y), batch_size=size, sizes=8, stochastic=stochastic, ball=ball)
+    x, y = job.images, job.labels
     logits = clean_logits(job, jax.random.fold_in(key, 0))
     clean = logits.argmax(axis=1) == y
     named = list(attacks(logits.shape[1]) if callable(attacks) else attacks.items())
     keys = [jax.random.fold_in(key, i) for i in range(len(named))]
     todo = [Turn(name, s, k) for (name, attack), k in zip(named, keys, strict=True) for s in solvers(attack)]
-    state = Progress(x.copy(), np.where(clean, STANDS, -1), np.zeros(2, int), np.zeros((len(todo), 2)))
+    state = Progress(np.array(x), np.where(clean, STANDS, -1), np.zeros(2, int), np.zeros((len(todo), 2)))
     within = () if ball is None else (ball.name, ball.eps)
     settings = (*([] if callable(attacks) else attacks), *within, *about, x.shape)
-    identity = checksum((job.logits_fn, x, y, jax.random.key_data(key)), repr(settings))
+    weights = [turn.solver for turn in todo]  # the arrays of their Partials: a trained attacker's, a surrogate's
+    identity = checksum((job.logits_fn, x, y, jax.random.key_data(key), weights), repr(settings))
     file = None if state_path is None else Path(state_path)
     if file is not None and file.exists():
         state = _load(file, identity)
@@ -159,7 +160,7 @@ def default_batch_size(image_shape: tuple[int, ...]) -> int:
     """
     if jax.default_backend() != "cpu":
         return 250
-    return max(min(32 * 32 * 32 * 3 // math.prod(image_shape) * jax.local_device_count(), 250), 8)
+    return max(min(32 * 32 * 32 * 3 // max(math.prod(image_shape), 1) * jax.local_device_count(), 250), 8)
 
 
 def checksum(arrays: Any, *texts: str) -> str:
@@ -177,8 +178,9 @@ def _load(file: Path, identity: str) -> Progress:
             whole = {name: saved[name] for name in saved.files}
         saved_identity = str(whole.pop("identity"))
         state = Progress(**whole)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise L2LError(f"{file} is no evaluation's state ({error}): delete it, or name another file") from error
+    except Exception as error:  # NumPy's, zipfile's and zlib's for a file that is no or a damaged one
+        raise L2LError(f"{file} is no evaluation's state ({one_line(error)}): delete it, or name another") from error
     if saved_identity != identity:
-        raise L2LError(f"{file} is the state of another evaluation (model, data, threat or key): name another")
+        about = "model, data, attacks, threat or key"
+        raise L2LError(f"{file} is the state of another evaluation ({about}): delete it, or name another")
     return state

@@ -157,8 +157,8 @@ def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: 
         u, v = ball.steepest(jax.grad(lambda x: loss(x).sum())(x)), ball.steepest(signs)
         return jax.lax.map(lambda at: loss(x + ball.eps * (at[0] * u + at[1] * v)), grid).T
 
-    few = [a[:images] for a in split]
-    jobs = {name: job_of(model, *few, batch_size=plan.batch_size) for name, model in plan.models.items()}
+    few = Split(*(a[:images] for a in split))
+    jobs = {name: job_of(model, few, batch_size=plan.batch_size) for name, model in plan.models.items()}
     surfaces = {name: over(job, around, key).mean(axis=0).reshape(points, points) for name, job in jobs.items()}
     steepest = "sign of the gradient" if ball.name == "linf" else "gradient"
     return {"units": units, "axes": [f"{steepest} (eps)", "random signs (eps)"], "loss": surfaces}

@@ -52,8 +52,8 @@ class Flags:
     trained:WORKDIR, and own, the run's trained attacker."""
     surrogates: str = ""
     """Workdirs, separated by commas, of runs whose adversarial images are tried on the victim: the black box."""
-    black_box: str = "fgsm,pgd10"
-    """The attacks on the surrogates."""
+    black_box: str | None = None
+    """The attacks on the surrogates, fgsm,pgd10 by default."""
     dataset: str | None = None
     """The data set, by default a run's own, as for the next three; a module:function has none. A name, or arrays of
     yours as a .npz file or module:function (see l2ljax.data.arrays)."""
@@ -98,6 +98,8 @@ def run(flags: Flags) -> dict[str, Any]:
     check(Seed, flags.seed + flags.attack_seeds - 1, "--seed plus --attack-seeds")
     if flags.baseline and not flags.figures:
         raise L2LError(f"--baseline={flags.baseline}: give --figures too, which it is drawn in")
+    if flags.black_box is not None and not flags.surrogates:
+        raise L2LError(f"--black-box={flags.black_box}: give --surrogates too, the runs that it attacks")
     victim, about, folder = _victim(flags)
     ball = threat.BALLS[about["norm"]](threat.parse_eps(about["eps"]))
     dataset = data.load(about["dataset"], flags.data_dir or about.get("data_dir"))
@@ -116,10 +118,7 @@ def run(flags: Flags) -> dict[str, Any]:
         if name in VERSIONS and VERSIONS[name].stochastic and not flags.stochastic:
             raise L2LError(f"--attacks={name} is for models with noise of their own: give --stochastic or no {name}")
     jobs = {name: _job(name, flags.victim, ball, victim if name == "rand" else logits_fn) for name in wanted}
-    black_box = [*filter(None, flags.black_box.split(","))]
-    for name in black_box:
-        if trained.learned(name) is None:
-            attacks.create(name, ball)  # its errors, also without surrogates
+    black_box = [*filter(None, ("fgsm,pgd10" if flags.black_box is None else flags.black_box).split(","))]
     crossings = {
         f"{name} on {who}": (who, name, _job(name, who, ball, logits_fn, trained.load_classifier(who)))
         for who in filter(None, flags.surrogates.split(","))
@@ -130,7 +129,7 @@ def run(flags: Flags) -> dict[str, Any]:
     with locked(folder):
         for title, job in {**jobs, **{title: job for title, (_, _, job) in crossings.items()}}.items():
             for seed in seeds:
-                state = folder / "states" / f"{re.sub(r'[^0-9A-Za-z+]+', '_', title)}_{seed}.npz"
+                state = folder / "states" / f"{_file_name(title)}_{seed}.npz"
                 key = jax.random.key(seed)
                 scores = job(x, split.labels, key=key, batch_size=batch_size, progress=print, state_path=state)
                 robust[title] = robust.get(title, scores.robust) & scores.robust
@@ -184,8 +183,15 @@ def _job(
     attack = trained.named_attack(name, ball, functools.partial(trained.load_attacker, workdir, ball=ball))
     if surrogate is not None:
         attack = attacks.transfer(attack, surrogate)
-    about = () if surrogate is None else (workdir,)
+    keywords = None if trained.learned(name) else attacks.parameters(name, ball)
+    about = (keywords,) if surrogate is None else (keywords, workdir)
     return functools.partial(run_in_turn, logits_fn, attacks={name: attack}, ball=ball, about=about)
+
+
+def _file_name(title: str) -> str:
+    """Return the title for a file's name, with a checksum where characters are replaced: names differ as titles do."""
+    name = re.sub(r"[^0-9A-Za-z+]+", "_", title)[:100]
+    return name if name == title else f"{name}_{checksum((), title)[:8]}"
 
 
 def _check_images(victim: Callable[..., Array], flags: Flags, dataset: data.Dataset) -> None:
