@@ -45,6 +45,10 @@ class Linen(linen.Module):
         return linen.Dense(3)(x.reshape(len(x), -1))
 
 
+def steps_of(workdir):
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
 def same(one, other):
     leaves = list(zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
     assert leaves
@@ -277,6 +281,20 @@ def test_a_network_of_the_users_is_loaded_as_fit_took_it(tmp_path):
     another = type("Net", (Net,), {"__call__": lambda self, x: -Net.__call__(self, x)})()  # of the same weights
     with pytest.raises(L2LError, match="holds a run of another network, of the same name"):
         l2ljax.load(tmp_path / "kept", another)
+
+
+@pytest.mark.parametrize("kept", ["checkpoints", "metrics.jsonl"])
+def test_without_checkpoints_a_run_that_is_there_is_refused_and_untouched(tmp_path, kept):
+    given = {**FLAGS, "workdir": tmp_path, "attacks": ""}
+    l2ljax.fit(Linen(), (IMAGES, LABELS), **given, no_checkpoint=kept != "checkpoints")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json*")}
+    assert len(before) == 3 and steps_of(tmp_path) == list(range(1, 8))
+    if kept == "checkpoints":
+        (tmp_path / "metrics.jsonl").write_text("")
+        before = {path: path.stat().st_mtime_ns for path in before}
+    with pytest.raises(L2LError, match="--no-checkpoint: .* holds a run: leave it out, or choose another folder"):
+        l2ljax.fit(Linen(), (IMAGES, LABELS), **given, no_checkpoint=True)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_workdir_does_not_go_on_with_other_data_or_another_network(tmp_path):

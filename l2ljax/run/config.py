@@ -100,7 +100,7 @@ class Config:
     checkpoint_every: Count | None = None
     """Steps between checkpoints; once an epoch by default."""
     no_checkpoint: bool = False
-    """Save none."""
+    """Save none; only in a workdir without a run."""
     workdir: str | None = None
     """Where results go: runs/DATASET_METHOD_ARCH_sSEED by default."""
 

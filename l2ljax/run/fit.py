@@ -30,7 +30,7 @@ from l2ljax.run.settings import Settings
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks, prepare
 from l2ljax.run.trained import trained_attack
 from l2ljax.runtime import hosts, monitor
-from l2ljax.runtime.workdir import Workdir
+from l2ljax.runtime.workdir import Workdir, holds_run
 from l2ljax.train import Interrupted, NonFiniteLoss, TrainState, due, loop
 from l2ljax.types import Attack, Batch, Classifier, Defense, L2LError, LogitsFn, Players
 
@@ -174,6 +174,8 @@ def run(settings: Settings, **parts: Any) -> Result:
     with contextlib.ExitStack() as stack:
         if settings.workdir is not None:
             hosts.on_first(stack.enter_context, locked(settings.workdir))
+            if settings.no_checkpoint and hosts.on_first(holds_run, settings.workdir):
+                raise L2LError(f"--no-checkpoint: {settings.workdir} holds a run: leave it out, or choose another folder")
             workdir = hosts.on_first(Workdir, settings.workdir, about)
         state, best, history, seconds = train(setup, state, workdir)
         if workdir is not None:
@@ -191,7 +193,7 @@ def save(result: Result, workdir: str | Path) -> None:
     Raises:
       L2LError: the folder holds a run, or cannot be written.
     """
-    if (Path(os.path.expanduser(workdir)) / "checkpoints").exists():
+    if holds_run(Path(os.path.expanduser(workdir))):
         raise L2LError(f"{workdir} holds a run: choose another folder")
     folder = Workdir(Path(os.path.expanduser(workdir)), {**result.settings.saved(), **result.identity})
     folder.forget_after(-1)

@@ -13,7 +13,7 @@ from typing import Any
 from l2ljax.files import write_files, write_json
 from l2ljax.types import L2LError, one_line
 
-__all__ = ["ABOUT_REPORTING", "Workdir", "check_network", "read_json"]
+__all__ = ["ABOUT_REPORTING", "Workdir", "check_network", "holds_run", "read_json"]
 
 ABOUT_REPORTING = (
     "workdir", "data_dir", "devices", "remat", "checkpoint_every", "no_checkpoint", "eval_size", "attacks",
@@ -77,6 +77,12 @@ class Workdir:
         except OSError as error:
             fix = "free some space, then run the same command again"
             raise L2LError(f"cannot write {self._metrics} ({error.strerror}): {fix}") from error
+
+
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder has checkpoints or rows of metrics."""
+    metrics = folder / "metrics.jsonl"
+    return any(folder.glob("checkpoints/*")) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def read_json(path: Path) -> dict[str, Any]:
