@@ -134,6 +134,10 @@ def test_numbers_of_numpy_are_numbers():
     settings = json.loads(json.dumps(result.settings.saved()))
     assert (settings["epochs"], settings["batch_size"], settings["attacker_lr"]) == (1, 30, 0.5)
     assert settings["options"]["hidden"] == 3
+    radii = 0.25, np.float32(0.25), jax.numpy.float32(0.25), "0.25"
+    given = {"method": "plain", "epochs": 1, "batch_size": 30, "val_size": 0}
+    found = [l2ljax.fit(Linen(), (IMAGES, LABELS), eps=eps, **given).settings.eps for eps in radii]
+    assert found == ["0.25"] * 4
 
 
 def test_arrays_are_checked_once(monkeypatch):
@@ -184,6 +188,12 @@ def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
         ({"attacker_lr": [0.1]}, r"--attacker-lr=\[0.1\]: give a number"),
         ({"seed": -1}, "--seed=-1: give a whole number from 0"),
         ({"options": {"hidden": np.float32(2.5)}}, "--options=hidden=2.5: give a whole number"),
+        ({"options": [("steps", 2)]}, r"options=\[\('steps', 2\)\]: give a dictionary"),
+        ({"options": None}, "options=None: give a dictionary"),
+        ({"workdir": ""}, "workdir='': give a folder, or None"),
+        ({"ball": None, "eps": [0.1]}, r"eps=\[0.1\] is no radius"),
+        ({"ball": None, "eps": True}, "eps=True is no radius"),
+        ({"ball": None, "eps": 8}, r"eps=8.0 is larger than the pixel range"),
         ({"method": "mine"}, "unknown method 'mine'"),
         ({"options": {"beta": 2}}, "--options=beta=2: rnn_adv takes"),
         ({"dataset": (IMAGES, LABELS[:5])}, "90 images and 5 labels"),

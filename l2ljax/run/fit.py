@@ -117,6 +117,10 @@ def fit(
     """
     if ball is not None and not isinstance(ball, threat.Ball):
         raise L2LError(f"ball={ball}: give one like threat.linf(8 / 255)")
+    if not isinstance(options, str | Mapping):
+        raise L2LError(f"options={options}: give a dictionary, like {{'steps': 2}}, or a text, like 'steps=2'")
+    if workdir == "":
+        raise L2LError("workdir='': give a folder, or None for no files")
     if unknown := sorted(settings.keys() - FLAGS):
         raise L2LError(f"fit has no setting {unknown[0]!r}: choose from {', '.join(FLAGS)}")
     names = settings.keys() | ({"options"} if options else set())
@@ -135,6 +139,8 @@ def fit(
     dataset = dataset if isinstance(dataset, str) else data.load(dataset)
     if ball is not None:
         settings |= {"eps": repr(float(ball.eps)), "norm": ball.name}
+    if not isinstance(eps := settings.get("eps"), str | None):
+        settings["eps"] = repr(threat.parse_eps(eps))
     if isinstance(named := settings.get("attacks"), tuple | list):
         settings["attacks"] = ",".join(map(str, named))
     made = None if isinstance(classifier, str) else models.as_classifier(classifier)
