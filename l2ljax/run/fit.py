@@ -181,7 +181,9 @@ def run(settings: Settings, **parts: Any) -> Result:
         if settings.workdir is not None:
             hosts.on_first(stack.enter_context, locked(settings.workdir))
             if settings.no_checkpoint and hosts.on_first(holds_run, settings.workdir):
-                raise L2LError(f"--no-checkpoint: {settings.workdir} holds a run: leave it out, or choose another folder")
+                raise L2LError(
+                    f"--no-checkpoint: {settings.workdir} holds a run: leave it out, or choose another folder"
+                )
             workdir = hosts.on_first(Workdir, settings.workdir, about)
         state, best, history, seconds = train(setup, state, workdir)
         if workdir is not None:

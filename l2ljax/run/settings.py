@@ -109,9 +109,13 @@ class Settings(NamedTuple):
         return json.loads(json.dumps(self._asdict(), default=str))
 
     def check(self) -> None:
-        """Check what no flag says alone: the warm-up, the radius, the names of attacks; an L2LError names the flag."""
+        """Check what no flag says alone, like the warm-up and the names of attacks; an L2LError names the flag."""
         if self.warmup > self.epochs:
             raise L2LError(f"--warmup={self.warmup}: give 0 to {self.epochs}, the run's epochs")
+        held_out = self.selection == "validation"
+        if held_out != (self.val_size > 0):
+            fix = "a --val-size above 0, or --selection=last" if held_out else "--val-size=0, or --selection=validation"
+            raise L2LError(f"--selection={self.selection} with --val-size={self.val_size}: give {fix}")
         ball = self.ball
         for name in self.attacks:
             if learned(name) is None:
