@@ -180,6 +180,11 @@ def test_data_too_few_to_hold_any_out_keep_the_last_parameters():
 def test_epochs_may_end_within_one():
     setup, _ = prepare(resolve("digits", "plain", Config(epochs=2.5, val_size=0, **TINY)))
     assert setup.epoch_steps == 3 and setup.steps == 8
+    for epochs in (1e308, 2**31 / 3):
+        with pytest.raises(
+            L2LError, match=r"--epochs=\S+: a run has 2147483647 steps at most: give 715827882 or fewer"
+        ):
+            prepare(resolve("digits", "plain", Config(epochs=epochs, val_size=0, **TINY)))
 
 
 @pytest.mark.parametrize("clipped", [True, False])

@@ -15,6 +15,7 @@ import optax
 from l2ljax import attacks, threat
 from l2ljax.run.trained import learned
 from l2ljax.types import L2LError, Players
+from l2ljax.values import LARGEST
 
 __all__ = [
     "LR_SCHEDULES", "OPTIMIZERS", "Augment", "Dtype", "LrSchedule", "Norm", "Optimizer", "Schedule", "Selection",
@@ -123,7 +124,10 @@ class Settings(NamedTuple):
 
 
 def total_steps(settings: Settings, steps_per_epoch: int) -> int:
-    """Return the number of the run's last step."""
+    """Return the number of the run's last step; more than a device counts are an L2LError."""
+    if not settings.epochs * steps_per_epoch <= LARGEST:
+        fix = f"give {LARGEST // steps_per_epoch} or fewer"
+        raise L2LError(f"--epochs={settings.epochs:g}: a run has {LARGEST} steps at most: {fix}")
     return max(round(settings.epochs * steps_per_epoch), 1)
 
 
