@@ -25,7 +25,7 @@ from l2ljax.gail.setup import PAIRS_KEY, Arm, Config, Task, arms, find_expert, p
 from l2ljax.gail.updaters import Diverged, Updater
 from l2ljax.runtime import flags, monitor
 from l2ljax.runtime.provenance import provenance
-from l2ljax.runtime.workdir import Workdir
+from l2ljax.runtime.workdir import Workdir, holds_run
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
 
@@ -121,7 +121,9 @@ def _train(
     Returns:
       {metric: [seeds, iterations]}; the last agents; the speed, if measured.
     """
-    folder = Workdir(workdir / name, {"arm": name})
+    if not config.checkpoint_every and holds_run(workdir / name):
+        raise L2LError(f"--checkpoint-every=0: {workdir / name} holds a run: leave it out, or choose another --workdir")
+    folder = Workdir(workdir / name, {"arm": name}, seeds=config.seeds)
     states = imitate.init(task.keys, task.networks, task.disc, arm.updater, arm.demonstrations)
     checkpoints = Checkpoints(folder.path / "checkpoints") if config.checkpoint_every else None
     done, states = checkpoints.resume(like=states) if checkpoints else (0, states)
@@ -150,8 +152,10 @@ def _train(
                 raise L2LError(f"stopped after iteration {done} of {name}; nothing is saved: --checkpoint-every is 0")
             if stopping():
                 raise Interrupted(done)
-    rows = folder.rows()
-    whole = {key: np.array([row[key] for row in rows]).T for key in rows[0] if key != "step"}
+    rows = [row for row in folder.rows() if row.keys() >= {*report.METRICS}]
+    if not rows:
+        raise L2LError(f"{folder.path} lacks the rows of its run: delete that folder to train {name} again")
+    whole = {key: np.array([row[key] for row in rows]).T for key in report.METRICS}
     return whole, states.agent, _speed(seconds, length * config.seeds)
 
 
