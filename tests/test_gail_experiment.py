@@ -96,6 +96,13 @@ def test_rows_that_are_gone_or_none_are_told(small, tmp_path):
         experiment.run(small("run"))
 
 
+def test_an_expert_that_is_none_leaves_no_run(small, tmp_path):
+    for bad, message in ({"expert": __file__}, "cannot read expert"), ({"trajectories": 3}, "the expert has 2"):
+        with pytest.raises(L2LError, match=message):
+            experiment.run(small("run", **bad))
+        assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_an_arm_that_diverges_is_told_beside_the_others(small, tmp_path):
     with pytest.raises(L2LError, match="lr1e30 diverged: between iterations 1 and 2 .* lower the updater's"):
         experiment.run(small("run", lr="0.01,1e30", checkpoint_every=0))

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from l2ljax.checkpoint import Checkpoints
 from l2ljax.files import locked
 from l2ljax.gail import cloning, experts, gym_adapter, imitate, report, rollout, updaters
+from l2ljax.gail.imitate import Demonstrations
 from l2ljax.gail.policy import Agent
 from l2ljax.gail.rollout import Iterations
 from l2ljax.gail.setup import PAIRS_KEY, Arm, Config, Task, arms, find_expert, prepare
@@ -58,15 +59,18 @@ def run(config: Config) -> dict[str, Any]:
         written), a workdir of another run or of another process, a full disk.
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
+    config = flags.checked(config)
     task = prepare(config)
-    name = task.environment.spec.name.replace("/", "_")
-    default = f"runs/gail_{name}_{config.updater.replace(',', '_')}_s{config.seed}"
-    workdir = Path(config.workdir or default)
+    key, spec = jax.random.key(PAIRS_KEY), task.environment.spec
+    name = spec.name.replace("/", "_")
+    workdir = config.workdir or Path(f"runs/gail_{name}_{config.updater.replace(',', '_')}_s{config.seed}")
     with locked(workdir):
-        saved = dataclasses.asdict(config)
+        expert = find_expert(config, task)
+        data = experts.subsample(key, expert, stride=spec.stride, count=config.trajectories)
+        saved = {**dataclasses.asdict(config), "expert": config.expert and str(config.expert)}
         Workdir(workdir, {name: value for name, value in saved.items() if name not in MAY_CHANGE})
-        result, curves = _results(config, task, workdir)
-        report.write(workdir, result, curves, Path(config.out) if config.out else None)
+        result, curves = _results(config, task, float(expert.returns.mean()), data, workdir)
+        report.write(workdir, result, curves, config.out)
     print(report.table(result))
     print(f"report, curves and checkpoints: {workdir}")
     for name, row in result["arms"].items():
@@ -75,13 +79,11 @@ def run(config: Config) -> dict[str, Any]:
     return result
 
 
-def _results(config: Config, task: Task, workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _results(
+    config: Config, task: Task, expert_return: float, data: Demonstrations, workdir: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the content of report.json, and arm -> returns [seeds, iterations]."""
     spec = task.environment.spec
-    expert = find_expert(config, task)
-    key = jax.random.key(PAIRS_KEY)
-    data = experts.subsample(key, expert, stride=spec.stride, count=config.trajectories)
-    expert_return = float(expert.returns.mean())
     result: dict[str, Any] = {
         "environment": spec.name, "gymnasium": spec.gymnasium is not None, "sign": spec.sign,
         "expert_return": expert_return, "trajectories": config.trajectories, "expert_pairs": len(data.actions),
