@@ -169,7 +169,7 @@ def find_expert(config: Config, task: Task) -> Trajectories:
     path = config.expert or Path(f"runs/experts/{spec.name.replace('/', '_')}.npz")
     if path.exists():
         return experts.load(path, spec)
-    check_writable(path, "--expert")
+    check_writable(path, "--expert", suffix="")
     print(f"training an expert on {spec.name}; its trajectories go to {path}", flush=True)
     k_train, k_act = jax.random.split(jax.random.key(EXPERT_KEY))
     nets = networks(spec)
