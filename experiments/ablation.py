@@ -75,7 +75,7 @@ def main(flags: Flags) -> None:
             width = flags.attacker_width if settings.get("method", "").endswith("l2l") else None
             folder = flags.runs / flags.table / f"{name}_s{seed}".replace(" ", "_").replace("/", "_")
             chosen = {"attacks": flags.attacks, "epochs": flags.epochs, "val_size": flags.val_size, **settings}
-            config = Config(seed=seed, attacker_width=width, no_checkpoint=True, workdir=str(folder), **chosen)
+            config = Config(seed=seed, attacker_width=width, workdir=str(folder), **chosen)
             runs.setdefault(name, []).append(resolve("digits", config.method or "rnn_adv", config))
     record = {**provenance(), "rows": {name: list(map(experiment.run_once, seeds)) for name, seeds in runs.items()}}
     write_json(out, record)

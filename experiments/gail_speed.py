@@ -50,7 +50,7 @@ def main(flags: Flags) -> None:
             for hidden in ("64,32", "100,100"):
                 config = Config(
                     env=flags.env, updater="adam", controls="none", seeds=1, iterations=flags.iterations, hidden=hidden,
-                    checkpoint_every=0, expert=f"{folder}/expert.npz", workdir=f"{folder}/{hidden}_{round_}",
+                    checkpoint_every=0, expert=Path(folder, "expert.npz"), workdir=Path(folder, f"{hidden}_{round_}"),
                 )  # fmt: skip
                 result = experiment.run(config)
                 speed = result["arms"]["adam"]

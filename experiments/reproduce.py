@@ -52,17 +52,14 @@ def main(flags: Flags) -> None:
         raise L2LError("nothing to do: give --list, --minutes, --tables, --collect or --judged")
     if collecting and not re.fullmatch(r"\w[\w.-]*", flags.name, re.ASCII):
         raise L2LError(f"--name={flags.name}: give letters, digits, _ and - for the name of the file")
-    used = {
-        "name": collecting,
-        "title": collecting,
-        "only": flags.list or flags.minutes,
-        "printed": flags.minutes,
-        "data_dir": flags.minutes,
-    }
+    used = {"only": flags.list or flags.minutes, **dict.fromkeys(("name", "title"), collecting),
+            **dict.fromkeys(("printed", "data_dir"), flags.minutes)}  # fmt: skip
     for name, needed in used.items():
         if getattr(flags, name) and not needed:
             name = name.replace("_", "-")
             raise L2LError(f"--{name} belongs to --list, --minutes, --collect or --judged: see --help")
+    if flags.tables and not any(flags.results.glob("*.json")):
+        raise L2LError(f"--results={flags.results}: no results are there: give their folder")
     listing.wanted(flags.only)
     keep(flags, flags.collect, "report.json", "runs", "reports")
     keep(flags, flags.judged, "robustbench.json", "judged", "judgements")
@@ -77,13 +74,15 @@ def main(flags: Flags) -> None:
 
 def keep(flags: Flags, folders: str, file: str, kind: str, key: str) -> None:
     """Write the folders' files to KIND_NAME.json, without the machine's own folders of data, results and script."""
-    kept = [read_json(Path(folder) / file) for folder in filter(None, folders.split(","))]
-    for record in kept:
+    kept = {folder: read_json(Path(folder) / file) for folder in folders.split(",") if folder}
+    for folder, record in kept.items():
         about = record.get("provenance", record)
+        if not isinstance(about, dict) or not isinstance(about.get("command"), str):
+            raise L2LError(f"{folder}/{file} has no command: give the folder of a finished run or evaluation")
         command = re.sub(r"--(data-dir|workdir|out)=\S+", r"--\1=DIR", about["command"])
         about["command"] = re.sub(r"\S*(experiments/\w+\.py)", r"\1", command)
     if kept:
-        write_json(flags.results / f"{kind}_{flags.name}.json", {"title": flags.title, key: kept})
+        write_json(flags.results / f"{kind}_{flags.name}.json", {"title": flags.title, key: [*kept.values()]})
 
 
 if __name__ == "__main__":

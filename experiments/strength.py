@@ -8,7 +8,6 @@ are means over images of the largest loss, with a band of one standard deviation
 """
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from l2ljax import data, defenses, threat
 from l2ljax.files import check_writable, write_json
 from l2ljax.report.figures import loss_along_attacks
 from l2ljax.report.views import losses_along, pgd_path
+from l2ljax.run.illustrate import short_names
 from l2ljax.run.trained import check_threat, load_attacker, load_classifier, read_config
 from l2ljax.runtime.flags import read
 from l2ljax.runtime.monitor import script
@@ -45,31 +45,31 @@ class Flags:
 def main(flags: Flags) -> None:
     """Attack, write, draw."""
     check_writable(flags.out)
-    players = {victim: prepared(flags, victim) for victim in parse_list(str, flags.victims, "--victims")}
-    panels: dict[str, dict[str, Any]] = {}
-    key = jax.random.key(flags.seed)
+    victims = parse_list(str, flags.victims, "--victims")
+    players = {name: prepared(flags, victim) for name, victim in zip(short_names(victims), victims, strict=True)}
+    panels, key = dict[str, dict[str, Any]](), jax.random.key(flags.seed)
     for victim, (logits_fn, split, tried) in players.items():
-        panels[Path(victim).name] = curves = {}
         for name, path in tried.items():
-            curves[name] = curve = losses_along(logits_fn, split, path, key=key, draws=flags.draws)
-            print(f"{Path(victim).name}, {name}: {curve['largest'][-1]:.3f} after {flags.steps} steps", flush=True)
+            curve = losses_along(logits_fn, split, path, key=key, draws=flags.draws)
+            panels.setdefault(victim, {})[name] = curve
+            print(f"{victim}, {name}: {curve['largest'][-1]:.3f} after {flags.steps} steps", flush=True)
     loss_along_attacks(flags.out.with_suffix(".png"), panels)
     write_json(flags.out, {**provenance(), "eval_size": flags.eval_size, "panels": panels})
 
 
 def prepared(flags: Flags, victim: str) -> tuple[LogitsFn, data.Split, dict[str, Any]]:
     """Return a victim, its images and the attacks on it, all of one threat, before any of them runs."""
-    saved = read_config(victim)
+    saved, attackers = read_config(victim), parse_list(str, flags.attackers, "--attackers")
     ball = check_threat(victim, saved, None)
     tried = {"PGD": pgd_path(ball, steps=flags.steps)}
-    for name in parse_list(str, flags.attackers, "--attackers"):
-        attack = load_attacker(name, steps=flags.steps, path=True, ball=ball)
-        tried[Path(name).name] = attack if draws(read_config(name)) else restarted(attack, ball)
+    for name, workdir in zip(short_names(["PGD", *attackers])[1:], attackers, strict=True):
+        attack = load_attacker(workdir, steps=flags.steps, path=True, ball=ball)
+        tried[name] = attack if draws(read_config(workdir)) else restarted(attack, ball)
     test = data.load(saved["dataset"], saved.get("data_dir")).test
     return load_classifier(victim), data.Split(*(a[: flags.eval_size] for a in test)), tried
 
 
-def draws(saved: Mapping[str, Any]) -> bool:
+def draws(saved: dict[str, Any]) -> bool:
     """Return whether a run's attacker draws a latent or its start."""
     options = {**defenses.options(saved["method"]), **saved["options"]}
     return bool(options.get("latent")) or options.get("start", "clean") != "clean"

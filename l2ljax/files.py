@@ -41,11 +41,12 @@ def write_files(files: Mapping[Path, bytes]) -> None:
                 draft.unlink()
 
 
-def check_writable(path: Path, name: str = "--out") -> None:
+def check_writable(path: Path, name: str = "--out", *, suffix: str = ".json") -> None:
     """Make the folder of a file that will be written after long work.
 
     Raises:
-      L2LError: it cannot be, or no file can be written there; the message begins with `name`.
+      L2LError: it cannot be, no file can be written there, or its name has another end than `suffix`, so that figures
+        beside it would overwrite it; the message begins with `name`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +55,8 @@ def check_writable(path: Path, name: str = "--out") -> None:
             raise IsADirectoryError(errno.EISDIR, "is a folder")
     except OSError as error:
         raise L2LError(f"{name}={path}: {error.strerror}: name a file in a writable folder") from error
+    if not path.name.endswith(suffix):
+        raise L2LError(f"{name}={path}: name a file that ends with {suffix}")
 
 
 def write_json(path: Path, content: Any) -> None:

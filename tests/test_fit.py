@@ -45,6 +45,10 @@ class Linen(linen.Module):
         return linen.Dense(3)(x.reshape(len(x), -1))
 
 
+def steps_of(workdir):
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
 def same(one, other):
     leaves = list(zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
     assert leaves
@@ -130,6 +134,10 @@ def test_numbers_of_numpy_are_numbers():
     settings = json.loads(json.dumps(result.settings.saved()))
     assert (settings["epochs"], settings["batch_size"], settings["attacker_lr"]) == (1, 30, 0.5)
     assert settings["options"]["hidden"] == 3
+    radii = 0.25, np.float32(0.25), jax.numpy.float32(0.25), "0.25"
+    given = {"method": "plain", "epochs": 1, "batch_size": 30, "val_size": 0}
+    found = [l2ljax.fit(Linen(), (IMAGES, LABELS), eps=eps, **given).settings.eps for eps in radii]
+    assert found == ["0.25"] * 4
 
 
 def test_arrays_are_checked_once(monkeypatch):
@@ -180,6 +188,12 @@ def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
         ({"attacker_lr": [0.1]}, r"--attacker-lr=\[0.1\]: give a number"),
         ({"seed": -1}, "--seed=-1: give a whole number from 0"),
         ({"options": {"hidden": np.float32(2.5)}}, "--options=hidden=2.5: give a whole number"),
+        ({"options": [("steps", 2)]}, r"options=\[\('steps', 2\)\]: give a dictionary"),
+        ({"options": None}, "options=None: give a dictionary"),
+        ({"workdir": ""}, "workdir='': give a folder, or None"),
+        ({"ball": None, "eps": [0.1]}, r"eps=\[0.1\] is no radius"),
+        ({"ball": None, "eps": True}, "eps=True is no radius"),
+        ({"ball": None, "eps": 8}, r"eps=8.0 is larger than the pixel range"),
         ({"method": "mine"}, "unknown method 'mine'"),
         ({"options": {"beta": 2}}, "--options=beta=2: rnn_adv takes"),
         ({"dataset": (IMAGES, LABELS[:5])}, "90 images and 5 labels"),
@@ -277,6 +291,20 @@ def test_a_network_of_the_users_is_loaded_as_fit_took_it(tmp_path):
     another = type("Net", (Net,), {"__call__": lambda self, x: -Net.__call__(self, x)})()  # of the same weights
     with pytest.raises(L2LError, match="holds a run of another network, of the same name"):
         l2ljax.load(tmp_path / "kept", another)
+
+
+@pytest.mark.parametrize("kept", ["checkpoints", "metrics.jsonl"])
+def test_without_checkpoints_a_run_that_is_there_is_refused_and_untouched(tmp_path, kept):
+    given = {**FLAGS, "workdir": tmp_path, "attacks": ""}
+    l2ljax.fit(Linen(), (IMAGES, LABELS), **given, no_checkpoint=kept != "checkpoints")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json*")}
+    assert len(before) == 3 and steps_of(tmp_path) == list(range(1, 8))
+    if kept == "checkpoints":
+        (tmp_path / "metrics.jsonl").write_text("")
+        before = {path: path.stat().st_mtime_ns for path in before}
+    with pytest.raises(L2LError, match="--no-checkpoint: .* holds a run: leave it out, or choose another folder"):
+        l2ljax.fit(Linen(), (IMAGES, LABELS), **given, no_checkpoint=True)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_workdir_does_not_go_on_with_other_data_or_another_network(tmp_path):

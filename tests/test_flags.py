@@ -7,6 +7,7 @@ import itertools
 import random
 import types
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -160,6 +161,14 @@ def test_names_of_files_are_not_empty(capsys):
     for kind, flag in ((Config, "--workdir="), (judge.Flags, "--out="), (Gail, "--out="), (Gail, "--workdir=")):
         assert "give a value, or leave it out" in fails(capsys, kind, flag)
     assert flags.read(Config, "", arguments=["--attacks="]).attacks == ""
+
+
+def test_a_tilde_is_the_users_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    read = flags.read(Gail, "", arguments=["--workdir=~/run", "--expert=~/expert.npz", "--out=~/kept.json"])
+    assert (read.workdir, read.expert) == (Path("/home/me/run"), Path("/home/me/expert.npz"))
+    assert read.out == flags.checked(Gail(out="~/kept.json")).out == Path("/home/me/kept.json")
+    assert flags.read(judge.Flags, "", arguments=["--victim=run", "--out=~/judged"]).out == Path("/home/me/judged")
 
 
 @dataclasses.dataclass(frozen=True)

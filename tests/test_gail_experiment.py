@@ -43,7 +43,7 @@ def small(tmp_path, monkeypatch):
 
 
 def rows_of(workdir, arm):
-    return Workdir(workdir / arm, {"arm": arm}).rows()
+    return Workdir(workdir / arm, {"arm": arm}, seeds=2).rows()
 
 
 def test_all_arms_and_controls_are_reported(small, tmp_path, capsys):
@@ -80,6 +80,27 @@ def test_a_run_that_was_stopped_goes_on_exactly(small, tmp_path, monkeypatch):
         experiment.run(small("stopped", iterations=6))
     with locked(tmp_path / "stopped"), pytest.raises(L2LError, match="stopped is in use by process"):
         experiment.run(small("stopped"))
+
+
+def test_rows_that_are_gone_or_none_are_told(small, tmp_path):
+    whole = experiment.run(small("run"))
+    file = tmp_path / "run" / "adam" / "metrics.jsonl"
+    with file.open("a") as more:
+        more.write('{"step": 2, "return": [1.0]}\n{"step": 4, "return": ["x", 1.0]}\n')
+    again = experiment.run(small("run"))
+    assert again["arms"]["adam"]["last_return"] == whole["arms"]["adam"]["last_return"]
+    with pytest.raises(L2LError, match="--checkpoint-every=0: .*run/adam holds a run: leave it out"):
+        experiment.run(small("run", checkpoint_every=0))
+    file.unlink()
+    with pytest.raises(L2LError, match="run/adam lacks the rows of its run: delete that folder to train adam again"):
+        experiment.run(small("run"))
+
+
+def test_an_expert_that_is_none_leaves_no_run(small, tmp_path):
+    for bad, message in ({"expert": __file__}, "cannot read expert"), ({"trajectories": 3}, "the expert has 2"):
+        with pytest.raises(L2LError, match=message):
+            experiment.run(small("run", **bad))
+        assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_an_arm_that_diverges_is_told_beside_the_others(small, tmp_path):

@@ -88,11 +88,15 @@ TIMED = {"model": "digits_cnn", "attacks": "pgd2", "batch_sizes": "8"}
         ("reproduce", {"list": True, "only": "foo"}, "--only=foo: no such table or row"),
         ("reproduce", {"minutes": 9.0, "only": "foo"}, "--only=foo: no such table or row"),
         ("reproduce", {}, "nothing to do"),
+        ("reproduce", {"tables": True, "results": Path("none")}, "--results=none: no results are there"),
         ("ablation", {"out": Path("/proc")}, "--out=/proc/digits_methods.json: "),
         ("ablation", {"attacks": "no_attack"}, "unknown attack"),
         ("autoattack", {"victim": "none", "attacks": "square,foo"}, "--attacks=foo: give apgd-ce or"),
         ("autoattack", {"victim": "none", "eps": "abc"}, "abc"),
         ("cycle", {"out": Path("/proc/x.json")}, "--out=/proc/x.json: "),
+        ("cycle", {"out": Path("x.png")}, "--out=x.png: name a file that ends with .json"),
+        ("strength", {"victims": "a", "attackers": "b", "out": Path("x.png")}, "--out=x.png: name a file that ends"),
+        ("strength", {"victims": "a,a", "attackers": "b"}, "a stands twice: give it once"),
         ("gail_speed", {"imitation": "/no/python"}, "--imitation=/no/python: no such program"),
         ("gail_speed", {"out": Path("/proc/x.json")}, "--out=/proc/x.json: "),
         ("goals", {"only": "trainin"}, "--only=trainin: choose from"),
@@ -116,6 +120,31 @@ def test_what_would_fail_is_not_begun(script, flags, message, at):
         main(KINDS[script](**flags))
     assert "\n" not in str(error.value)
     assert not list(at.rglob("*.json"))
+
+
+@pytest.mark.parametrize("content", ["{}", '{"command": 3}', '{"provenance": 3}', '{"provenance": {}}'])
+def test_what_is_no_report_is_not_collected(content, at):
+    reproduce = importlib.import_module("reproduce")
+    for flag, file in {"collect": "report.json", "judged": "robustbench.json"}.items():
+        Path(file).write_text(content)
+        with pytest.raises(L2LError, match=f"^./{file} has no command: give the folder of a finished run"):
+            reproduce.main(reproduce.Flags(**{flag: "."}, name="x", results=at / "kept"))
+    assert not (at / "kept").exists()
+
+
+def test_victims_and_attackers_of_l2l_das_figure_are_told_apart(tmp_path, monkeypatch):
+    strength = importlib.import_module("strength")
+    shown = {}
+    for name in ("check_threat", "pgd_path", "load_attacker", "load_classifier", "loss_along_attacks", "draws"):
+        monkeypatch.setattr(strength, name, lambda *_, **__: None)
+    monkeypatch.setattr(strength, "read_config", lambda workdir: {"dataset": "digits"})
+    monkeypatch.setattr(strength, "restarted", lambda attack, ball: attack)
+    monkeypatch.setattr(strength, "losses_along", lambda *_, **__: {"largest": [0.0]})
+    monkeypatch.setattr(strength, "write_json", lambda path, record: shown.update(record["panels"]))
+    flags = {"victims": "a/s0,b/s0", "attackers": "a/s0,b/s0,c/PGD", "out": tmp_path / "x.json"}
+    strength.main(strength.Flags(**flags))
+    assert list(shown) == ["a/s0", "b/s0"]
+    assert all(list(curves) == ["PGD", "a/s0", "b/s0", "c/PGD"] for curves in shown.values())
 
 
 def test_what_is_right_is_begun(at):

@@ -126,7 +126,7 @@ def test_every_recipe_is_complete():
         for (dataset, method), settings in recipe.table.items():
             assert set(settings.options) <= set(defenses.options(method)), (name, dataset, method)
             assert settings.selection in ("validation", "test", "last")
-            assert (settings.val_size > 0) == (settings.selection == "validation") or method in defenses.ATTACKERS
+            assert (settings.val_size > 0) == (settings.selection == "validation")
 
 
 def test_the_table_has_a_row_for_each_method():
@@ -146,17 +146,45 @@ def test_a_recipe_alone_trains_its_own_method():
 
 def test_the_best_parameters_are_chosen_where_the_recipe_says():
     for selection, val in {"test": "test", "validation": "val", "last": None}.items():
-        settings = resolve("digits", "plain", Config(selection=selection, val_size=30, **TINY))
+        given = {"val_size": 30} if val == "val" else {}
+        settings = resolve("digits", "plain", Config(selection=selection, **given, **TINY))
         setup, state = prepare(settings)
-        assert len(setup.dataset.val.labels) == (len(setup.dataset.test.labels) if val == "test" else 30)
+        assert len(setup.dataset.val.labels) == {"test": len(setup.dataset.test.labels), "val": 30}.get(val, 0)
         assert bool(fit._validate(setup, state)) == (val is not None)
     assert resolve("digits", "plain", Config(val_size=0)).selection == "last"
     assert resolve("mnist", "l2l_da", Config(val_size=100)).selection == "validation"
 
 
+@pytest.mark.parametrize(
+    "dataset, method, flags",
+    [
+        ("digits", "plain", {"selection": "validation", "val_size": 0}),
+        ("mnist", "l2l_da", {"selection": "validation"}),  # its recipe holds none out
+        ("digits", "plain", {"selection": "last", "val_size": 30}),
+        ("digits", "plain", {"selection": "test", "val_size": 30}),
+    ],
+)
+def test_images_are_held_out_exactly_where_parameters_are_chosen_on_them(dataset, method, flags):
+    with pytest.raises(L2LError, match=r"--selection=\w+ with --val-size=\d+: give (a )?--val-size") as error:
+        resolve(dataset, method, Config(**flags))
+    assert "\n" not in str(error.value)
+
+
+def test_data_too_few_to_hold_any_out_keep_the_last_parameters():
+    few = data.load({"train_images": np.zeros((9, 4, 4, 1), np.uint8), "train_labels": np.arange(9) % 3})
+    settings = resolve(few, "plain", Config())
+    assert (settings.val_size, settings.selection, settings.batch_size) == (0, "last", 7)
+    assert recipes.fitted(find("mnist", "l2l_da"), few).selection == "test"
+
+
 def test_epochs_may_end_within_one():
     setup, _ = prepare(resolve("digits", "plain", Config(epochs=2.5, val_size=0, **TINY)))
     assert setup.epoch_steps == 3 and setup.steps == 8
+    for epochs in (1e308, 2**31 / 3):
+        with pytest.raises(
+            L2LError, match=r"--epochs=\S+: a run has 2147483647 steps at most: give 715827882 or fewer"
+        ):
+            prepare(resolve("digits", "plain", Config(epochs=epochs, val_size=0, **TINY)))
 
 
 @pytest.mark.parametrize("clipped", [True, False])

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from l2ljax.runtime.workdir import Workdir, read_json
 from l2ljax.types import L2LError
 
-ROW = st.dictionaries(st.text(max_size=3), st.floats() | st.lists(st.floats(), max_size=2), max_size=2)
+ROW = st.dictionaries(st.text(max_size=3), st.floats(), max_size=2)
 NO_ROW = st.one_of(
     st.binary(max_size=12).map(lambda b: b.replace(b"\n", b"")),
     st.sampled_from([b"3", b"null", b"[1]", b'{"step": null}', b'{"step": "1"}', b'{"step": 1', b"\xff", b"[" * 9999]),
+    st.sampled_from([b'{"step": 0}', b'{"step": 9' + 99 * b"9" + b"}", b'{"step": 99, "loss": 9' + 999 * b"9" + b"}"]),
+    st.sampled_from(["x", True, None, [1.0], {}]).map(lambda value: json.dumps({"step": 99, "loss": value}).encode()),
+    st.sampled_from(["clean", "robust"]).map(lambda name: b'{"step": 99, "val_%s_acc": 1}' % name.encode()),
 )
 
 
@@ -34,6 +37,16 @@ def test_lines_that_cannot_be_read_lose_no_others(workdir, lines, last, end):
     workdir.record([{"step": 99}])
     kept = [line for line, row in zip(text, rows, strict=True) if row["step"] <= last]
     assert (workdir.path / "metrics.jsonl").read_text().splitlines() == [*kept, '{"step": 99}']
+
+
+def test_a_row_counts_once_and_has_a_number_for_each_seed(tmp_path):
+    folder = Workdir(tmp_path, {}, seeds=2)
+    rows = [{"step": 1, "loss": [1.0, 2.0]}, {"step": 2, "loss": [0.0, 1]}]
+    others = [{"step": 1, "loss": [3.0, 3.0]}, *({"step": 3, "loss": loss} for loss in (1.0, [1.0], [1.0, "x"]))]
+    folder.record([*rows, *others])
+    assert folder.rows() == rows
+    folder.forget_after(3)
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == rows
 
 
 def test_missing_rows_are_told(workdir, capsys):

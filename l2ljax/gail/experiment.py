@@ -19,13 +19,14 @@ from tqdm import tqdm
 from l2ljax.checkpoint import Checkpoints
 from l2ljax.files import locked
 from l2ljax.gail import cloning, experts, gym_adapter, imitate, report, rollout, updaters
+from l2ljax.gail.imitate import Demonstrations
 from l2ljax.gail.policy import Agent
 from l2ljax.gail.rollout import Iterations
 from l2ljax.gail.setup import PAIRS_KEY, Arm, Config, Task, arms, find_expert, prepare
 from l2ljax.gail.updaters import Diverged, Updater
 from l2ljax.runtime import flags, monitor
 from l2ljax.runtime.provenance import provenance
-from l2ljax.runtime.workdir import Workdir
+from l2ljax.runtime.workdir import Workdir, holds_run
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
 
@@ -58,15 +59,18 @@ def run(config: Config) -> dict[str, Any]:
         written), a workdir of another run or of another process, a full disk.
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
+    config = flags.checked(config)
     task = prepare(config)
-    name = task.environment.spec.name.replace("/", "_")
-    default = f"runs/gail_{name}_{config.updater.replace(',', '_')}_s{config.seed}"
-    workdir = Path(config.workdir or default)
+    key, spec = jax.random.key(PAIRS_KEY), task.environment.spec
+    name = spec.name.replace("/", "_")
+    workdir = config.workdir or Path(f"runs/gail_{name}_{config.updater.replace(',', '_')}_s{config.seed}")
     with locked(workdir):
-        saved = dataclasses.asdict(config)
+        expert = find_expert(config, task)
+        data = experts.subsample(key, expert, stride=spec.stride, count=config.trajectories)
+        saved = {**dataclasses.asdict(config), "expert": config.expert and str(config.expert)}
         Workdir(workdir, {name: value for name, value in saved.items() if name not in MAY_CHANGE})
-        result, curves = _results(config, task, workdir)
-        report.write(workdir, result, curves, Path(config.out) if config.out else None)
+        result, curves = _results(config, task, float(expert.returns.mean()), data, workdir)
+        report.write(workdir, result, curves, config.out)
     print(report.table(result))
     print(f"report, curves and checkpoints: {workdir}")
     for name, row in result["arms"].items():
@@ -75,13 +79,11 @@ def run(config: Config) -> dict[str, Any]:
     return result
 
 
-def _results(config: Config, task: Task, workdir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _results(
+    config: Config, task: Task, expert_return: float, data: Demonstrations, workdir: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the content of report.json, and arm -> returns [seeds, iterations]."""
     spec = task.environment.spec
-    expert = find_expert(config, task)
-    key = jax.random.key(PAIRS_KEY)
-    data = experts.subsample(key, expert, stride=spec.stride, count=config.trajectories)
-    expert_return = float(expert.returns.mean())
     result: dict[str, Any] = {
         "environment": spec.name, "gymnasium": spec.gymnasium is not None, "sign": spec.sign,
         "expert_return": expert_return, "trajectories": config.trajectories, "expert_pairs": len(data.actions),
@@ -121,7 +123,9 @@ def _train(
     Returns:
       {metric: [seeds, iterations]}; the last agents; the speed, if measured.
     """
-    folder = Workdir(workdir / name, {"arm": name})
+    if not config.checkpoint_every and holds_run(workdir / name):
+        raise L2LError(f"--checkpoint-every=0: {workdir / name} holds a run: leave it out, or choose another --workdir")
+    folder = Workdir(workdir / name, {"arm": name}, seeds=config.seeds)
     states = imitate.init(task.keys, task.networks, task.disc, arm.updater, arm.demonstrations)
     checkpoints = Checkpoints(folder.path / "checkpoints") if config.checkpoint_every else None
     done, states = checkpoints.resume(like=states) if checkpoints else (0, states)
@@ -150,8 +154,10 @@ def _train(
                 raise L2LError(f"stopped after iteration {done} of {name}; nothing is saved: --checkpoint-every is 0")
             if stopping():
                 raise Interrupted(done)
-    rows = folder.rows()
-    whole = {key: np.array([row[key] for row in rows]).T for key in rows[0] if key != "step"}
+    rows = [row for row in folder.rows() if row.keys() >= {*report.METRICS}]
+    if not rows:
+        raise L2LError(f"{folder.path} lacks the rows of its run: delete that folder to train {name} again")
+    whole = {key: np.array([row[key] for row in rows]).T for key in report.METRICS}
     return whole, states.agent, _speed(seconds, length * config.seeds)
 
 

@@ -21,8 +21,10 @@ from l2ljax.files import write_files
 from l2ljax.report import figures, html
 from l2ljax.report.markdown import grid, shown
 
-__all__ = ["WINDOW", "about", "draw", "goal", "markdown", "summarize", "table", "write"]
+__all__ = ["METRICS", "WINDOW", "about", "draw", "goal", "markdown", "summarize", "table", "write"]
 
+METRICS = ("return", "accuracy", "kl", "max_abs")
+"""Those that `summarize` needs, one number per seed and iteration."""
 WINDOW = 20
 """The number of iterations to average a return over, for its lowest value, its end and its curve."""
 

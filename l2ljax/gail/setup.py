@@ -74,16 +74,16 @@ class Config:
     """Hidden layers of the discriminator; 16,8 makes the dense updater 100 times smaller."""
     sign: Literal[1, -1] | None = None
     """Sign of the reward: 1 if longer episodes are better, -1 if success ends them; required by gym:ID."""
-    expert: str | None = None
+    expert: Path | None = None
     """A file of expert trajectories; trained and saved there if missing; by default runs/experts/ENV.npz."""
     expert_iterations: Many = 100
     episodes: Many = 50
     """Episodes of the final evaluation."""
     checkpoint_every: Natural = 100
     """Iterations between checkpoints; 0 for none."""
-    out: str | None = None
+    out: Path | None = None
     """Another JSON file for report.json, with its figure next to it."""
-    workdir: str | None = None
+    workdir: Path | None = None
     """By default runs/gail_ENV_UPDATER_sSEED."""
 
 
@@ -116,12 +116,12 @@ def prepare(config: Config) -> Task:
     Raises:
       L2LError: a flag has an invalid value.
     """
-    flags.checked(config)
+    config = flags.checked(config)
     check(Seed, config.seed + config.seeds - 1, "the last seed")
     hidden = parse_list(Size, config.hidden, "--hidden")
     disc_hidden = parse_list(Size, config.disc_hidden, "--disc-hidden")
     if config.out:
-        check_writable(Path(config.out), "--out")
+        check_writable(config.out)
     rates = config.lr.split(",") if config.lr else []
     if len(set(rates)) < len(rates):
         raise L2LError(f"--lr={config.lr}: give each learning rate once")
@@ -166,10 +166,10 @@ def find_expert(config: Config, task: Task) -> Trajectories:
       L2LError: the expert is not good enough, or the file does not hold trajectories of this environment.
     """
     environment, spec = task.environment, task.environment.spec
-    path = Path(config.expert or f"runs/experts/{spec.name.replace('/', '_')}.npz")
+    path = config.expert or Path(f"runs/experts/{spec.name.replace('/', '_')}.npz")
     if path.exists():
         return experts.load(path, spec)
-    check_writable(path, "--expert")
+    check_writable(path, "--expert", suffix="")
     print(f"training an expert on {spec.name}; its trajectories go to {path}", flush=True)
     k_train, k_act = jax.random.split(jax.random.key(EXPERT_KEY))
     nets = networks(spec)

@@ -77,9 +77,10 @@ class Config:
     train_size: Count | None = None
     """The number of training images."""
     val_size: Natural | None = None
-    """The number of training images held out to choose the best parameters; may be 0."""
+    """The number of training images held out to choose the best parameters; with 0, the selection is last."""
     selection: Selection | None = None
-    """Where the best parameters are chosen: validation, test (as several papers did), or last (none are)."""
+    """Where the best parameters are chosen: validation, test (as several papers did), or last (none are); with the
+    latter two, no training images are held out."""
     eval_size: Count | None = None
     """The number of test images in the report, the first ones; by default all."""
     attacks: str = "fgsm,pgd20,pgd100,margin100,own"
@@ -100,7 +101,7 @@ class Config:
     checkpoint_every: Count | None = None
     """Steps between checkpoints; once an epoch by default."""
     no_checkpoint: bool = False
-    """Save none."""
+    """Save none; only in a workdir without a run."""
     workdir: str | None = None
     """Where results go: runs/DATASET_METHOD_ARCH_sSEED by default."""
 
@@ -144,6 +145,8 @@ def resolve(
         chosen["num_classes"] = classes
     if "val_size" in given and "selection" not in given:
         given["selection"] = "validation" if given["val_size"] else "last"
+    elif given.get("selection") in ("test", "last"):
+        given.setdefault("val_size", 0)
     if "epochs" in given:
         stretch = given["epochs"] / settings.epochs
         given = {"warmup": settings.warmup * stretch, **given}

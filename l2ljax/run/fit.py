@@ -30,7 +30,7 @@ from l2ljax.run.settings import Settings
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks, prepare
 from l2ljax.run.trained import trained_attack
 from l2ljax.runtime import hosts, monitor
-from l2ljax.runtime.workdir import Workdir
+from l2ljax.runtime.workdir import Workdir, holds_run
 from l2ljax.train import Interrupted, NonFiniteLoss, TrainState, due, loop
 from l2ljax.types import Attack, Batch, Classifier, Defense, L2LError, LogitsFn, Players
 
@@ -117,6 +117,10 @@ def fit(
     """
     if ball is not None and not isinstance(ball, threat.Ball):
         raise L2LError(f"ball={ball}: give one like threat.linf(8 / 255)")
+    if not isinstance(options, str | Mapping):
+        raise L2LError(f"options={options}: give a dictionary, like {{'steps': 2}}, or a text, like 'steps=2'")
+    if workdir == "":
+        raise L2LError("workdir='': give a folder, or None for no files")
     if unknown := sorted(settings.keys() - FLAGS):
         raise L2LError(f"fit has no setting {unknown[0]!r}: choose from {', '.join(FLAGS)}")
     names = settings.keys() | ({"options"} if options else set())
@@ -135,6 +139,8 @@ def fit(
     dataset = dataset if isinstance(dataset, str) else data.load(dataset)
     if ball is not None:
         settings |= {"eps": repr(float(ball.eps)), "norm": ball.name}
+    if not isinstance(eps := settings.get("eps"), str | None):
+        settings["eps"] = repr(threat.parse_eps(eps))
     if isinstance(named := settings.get("attacks"), tuple | list):
         settings["attacks"] = ",".join(map(str, named))
     made = None if isinstance(classifier, str) else models.as_classifier(classifier)
@@ -174,6 +180,10 @@ def run(settings: Settings, **parts: Any) -> Result:
     with contextlib.ExitStack() as stack:
         if settings.workdir is not None:
             hosts.on_first(stack.enter_context, locked(settings.workdir))
+            if settings.no_checkpoint and hosts.on_first(holds_run, settings.workdir):
+                raise L2LError(
+                    f"--no-checkpoint: {settings.workdir} holds a run: leave it out, or choose another folder"
+                )
             workdir = hosts.on_first(Workdir, settings.workdir, about)
         state, best, history, seconds = train(setup, state, workdir)
         if workdir is not None:
@@ -191,7 +201,7 @@ def save(result: Result, workdir: str | Path) -> None:
     Raises:
       L2LError: the folder holds a run, or cannot be written.
     """
-    if (Path(os.path.expanduser(workdir)) / "checkpoints").exists():
+    if holds_run(Path(os.path.expanduser(workdir))):
         raise L2LError(f"{workdir} holds a run: choose another folder")
     folder = Workdir(Path(os.path.expanduser(workdir)), {**result.settings.saved(), **result.identity})
     folder.forget_after(-1)

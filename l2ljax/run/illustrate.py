@@ -25,7 +25,7 @@ from l2ljax.runtime.workdir import read_json
 from l2ljax.threat import Ball
 from l2ljax.types import Key, L2LError, LogitsFn
 
-__all__ = ["FIGURES", "Figure", "draw", "make_plan", "redraw"]
+__all__ = ["FIGURES", "Figure", "draw", "make_plan", "redraw", "short_names"]
 
 
 def make_plan(
@@ -57,14 +57,14 @@ def make_plan(
 
     others = [fits(baseline, attacks=False)] if baseline else []
     loaded: list[LogitsFn] = [logits_fn, *map(load_classifier, others)]
-    models = dict(zip(_short([victim, *others]), loaded, strict=True))
+    models = dict(zip(short_names([victim, *others]), loaded, strict=True))
     trained = [learned(name, victim) for name in attackers if chosen]
     workdirs = list(dict.fromkeys(fits(each.workdir, attacks=True) for each in trained if each))
     for workdir in workdirs:
         load_attacker(workdir)  # its errors
     made = {
         f"attacker of {short}": functools.partial(load_attacker, workdir)
-        for short, workdir in zip(_short(workdirs), workdirs, strict=True)
+        for short, workdir in zip(short_names(workdirs), workdirs, strict=True)
     }
     return Plan(chosen, models, made, ball, dataset.class_names, batch_size)
 
@@ -105,8 +105,10 @@ def _chosen(names: str) -> list[str]:
     return wanted
 
 
-def _short(names: list[str]) -> list[str]:
-    """The last parts of paths, or all of them where two are alike."""
+def short_names(names: list[str]) -> list[str]:
+    """Return the last parts of paths, or all of them where two are alike; one that is given twice is an L2LError."""
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise L2LError(f"{twice[0]} stands twice: give it once, or a folder of the same name as ./{twice[0]}")
     short = [Path(name).name for name in names]
     return short if len(set(short)) == len(short) else names
 

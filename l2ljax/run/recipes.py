@@ -138,7 +138,9 @@ CIFAR = Settings(
     "ours", "preact_resnet18", "8/255", epochs=30, lr=0.1, weight_decay=5e-4, nesterov=True, lr_schedule="cosine"
 )  # fmt: skip
 IMAGENET = CIFAR._replace(arch="resnet18_imagenet", eps="0.005")
-_ATTACK = Settings("ours", "of the victim", "of the victim", epochs=10, lr=0.0, val_size=0, schedule="attacker")
+_ATTACK = Settings(
+    "ours", "of the victim", "of the victim", epochs=10, lr=0.0, val_size=0, schedule="attacker", selection="last"
+)  # fmt: skip
 
 
 def _ours(base: Settings) -> dict[str, Settings]:
@@ -256,7 +258,8 @@ def fitted(recipe: Settings, dataset: data.Dataset) -> Settings:
     check_trainable(dataset)
     n = len(dataset.train.labels)
     val_size = min(recipe.val_size, n // 10)
-    return recipe._replace(val_size=val_size, batch_size=min(recipe.batch_size, n - val_size))
+    selection = "last" if recipe.selection == "validation" and not val_size else recipe.selection
+    return recipe._replace(val_size=val_size, selection=selection, batch_size=min(recipe.batch_size, n - val_size))
 
 
 def table(dataset: str) -> str:

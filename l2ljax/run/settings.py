@@ -15,6 +15,7 @@ import optax
 from l2ljax import attacks, threat
 from l2ljax.run.trained import learned
 from l2ljax.types import L2LError, Players
+from l2ljax.values import LARGEST
 
 __all__ = [
     "LR_SCHEDULES", "OPTIMIZERS", "Augment", "Dtype", "LrSchedule", "Norm", "Optimizer", "Schedule", "Selection",
@@ -109,9 +110,13 @@ class Settings(NamedTuple):
         return json.loads(json.dumps(self._asdict(), default=str))
 
     def check(self) -> None:
-        """Check what no flag says alone: the warm-up, the radius, the names of attacks; an L2LError names the flag."""
+        """Check what no flag says alone, like the warm-up and the names of attacks; an L2LError names the flag."""
         if self.warmup > self.epochs:
             raise L2LError(f"--warmup={self.warmup}: give 0 to {self.epochs}, the run's epochs")
+        held_out = self.selection == "validation"
+        if held_out != (self.val_size > 0):
+            fix = "a --val-size above 0, or --selection=last" if held_out else "--val-size=0, or --selection=validation"
+            raise L2LError(f"--selection={self.selection} with --val-size={self.val_size}: give {fix}")
         ball = self.ball
         for name in self.attacks:
             if learned(name) is None:
@@ -119,7 +124,10 @@ class Settings(NamedTuple):
 
 
 def total_steps(settings: Settings, steps_per_epoch: int) -> int:
-    """Return the number of the run's last step."""
+    """Return the number of the run's last step; more than a device counts are an L2LError."""
+    if not settings.epochs * steps_per_epoch <= LARGEST:
+        fix = f"give {LARGEST // steps_per_epoch} or fewer"
+        raise L2LError(f"--epochs={settings.epochs:g}: a run has {LARGEST} steps at most: {fix}")
     return max(round(settings.epochs * steps_per_epoch), 1)
 
 

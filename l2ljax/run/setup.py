@@ -107,6 +107,7 @@ def prepare(
     )
     defense = defense or defenses.create(settings.method, classifier, ball, axis_name=AXIS, **settings.options)
     epoch_steps = data.steps_per_epoch(len(whole.train.labels), settings.batch_size)
+    last = total_steps(settings, epoch_steps)
     first_movers = movers or optimizers(
         settings if settings.clip_warmup else settings._replace(clip_norm=None), epoch_steps
     )
@@ -126,7 +127,7 @@ def prepare(
             both = state.params._replace(**{player: params}), state.stats._replace(**{player: stats})
             state = state._replace(params=both[0], stats=both[1])
     step = make_step(defense, movers, schedule=settings.schedule, devices=devices)
-    phases = [(step, total_steps(settings, epoch_steps))]
+    phases = [(step, last)]
     if settings.warmup:
         plain = defenses.create("plain", classifier, ball, axis_name=AXIS)
         warm_up = make_step(plain, first_movers, schedule="classifier", devices=devices)

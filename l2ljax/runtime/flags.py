@@ -74,7 +74,7 @@ def read(
 
 
 def checked(flags: T) -> T:
-    """Return the flags with Python's own numbers; raise an L2LError that names one that its annotation refuses."""
+    """Return the flags with Python's own numbers and the user's home for ~; a value of no flag is an L2LError."""
     return _each(flags, values.check)
 
 
@@ -84,10 +84,12 @@ def _meant(kind: Any, value: Any, name: str) -> Any:
 
 def _each(flags: T, function: Callable[[Any, Any, str], Any]) -> T:
     """Return the flags with function(annotation, value, name) in place of each value, or of each of a tuple."""
-    new = {}
+    new: dict[str, Any] = {}
     for name, kind in typing.get_type_hints(type(flags), include_extras=True).items():
         value, named = getattr(flags, name), f"--{name.replace('_', '-')}"
-        if isinstance(value, tuple):
+        if isinstance(value, str | Path) and Path in (kind, *typing.get_args(kind)):
+            new[name] = Path(os.path.expanduser(value))
+        elif isinstance(value, tuple):
             if not value:
                 raise L2LError(f"{named}: give one or more")
             whole = next((k for k in (kind, *typing.get_args(kind)) if typing.get_origin(k) is tuple), None)

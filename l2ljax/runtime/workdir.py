@@ -12,8 +12,9 @@ from typing import Any
 
 from l2ljax.files import write_files, write_json
 from l2ljax.types import L2LError, one_line
+from l2ljax.values import LARGEST
 
-__all__ = ["ABOUT_REPORTING", "Workdir", "check_network", "read_json"]
+__all__ = ["ABOUT_REPORTING", "Workdir", "check_network", "holds_run", "read_json"]
 
 ABOUT_REPORTING = (
     "workdir", "data_dir", "devices", "remat", "checkpoint_every", "no_checkpoint", "eval_size", "attacks",
@@ -25,12 +26,15 @@ ABOUT_REPORTING = (
 class Workdir:
     """The files of one run. Opening it checks that it belongs to the same configuration.
 
+    A row has its step, from 1 on, and metrics by name: numbers, or lists of `seeds` numbers if that is given. Both
+    accuracies of a validation are there, or neither.
+
     Raises:
       L2LError: it belongs to another configuration, or cannot be written.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, config: Mapping[str, Any], *, seeds: int | None = None) -> None:
+        self.path, self._seeds = path, seeds
         self.figures = path / "figures"
         self._metrics = path / "metrics.jsonl"
         file = path / "config.json"
@@ -43,7 +47,7 @@ class Workdir:
         write_json(file, config)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of metrics.jsonl in order, without lines that cannot be read, like a half-written one."""
+        """Return the rows of metrics.jsonl in order, without lines that are none, like half-written or second ones."""
         return [row for _, row in self._lines()]
 
     def forget_after(self, step: int) -> None:
@@ -58,7 +62,8 @@ class Workdir:
             print(f"{self._metrics} lacks {lost}, and training goes on without them", file=sys.stderr)
 
     def _lines(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
-        """Yield the lines of metrics.jsonl that hold a row, and the row."""
+        """Yield the lines of metrics.jsonl that hold the first row of a step, and the row."""
+        seen = set[int]()
         try:
             content = self._metrics.read_bytes() if self._metrics.exists() else b""
         except OSError as error:
@@ -66,8 +71,20 @@ class Workdir:
         for line in content.split(b"\n"):
             with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
-                if isinstance(row, dict) and type(row.get("step")) is int:
+                if self._is_row(row) and row["step"] not in seen:
+                    seen.add(row["step"])
                     yield line, row
+
+    def _is_row(self, row: Any) -> bool:
+        if not isinstance(row, dict) or type(row.get("step")) is not int or not 1 <= row["step"] <= LARGEST:
+            return False
+        values = [value for name, value in row.items() if name != "step"]
+        if self._seeds is not None:
+            if not all(isinstance(value, list) and len(value) == self._seeds for value in values):
+                return False
+            values = [number for value in values for number in value]
+        known = all(type(value) is float or (type(value) is int and abs(value) <= LARGEST) for value in values)
+        return known and ("val_clean_acc" in row) == ("val_robust_acc" in row)
 
     def record(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows to metrics.jsonl."""
@@ -77,6 +94,12 @@ class Workdir:
         except OSError as error:
             fix = "free some space, then run the same command again"
             raise L2LError(f"cannot write {self._metrics} ({error.strerror}): {fix}") from error
+
+
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder has checkpoints or rows of metrics."""
+    metrics = folder / "metrics.jsonl"
+    return any(folder.glob("checkpoints/*")) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def read_json(path: Path) -> dict[str, Any]:
