@@ -16,7 +16,7 @@ from papers import effort
 from papers.jobs import Job, Part, attacker, black, judged, white
 from papers.targets import TABLES
 
-__all__ = ["COLUMNS", "FIGURES", "METHODS", "printed", "recipe_of", "setting"]
+__all__ = ["COLUMNS", "FIGURES", "METHODS", "model", "printed", "recipe_of", "setting"]
 
 METHODS = {
     "Plain": "plain", "Plain Net": "plain", "AdvTrain": "pgd_adv", "AdvTrain+BLS": "pgd_bls_adv", "TRADES": "trades",
