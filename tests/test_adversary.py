@@ -42,7 +42,7 @@ def test_a_trained_advgan_beats_chance_by_far(advgan):
 
 
 def test_trained_attackers_are_among_the_reports_attacks(victim, advgan, tmp_path):
-    flags = Flags(victim=str(victim), epochs=1, train_size=200, eval_size=40, draws=1, workdir=str(tmp_path / "run"))
+    flags = Flags(victim=str(victim), epochs=1.5, train_size=200, eval_size=40, draws=1, workdir=str(tmp_path / "run"))
     flags = dataclasses.replace(flags, attacker="gap", attacks=f"own,trained:{advgan[0]}")
     found = adversary.run(flags)["attacks"]
     assert found["own"]["robust_acc"] == found["strongest draw"]["robust_acc"]  # it has no latent

@@ -155,8 +155,9 @@ def test_flags_that_do_not_belong_together():
             pass
     with pytest.raises(L2LError, match="or --distributed alone"), hosts.joined("a:1", 2, 0, distributed=True):
         pass
-    with pytest.raises(L2LError, match="--coordinator=a: give HOST:PORT"), hosts.joined("a", 2, 0):
-        pass
+    for bad in ("a", "a:", "localhost:0", "localhost:65536", "localhost:99999"):
+        with pytest.raises(L2LError, match=f"--coordinator={bad}: give HOST:PORT"), hosts.joined(bad, 2, 0):
+            pass
     with hosts.joined():
         assert hosts.is_first() and hosts.part() == (0, 1)
 

@@ -243,6 +243,7 @@ BAD = [
     ({"norm": "l1"}, "--norm=l1: give linf or l2"),
     ({"schedule": "both"}, "--schedule=both: give joint or"),
     ({"dtype": "float16"}, "--dtype=float16: give float32 or bfloat16"),
+    ({"method": "pgd_adv", "attacker_from": "w"}, "--attacker-from=w: pgd_adv learns no attacker: leave it out"),
     ({"options": "scale"}, "--options=scale=: rnn_adv takes"),
     ({"options": "beta=2"}, "--options=beta=2: rnn_adv takes"),
     ({"epochs": 0}, "--epochs=0: give a number above 0"),

@@ -201,6 +201,16 @@ def test_the_warm_up_is_clipped_only_where_the_recipe_says(clipped):
     assert (moved <= 0.5e-3 * 1.01) == clipped
 
 
+def test_the_first_classifier_is_saved_and_its_batches_are_no_larger_than_the_data(tmp_path):
+    file = tmp_path / "mine.npz"
+    np.savez(file, train_images=np.zeros((24, 32, 32, 3), np.uint8), train_labels=np.arange(24) % 2)
+    given = {"recipe": "l2l_da", "no_checkpoint": True, "workdir": str(tmp_path / "run")}
+    for more, images in (({}, 20), ({"train_size": 7, "batch_size": 7}, 7)):
+        settings = resolve(str(file), "l2l_da", Config(**given, **more))
+        plain = recipes.plain_before(settings)
+        assert settings.pretrained and not plain.no_checkpoint and plain.batch_size == images
+
+
 def test_a_classifier_that_should_start_trained_is_trained_first(tmp_path):
     settings = resolve("digits", "fgsm_adv", Config(workdir=str(tmp_path / "run"), epochs=1, val_size=0, **TINY))
     settings = settings._replace(pretrained=True)

@@ -30,7 +30,7 @@ from l2ljax.runtime.monitor import script
 from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import TrainState
 from l2ljax.types import L2LError
-from l2ljax.values import Count, NonNegative, Range, Seed
+from l2ljax.values import Count, NonNegative, Positive, Range, Seed
 
 __all__ = ["Flags", "learners", "main", "run"]
 
@@ -48,7 +48,7 @@ class Flags:
     attacker_width: Count | None = None
     options: str = ""
     """The attacker's options, like steps=10,diversity=0."""
-    epochs: Count = 10
+    epochs: Positive = 10
     batch_size: Count = 128
     attacker_lr: NonNegative | None = None
     draws: Annotated[int, Range(1, 10_000)] = 10

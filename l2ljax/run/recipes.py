@@ -231,13 +231,15 @@ def check(recipe: str) -> Recipe:
 def plain_before(settings: Settings) -> Settings:
     """Return the plain training of the classifier with which a run starts, in its workdir's folder classifier.
 
-    It is the recipe's, stretched like the run.
+    It is the recipe's, stretched like the run, with batches that the data fill; its last state is saved in any case.
     """
     assert settings.workdir is not None
     plain = find(settings.recipe_of, "plain", settings.recipe)
+    if settings.image_shape is not None:
+        plain = fitted(plain, data.load(settings.dataset))
     stretch = settings.epochs / find(settings.recipe_of, settings.method, settings.recipe).epochs
     shared = ("dataset", "image_shape", "num_classes", "arch", "eps", "norm", "dtype", "remat", "seed", "data_dir",
-              "train_size", "eval_size", "devices", "no_checkpoint")  # fmt: skip
+              "train_size", "eval_size", "devices")  # fmt: skip
     return plain._replace(
         **{name: getattr(settings, name) for name in shared},
         method="plain",

@@ -115,6 +115,8 @@ def prepare(
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
     images = jnp.asarray(data.pixels(whole.train.images[:2]))
     state = init_state(k_init, classifier, defense, movers, images)
+    if settings.attacker_from and not jax.tree.leaves(state.params.attacker):
+        raise L2LError(f"--attacker-from={settings.attacker_from}: {settings.method} learns no attacker: leave it out")
     variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
     classes = jax.eval_shape(classifier.logits, variables, images).shape[-1]
     if classes < whole.num_classes:

@@ -60,8 +60,10 @@ def joined(
         return
     if distributed != (None in named) or (distributed and any(value is not None for value in named)):
         raise L2LError("give --coordinator=HOST:PORT, --num-processes and --process-id, or --distributed alone")
-    if coordinator is not None and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
-        raise L2LError(f"--coordinator={coordinator}: give HOST:PORT, like 10.0.0.1:1234")
+    if coordinator is not None:
+        port = re.fullmatch(r".+:([0-9]{1,5})", coordinator)
+        if port is None or not 1 <= int(port[1]) <= 65535:
+            raise L2LError(f"--coordinator={coordinator}: give HOST:PORT, like 10.0.0.1:1234, a port from 1 to 65535")
     jax.config.update("jax_enable_preemption_service", False)  # it would intercept SIGTERM
     try:
         jax.distributed.initialize(
