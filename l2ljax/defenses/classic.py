@@ -14,7 +14,7 @@ from jax.lax import stop_gradient
 from l2ljax import losses
 from l2ljax.attacks.ascent import Start, clean, gaussian, uniform
 from l2ljax.attacks.carlini import margin_within
-from l2ljax.attacks.gradient import backtracking, steepest_ascent
+from l2ljax.attacks.gradient import Fraction, backtracking, steepest_ascent
 from l2ljax.attacks.learned import fixed
 from l2ljax.defenses import saddle
 from l2ljax.defenses.saddle import Outcome, Steps
@@ -86,7 +86,7 @@ def fgsm_adv(
 
 @checked
 def pgd_bls_adv(
-    classifier: Classifier, ball: Ball, *, steps: Steps = 10, max_step: Positive | None = None, rho: Share = 0.5,
+    classifier: Classifier, ball: Ball, *, steps: Steps = 10, max_step: Positive | None = None, rho: Fraction = 0.5,
     c: Share = 1e-4, start: StartName = "uniform", axis_name: str | None = None,
 ) -> Defense:  # fmt: skip
     """Train on gradient ascent with backtracking line search: RNN-Adv paper, section 3.3.
