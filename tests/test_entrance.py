@@ -126,7 +126,7 @@ def test_attacks_of_no_attacks_and_targets_that_are_no_classes_are_refused():
             attacks.targeted(EVERY["fgsm"], target)
 
 
-@pytest.mark.parametrize("ball", [0.1, "linf", threat.linf], ids=str)
+@pytest.mark.parametrize("ball", [0.1, "linf", threat.linf], ids=["number", "text", "function"])
 def test_a_ball_that_is_none_is_refused(ball):
     for use in (
         lambda: attacks.create("pgd2", ball),
