@@ -63,7 +63,7 @@ def allowed(kind, value):
 @example(("trades", "beta"), 1)
 def test_an_option_is_taken_where_its_annotation_allows_it_and_refused_in_one_line_elsewhere(which, value):
     method, option = which
-    others = {"diversity": 0.0} if option == "latent" else {}
+    others = {"latent": {"diversity": 0.0}, "diversity": {"latent": 8}}.get(option, {})  # neither goes alone
     if allowed(RECORDS[method].kinds[option], value):
         defenses.create(method, CLASSIFIER, BALL, **others, **{option: value})
         return
