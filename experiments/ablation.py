@@ -27,7 +27,7 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "scale 0.25": {"options": "scale=0.25"},
         "scale 5 = 1/eps, the paper's": {"options": "scale=5"},
         "gradient not normalized, the paper's": {"options": "normalize=none"},
-        "as printed: scale 1/eps and the raw gradient": {"options": "scale=5,normalize=none"},
+        "scale 5 and not normalized, as printed": {"options": "scale=5,normalize=none"},
         "weights final": {"options": "weights=final"},
         "biases": {"options": "biases=True"},
         "phi's learning rate 1e-3": {"attacker_lr": 1e-3},
@@ -38,7 +38,7 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "two_step_l2l, joint": {"method": "two_step_l2l"},
         "two_step_l2l, alternating": {"method": "two_step_l2l", "schedule": "alternating"},
         "rnn_adv, ours": {},
-        "rnn_adv, as printed: scale 1/eps and the raw gradient": {"options": "scale=5,normalize=none"},
+        "rnn_adv, as printed": {"options": "scale=5,normalize=none"},
     },
     "slim": {
         "wide": {"method": "grad_l2l", "attacker": "wide"},

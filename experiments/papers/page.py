@@ -44,7 +44,13 @@ def compact(text: str) -> str:
     again = lambda i, p: p in paragraphs[:i] and not p.startswith("|")
     kept = [p for i, p in enumerate(paragraphs) if not again(i, p) and not re.fullmatch(r"`python .*`", p)]
     lines = "\n\n".join(kept).splitlines()
-    return "\n".join(re.sub(r"-{3,}", "--", re.sub(r" {2,}", " ", s)) if s.startswith("|") else s for s in lines)
+    return "\n".join(_narrow(line) if line.startswith("|") else line for line in lines)
+
+
+def _narrow(line: str) -> str:
+    """Return a table's line with single spaces, and its rule with none."""
+    rule = re.fullmatch(r"[|:\- ]+", line)
+    return re.sub(r"-{2,}", "--", line.replace(" ", "")) if rule else re.sub(r" {2,}", " ", line)
 
 
 def heading(title: str) -> str:
