@@ -11,8 +11,9 @@ from papers import effort, jobs
 from papers.jobs import AUTOATTACK, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
 
 __all__ = [
-    "DA_MODELS", "L2L_ROWS", "PARTS", "RNN_ROWS", "cifar", "da_black", "da_tuned", "da_white", "equal_steps",
-    "l2l_figure", "l2l_table2", "l2l_table4", "lenet", "mnist", "rnn_figure3", "rnn_table3", "strength",
+    "DA_COLUMNS", "DA_MODELS", "DA_SURROGATES", "L2L_ROWS", "PARTS", "RNN_ROWS", "cifar", "da_black", "da_tuned",
+    "da_white", "equal_steps", "l2l_figure", "l2l_table2", "l2l_table4", "lenet", "mnist", "rnn_figure3",
+    "rnn_table3", "strength",
 ]  # fmt: skip
 
 # Improved Adversarial Training via Learned Optimizer -----------------------------------------------------------------
@@ -195,13 +196,15 @@ def da_tuned(row: str, column: str, name: str) -> Part:
     return white("l2l_da:table2-mnist", row, victim, {column: f"trained:{tuned.folder}"}, 1000, tuned, variant=name)
 
 
-def da_black(row: str, letter: str, surrogate_row: str) -> Part:
-    """Return three columns of Table 3."""
-    surrogate = lenet(surrogate_row, 1)
-    tuned = attacker("l2l_da", surrogate, width=16)
+DA_SURROGATES = {"A": "Plain", "B": "FGSM", "C": "PGD10"}
+"""Table 3's letters -> rows of the models on which its images are made."""
+
+
+def da_black(victim: Job, row: str, letter: str, surrogate: Job, tuned: Job) -> Part:
+    """Return three columns of Table 3; `tuned` is the attacker trained on the surrogate."""
     names = {"L2L-DA ": f"trained:{tuned.folder}", "PGD10 ": "pgd10@l2l_da", "PGD100 ": "pgd100@l2l_da"}
     columns = {column + letter: name for column, name in names.items()}
-    return black("l2l_da:table3", row, lenet(row), {"": surrogate}, columns, tuned, variant=f"black-{letter}")
+    return black("l2l_da:table3", row, victim, {"": surrogate}, columns, tuned, variant=f"black-{letter}")
 
 
 # Learned attackers and PGD at equal steps ----------------------------------------------------------------------------
@@ -283,7 +286,8 @@ PARTS: tuple[Part, ...] = (
     equal_steps("L2L-DA on PGD10", "l2l_da", lenet("PGD10"), "pgd10@l2l_da", epochs=4, width=16),
     *(da_tuned(row, column, name) for row in ("PGD10", "L2L-DA")
       for column, name in {"AdvGAN": "advgan", "GAP": "gap", "L2L-DA": "l2l_da"}.items()),
-    *(da_black(row, letter, surrogate) for letter, surrogate in {"A": "Plain", "B": "FGSM", "C": "PGD10"}.items()
+    *(da_black(lenet(row), row, letter, lenet(other, 1), attacker("l2l_da", lenet(other, 1), width=16))
+      for letter, other in DA_SURROGATES.items()
       for row in ("Plain", "PGD10", "L2L-DA", "L2L*", "PGD100", "C&W100")),
     *(kept("l2l:table3", row, "costs_wrn_34_10", "throughput", *_L2L_COSTS)
       for row in ("Plain", "PGM Net", "Naive L2L", "Grad L2L", "2-Step L2L")),

@@ -12,29 +12,23 @@ from typing import Any
 from l2ljax.run import recipes
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.settings import Settings
-from papers import effort
+from papers import effort, plan
 from papers.jobs import Job, Part, attacker, black, judged, white
 from papers.targets import TABLES
 
 __all__ = ["COLUMNS", "FIGURES", "METHODS", "model", "printed", "recipe_of", "setting"]
 
 METHODS = {
-    "Plain": "plain", "Plain Net": "plain", "AdvTrain": "pgd_adv", "AdvTrain+BLS": "pgd_bls_adv", "TRADES": "trades",
-    "L2LDA": "l2l_da", "RNN-Adv": "rnn_adv", "RNN-TRADES": "rnn_trades",
-    "Stability": "stability", "Kurakin": "fgsm_adv", "PGM Net": "pgd_adv", "FGSM Net": "fgsm_adv",
-    "Naive L2L": "naive_l2l", "Grad-only L2L": "grad_only_l2l", "2-Step Grad-only": "two_step_grad_only_l2l",
-    "Grad L2L": "grad_l2l", "2-Step L2L": "two_step_l2l", "AIT": "ait", "AIT+Grad L2L": "ait_l2l",
-    "PGD10": "pgd_adv", "PGD100": "pgd_adv", "C&W100": "cw_adv", "FGSM": "fgsm_adv", "L2L*": "l2l_star",
-    "L2L-DA": "l2l_da", "R-, D-": "l2l_da", "R-, D+": "l2l_da", "R+, D-": "l2l_da", "R+, D+": "l2l_da",
-    "delta+, y+": "l2l_da", "delta+, y-": "l2l_da", "delta-, y+": "l2l_da", "delta-, y-": "l2l_da",
-    "PGD classifier": "pgd_adv", "L2L-DA classifier": "l2l_da",
+    **plan.RNN_ROWS, **plan.L2L_ROWS, **{row: method for row, (method, _, _) in plan.DA_MODELS.items()},
+    "AdvTrain+BLS": "pgd_bls_adv", "Plain Net": "plain", "Stability": "stability", "Kurakin": "fgsm_adv",
+    "R+, D+": "l2l_da", "delta+, y+": "l2l_da", "PGD classifier": "pgd_adv", "L2L-DA classifier": "l2l_da",
 }  # fmt: skip
 """Row of any table -> method."""
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "R-, D-": {"options": "steps=1,step=1.0,diversity=0.0"}, "R-, D+": {"options": "steps=1,step=1.0"},
-    "R+, D-": {"options": "diversity=0.0"}, "delta+, y-": {"options": "label=False"},
-    "delta-, y+": {"options": "delta=False"}, "delta-, y-": {"options": "delta=False,label=False"},
-}  # fmt: skip
+ABLATIONS = {
+    row: {"options": flags[0].removeprefix("--options=")}
+    for row, (method, _, flags) in plan.DA_MODELS.items()
+    if method == "l2l_da" and flags
+}
 """Flags of L2L-DA's rows besides its recipe's."""
 SLIM = ("l2l:table4", "l2l:table5", "l2l:table8", "l2l:table8-cifar100")
 """Tables with slim attackers."""
@@ -56,9 +50,7 @@ COLUMNS = {
     "l2l_v2": {
         "PGM-20": "pgd20@l2l_v2", "PGM-100": "pgd100@l2l_v2", "CW-20": "margin20@ait", "CW-100": "margin100@ait",
     },
-    "l2l_da": {
-        "FGSM": "fgsm", "PGD10": "pgd10@l2l_da", "PGD100": "pgd100@l2l_da", "CW100": "cw100", "CW1000": "cw1000",
-    },
+    "l2l_da": plan.DA_COLUMNS,
 }  # fmt: skip
 """Recipe -> column -> the attack's name."""
 TUNED = {"L2LDA": "l2l_da", "L2L-DA": "l2l_da", "AdvGAN": "advgan", "GAP": "gap"}
@@ -89,13 +81,14 @@ def _flags(table: str, row: str) -> dict[str, Any] | None:
     if not TABLES[table].arch or row not in METHODS:
         return None
     method, dataset = METHODS[row], TABLES[table].dataset
-    flags = {"recipe": recipe_of(table), "method": method, **ABLATIONS.get(row, {})}
-    if recipes.find(dataset, method, flags["recipe"]).arch != TABLES[table].arch:
+    flags: dict[str, Any] = {"recipe": recipe_of(table), "method": method, **ABLATIONS.get(row, {})}
+    recipe = recipes.find(dataset, method, flags["recipe"])
+    if recipe.arch != TABLES[table].arch:
         flags["arch"] = TABLES[table].arch
     if table in SLIM and method in effort.GENERATORS:
         flags["attacker"] = "slim"
     if row == "PGD100":  # 100 steps of eps / 12
-        flags |= {"steps": 100, "options": f"step_size={0.3 / 12 if dataset == 'mnist' else 8 / 255 / 12:.6g}"}
+        flags |= {"steps": 100, "options": f"step_size={recipe.ball.eps / 12:.6g}"}
     return flags
 
 
@@ -140,7 +133,8 @@ def printed(table: str, row: str, seed: int = 0) -> list[Part]:
         others = {name: model(table, other, seed + 1) for name, other in surrogates.items()}
         return [black(table, row, victim, others, attacks)]
     if table == "l2l_da:table3":
-        return [_from_surrogate(victim, row, *pair, seed) for pair in {"A": "Plain", "B": "FGSM", "C": "PGD10"}.items()]
+        others = {letter: model(table, other, seed + 1) for letter, other in plan.DA_SURROGATES.items()}
+        return [plan.da_black(victim, row, k, other, _tuned("l2l_da", other)) for k, other in others.items()]
     columns, before = {}, dict[str, Job]()
     for column in TABLES[table].columns:
         if (name := COLUMNS[recipe_of(table)].get(column)) is not None:
@@ -164,12 +158,3 @@ def _tuned(name: str, victim: Job) -> Job:
     begun = [f"--attacker-from={victim.folder}"] * (victim.about["method"] == name)
     epochs = 48_000 * 100 // effort.TRAIN_IMAGES[victim.dataset]
     return attacker(name, victim, "--batch-size=100", *begun, epochs=epochs)
-
-
-def _from_surrogate(victim: Job, row: str, letter: str, other: str, seed: int) -> Part:
-    """Return the columns of L2L-DA's Table 3 whose images are made on one surrogate."""
-    surrogate = model("l2l_da:table3", other, seed + 1)
-    tuned = _tuned("l2l_da", surrogate)
-    names = {"L2L-DA ": f"trained:{tuned.folder}", "PGD10 ": "pgd10@l2l_da", "PGD100 ": "pgd100@l2l_da"}
-    columns = {column + letter: name for column, name in names.items()}
-    return black("l2l_da:table3", row, victim, {"": surrogate}, columns, tuned, variant=f"black-{letter}")
