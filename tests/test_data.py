@@ -696,3 +696,8 @@ def test_import_is_light():
     code = f"import sys, l2ljax.data; sys.exit(' '.join(m for m in {heavy.split()} if m in sys.modules) or None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_digits_have_no_folder():
+    with pytest.raises(L2LError, match="digits come with scikit-learn and have no data folder: leave it out"):
+        load("digits", "somewhere")

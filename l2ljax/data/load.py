@@ -109,6 +109,8 @@ def _users(name: str, changed: int) -> Dataset:
 
 def _read(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Split, Split]:
     if name == "digits":
+        if data_dir is not None:
+            raise L2LError("digits come with scikit-learn and have no data folder: leave it out")
         return digits()
     folder = None if data_dir is None else Path(os.path.expanduser(data_dir))
     if folder and not folder.exists():

@@ -20,14 +20,15 @@ import jax.numpy as jnp
 from flax import nnx
 from tqdm import tqdm
 
-from l2ljax import attacks, checkpoint, cost, data, devices, models, threat
+from l2ljax import attacks, checkpoint, data, devices, models, threat
 from l2ljax.evaluate import evaluate
 from l2ljax.files import locked
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, resolve
+from l2ljax.run.estimate import estimate
 from l2ljax.run.results import Best, draw, summarize
 from l2ljax.run.settings import Settings
-from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks, prepare
+from l2ljax.run.setup import EVAL_BATCH, Setup, prepare
 from l2ljax.run.trained import trained_attack
 from l2ljax.runtime import hosts, monitor
 from l2ljax.runtime.workdir import Workdir, holds_run
@@ -247,7 +248,7 @@ def train(
         return state, best, history, 0.0
     best = jax.tree.map(jnp.copy, best)  # the state's own buffers are donated to the first step
     if workdir:
-        print(_estimate(setup, state, next(_batches(setup, int(state.step)))[1]), flush=True)
+        print(estimate(setup, state, next(_batches(setup, int(state.step)))[1]), flush=True)
     save_every = settings.checkpoint_every or setup.epoch_steps
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
@@ -311,27 +312,3 @@ def _write_report(setup: Setup, state: TrainState, best: Best, seconds: float, w
     result = summarize(setup, state, best, seconds)
     markdown.write(workdir.path, result, draw(setup, state, workdir))
     return result
-
-
-def _estimate(setup: Setup, state: TrainState, batch: Batch) -> str:
-    """Return how long the run will take on this device, from a few steps and passes of it."""
-    began, logits_fn = time.perf_counter(), setup.logits_fn(state.params, state.stats)
-    step = monitor.step_seconds(setup.phases[-1][0], state, batch)
-    compiling = time.perf_counter() - began
-    left, n_val, n_test = setup.steps - int(state.step), len(setup.dataset.val.labels), len(setup.eval_split.labels)
-    n_val *= setup.settings.selection != "last"
-    size = min(EVAL_BATCH, n_test)
-    x, y = jnp.asarray(data.pixels(setup.eval_split.images[:size])), setup.eval_split.labels[:size]
-    reported = named_attacks(setup, state.params, state.stats)
-    counted = sum(cost.passes(attack, logits_fn, x, y) for attack in reported.values())
-    counts = counted * (2 if n_val else 1) * n_test  # the last parameters and the best ones
-    validation = cost.passes(attacks.create(setup.settings.selection_attack, setup.ball), logits_fn, x, y) * n_val
-    reporting = monitor.pass_seconds(logits_fn, x, y) / size * (counts + validation * -(-left // setup.epoch_steps))
-    compiling *= len(reported) + bool(n_val)  # each attack is a program about as large as the step
-    total, of_it = (monitor.duration(s) for s in (left * step + reporting + compiling, compiling))
-    settings, device = setup.settings, f"{len(setup.devices)} x {setup.devices[0].device_kind}"
-    return (
-        f"{settings.method}, {settings.arch} on {settings.dataset} ({setup.dataset.sizes}), recipe {settings.recipe} "
-        f"({settings.source}): {left} steps of {settings.batch_size} images at {1000 * step:.0f} ms on {device}, then "
-        f"evaluation; estimate {total}, {of_it} of it to compile"
-    )
