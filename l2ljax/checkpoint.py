@@ -102,6 +102,10 @@ class Checkpoints:
             raise L2LError(f"no checkpoint in {self.folder}: train first, without --no-checkpoint")
         return [self._part(step, flat, *part) for part in parts]
 
+    def holds(self, prefix: str) -> bool:
+        """Return whether the newest sound tree has arrays below that path."""
+        return any(name.startswith(prefix) for name in self._newest()[1])
+
     def resume(self, like: Tree) -> tuple[int, Tree]:
         """Return the newest sound step and its tree, with the structure and types of `like`; (0, like) without one.
 
@@ -174,14 +178,19 @@ def _drop_late_results() -> None:
 def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
     """Return the (params, batch_stats) of "classifier" or "attacker" with which the run in a workdir ended.
 
-    They have the structure and types of `like`; no checkpoint, or one of another network, is an L2LError.
+    Of a classifier with an average that is the average. They have the structure and types of `like`; no checkpoint, or
+    one of another network, is an L2LError.
     """
     folder = Path(os.path.expanduser(workdir)) / "checkpoints"
     if not folder.is_dir():
         raise L2LError(f"no checkpoint in {folder}: give the workdir of a run that saved one")
-    params, stats = (f"['last'].{kind}.{player}" for kind in ("params", "stats"))
-    restored = Checkpoints(folder).restore((like[0], params), (like[1], stats))
-    return restored[0], restored[1]
+    saved = Checkpoints(folder)
+    names = [f"['last'].{kind}.{player}" for kind in ("params", "stats")]
+    averages = [f"['last'].average[{i}]" for i in range(2)]
+    if player == "classifier" and saved.holds(averages[0]):
+        names = averages
+    params, stats = saved.restore(*zip(like, names, strict=True))
+    return params, stats
 
 
 def _checksum(flat: Mapping[str, Any]) -> np.ndarray:

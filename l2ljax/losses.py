@@ -1,5 +1,8 @@
 """Losses per example: [B] from logits [B, K] and integer labels [B]. The caller reduces.
 
+Labels may also be distributions [B, K], of label smoothing or CutMix; but for the cross-entropy, the likeliest class
+of one counts.
+
 Logits or labels of another shape or type raise an L2LError. Attackers ascend all of them but the cosine distance.
 """
 
@@ -10,14 +13,19 @@ import optax
 from l2ljax.types import Array, L2LError
 
 __all__ = [
-    "accuracy", "cosine_distance", "cross_entropy", "dlr", "dlr_targeted", "kl", "log_cross_entropy", "margin",
-    "soft_cross_entropy",
+    "accuracy", "classes", "cosine_distance", "cross_entropy", "dlr", "dlr_targeted", "kl", "log_cross_entropy",
+    "margin", "soft_cross_entropy",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
 
 def cross_entropy(logits: Array, y: Array) -> Array:
-    """Return -log softmax(logits)_y, [B], in float32 or wider for any type of logits."""
+    """Return -log softmax(logits)_y, [B], in float32 or wider for any type of logits.
+
+    Of a distribution p [B, K] of labels it is -sum_k p_k log softmax(logits)_k.
+    """
+    if y.ndim == 2:
+        return optax.softmax_cross_entropy(_checked(logits, y), y)
     return optax.softmax_cross_entropy_with_integer_labels(_checked(logits, y), y)
 
 
@@ -54,7 +62,7 @@ def dlr(logits: Array, y: Array) -> Array:
     """
     logits = _checked(logits, y, 3, "dlr", "ascend the cross-entropy or the margin instead")
     (first, second, third), order = (a.T for a in jax.lax.top_k(logits, 3))
-    best_other = jnp.where(order[0] == y, second, first)
+    best_other = jnp.where(order[0] == classes(y), second, first)
     return -(_at(logits, y) - best_other) / (first - third + 1e-12)
 
 
@@ -76,6 +84,11 @@ def kl(p_logits: Array, q_logits: Array) -> Array:
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=1)
 
 
+def classes(y: Array) -> Array:
+    """Return integer labels [B], of distributions [B, K] the likeliest classes."""
+    return y.argmax(axis=1) if y.ndim == 2 else y
+
+
 def soft_cross_entropy(logits: Array, labels: Array) -> Array:
     """Return -sum_k labels_k log softmax(logits)_k, [B], for distributions `labels` [B, K]."""
     return optax.softmax_cross_entropy(_wide(logits), labels)
@@ -88,15 +101,17 @@ def cosine_distance(a: Array, b: Array) -> Array:
 
 def accuracy(logits: Array, y: Array) -> Array:
     """Return 1.0 if the largest logit is the label's, else 0.0, [B]. NaN logits count as wrong."""
-    return ((jnp.argmax(logits, axis=1) == y) & ~jnp.isnan(logits).any(axis=1)).astype(jnp.float32)
+    return ((jnp.argmax(logits, axis=1) == classes(y)) & ~jnp.isnan(logits).any(axis=1)).astype(jnp.float32)
 
 
 def _checked(logits: Array, y: Array, classes: int = 1, name: str = "", fix: str = "") -> Array:
     """Return the logits in float32 or wider; check shapes and types, while tracing too."""
     if logits.ndim != 2:
         raise L2LError(f"logits have the shape {list(logits.shape)}: the model should return [B, K]")
-    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
-        raise L2LError(f"labels are {y.dtype} {list(y.shape)}: give integers [B], for one-hot ones y.argmax(axis=1)")
+    if y.ndim not in (1, 2) or not jnp.issubdtype(y.dtype, (jnp.integer, jnp.floating)[y.ndim - 1]):
+        raise L2LError(f"labels are {y.dtype} {list(y.shape)}: give integers [B], or distributions [B, K]")
+    if y.ndim == 2 and y.shape[1] != logits.shape[1]:
+        raise L2LError(f"labels are {list(y.shape)}, and logits {list(logits.shape)}: give a number per class")
     if len(y) != len(logits):
         raise L2LError(f"{len(logits)} rows of logits and {len(y)} labels: give one label per image")
     if logits.shape[1] < classes:
@@ -107,13 +122,13 @@ def _checked(logits: Array, y: Array, classes: int = 1, name: str = "", fix: str
 def _split(logits: Array, y: Array) -> tuple[Array, Array]:
     """Return z_y [B], and the logits [B, K] with -inf in its place."""
     logits = _checked(logits, y)
-    true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
+    true = jax.nn.one_hot(classes(y), logits.shape[1], dtype=bool)
     return jnp.sum(jnp.where(true, logits, 0), axis=1), jnp.where(true, -jnp.inf, logits)
 
 
 def _at(logits: Array, y: Array) -> Array:
     """Return z_y, [B]."""
-    return jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
+    return jnp.take_along_axis(logits, classes(y)[:, None], axis=1)[:, 0]
 
 
 def _wide(logits: Array) -> Array:

@@ -20,8 +20,8 @@ import optax
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Players, Tree
 
 __all__ = [
-    "AXIS", "IN_FLIGHT", "SCHEDULES", "Interrupted", "NonFiniteLoss", "Step", "TrainState", "due", "init_state", "loop",
-    "make_step",
+    "AXIS", "IN_FLIGHT", "SCHEDULES", "Interrupted", "NonFiniteLoss", "Step", "TrainState", "averaged", "due",
+    "init_state", "loop", "make_step", "moving_average",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -67,6 +67,17 @@ class TrainState(NamedTuple):
     opt_state: Players
     key: Key
     """The run's key; step s draws from fold_in(key, s)."""
+    average: tuple[Tree, ...] = ()
+    """The classifier's averaged (params, batch_stats) in a run of `averaged`, else empty."""
+
+    @property
+    def evaluated(self) -> "TrainState":
+        """The state with the averaged classifier, if there is one, in place of the raw one."""
+        if not self.average:
+            return self
+        params, stats = self.average
+        both = self.params._replace(classifier=params), self.stats._replace(classifier=stats)
+        return self._replace(params=both[0], stats=both[1], average=())
 
 
 def init_state(key: Key, classifier: Classifier, defense: Defense, optimizers: Players, x: Array) -> TrainState:
@@ -172,6 +183,45 @@ def make_step(
         return state, metrics
 
     return sharded_step
+
+
+def averaged(step: Step, average: Callable[[TrainState], tuple[Tree, Tree]]) -> Step:
+    """Return the step that also keeps an average of the classifier, like `moving_average`, in `TrainState.average`.
+
+    Training does not see it, so that it leaves the raw parameters' bits as they are; begin with
+    `state._replace(average=(params, batch_stats))`.
+
+    Args:
+      step: from `make_step`.
+      average: (state after the step, with the average before it) -> the classifier's averaged (params, batch_stats).
+    """
+    average = jax.jit(average)
+
+    def stepped(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        before = state.average
+        state, metrics = step(state._replace(average=()), batch)
+        raw = state.params.classifier, state.stats.classifier
+        before = jax.device_put(before, jax.tree.map(lambda a: a.sharding, raw))
+        return state._replace(average=average(state._replace(average=before))), metrics
+
+    return stepped
+
+
+def moving_average(decay: float) -> Callable[[TrainState], tuple[Tree, Tree]]:
+    """Return the exponential moving average of parameters and batch statistics, for `averaged`.
+
+        a_t = d_t a_{t-1} + (1 - d_t) theta_t,    d_t = min(decay, (1 + t) / (10 + t)),    t = 1, 2, ...
+
+    The ramp of d_t forgets the random start; it is TensorFlow's. Averages of adversarially trained weights: Gowal et
+    al. (2020), section 4.5.
+    """
+
+    def average(state: TrainState) -> tuple[Tree, Tree]:
+        kept = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        raw = state.params.classifier, state.stats.classifier
+        return optax.incremental_update(raw, state.average, 1 - kept)
+
+    return average
 
 
 def loop(

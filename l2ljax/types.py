@@ -39,7 +39,7 @@ class Players(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images [B, H, W, C], float in [0, 1], and integer labels [B] in 0..K-1."""
+    """Images [B, H, W, C], float in [0, 1], and integer labels [B] in 0..K-1; in training also distributions [B, K]."""
 
     x: Array
     y: Array

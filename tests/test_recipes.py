@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from l2ljax import data, defenses
-from l2ljax.run import experiment, fit, recipes
+from l2ljax.run import experiment, recipes, validation
 from l2ljax.run.config import Config, methods, resolve
 from l2ljax.run.recipes import RECIPES, default, find
 from l2ljax.run.setup import prepare
@@ -150,7 +150,7 @@ def test_the_best_parameters_are_chosen_where_the_recipe_says():
         settings = resolve("digits", "plain", Config(selection=selection, **given, **TINY))
         setup, state = prepare(settings)
         assert len(setup.dataset.val.labels) == {"test": len(setup.dataset.test.labels), "val": 30}.get(val, 0)
-        assert bool(fit._validate(setup, state)) == (val is not None)
+        assert bool(validation.validate(setup, state, [])) == (val is not None)
     assert resolve("digits", "plain", Config(val_size=0)).selection == "last"
     assert resolve("mnist", "l2l_da", Config(val_size=100)).selection == "validation"
 

@@ -17,16 +17,18 @@
 | functions.py | user functions by name |
 | load.py | `load`, which tries these in turn, and the splits |
 | pipeline.py | training and evaluation batches |
+| mixing.py | Cutout, CutMix and label smoothing of training batches |
 """
 
 from l2ljax.data.arrays import Dataset, from_arrays, pixels
 from l2ljax.data.load import NAMES, load, source
+from l2ljax.data.mixing import Mixing, mixed
 from l2ljax.data.pipeline import AUGMENTS, EvalBatch, batches, epoch_order, steps_per_epoch, stream, train_batch
 from l2ljax.data.readers import Split
 from l2ljax.data.sources import SOURCES, nearest
 
 __all__ = [
-    "AUGMENTS", "NAMES", "SOURCES", "Dataset", "EvalBatch", "Split", "batches", "epoch_order", "from_arrays", "load",
-    "nearest", "pixels", "source", "steps_per_epoch", "stream", "train_batch",
+    "AUGMENTS", "NAMES", "SOURCES", "Dataset", "EvalBatch", "Mixing", "Split", "batches", "epoch_order", "from_arrays",
+    "load", "mixed", "nearest", "pixels", "source", "steps_per_epoch", "stream", "train_batch",
 ]  # fmt: skip
 __dir__ = lambda: __all__

@@ -92,7 +92,7 @@ def interpolated(
             return losses.cosine_distance(classifier.features(constant, x), target)
 
         rule = attacker.rule(
-            params.attacker, stats.attacker, fold_in(keys, 0), batch.y, mode != "classifier", axis_name
+            params.attacker, stats.attacker, fold_in(keys, 0), losses.classes(batch.y), mode != "classifier", axis_name
         )
         ascent = climb(lambda x: (-sign * distance(x), ()), rule, keys, batch.x, 1)
         reached = distance(ascent.x)
@@ -101,7 +101,8 @@ def interpolated(
         logits, batch_stats = classifier.train(variables, stop_gradient(ascent.x), fold_in(keys, 2), axis_name)
         if mode == "attacker":
             batch_stats = stats.classifier
-        y, other = (jax.nn.one_hot(labels, logits.shape[1]) for labels in (batch.y, partner.y))
+        one_hot = lambda y: y if y.ndim == 2 else jax.nn.one_hot(y, logits.shape[1])
+        y, other = one_hot(batch.y), one_hot(partner.y)
         loss = losses.soft_cross_entropy(logits, label(y, other, label_eps)).mean()
         accuracy = losses.accuracy(logits, batch.y).mean()
         metrics = {"loss": loss, "distance": reached.mean(), "robust_accuracy": accuracy}

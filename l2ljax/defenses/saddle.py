@@ -150,9 +150,8 @@ def unrolled(
             logits, seen = look(stats.classifier, x)
             return inner(x, logits), (seen, losses.accuracy(logits, batch.y).mean())
 
-        rule = attacker.rule(
-            params.attacker, stats.attacker, fold_in(attack_keys, 0), batch.y, mode != "classifier", axis_name
-        )
+        labels, moves = losses.classes(batch.y), mode != "classifier"
+        rule = attacker.rule(params.attacker, stats.attacker, fold_in(attack_keys, 0), labels, moves, axis_name)
         ascent = climb(loss_fn, rule, attack_keys, batch.x, steps)
         seen, accuracy = ascent.aux
 

@@ -8,10 +8,21 @@ from typing import Annotated, Any, Literal
 
 from l2ljax import data, defenses
 from l2ljax.run import recipes
-from l2ljax.run.settings import Augment, Dtype, LrSchedule, Norm, Optimizer, Schedule, Selection, Settings
+from l2ljax.run.settings import (
+    AttackerOptimizer,
+    Augment,
+    Dtype,
+    LrSchedule,
+    Norm,
+    OnOverfitting,
+    Optimizer,
+    Schedule,
+    Selection,
+    Settings,
+)  # fmt: skip
 from l2ljax.runtime.flags import checked
 from l2ljax.types import L2LError
-from l2ljax.values import Count, Natural, NonNegative, Positive, Range, Seed, check, parse
+from l2ljax.values import Count, Natural, NonNegative, Positive, Range, Seed, Share, check, parse
 
 __all__ = ["Config", "methods", "named", "resolve"]
 
@@ -50,15 +61,28 @@ class Config:
     epochs: Positive | None = None
     batch_size: Count | None = None
     optimizer: Optimizer | None = None
-    """The classifier's: sgd (momentum 0.9) or adam."""
+    """The classifier's: sgd (momentum 0.9), adam, adamw, lion, or schedule_free (AdamW, evaluated at its average; give
+    --lr-schedule=constant)."""
     lr: NonNegative | None = None
     """The classifier's learning rate."""
     augment: Augment | None = None
     """The augmentation of training images."""
+    cutout: Natural | None = None
+    """Side of a square that is set to 0 in each training image, in pixels; 0: none."""
+    cutmix: Share | None = None
+    """The share of training images into which a box of another is pasted, with its part of the label."""
+    label_smoothing: Annotated[float, Range(0, 0.999)] | None = None
+    """The part of each label that is spread evenly over all classes."""
     lr_schedule: LrSchedule | None = None
-    """steps (falls at the recipe's milestones, which stretch with --epochs), constant, or cosine."""
-    attacker_optimizer: Optimizer | None = None
-    """sgd (momentum 0.9) or adam."""
+    """steps (falls at the recipe's milestones, which stretch with --epochs), constant, cosine, warmup_cosine, onecycle,
+    or cyclic (a triangle)."""
+    ema: Annotated[float, Range(0, 0.99999)] | None = None
+    """Evaluate a moving average of the weights with this decay, like 0.999; 0: the weights themselves."""
+    on_overfitting: OnOverfitting | None = None
+    """Where validation shows catastrophic overfitting (robust to one step, no longer to several): ignore (say so and go
+    on), stop (end the training), or restore (end it with the best parameters)."""
+    attacker_optimizer: AttackerOptimizer | None = None
+    """As --optimizer."""
     attacker_lr: NonNegative | None = None
     warmup: NonNegative | None = None
     """Epochs of plain training at the start, of the run's."""

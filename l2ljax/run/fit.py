@@ -20,16 +20,16 @@ import jax.numpy as jnp
 from flax import nnx
 from tqdm import tqdm
 
-from l2ljax import attacks, checkpoint, data, devices, models, threat
-from l2ljax.evaluate import evaluate
+from l2ljax import checkpoint, data, devices, models, threat
 from l2ljax.files import locked
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.estimate import estimate
-from l2ljax.run.results import Best, draw, summarize
+from l2ljax.run.results import draw, summarize
 from l2ljax.run.settings import Settings
-from l2ljax.run.setup import EVAL_BATCH, Setup, prepare
+from l2ljax.run.setup import Setup, prepare
 from l2ljax.run.trained import trained_attack
+from l2ljax.run.validation import ALARM, Best, restored, validate
 from l2ljax.runtime import hosts, monitor
 from l2ljax.runtime.workdir import Workdir, holds_run
 from l2ljax.train import Interrupted, NonFiniteLoss, TrainState, due, loop
@@ -60,7 +60,7 @@ class Result(NamedTuple):
     attack: Attack | None
     """The attacker after the last step; None where it learns nothing."""
     state: TrainState
-    """After the last step: both players' params, stats and optimizers."""
+    """After the last step: both players' params, stats and optimizers, and the average."""
     best: Best
     """The players at the best validation; its score is -1 where there are no validation images."""
     history: list[dict[str, Any]]
@@ -75,8 +75,9 @@ class Result(NamedTuple):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The classifier's {"params", "batch_stats"} after the last step."""
-        return {"params": self.state.params.classifier, "batch_stats": self.state.stats.classifier}
+        """The evaluated classifier's {"params", "batch_stats"} after the last step: with `ema`, the average."""
+        evaluated = self.state.evaluated
+        return {"params": evaluated.params.classifier, "batch_stats": evaluated.stats.classifier}
 
 
 def fit(
@@ -192,7 +193,8 @@ def run(settings: Settings, **parts: Any) -> Result:
             print(markdown.table([report]))
             print(f"report, figures and checkpoints: {workdir.path}")
     attack = trained_attack(setup.defense, state.params.attacker, state.stats.attacker)
-    logits_fn = setup.logits_fn(state.params, state.stats)
+    evaluated = state.evaluated
+    logits_fn = setup.logits_fn(evaluated.params, evaluated.stats)
     return Result(logits_fn, attack, state, best, history, setup.dataset, settings, identity, report)
 
 
@@ -244,7 +246,9 @@ def train(
 
     hosts.on_first(restore)
     state, best = hosts.from_first((state, best))
-    if int(state.step) == setup.steps:
+    ends = settings.on_overfitting != "ignore"
+    alarm = hosts.on_first(lambda: ends and ALARM in (history or [{}])[-1])
+    if alarm or int(state.step) == setup.steps:
         return state, best, history, 0.0
     best = jax.tree.map(jnp.copy, best)  # the state's own buffers are donated to the first step
     if workdir:
@@ -264,17 +268,23 @@ def train(
                 for state, rows in steps:
                     done = rows[-1]["step"]
                     if due(done, setup.epoch_steps, steps=until):
-                        scores = hosts.on_first(_validate, setup, state)
+                        scores = hosts.on_first(validate, setup, state, history)
                         rows[-1] |= scores
                         if scores and scores["val_robust_acc"] > best.score:
-                            best = Best(jnp.float32(scores["val_robust_acc"]), state.step, state.params, state.stats)
+                            good = state.evaluated
+                            best = Best(jnp.float32(scores["val_robust_acc"]), state.step, good.params, good.stats)
                             best = jax.tree.map(jnp.copy, best)  # training donates the state
                     history += rows
                     if workdir and hosts.is_first():
                         workdir.record(rows)
                     monitor.show(bar, rows, size)
-                    if due(done, save_every, steps=until):
+                    alarm = ends and ALARM in rows[-1]
+                    if alarm and settings.on_overfitting == "restore":
+                        state = restored(state, best)
+                    if alarm or due(done, save_every, steps=until):
                         hosts.on_first(save)
+                    if alarm:
+                        return state, best, history, time.perf_counter() - began
         except NonFiniteLoss as error:
             if not hosts.is_first():
                 raise  # process 0 knows the checkpoints
@@ -294,17 +304,11 @@ def _batches(setup: Setup, start: int) -> Iterator[tuple[int, Batch]]:
     """Return this process's part of the batches from step `start` on."""
     dataset, settings = setup.dataset, setup.settings
     augment, size = settings.augment or dataset.augment, settings.batch_size
-    return data.stream(dataset.train, setup.data_key, batch_size=size, augment=augment, start=start, part=hosts.part())
-
-
-def _validate(setup: Setup, state: TrainState) -> dict[str, float]:
-    """Return the accuracies on the images on which the best parameters are chosen, if there are any."""
-    if setup.settings.selection == "last" or not len(setup.dataset.val.labels):
-        return {}
-    name, logits_fn = setup.settings.selection_attack, setup.logits_fn(state.params, state.stats)
-    attack, val, key = {name: attacks.create(name, setup.ball)}, setup.dataset.val, setup.eval_key
-    scores = evaluate(logits_fn, val, attack, key=key, batch_size=EVAL_BATCH)
-    return {"val_clean_acc": scores.clean_acc, "val_robust_acc": scores.worst_case_acc}
+    batches = data.stream(
+        dataset.train, setup.data_key, batch_size=size, augment=augment, start=start, part=hosts.part()
+    )
+    mixing = data.Mixing(settings.cutout, settings.cutmix, settings.label_smoothing)
+    return data.mixed(batches, setup.data_key, mixing, dataset.num_classes) if any(mixing) else batches
 
 
 def _write_report(setup: Setup, state: TrainState, best: Best, seconds: float, workdir: Workdir) -> dict[str, Any]:

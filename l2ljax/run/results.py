@@ -1,7 +1,7 @@
 """A run's results: the content of report.json, and figures."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,22 +12,13 @@ from l2ljax import attacks, data
 from l2ljax.evaluate import Evaluation, evaluate
 from l2ljax.report import figures
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks
+from l2ljax.run.validation import Best
 from l2ljax.runtime.provenance import command, versions
 from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import TrainState
-from l2ljax.types import Array, Players
+from l2ljax.types import Players
 
-__all__ = ["Best", "describe", "draw", "scored", "summarize"]
-
-
-class Best(NamedTuple):
-    """The parameters with the highest accuracy under the selection's attack so far."""
-
-    score: Array
-    """That accuracy; -1 before the first validation."""
-    step: Array
-    params: Players
-    stats: Players
+__all__ = ["describe", "draw", "scored", "summarize"]
 
 
 def summarize(setup: Setup, state: TrainState, best: Best, seconds: float) -> dict[str, Any]:
@@ -44,8 +35,11 @@ def summarize(setup: Setup, state: TrainState, best: Best, seconds: float) -> di
             split, key = setup.eval_split, setup.eval_key
             return scored(evaluate(logits_fn, split, named, key=key, batch_size=EVAL_BATCH, progress=progress))
 
-    last = scores("last", state.params, state.stats)
+    evaluated = state.evaluated
+    last = scores("last", evaluated.params, evaluated.stats)
     result = {**describe(setup, state, seconds), **last}
+    if state.average:
+        result["raw"] = scores("raw", state.params, state.stats)
     if best.score >= 0:
         same = best.step == state.step
         about = {"step": int(best.step), "val_robust_acc": float(best.score)}
@@ -89,6 +83,7 @@ def draw(setup: Setup, state: TrainState, workdir: Workdir) -> list[Path]:
     settings = setup.settings
     title = f"{settings.method}: {settings.arch} on {settings.dataset}, {settings.norm} eps {settings.eps}"
     figures.training_curves(curves, rows, validations, title)
+    state = state.evaluated
     logits_fn = setup.logits_fn(state.params, state.stats)
     x, y = jnp.asarray(data.pixels(setup.eval_split.images[:8])), setup.eval_split.labels[:8]
     x_adv = jax.jit(attacks.create("pgd20", setup.ball))(logits_fn, setup.eval_key, x, y)

@@ -11,23 +11,26 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import optax
+import optax.contrib
 
 from l2ljax import attacks, threat
 from l2ljax.run.trained import learned
-from l2ljax.types import L2LError, Players
+from l2ljax.train import TrainState, moving_average
+from l2ljax.types import L2LError, Players, Tree
 from l2ljax.values import LARGEST
 
 __all__ = [
-    "LR_SCHEDULES", "OPTIMIZERS", "Augment", "Dtype", "LrSchedule", "Norm", "Optimizer", "Schedule", "Selection",
-    "Settings",
-    "optimizers", "total_steps",
+    "LR_SCHEDULES", "OPTIMIZERS", "AttackerOptimizer", "Augment", "Dtype", "LrSchedule", "Norm", "OnOverfitting",
+    "Optimizer", "Schedule", "Selection", "Settings", "average", "optimizers", "total_steps",
 ]  # fmt: skip
 
 Augment = Literal["none", "flip", "crop", "crop_flip"]
 Dtype = Literal["float32", "bfloat16"]
-LrSchedule = Literal["steps", "constant", "cosine"]
+LrSchedule = Literal["steps", "constant", "cosine", "warmup_cosine", "onecycle", "cyclic"]
 Norm = Literal["linf", "l2"]
-Optimizer = Literal["sgd", "adam"]
+AttackerOptimizer = Literal["sgd", "adam", "adamw", "lion"]
+OnOverfitting = Literal["ignore", "stop", "restore"]
+Optimizer = Literal["sgd", "adam", "adamw", "lion", "schedule_free"]
 Schedule = Literal["joint", "alternating", "classifier", "attacker"]
 Selection = Literal["validation", "test", "last"]
 
@@ -56,6 +59,12 @@ class Settings(NamedTuple):
     attacker_lr: float = 1e-3
     attacker_optimizer: str = "adam"
     attacker_weight_decay: float = 0.0
+    ema: float = 0.0
+    """Decay of the moving average of the weights, which is evaluated; 0: none."""
+    label_smoothing: float = 0.0
+    cutout: int = 0
+    cutmix: float = 0.0
+    on_overfitting: str = "ignore"
     clip_norm: float | None = None
     """The longest gradient, of either player."""
     clip_warmup: bool = True
@@ -117,6 +126,8 @@ class Settings(NamedTuple):
         if held_out != (self.val_size > 0):
             fix = "a --val-size above 0, or --selection=last" if held_out else "--val-size=0, or --selection=validation"
             raise L2LError(f"--selection={self.selection} with --val-size={self.val_size}: give {fix}")
+        if self.ema and self.optimizer == "schedule_free":
+            raise L2LError(f"--ema={self.ema}: schedule_free averages the weights itself: give --ema=0")
         ball = self.ball
         for name in self.attacks:
             if learned(name) is None:
@@ -136,27 +147,76 @@ def _steps(settings: Settings, steps_per_epoch: int) -> optax.Schedule:
     return optax.piecewise_constant_schedule(settings.lr, boundaries)
 
 
+def _warmup_cosine(settings: Settings, steps_per_epoch: int) -> optax.Schedule:
+    last = total_steps(settings, steps_per_epoch)
+    return optax.warmup_cosine_decay_schedule(0.0, settings.lr, warmup_steps=last // 10, decay_steps=last)
+
+
+def _cyclic(settings: Settings, steps_per_epoch: int) -> optax.Schedule:
+    last = total_steps(settings, steps_per_epoch)
+    up = max(round(0.4 * last), 1)
+    ramps = optax.linear_schedule(0.0, settings.lr, up), optax.linear_schedule(settings.lr, 0.0, max(last - up, 1))
+    return optax.join_schedules(ramps, [up])
+
+
 LR_SCHEDULES: dict[str, Callable[[Settings, int], optax.Schedule]] = {
     "steps": _steps,
     "constant": lambda settings, _: optax.constant_schedule(settings.lr),
     "cosine": lambda settings, per_epoch: optax.cosine_decay_schedule(settings.lr, total_steps(settings, per_epoch)),
+    "warmup_cosine": _warmup_cosine,
+    "onecycle": lambda settings, per_epoch: optax.cosine_onecycle_schedule(
+        max(total_steps(settings, per_epoch), 4), settings.lr
+    ),
+    "cyclic": _cyclic,
 }
-OPTIMIZERS: dict[str, Callable[[Settings], optax.GradientTransformation]] = {
-    "sgd": lambda settings: optax.trace(0.9, nesterov=settings.nesterov),
-    "adam": lambda settings: optax.scale_by_adam(),
+"""warmup_cosine rises in the first tenth of the run; onecycle is optax's (Smith & Topin, 2018): from lr / 25 in 0.3 of
+it, then to lr / 250,000; cyclic is the triangle of Wong et al. (2020), with its peak at 0.4 of the run (12 of 30
+epochs there)."""
+
+
+def _coupled(rule: Callable[[bool], optax.GradientTransformation]) -> Callable[..., optax.GradientTransformation]:
+    """Make an entry of `OPTIMIZERS` whose weight decay is torch's: added to the gradient first."""
+
+    def make(lr: Any, weight_decay: float, nesterov: bool) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay), rule(nesterov), optax.scale_by_learning_rate(lr)
+        )  # fmt: skip
+
+    return make
+
+
+OPTIMIZERS: dict[str, Callable[[Any, float, bool], optax.GradientTransformation]] = {
+    "sgd": _coupled(lambda nesterov: optax.trace(0.9, nesterov=nesterov)),
+    "adam": _coupled(lambda _: optax.scale_by_adam()),
+    "adamw": lambda lr, weight_decay, _: optax.adamw(lr, weight_decay=weight_decay),
+    "lion": lambda lr, weight_decay, _: optax.lion(lr, weight_decay=weight_decay),
+    "schedule_free": lambda lr, weight_decay, _: optax.contrib.schedule_free_adamw(lr, weight_decay=weight_decay),
 }
+"""Name -> (learning rate or schedule, weight decay, whether SGD's momentum is Nesterov's) -> the optimizer."""
 
 
 def optimizers(settings: Settings, steps_per_epoch: int) -> Players:
-    """Return the optax optimizers of (classifier, attacker). Weight decay is torch's: added to the gradient first."""
+    """Return the optax optimizers of (classifier, attacker)."""
     clip = optax.identity() if settings.clip_norm is None else optax.clip_by_global_norm(settings.clip_norm)
 
-    def chain(weight_decay: float, optimizer: str, lr: Any) -> optax.GradientTransformation:
-        decay, rule = optax.add_decayed_weights(weight_decay), OPTIMIZERS[optimizer](settings)
-        return optax.chain(clip, decay, rule, optax.scale_by_learning_rate(lr))
+    def chain(optimizer: str, lr: Any, weight_decay: float) -> optax.GradientTransformation:
+        return optax.chain(clip, OPTIMIZERS[optimizer](lr, weight_decay, settings.nesterov))
 
     schedule = LR_SCHEDULES[settings.lr_schedule](settings, steps_per_epoch)
     return Players(
-        chain(settings.weight_decay, settings.optimizer, schedule),
-        chain(settings.attacker_weight_decay, settings.attacker_optimizer, settings.attacker_lr),
+        chain(settings.optimizer, schedule, settings.weight_decay),
+        chain(settings.attacker_optimizer, settings.attacker_lr, settings.attacker_weight_decay),
     )
+
+
+def average(settings: Settings) -> Callable[[TrainState], tuple[Tree, Tree]] | None:
+    """Return the run's average of the classifier, for `train.averaged`; None where the raw weights are evaluated.
+
+    Of schedule_free it is the point x at which Defazio et al. (2024) evaluate; batch statistics are those of training.
+    """
+    if settings.optimizer == "schedule_free":
+        return lambda state: (
+            optax.contrib.schedule_free_eval_params(state.opt_state.classifier[1], state.params.classifier),
+            state.stats.classifier,
+        )
+    return moving_average(settings.ema) if settings.ema else None

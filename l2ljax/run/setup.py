@@ -10,9 +10,9 @@ from l2ljax import checkpoint, data, defenses, models, threat
 from l2ljax.data.load import divide
 from l2ljax.devices import own_core
 from l2ljax.evaluate.standard import checksum
-from l2ljax.run.settings import Settings, optimizers, total_steps
+from l2ljax.run.settings import Settings, average, optimizers, total_steps
 from l2ljax.run.trained import named_attack, trained_attack
-from l2ljax.train import AXIS, Step, TrainState, init_state, make_step
+from l2ljax.train import AXIS, Step, TrainState, averaged, init_state, make_step
 from l2ljax.types import Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
 
 __all__ = ["EVAL_BATCH", "Setup", "data_identity", "load", "named_attacks", "prepare"]
@@ -134,6 +134,9 @@ def prepare(
         plain = defenses.create("plain", classifier, ball, axis_name=AXIS)
         warm_up = make_step(plain, first_movers, schedule="classifier", devices=devices)
         phases.insert(0, (warm_up, round(settings.warmup * epoch_steps)))
+    if rule := average(settings):
+        phases = [(averaged(step, rule), last) for step, last in phases]
+        state = state._replace(average=jax.tree.map(jnp.copy, (state.params.classifier, state.stats.classifier)))
     eval_split = data.Split(*(a[: settings.eval_size] for a in whole.test))
     parts = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps, k_data, k_eval)
     return Setup(*parts), state

@@ -1,0 +1,86 @@
+"""Validation during training: the best parameters so far, and the alarm for catastrophic overfitting.
+
+row = validate(setup, state)                   # on the images held out
+if (step := overfits(rows, row)) is not None:  # the attack of one step hides that of several
+    ...
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from l2ljax import attacks
+from l2ljax.evaluate import evaluate
+from l2ljax.run.setup import EVAL_BATCH, Setup
+from l2ljax.train import TrainState
+from l2ljax.types import Array, Players
+
+__all__ = ["ALARM", "Best", "overfits", "restored", "validate"]
+
+ALARM = "overfitting"
+"""The metric of a validation at which `overfits` holds."""
+
+
+class Best(NamedTuple):
+    """The evaluated parameters (of `TrainState.evaluated`) with the highest accuracy under the selection's attack."""
+
+    score: Array
+    """That accuracy; -1 before the first validation."""
+    step: Array
+    params: Players
+    stats: Players
+
+
+def validate(setup: Setup, state: TrainState, history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return accuracies on the images on which the best parameters are chosen; {} without any.
+
+    They are val_clean_acc, val_robust_acc (under the selection's attack) and val_single_step_acc (under FGSM), those of
+    the raw parameters as raw_val_* where an average is evaluated, and `ALARM` where these overfit; it is printed once.
+    """
+    if setup.settings.selection == "last" or not len(setup.dataset.val.labels):
+        return {}
+    name, val, key = setup.settings.selection_attack, setup.dataset.val, setup.eval_key
+    tried = {attack: attacks.create(attack, setup.ball) for attack in (name, "fgsm")}
+
+    def scores(prefix: str, state: TrainState) -> dict[str, float]:
+        logits_fn = setup.logits_fn(state.params, state.stats)
+        found = evaluate(logits_fn, val, tried, key=key, batch_size=EVAL_BATCH)
+        robust, single = (found.attacks[attack].robust_acc for attack in (name, "fgsm"))
+        named = {"clean_acc": found.clean_acc, "robust_acc": robust, "single_step_acc": single}
+        return {f"{prefix}_{accuracy}": value for accuracy, value in named.items()}
+
+    row = {**scores("val", state.evaluated), **(scores("raw_val", state) if state.average else {})}
+    good = overfits(history, row)
+    if good is None:
+        return row
+    if not any(ALARM in past for past in history):
+        print(
+            f"step {state.step}: catastrophic overfitting: the network resists FGSM, but less than half as often "
+            f"{name} as at step {good}, whose parameters are kept (--on-overfitting=stop or restore ends training)",
+            file=sys.stderr,
+        )
+    return {**row, ALARM: 1.0}
+
+
+def overfits(history: Sequence[Mapping[str, float]], row: Mapping[str, float]) -> int | None:
+    """Return the step of the best validation so far if training overfits catastrophically since, else None.
+
+    Wong et al. (2020), section 5.3: within an epoch, networks trained on one step learn to resist that alone. Here: the
+    accuracy under several steps has fallen to half of its best or less, while that under FGSM is no lower than then.
+
+    Args:
+      history: the rows of metrics before.
+      row: that of the validation, of `validate`.
+    """
+    prefix = "raw_val" if "raw_val_robust_acc" in row else "val"  # an average hides it for a while
+    robust, single = f"{prefix}_robust_acc", f"{prefix}_single_step_acc"
+    good = max((past for past in history if robust in past), key=lambda past: past[robust], default=None)
+    if good is None or row[robust] > good[robust] / 2 or row[single] < good[single]:
+        return None
+    return int(good["step"])
+
+
+def restored(state: TrainState, best: Best) -> TrainState:
+    """Return the state with the best parameters in place of its own."""
+    average = (best.params.classifier, best.stats.classifier) if state.average else ()
+    return state._replace(params=best.params, stats=best.stats, average=average)
