@@ -14,6 +14,7 @@ from l2ljax.defenses.generative import l2l_da, l2l_star
 from l2ljax.defenses.interpolation import ait, ait_l2l
 from l2ljax.defenses.l2l import convolutional_l2l, rnn_adv, rnn_trades
 from l2ljax.defenses.one_shot import advgan, gap
+from l2ljax.defenses.single_step import fgsm_rs, n_fgsm
 from l2ljax.threat import Ball
 from l2ljax.types import Classifier, Defense, L2LError
 from l2ljax.values import check
@@ -67,6 +68,8 @@ def _l2l(inputs: tuple[str, ...], steps: int) -> Method:
 METHODS = {
     "plain": _record(plain),
     "fgsm_adv": _record(fgsm_adv),
+    "fgsm_rs": _record(fgsm_rs),
+    "n_fgsm": _record(n_fgsm),
     "pgd_adv": _record(pgd_adv),
     "pgd_bls_adv": _record(pgd_bls_adv),
     "cw_adv": _record(cw_adv),

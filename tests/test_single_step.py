@@ -1,0 +1,68 @@
+"""Training on one step: the images of FGSM with a random start, and those of N-FGSM, which leave the ball."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from l2ljax import defenses, threat
+from l2ljax.types import Batch, Classifier, L2LError, Players, example_keys, fold_in
+
+KEY, EPS = jax.random.key(7), 0.05
+X, Y = jax.random.uniform(jax.random.key(0), (16, 4, 4, 1)), jnp.arange(16) % 3
+W = jax.random.normal(jax.random.key(1), (16, 3))
+
+
+def images(method, ball, **options):
+    """The images that a linear classifier is trained on."""
+    seen = []
+
+    def logits(variables, x):
+        return x.reshape(len(x), -1) @ variables["params"]
+
+    def train(variables, x, key, axis_name=None):
+        seen.append(np.asarray(x))
+        return logits(variables, x), {}
+
+    defense = defenses.create(method, Classifier(None, logits, train, None), ball, **options)
+    defense.objective(Players(W, {}), Players({}, {}), KEY, Batch(X, Y), "joint")
+    return seen[0]
+
+
+def by_hand(noise, step, project):
+    """x + eta + step sign(gradient at x + eta), in NumPy."""
+    keys = fold_in(example_keys(KEY, len(X)), 0)
+    eta = jax.vmap(lambda k: jax.random.uniform(k, X.shape[1:], minval=-noise, maxval=noise))(keys)
+    x, w = np.asarray(X), np.asarray(W)
+    start = np.clip(x + np.asarray(eta), 0, 1)
+    z = np.exp(start.reshape(len(x), -1) @ w)
+    gradient = (z / z.sum(axis=1, keepdims=True) - np.eye(3)[np.asarray(Y)]) @ w.T
+    return np.clip(project(start + step * np.sign(gradient).reshape(x.shape) - x) + x, 0, 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"step": 0.5}])
+def test_fgsm_with_a_random_start_is_projected(options):
+    step = options.get("step", 1.25) * EPS
+    expected = by_hand(EPS, step, lambda delta: np.clip(delta, -EPS, EPS))
+    np.testing.assert_allclose(images("fgsm_rs", threat.linf(EPS), **options), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"step": 0.5, "noise": 1.0}, {"noise": 0.0}])
+def test_the_noise_of_n_fgsm_is_not_clipped_to_the_ball(options):
+    step, noise = options.get("step", 1.0), options.get("noise", 2.0)
+    made = images("n_fgsm", threat.linf(EPS), **options)
+    np.testing.assert_allclose(made, by_hand(noise * EPS, step * EPS, lambda delta: delta), atol=1e-6)
+    moved = np.abs(made - X)
+    assert 0.9 * (noise + step) * EPS < moved.max() <= 1.001 * (noise + step) * EPS
+    assert made.min() >= 0 and made.max() <= 1
+    assert (moved > 1.001 * EPS).mean() > 0.2 or not noise
+
+
+def test_n_fgsm_in_the_euclidean_norm():
+    moved = threat.l2(1.0).norm(images("n_fgsm", threat.l2(0.2)) - X)
+    assert 0.2 < moved.max() <= 0.6001
+
+
+def test_noise_beyond_the_range_of_pixels_is_refused():
+    with pytest.raises(L2LError, match=r"eps=1\.2\d* is larger than the pixel range"):
+        defenses.create("n_fgsm", None, threat.linf(0.4), noise=3.0)
