@@ -92,9 +92,10 @@ def test_accuracy_counts_nan_as_wrong():
     chex.assert_trees_all_close(losses.accuracy(z, np.ones(5, int)), np.array([1.0, 0, 0, 0, 0]), atol=0)
 
 
-def test_cross_entropy_refuses_one_hot_labels():
-    with pytest.raises(L2LError, match=r"labels are float64 .*one-hot ones y.argmax"):
-        losses.cross_entropy(Z, np.eye(5)[Y])
+def test_labels_of_another_type_or_shape_are_refused():
+    for labels in (Y.astype(float), np.eye(5, dtype=int)[Y]):
+        with pytest.raises(L2LError, match=r"labels are .*64 .*give integers \[B\], or distributions \[B, K\]"):
+            losses.cross_entropy(Z, labels)
 
 
 def test_the_logarithm_of_the_cross_entropy_is_exact_for_confident_models():

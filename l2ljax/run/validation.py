@@ -1,8 +1,8 @@
 """Validation during training: the best parameters so far, and the alarm for catastrophic overfitting.
 
-row = validate(setup, state)                   # on the images held out
-if (step := overfits(rows, row)) is not None:  # the attack of one step hides that of several
-    ...
+row = validate(setup, state, history)          # on the images held out; history: the rows of metrics before
+if ALARM in row:                               # the network resists one step of attack, and no longer several
+    state = restored(state, best)
 """
 
 import sys

@@ -1,0 +1,132 @@
+"""Averaged weights: the moving average against a loop in NumPy, resumed, and without effect on training."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import l2ljax
+from l2ljax import defenses, threat
+from l2ljax.run import settings
+from l2ljax.run.trained import load_classifier
+from l2ljax.train import AXIS, averaged, init_state, make_step, moving_average
+from l2ljax.types import L2LError, Players
+from tests.test_train import toy_batch
+from tests.tiny import tiny_classifier
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+SHORT = {"method": "plain", "epochs": 2, "train_size": 300, "ema": 0.9}
+
+
+def start():
+    classifier, batch = tiny_classifier(), toy_batch()
+    defense = defenses.create("pgd_adv", classifier, threat.linf(0.1), axis_name=AXIS, steps=1)
+    optimizers = Players(optax.sgd(0.1), optax.identity())
+    step = make_step(defense, optimizers)
+    return step, init_state(jax.random.key(1), classifier, defense, optimizers, batch.x), batch
+
+
+def raw(state):
+    return jax.tree.map(np.asarray, (state.params.classifier, state.stats.classifier))
+
+
+def close(one, other, **tolerance):
+    assert jax.tree.structure(one) == jax.tree.structure(other) and jax.tree.leaves(one)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), one, other)
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.999])
+def test_a_moving_average_is_that_of_a_loop_and_training_does_not_see_it(decay):
+    step, state, batch = start()
+    kept = averaged(step, moving_average(decay))
+    twin = jax.tree.map(jnp.copy, state)
+    state = state._replace(average=jax.tree.map(jnp.copy, raw(state)))
+    expected = raw(twin)
+    for t in range(1, 5):
+        twin, _ = step(twin, batch)
+        state, _ = kept(state, batch)
+        d = min(decay, (1 + t) / (10 + t))
+        expected = jax.tree.map(lambda a, b, d=d: d * a + (1 - d) * b, expected, raw(twin))
+    close(raw(state), raw(twin), rtol=0, atol=0)
+    close(state.average, expected, rtol=1e-5, atol=1e-7)
+    assert raw(state.evaluated) is not raw(state) and not state.evaluated.average
+    close(raw(state.evaluated), state.average, rtol=0, atol=0)
+
+
+def test_schedule_free_is_evaluated_at_its_average():
+    given = {"lr": 0.1, "optimizer": "schedule_free", "lr_schedule": "constant"}
+    chosen = settings.Settings("", "digits_cnn", "0.1", epochs=1, **given)
+    optimizer = settings.optimizers(chosen, 10).classifier
+    (w, state), x, z = ({"w": jnp.ones(3)}, optimizer.init({"w": jnp.ones(3)})), 1.0, 1.0
+    scale = optax.scale_by_rms(decay=0.999, eps=1e-8, bias_correction=True)
+    moments = scale.init({"w": jnp.ones(3)})
+    for t in range(1, 5):  # Defazio et al. (2024), eq. 1-3: y = (1 - b) z + b x; z -= lr g; x = (1 - 1/t) x + z / t
+        gradient = {"w": jnp.arange(1.0, 4.0) * t}
+        updates, state = optimizer.update(gradient, state, w)
+        w = optax.apply_updates(w, updates)
+        direction, moments = scale.update(gradient, moments)
+        z = z - 0.1 * direction["w"]
+        x = (1 - 1 / t) * x + z / t
+        np.testing.assert_allclose(w["w"], 0.1 * z + 0.9 * x, rtol=1e-4)
+    _, made, _ = start()
+    made = made._replace(params=Players(w, {}), opt_state=Players(state, ()))
+    evaluated, stats = settings.average(chosen)(made)
+    np.testing.assert_allclose(evaluated["w"], x, rtol=1e-4)
+    close(stats, made.stats.classifier, rtol=0)
+
+
+def test_an_averaged_run_is_validated_kept_and_resumed(tmp_path):
+    whole = l2ljax.fit("digits_cnn", "digits", **SHORT, workdir=tmp_path / "whole", attacks="fgsm", eval_size=20)
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert {"val_robust_acc", "raw_val_robust_acc"} <= rows[-1].keys()
+    assert whole.report["raw"]["clean_acc"] >= 0 and whole.report["raw"] != whole.report["best"]
+    loaded = load_classifier(tmp_path / "whole")
+    close(loaded.args[0]["params"], whole.state.average[0], rtol=0)
+    close(whole.variables["params"], whole.state.average[0], rtol=0)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    half = {**SHORT, "workdir": tmp_path / "half", "attacks": "fgsm", "eval_size": 20}
+    with pytest.MonkeyPatch.context() as patch:
+        validated = l2ljax.run.fit.validate
+        calls = []
+
+        def second(*args):
+            calls.append(1)
+            return killed() if len(calls) == 2 else validated(*args)
+
+        patch.setattr(l2ljax.run.fit, "validate", second)
+        with pytest.raises(KeyboardInterrupt):
+            l2ljax.fit("digits_cnn", "digits", **half)
+    resumed = l2ljax.fit("digits_cnn", "digits", **half)
+    close(resumed.state.average, whole.state.average, rtol=0)
+    close(raw(resumed.state), raw(whole.state), rtol=0)
+
+
+def test_two_averages_are_refused():
+    with pytest.raises(L2LError, match="schedule_free averages the weights itself"):
+        l2ljax.fit("digits_cnn", "digits", **SHORT, optimizer="schedule_free")
+
+
+def test_schedules_have_their_shapes():
+    made = settings.Settings("", "digits_cnn", "0.1", epochs=10, lr=0.4)
+    at = lambda name, *steps: [float(settings.LR_SCHEDULES[name](made, 10)(step)) for step in steps]
+    assert at("cyclic", 0, 20, 40, 70, 100) == pytest.approx([0, 0.2, 0.4, 0.2, 0])
+    assert at("onecycle", 0, 30, 100) == pytest.approx([0.4 / 25, 0.4, 0.4 / 25e4], rel=1e-4)
+    assert at("warmup_cosine", 0, 5, 10, 55, 100) == pytest.approx([0, 0.2, 0.4, 0.2, 0], abs=1e-7)
+    assert at("constant", 0, 100) == pytest.approx([0.4, 0.4])
+
+
+@pytest.mark.parametrize("name", settings.OPTIMIZERS)
+def test_every_optimizer_moves_against_the_gradient(name):
+    optimizer = settings.OPTIMIZERS[name](0.1, 0.0, False)
+    w = {"w": jnp.array([1.0, -2.0])}
+    updates, _ = optimizer.update({"w": jnp.array([1.0, -3.0])}, optimizer.init(w), w)
+    assert (np.sign(updates["w"]) == [-1, 1]).all()
+    decayed = settings.OPTIMIZERS[name](0.1, 0.5, False)
+    shrunk, _ = decayed.update({"w": jnp.zeros(2)}, decayed.init(w), w)
+    assert (np.sign(shrunk["w"]) == [-1, 1]).all()

@@ -1,0 +1,74 @@
+"""The alarm for catastrophic overfitting: it rings where it should, not elsewhere, and ends training as asked."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+import l2ljax
+from l2ljax.run import validation
+from l2ljax.run.validation import ALARM, overfits
+from l2ljax.types import L2LError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def row(step, robust, single, prefix="val"):
+    return {"step": step, f"{prefix}_robust_acc": robust, f"{prefix}_single_step_acc": single}
+
+
+@pytest.mark.parametrize(
+    "accuracies, good",
+    [
+        ([(0.4, 0.5), (0.1, 0.9)], 1),
+        ([(0.2, 0.3), (0.5, 0.6), (0.45, 0.6), (0.2, 0.7)], 2),
+        ([(0.4, 0.5), (0.1, 0.4)], None),  # both fall: training diverges, and the loss shows it
+        ([(0.4, 0.5), (0.25, 0.9)], None),
+        ([(0.1, 0.9)], None),
+        ([(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)], None),
+    ],
+)
+def test_it_rings_where_several_steps_fall_and_one_does_not(accuracies, good):
+    *past, now = [row(step, *both) for step, both in enumerate(accuracies, 1)]
+    assert overfits([{"step": 0, "loss": 1.0}, *past], now) == good
+    as_raw = [{**row(p["step"], 0.4, 0.4), **row(p["step"], p["val_robust_acc"], p["val_single_step_acc"], "raw_val")}
+              for p in (*past, now)]  # fmt: skip
+    assert overfits(as_raw[:-1], as_raw[-1]) == good  # an average that looks well does not hide it
+
+
+SHORT = {"method": "plain", "epochs": 4, "train_size": 300}
+
+
+@pytest.mark.parametrize("choice, last", [("ignore", 12), ("stop", 6), ("restore", 6)])
+def test_training_ends_as_asked(monkeypatch, capsys, tmp_path, choice, last):
+    seen = []
+
+    def planted(*args, **options):
+        """Return the accuracies of a network that overfits from the second validation on."""
+        seen.append(1)
+        rows = {"pgd10": SimpleNamespace(robust_acc=0.5 * (len(seen) < 2)), "fgsm": SimpleNamespace(robust_acc=0.6)}
+        return SimpleNamespace(clean_acc=0.9, attacks=rows)
+
+    monkeypatch.setattr(validation, "evaluate", planted)
+    flags = {**SHORT, "on_overfitting": choice, "workdir": tmp_path / "run", "attacks": "fgsm", "eval_size": 20}
+    result = l2ljax.fit("digits_cnn", "digits", **flags)
+    assert int(result.state.step) == last and result.history[5][ALARM] == 1.0
+    told = capsys.readouterr().err
+    assert told.count("catastrophic overfitting") == 1 and "step 6" in told and "as at step 3" in told
+    assert int(result.best.step) == 3
+    now, best = jax.tree.leaves(result.state.params), jax.tree.leaves(result.best.params)
+    assert all(bool((a == b).all()) for a, b in zip(now, best, strict=True)) == (choice == "restore")
+    again = l2ljax.fit("digits_cnn", "digits", **flags)
+    assert int(again.state.step) == last
+    jax.tree.map(np.testing.assert_array_equal, again.state.params, result.state.params)
+
+
+def test_pgd_training_does_not_ring():
+    result = l2ljax.fit("digits_cnn", "digits", method="pgd_adv", epochs=5, steps=2, on_overfitting="stop")
+    assert len(result.history) == 5 * 13 and not any(ALARM in row for row in result.history)
+
+
+def test_an_unknown_choice_is_refused():
+    with pytest.raises(L2LError, match="on_overfitting|on-overfitting"):
+        l2ljax.fit("digits_cnn", "digits", **SHORT, on_overfitting="panic")
