@@ -80,7 +80,8 @@ class Defense(NamedTuple):
     """(key, x) -> (params, batch_stats) of the attacker; both empty if it has no parameters."""
     objective: Callable[..., tuple[Array, tuple[Players, dict[str, Array]]]]
     """(params: Players, stats: Players, key [B], batch, mode) -> (scalar, (stats: Players, metrics)).
-    `mode` gives the moving players: "joint" (both), "classifier" or "attacker"; it sets the BatchNorm modes."""
+    `mode` gives the moving players: "joint" (both), "classifier" or "attacker"; it sets the BatchNorm modes.
+    A keyword `shift`, see `saddle.Shift`, moves the weights before the end; `weights.perturbed` needs it."""
     attack: Callable[..., Attack | None]
     """(params, batch_stats) of the attacker -> the trained attacker as an Attack, or None if it has no parameters.
     Keywords: `steps`, by default as in training; `path=True` for all iterates x_1..x_T [T, B, H, W, C] instead of the

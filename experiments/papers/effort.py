@@ -16,6 +16,7 @@ from l2ljax import cost, models
 
 __all__ = [
     "ALTERNATING",
+    "ENDS",
     "GENERATORS",
     "PASSES",
     "TRAIN_IMAGES",
@@ -32,6 +33,8 @@ PASSES = {
     "ait": 3, "ait_l2l": 3, "rnn_adv": 11, "rnn_trades": 12, "l2l_da": 23, "l2l_star": 4,
 }  # fmt: skip
 """Passes per image of a training step on one perturbation."""
+ENDS = {"trades": 2, "stability": 2, "rnn_trades": 2, "l2l_da": 3, "l2l_star": 2}
+"""Those that train the classifier, 1 elsewhere: adversarial weight perturbation makes them twice."""
 ALTERNATING = {
     "naive_l2l": 2, "grad_l2l": 4, "two_step_l2l": 6, "grad_only_l2l": 4, "two_step_grad_only_l2l": 6,
 }  # fmt: skip
@@ -87,7 +90,7 @@ def multiplications(arch: str) -> float:
 
 def training(
     dataset: str, arch: str, method: str, *, epochs: float, images: int | None = None, width: int = 64,
-    schedule: str = "joint",
+    schedule: str = "joint", awp: float = 0.0,
 ) -> Effort:  # fmt: skip
     """Return the effort of a training run: a gradient in x costs a forward pass, and so does one in the weights.
 
@@ -97,6 +100,7 @@ def training(
     attacker = GENERATORS.get(method, 0.0) * (width / 64) ** 2 * PIXELS.get(dataset, 1024) / 1024
     passes = (ALTERNATING if schedule == "alternating" else PASSES).get(method, PASSES[method])
     attacker *= passes / PASSES[method]
+    passes += ENDS.get(method, 1) * (2 if schedule == "alternating" else 1) * (awp > 0)
     return Effort(seen * passes, ((arch, seen * (2 * passes + 1)),), 3 * seen * attacker)
 
 

@@ -17,9 +17,9 @@ from l2ljax.attacks.carlini import margin_within
 from l2ljax.attacks.gradient import Fraction, backtracking, steepest_ascent
 from l2ljax.attacks.learned import fixed
 from l2ljax.defenses import saddle
-from l2ljax.defenses.saddle import Outcome, Steps
+from l2ljax.defenses.saddle import Steps
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Batch, Classifier, Defense, Key, LogitsFn, Players, Tree, example_keys, fold_in
+from l2ljax.types import Array, Batch, Classifier, Defense, Key, LogitsFn, fold_in
 from l2ljax.values import NonNegative, Positive, Range, Share, checked
 
 __all__ = ["StartName", "cw_adv", "fgsm_adv", "find_start", "pgd_adv", "pgd_bls_adv", "plain", "stability", "trades"]
@@ -35,15 +35,7 @@ def find_start(start: StartName) -> Start:
 
 def plain(classifier: Classifier, ball: Ball, *, axis_name: str | None = None) -> Defense:
     """Train with cross-entropy on the clean images; `ball` is not used."""
-
-    def objective(params: Players, stats: Players, key: Key, batch: Batch, mode: str) -> Outcome:
-        variables = {"params": params.classifier, "batch_stats": stats.classifier}
-        logits, batch_stats = classifier.train(variables, batch.x, example_keys(key, len(batch.x)), axis_name)
-        loss = losses.cross_entropy(logits, batch.y).mean()
-        metrics = {"loss": loss, "accuracy": losses.accuracy(logits, batch.y).mean()}
-        return loss, (Players(batch_stats, stats.attacker), metrics)
-
-    return saddle.without_attacker(objective)
+    return saddle.without_attacker(classifier, saddle.adversarial(), lambda keys, x: x, axis_name=axis_name)
 
 
 @checked
@@ -153,19 +145,9 @@ def stability(
       alpha: weight of the stability term.
       sigma: standard deviation of the noise; noisy images are clipped to [0, 1].
     """
-    criterion = saddle.trades(alpha)
 
-    def objective(params: Players, stats: Players, key: Key, batch: Batch, mode: str) -> Outcome:
-        keys = example_keys(key, len(batch.x))
-        noise = jax.vmap(lambda k: jax.random.normal(k, batch.x.shape[1:], batch.x.dtype))(fold_in(keys, 0))
+    def noisy(keys: Key, x: Array) -> Array:
+        noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(fold_in(keys, 0))
+        return jnp.clip(x + sigma * noise, 0, 1)
 
-        def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
-            variables = {"params": params.classifier, "batch_stats": batch_stats}
-            return classifier.train(variables, x, fold_in(keys, 1), axis_name)
-
-        noisy = jnp.clip(batch.x + sigma * noise, 0, 1)
-        values, logits, batch_stats = criterion.end(forward, stats.classifier, batch, noisy)
-        metrics = {"loss": values.mean(), "accuracy": losses.accuracy(logits, batch.y).mean()}
-        return values.mean(), (Players(batch_stats, stats.attacker), metrics)
-
-    return saddle.without_attacker(objective)
+    return saddle.without_attacker(classifier, saddle.trades(alpha), noisy, axis_name=axis_name)

@@ -17,10 +17,10 @@ from l2ljax.attacks.ascent import Ascent, LossFn, ascend, clean
 from l2ljax.attacks.gradient import steepest_ascent
 from l2ljax.attacks.learned import Normalization
 from l2ljax.defenses import saddle
-from l2ljax.defenses.saddle import AttackerName, Outcome, Width
+from l2ljax.defenses.saddle import AttackerName, Outcome, Shift, Width, in_place
 from l2ljax.models import attackers
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Batch, Classifier, Defense, Key, Players, example_keys, fold_in
+from l2ljax.types import Array, Batch, Classifier, Defense, Key, Players, Tree, example_keys, fold_in
 from l2ljax.values import Share, checked
 
 __all__ = ["Source", "ait", "ait_l2l", "interpolated", "interpolated_labels", "nearest_labels"]
@@ -82,7 +82,9 @@ def interpolated(
         # The attacker starts at the noisy image and sees it; the ball is the clean image's.
         return ascend(loss_fn, rule, around_x, keys, x + noise, steps=steps, start=clean)
 
-    def objective(params: Players, stats: Players, key: Key, batch: Batch, mode: str) -> Outcome:
+    def objective(
+        params: Players, stats: Players, key: Key, batch: Batch, mode: str, shift: Shift = in_place
+    ) -> Outcome:
         keys = example_keys(key, len(batch.x))
         constant = {"params": stop_gradient(params.classifier), "batch_stats": stats.classifier}
         partner = Batch(*(_reverse(a, axis_name) for a in batch))
@@ -97,13 +99,16 @@ def interpolated(
         ascent = climb(lambda x: (-sign * distance(x), ()), rule, keys, batch.x, 1)
         reached = distance(ascent.x)
 
-        variables = {"params": params.classifier, "batch_stats": stats.classifier}
-        logits, batch_stats = classifier.train(variables, stop_gradient(ascent.x), fold_in(keys, 2), axis_name)
+        def ended(theta: Tree) -> tuple[Array, tuple[Array, Tree]]:
+            variables = {"params": theta, "batch_stats": stats.classifier}
+            logits, batch_stats = classifier.train(variables, stop_gradient(ascent.x), fold_in(keys, 2), axis_name)
+            one_hot = lambda y: y if y.ndim == 2 else jax.nn.one_hot(y, logits.shape[1])
+            y, other = one_hot(batch.y), one_hot(partner.y)
+            return losses.soft_cross_entropy(logits, label(y, other, label_eps)).mean(), (logits, batch_stats)
+
+        loss, (logits, batch_stats) = ended(shift(lambda theta: ended(theta)[0], params.classifier))
         if mode == "attacker":
             batch_stats = stats.classifier
-        one_hot = lambda y: y if y.ndim == 2 else jax.nn.one_hot(y, logits.shape[1])
-        y, other = one_hot(batch.y), one_hot(partner.y)
-        loss = losses.soft_cross_entropy(logits, label(y, other, label_eps)).mean()
         accuracy = losses.accuracy(logits, batch.y).mean()
         metrics = {"loss": loss, "distance": reached.mean(), "robust_accuracy": accuracy}
         return loss - sign * reached.mean(), (Players(batch_stats, attacker.batch_stats(ascent.state)), metrics)

@@ -24,8 +24,8 @@ from l2ljax.types import Array, Attack, Batch, Classifier, Defense, Key, LogitsF
 from l2ljax.values import Range
 
 __all__ = [
-    "AttackerName", "Climb", "Criterion", "Forward", "Outcome", "Steps", "Width", "adversarial",
-    "mixture", "step_weights", "trades", "trained", "unrolled", "without_attacker",
+    "AttackerName", "Climb", "Criterion", "Forward", "Outcome", "Shift", "Steps", "Width", "adversarial",
+    "in_place", "mixture", "step_weights", "trades", "trained", "unrolled", "without_attacker",
 ]  # fmt: skip
 
 Steps = Annotated[int, Range(1, 10_000)]
@@ -38,6 +38,8 @@ Outcome = tuple[Array, tuple[Players, dict[str, Array]]]
 """The value of `Defense.objective`."""
 Forward = Callable[[Tree, Array], tuple[Array, Tree]]
 """(batch_stats, x) -> (logits, batch_stats), in the mode of the moving player."""
+Shift = Callable[[Callable[[Tree], Array], Tree], Tree]
+"""(the end's loss as a function of the weights, theta) -> the weights at which the end is taken."""
 Climb = Callable[[LossFn, optax.GradientTransformation, Key, Array, int], Ascent]
 """(loss_fn, rule, keys [B], x, steps) -> `ascend` with the defense's ball and start."""
 
@@ -132,7 +134,9 @@ def unrolled(
     def climb(loss_fn: LossFn, rule: optax.GradientTransformation, keys: Key, x: Array, steps: int) -> Ascent:
         return ascend(loss_fn, rule, ball, keys, x, steps=steps, start=start, unroll=unroll)
 
-    def objective(params: Players, stats: Players, key: Key, batch: Batch, mode: str) -> Outcome:
+    def objective(
+        params: Players, stats: Players, key: Key, batch: Batch, mode: str, shift: Shift = in_place
+    ) -> Outcome:
         keys = example_keys(key, len(batch.x))
         attack_keys = _repeat_keys(fold_in(keys, 0), draws)
         batch = Batch(*(jnp.concatenate([a] * draws) for a in batch))
@@ -155,18 +159,23 @@ def unrolled(
         ascent = climb(loss_fn, rule, attack_keys, batch.x, steps)
         seen, accuracy = ascent.aux
 
-        streams = itertools.count(2)  # each pass of the criterion draws its own dropout masks, as in torch
-
-        def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
-            variables = {"params": params.classifier, "batch_stats": batch_stats}
-            if mode == "attacker":
-                return classifier.logits(variables, x), batch_stats
-            stream = fold_in(keys, next(streams))
-            return classifier.train(variables, x, _repeat_keys(stream, len(x) // len(keys)), axis_name)
-
         batch_stats = _one_after_the_other(lambda r: look(r, batch.x)[1], stats.classifier, seen)
+
+        def ended(theta: Tree, x_last: Array) -> tuple[Array, Array, Tree]:
+            streams = itertools.count(2)  # each pass of the criterion draws its own dropout masks, as in torch
+
+            def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
+                variables = {"params": theta, "batch_stats": batch_stats}
+                if mode == "attacker":
+                    return classifier.logits(variables, x), batch_stats
+                stream = fold_in(keys, next(streams))
+                return classifier.train(variables, x, _repeat_keys(stream, len(x) // len(keys)), axis_name)
+
+            return criterion.end(forward, batch_stats, batch, x_last)
+
+        shifted = shift(lambda theta: ended(theta, stop_gradient(ascent.x))[0].mean(), params.classifier)
         x_last = _scale_gradient(ascent.x, weights[-1] / criterion.weight)
-        end, logits, batch_stats = criterion.end(forward, batch_stats, batch, x_last)
+        end, logits, batch_stats = ended(shifted, x_last)
         value = end.mean()
         if any(weights[:-1]):  # else the path's losses cost unneeded passes
             value += jnp.array(weights[:-1]) @ ascent.losses[1:].mean(axis=1)
@@ -182,9 +191,36 @@ def unrolled(
     return Defense(attacker.init, objective, trained(attacker, climb, steps))
 
 
-def without_attacker(objective: Callable[..., Outcome]) -> Defense:
-    """Return the defense of that objective, which moves the classifier alone."""
+def without_attacker(
+    classifier: Classifier, criterion: Criterion, moved: Callable[[Key, Array], Array], *, axis_name: str | None = None
+) -> Defense:  # fmt: skip
+    """Return the defense that trains on the images moved(keys [B], x), which no attacker makes.
+
+    The passes of a criterion share their dropout masks.
+    """
+
+    def objective(
+        params: Players, stats: Players, key: Key, batch: Batch, mode: str, shift: Shift = in_place
+    ) -> Outcome:
+        keys = example_keys(key, len(batch.x))
+        x = moved(keys, batch.x)
+
+        def ended(theta: Tree) -> tuple[Array, Array, Tree]:
+            def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
+                return classifier.train({"params": theta, "batch_stats": batch_stats}, x, keys, axis_name)
+
+            return criterion.end(forward, stats.classifier, batch, x)
+
+        values, logits, batch_stats = ended(shift(lambda theta: ended(theta)[0].mean(), params.classifier))
+        metrics = {"loss": values.mean(), "accuracy": losses.accuracy(logits, batch.y).mean()}
+        return values.mean(), (Players(batch_stats, stats.attacker), metrics)
+
     return Defense(lambda key, x: ({}, {}), objective, lambda params, batch_stats, steps=None, path=False: None)
+
+
+def in_place(loss: Callable[[Tree], Array], theta: Tree) -> Tree:
+    """Take the end at theta itself."""
+    return theta
 
 
 def trained(attacker: Attacker, climb: Climb, steps: int) -> Callable[..., Attack | None]:

@@ -58,6 +58,8 @@ class Config:
     """The steps of the attack in training."""
     options: str = ""
     """The method's options, like scale=1,weights=final."""
+    awp: Annotated[float, Range(0, 1)] | None = None
+    """Adversarial weight perturbation of that size, with any method; 0 is none, 0.005 its paper's."""
     epochs: Positive | None = None
     batch_size: Count | None = None
     optimizer: Optimizer | None = None

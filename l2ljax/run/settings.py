@@ -76,6 +76,8 @@ class Settings(NamedTuple):
     """Images taken out of the training set to choose the best parameters with."""
     options: Mapping[str, Any] = {}
     """The method's options, see `defenses.options`."""
+    awp: float = 0.0
+    """The size of the weights' perturbation, see `defenses.perturbed`."""
     norm: str = "linf"
     selection: str = "validation"
     """Where the best parameters are chosen: validation (images held out of training), test (the test set, as several

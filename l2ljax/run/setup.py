@@ -106,6 +106,8 @@ def prepare(
         settings.arch, num_classes=whole.num_classes, dtype=jnp.dtype(settings.dtype), remat=settings.remat
     )
     defense = defense or defenses.create(settings.method, classifier, ball, axis_name=AXIS, **settings.options)
+    if settings.awp:
+        defense = defenses.perturbed(defense, gamma=settings.awp, axis_name=AXIS)
     epoch_steps = data.steps_per_epoch(len(whole.train.labels), settings.batch_size)
     last = total_steps(settings, epoch_steps)
     first_movers = movers or optimizers(
