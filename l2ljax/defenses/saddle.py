@@ -32,7 +32,7 @@ Steps = Annotated[int, Range(1, 10_000)]
 """The length of an unrolled attack."""
 Width = Annotated[int, Range(1, 4096)]
 """Channels or units of a layer of an attacker."""
-AttackerName = Literal["wide", "wide_paper", "slim", "slim_no_skip"]
+AttackerName = Literal["wide", "wide_paper", "one_block", "slim", "slim_no_skip"]
 """A name in `models.attackers.ATTACKERS`."""
 Outcome = tuple[Array, tuple[Players, dict[str, Array]]]
 """The value of `Defense.objective`."""

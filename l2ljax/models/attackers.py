@@ -1,6 +1,6 @@
-"""The attackers' networks: RNN-Adv's recurrent optimizer and L2L's convolutional attackers.
+"""The attackers' networks: RNN-Adv's recurrent optimizer and the convolutional attackers of L2L and FGSM-SDI.
 
-`create(name, width)` makes L2L's by name; `attacks.learned` turns them into optimizers of the input.
+`create(name, width)` makes the convolutional ones by name; `attacks.learned` turns them into optimizers of the input.
 """
 
 import functools
@@ -141,17 +141,19 @@ class SlimAttacker(nn.Module):
 ATTACKERS: dict[str, tuple[int, Callable[[int], Any]]] = {
     "wide": (64, lambda width: WideAttacker((2 * width, 4 * width, 2 * width, width), width)),
     "wide_paper": (64, lambda width: WideAttacker((2 * width, 4 * width, 2 * width), width, last_norm=False)),
+    "one_block": (64, lambda width: WideAttacker((width,), width)),
     "slim": (128, lambda width: SlimAttacker(width)),
     "slim_no_skip": (128, lambda width: SlimAttacker(width, skip=False)),
 }
-"""Name -> (the papers' width, network of a given width)."""
+"""Name -> (the papers' width, network of a given width). All are L2L's but one_block, which is FGSM-SDI's."""
 
 
 @checked
 def create(name: str, *, width: Count | None = None) -> nn.Module:
-    """Return one of L2L's convolutional attackers, a name of `ATTACKERS`; an L2LError for any other name.
+    """Return a convolutional attacker, a name of `ATTACKERS`; an L2LError for any other name.
 
-    `width` is the number of channels of the first convolution, by default the papers' (64 wide, 128 slim).
+    `width` is the number of channels of the first convolution, by default the papers' (64 wide and one_block, 128
+    slim).
     """
     if name not in ATTACKERS:
         raise L2LError(f"unknown attacker {name!r}: choose one of {', '.join(ATTACKERS)}")
