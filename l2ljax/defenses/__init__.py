@@ -2,10 +2,10 @@
 
     defense = defenses.create("rnn_adv", classifier, threat.linf(8 / 255), steps=10)
 
-`methods` has the names. `classic` holds defenses without a learned attacker, `l2l`, `learned_start`, `interpolation`
-and `generative` those with one, `one_shot` attackers for a fixed classifier, and `saddle` the objective that they
-share. All functions take the network to defend or to attack, the threat, options, and `axis_name`, the pmapped axis in
-training.
+`methods` has the names. `classic` holds defenses without a learned attacker, `l2l`, `learned_start`,
+`interpolation`, `strategy` and `generative` those with one, `one_shot` attackers for a fixed classifier, and `saddle`
+the objective that they share. All functions take the network to defend or to attack, the threat, options, and
+`axis_name`, the pmapped axis in training.
 """
 
 from l2ljax.defenses.classic import cw_adv, fgsm_adv, pgd_adv, pgd_bls_adv, plain, stability, trades
@@ -15,10 +15,11 @@ from l2ljax.defenses.l2l import convolutional_l2l, rnn_adv, rnn_trades
 from l2ljax.defenses.learned_start import fgsm_sdi
 from l2ljax.defenses.methods import ATTACKERS, METHODS, Method, create, find, options, register
 from l2ljax.defenses.one_shot import advgan, gap
+from l2ljax.defenses.strategy import las_at
 
 __all__ = [
     "ATTACKERS", "METHODS", "Method", "advgan", "ait", "ait_l2l", "convolutional_l2l", "create", "cw_adv", "fgsm_adv",
-    "fgsm_sdi", "find", "gap", "l2l_da", "l2l_star", "options", "pgd_adv", "pgd_bls_adv", "plain", "register",
-    "rnn_adv", "rnn_trades", "stability", "trades",
+    "fgsm_sdi", "find", "gap", "l2l_da", "l2l_star", "las_at", "options", "pgd_adv", "pgd_bls_adv", "plain",
+    "register", "rnn_adv", "rnn_trades", "stability", "trades",
 ]  # fmt: skip
 __dir__ = lambda: __all__

@@ -11,13 +11,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn.initializers import variance_scaling
 
-from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose, PReLU
+from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose, Dense, PReLU
 from l2ljax.types import Array, L2LError
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "ATTACKERS", "GeneratorBlock", "RecurrentOptimizer", "SlimAttacker", "WideAttacker", "create", "xavier",
-    "xavier_sqrt2",
+    "ATTACKERS", "GeneratorBlock", "RecurrentOptimizer", "SlimAttacker", "StrategyNetwork", "WideAttacker", "create",
+    "xavier", "xavier_sqrt2",
 ]  # fmt: skip
 
 xavier = variance_scaling(1.0, "fan_avg", "uniform")
@@ -136,6 +136,29 @@ class SlimAttacker(nn.Module):
             y = jnp.concatenate([y, x], axis=-1)
         scale = self.param("scale", nn.initializers.constant(5.0), ())
         return jnp.tanh(scale * Conv(channels, padding=1, use_bias=False, dtype=x.dtype)(y))
+
+
+class StrategyNetwork(nn.Module):
+    """A distribution over the choices of each of several parameters, for each image; uniform before training.
+
+    Three convolutions of stride 2 without BatchNorm, a mean over the pixels, a linear layer for each parameter. In
+    LAS-AT's released code it is a ResNet-18.
+
+    Attributes:
+      choices: the number of values of each parameter.
+      width: channels of the first convolution; the others have 2 and 4 times as many.
+    """
+
+    choices: tuple[int, ...]
+    width: int = 16
+
+    @nn.compact
+    def __call__(self, x: Array) -> list[Array]:
+        """Map [B, H, W, C] to logits [B, n] for each n of `choices`."""
+        for factor in (1, 2, 4):
+            x = nn.relu(Conv(factor * self.width, strides=2, padding=1, dtype=x.dtype)(x))
+        x = x.mean(axis=(1, 2))
+        return [Dense(n, kernel_init=nn.initializers.zeros, dtype=x.dtype)(x) for n in self.choices]
 
 
 ATTACKERS: dict[str, tuple[int, Callable[[int], Any]]] = {
