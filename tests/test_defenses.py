@@ -232,6 +232,7 @@ def test_alternating_l2l_has_the_released_codes_batchnorm_modes():
         ("naive_l2l", 0, 1),
         ("grad_l2l", 1, 1),
         ("two_step_l2l", 2, 1),
+        ("fgsm_sdi", 2, 1),
         ("rnn_adv", 10, 1),
         ("pgd_adv", 10, 1),
     ],

@@ -60,7 +60,7 @@ def l2l_da(
     network = UNet(attacker_width or 64, latent, num_classes if label else 0)
     player = learned.convolutional(network, inputs=inputs, normalize=normalize, step=step, latent=latent, remat=True)
     draws = 2 if latent else 1
-    bonus = (lambda params, batch, ascent: diversity * diversity_of(ascent)) if diversity else None
+    bonus = (lambda params, batch, ascent, end: diversity * diversity_of(ascent)) if diversity else None
     return saddle.unrolled(
         classifier, player, ball, clean_and_adversarial(draws), steps=steps, start=clean, weights=[1.0] * steps,
         draws=draws, bonus=bonus, axis_name=axis_name,

@@ -13,8 +13,10 @@ from l2ljax.defenses.classic import cw_adv, fgsm_adv, pgd_adv, pgd_bls_adv, plai
 from l2ljax.defenses.generative import l2l_da, l2l_star
 from l2ljax.defenses.interpolation import ait, ait_l2l
 from l2ljax.defenses.l2l import convolutional_l2l, rnn_adv, rnn_trades
+from l2ljax.defenses.learned_start import fgsm_sdi
 from l2ljax.defenses.one_shot import advgan, gap
 from l2ljax.defenses.single_step import fgsm_rs, n_fgsm
+from l2ljax.defenses.strategy import las_at
 from l2ljax.threat import Ball
 from l2ljax.types import Classifier, Defense, L2LError
 from l2ljax.values import check
@@ -84,6 +86,8 @@ METHODS = {
     "ait_l2l": _record(ait_l2l, learns=True),
     "rnn_adv": _record(rnn_adv, learns=True),
     "rnn_trades": _record(rnn_trades, learns=True, rest=rnn_adv),
+    "fgsm_sdi": _record(fgsm_sdi, learns=True),
+    "las_at": _record(las_at, learns=True),
     "l2l_da": _record(l2l_da, learns=True),
     "l2l_star": _record(l2l_star, learns=True),
 }

@@ -41,7 +41,7 @@ def advgan(
     network = Discriminator()
     player = _with_discriminator(learned.convolutional(EncoderDecoder(attacker_width or 8), inputs=("clean",)), network)
 
-    def bonus(params: Tree, batch: Batch, ascent: Ascent) -> Array:
+    def bonus(params: Tree, batch: Batch, ascent: Ascent, end: Array) -> Array:
         def judge(weights: Tree, x: Array) -> Array:
             return network.apply({"params": weights}, x)  # type: ignore[return-value]
 

@@ -32,7 +32,7 @@ Steps = Annotated[int, Range(1, 10_000)]
 """The length of an unrolled attack."""
 Width = Annotated[int, Range(1, 4096)]
 """Channels or units of a layer of an attacker."""
-AttackerName = Literal["wide", "wide_paper", "slim", "slim_no_skip"]
+AttackerName = Literal["wide", "wide_paper", "one_block", "slim", "slim_no_skip"]
 """A name in `models.attackers.ATTACKERS`."""
 Outcome = tuple[Array, tuple[Players, dict[str, Array]]]
 """The value of `Defense.objective`."""
@@ -104,7 +104,7 @@ def step_weights(name: str, steps: int) -> list[float]:
 def unrolled(
     classifier: Classifier, attacker: Attacker, ball: Ball, criterion: Criterion, *, steps: int,
     start: Start = uniform, weights: Sequence[float] | None = None, draws: int = 1,
-    bonus: Callable[[Tree, Batch, Ascent], Array] | None = None, query: Literal["eval", "train"] = "eval",
+    bonus: Callable[[Tree, Batch, Ascent, Array], Array] | None = None, query: Literal["eval", "train"] = "eval",
     unroll: int | bool = 1, axis_name: str | None = None,
 ) -> Defense:  # fmt: skip
     """Return the defense that trains `classifier` on the images that `attacker` reaches in `steps` steps.
@@ -119,7 +119,8 @@ def unrolled(
       weights: w_1..w_T of the losses along the attack in the attacker's objective; by default the last alone.
       draws: attacks per example, with different keys; the criterion's batch then repeats the examples `draws` times,
         one draw after the other.
-      bonus: (attacker's parameters, the criterion's batch, the attack) -> a scalar to ascend besides the losses.
+      bonus: (attacker's parameters, the criterion's batch, the attack, the end's losses as constants) -> a scalar to
+        ascend besides the losses.
       query: BatchNorm mode of the gradient passes when the classifier moves alone (schedule "alternating"): "train" in
         the released L2L code, where the running statistics include these passes.
       unroll: of the attack's loop, as in `lax.scan`.
@@ -180,7 +181,7 @@ def unrolled(
         if any(weights[:-1]):  # else the path's losses cost unneeded passes
             value += jnp.array(weights[:-1]) @ ascent.losses[1:].mean(axis=1)
         if bonus is not None:
-            value += bonus(params.attacker, batch, ascent)
+            value += bonus(params.attacker, batch, ascent, stop_gradient(end))
         metrics = {
             "loss": end.mean(),
             "accuracy": accuracy[0],

@@ -1,6 +1,6 @@
-"""The attackers' networks: RNN-Adv's recurrent optimizer and L2L's convolutional attackers.
+"""The attackers' networks: RNN-Adv's recurrent optimizer and the convolutional attackers of L2L and FGSM-SDI.
 
-`create(name, width)` makes L2L's by name; `attacks.learned` turns them into optimizers of the input.
+`create(name, width)` makes the convolutional ones by name; `attacks.learned` turns them into optimizers of the input.
 """
 
 import functools
@@ -11,13 +11,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn.initializers import variance_scaling
 
-from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose, PReLU
+from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose, Dense, PReLU
 from l2ljax.types import Array, L2LError
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "ATTACKERS", "GeneratorBlock", "RecurrentOptimizer", "SlimAttacker", "WideAttacker", "create", "xavier",
-    "xavier_sqrt2",
+    "ATTACKERS", "GeneratorBlock", "RecurrentOptimizer", "SlimAttacker", "StrategyNetwork", "WideAttacker", "create",
+    "xavier", "xavier_sqrt2",
 ]  # fmt: skip
 
 xavier = variance_scaling(1.0, "fan_avg", "uniform")
@@ -138,20 +138,45 @@ class SlimAttacker(nn.Module):
         return jnp.tanh(scale * Conv(channels, padding=1, use_bias=False, dtype=x.dtype)(y))
 
 
+class StrategyNetwork(nn.Module):
+    """A distribution over the choices of each of several parameters, for each image; uniform before training.
+
+    Three convolutions of stride 2 without BatchNorm, a mean over the pixels, a linear layer for each parameter. In
+    LAS-AT's released code it is a ResNet-18.
+
+    Attributes:
+      choices: the number of values of each parameter.
+      width: channels of the first convolution; the others have 2 and 4 times as many.
+    """
+
+    choices: tuple[int, ...]
+    width: int = 16
+
+    @nn.compact
+    def __call__(self, x: Array) -> list[Array]:
+        """Map [B, H, W, C] to logits [B, n] for each n of `choices`."""
+        for factor in (1, 2, 4):
+            x = nn.relu(Conv(factor * self.width, strides=2, padding=1, dtype=x.dtype)(x))
+        x = x.mean(axis=(1, 2))
+        return [Dense(n, kernel_init=nn.initializers.zeros, dtype=x.dtype)(x) for n in self.choices]
+
+
 ATTACKERS: dict[str, tuple[int, Callable[[int], Any]]] = {
     "wide": (64, lambda width: WideAttacker((2 * width, 4 * width, 2 * width, width), width)),
     "wide_paper": (64, lambda width: WideAttacker((2 * width, 4 * width, 2 * width), width, last_norm=False)),
+    "one_block": (64, lambda width: WideAttacker((width,), width)),
     "slim": (128, lambda width: SlimAttacker(width)),
     "slim_no_skip": (128, lambda width: SlimAttacker(width, skip=False)),
 }
-"""Name -> (the papers' width, network of a given width)."""
+"""Name -> (the papers' width, network of a given width). All are L2L's but one_block, which is FGSM-SDI's."""
 
 
 @checked
 def create(name: str, *, width: Count | None = None) -> nn.Module:
-    """Return one of L2L's convolutional attackers, a name of `ATTACKERS`; an L2LError for any other name.
+    """Return a convolutional attacker, a name of `ATTACKERS`; an L2LError for any other name.
 
-    `width` is the number of channels of the first convolution, by default the papers' (64 wide, 128 slim).
+    `width` is the number of channels of the first convolution, by default the papers' (64 wide and one_block, 128
+    slim).
     """
     if name not in ATTACKERS:
         raise L2LError(f"unknown attacker {name!r}: choose one of {', '.join(ATTACKERS)}")

@@ -42,8 +42,8 @@ class Config:
     other and share a table."""
     arch: str | None = None
     """The classifier."""
-    attacker: Literal["wide", "wide_paper", "slim", "slim_no_skip"] | None = None
-    """The L2L methods' attacker."""
+    attacker: Literal["wide", "wide_paper", "one_block", "slim", "slim_no_skip"] | None = None
+    """The convolutional attacker of the L2L methods and FGSM-SDI."""
     attacker_width: Count | None = None
     """Channels of its first convolution."""
     init_from: str | None = None

@@ -146,6 +146,7 @@ _ATTACK = Settings(
 
 def _ours(base: Settings) -> dict[str, Settings]:
     learned = dict.fromkeys(RNN_METHODS, base._replace(attacker_lr=1e-2))
+    learned["las_at"] = base._replace(schedule="alternating")
     return {**dict.fromkeys(defenses.ATTACKERS, _ATTACK), **dict.fromkeys(defenses.METHODS, base), **learned}
 
 
