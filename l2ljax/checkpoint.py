@@ -20,9 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from l2ljax.models import shipped
 from l2ljax.types import L2LError, Tree, is_key, one_line
 
-__all__ = ["CHECKSUM", "Checkpoints", "Damaged", "restore_player"]
+__all__ = ["CHECKSUM", "Checkpoints", "Damaged", "place", "restore_player"]
 
 
 CHECKSUM = "checksum"
@@ -175,22 +176,35 @@ def _drop_late_results() -> None:
     sys.unraisablehook = hook
 
 
+def place(workdir: str | Path) -> tuple[Path, str]:
+    """Return (folder, "last" or "best") of WORKDIR, or of WORKDIR@best: the state that a run's validation chose."""
+    text = os.path.expanduser(workdir)
+    folder = text.removesuffix("@best")
+    return Path(folder), "last" if folder == text else "best"
+
+
 def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
     """Return the (params, batch_stats) of "classifier" or "attacker" with which the run in a workdir ended.
 
-    Of a classifier with an average that is the average. They have the structure and types of `like`; no checkpoint, or
-    one of another network, is an L2LError.
+    A workdir is named as for `place`, or as pretrained:NAME. Of a classifier with an average, the average is taken. They
+    have the structure and types of `like`; no
+    checkpoint, no validated state, or one of another network, is an L2LError.
     """
-    folder = Path(os.path.expanduser(workdir)) / "checkpoints"
-    if not folder.is_dir():
-        raise L2LError(f"no checkpoint in {folder}: give the workdir of a run that saved one")
-    saved = Checkpoints(folder)
-    names = [f"['last'].{kind}.{player}" for kind in ("params", "stats")]
-    averages = [f"['last'].average[{i}]" for i in range(2)]
-    if player == "classifier" and saved.holds(averages[0]):
+    if (name := shipped.name_of(workdir)) is not None:
+        return shipped.restore(name, player, like)
+    folder, which = place(workdir)
+    if not (folder / "checkpoints").is_dir():
+        raise L2LError(f"no checkpoint in {folder / 'checkpoints'}: give the workdir of a run that saved one")
+    saved = Checkpoints(folder / "checkpoints")
+    names = [f"['{which}'].{kind}.{player}" for kind in ("params", "stats")]
+    averages = ["['last'].average[0]", "['last'].average[1]"]
+    if player == "classifier" and which == "last" and saved.holds(averages[0]):
         names = averages
-    params, stats = saved.restore(*zip(like, names, strict=True))
-    return params, stats
+    score = [(np.float32(0), "['best'].score")] if which == "best" else []
+    restored = saved.restore(*zip(like, names, strict=True), *score)
+    if score and restored[2] < 0:
+        raise L2LError(f"{folder} chose no state in validation: leave out @best")
+    return restored[0], restored[1]
 
 
 def _checksum(flat: Mapping[str, Any]) -> np.ndarray:

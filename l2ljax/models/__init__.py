@@ -7,25 +7,27 @@
 
 Images [B, H, W, C] are in [0, 1]; a network's normalization is inside it. `CLASSIFIERS` is the table of names.
 `from_linen`, `from_nnx` and `from_functions` make a `Classifier` of your own network, `from_torch_state` variables from
-a PyTorch checkpoint.
+a PyTorch checkpoint. `pretrained` loads a robust network that comes with the library.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from l2ljax.models import cnn, resnet
+from l2ljax import threat
+from l2ljax.models import cnn, resnet, shipped
 from l2ljax.models.adapters import as_classifier, fingerprint, from_functions, from_linen, from_nnx
+from l2ljax.models.shipped import PRETRAINED
 from l2ljax.models.torch_state import from_torch_state
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, example_keys
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "CLASSIFIERS", "Classifier", "as_classifier", "create", "fingerprint", "from_functions", "from_linen", "from_nnx",
-    "from_torch_state",
+    "CLASSIFIERS", "PRETRAINED", "Classifier", "Pretrained", "as_classifier", "create", "fingerprint", "from_functions",
+    "from_linen", "from_nnx", "from_torch_state", "pretrained",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -86,3 +88,38 @@ def create(name: str, *, num_classes: Count = 10, dtype: Any = jnp.float32, rema
         train=train,
         features=lambda variables, x: evaluate(variables, x)[1],
     )
+
+
+class Pretrained(NamedTuple):
+    """A robust classifier that comes with the library."""
+
+    logits_fn: jax.tree_util.Partial
+    """Images [B, H, W, C] in [0, 1] -> logits [B, K], in evaluation mode; its weights are a pytree."""
+    classifier: Classifier
+    variables: dict[str, Any]
+    """{"params", "batch_stats"}."""
+    ball: threat.Ball
+    """The threat that it was trained in."""
+    card: dict[str, Any]
+    """The settings and the command that trained it, and under "judged" the accuracies (fractions) and on how many
+    images."""
+
+
+def pretrained(name: str) -> Pretrained:
+    """Return one of the models that come with the library.
+
+    `l2ljax.load("pretrained:NAME")` returns it with the attacker that learned with it.
+
+    Args:
+      name: one of `PRETRAINED`.
+
+    Raises:
+      L2LError: an unknown name, or a damaged file.
+    """
+    card = shipped.card(name)
+    classifier = create(card["arch"], num_classes=card["num_classes"], dtype=jnp.dtype(card["dtype"]))
+    like = jax.eval_shape(classifier.init, jax.random.key(0), jnp.zeros((1, *card["image_shape"])))
+    params, batch_stats = shipped.restore(name, "classifier", (like["params"], like["batch_stats"]))
+    variables = {"params": params, "batch_stats": batch_stats}
+    ball = threat.BALLS[card["norm"]](threat.parse_eps(card["eps"]))
+    return Pretrained(jax.tree_util.Partial(classifier.logits, variables), classifier, variables, ball, card)

@@ -40,7 +40,7 @@ class Flags:
     """The flags."""
 
     victim: str
-    """The workdir of a run of ours, whose last classifier is attacked."""
+    """The workdir of a run of ours, whose last classifier is attacked, or pretrained:NAME."""
     attacker: str = "l2l_da"
     """One of the names below, like advgan, l2l_da or rnn_adv."""
     attacker_from: str | None = None
@@ -135,11 +135,11 @@ def learners() -> str:
 
 def _specify(flags: Flags) -> Settings:
     """Return the settings of the attacker's training: the victim's data, classifier and threat, its own recipe."""
-    victim = read_config(flags.victim)
+    victim, victim_name = read_config(flags.victim), Path(flags.victim.rpartition(":")[2]).name
     given = {name: value for name, value in dataclasses.asdict(flags).items() if name in Config.__dataclass_fields__}
     given |= {
         "data_dir": flags.data_dir or victim.get("data_dir"),
-        "workdir": flags.workdir or f"runs/attack_{flags.attacker}_{Path(flags.victim).name}_s{flags.seed}",
+        "workdir": flags.workdir or f"runs/attack_{flags.attacker}_{victim_name}_s{flags.seed}",
         "attacker": None,  # the method, here
         **{name: victim[name] for name in ("arch", "eps", "norm", "dtype")},
     }

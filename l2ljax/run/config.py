@@ -47,7 +47,7 @@ class Config:
     attacker_width: Count | None = None
     """Channels of its first convolution."""
     init_from: str | None = None
-    """Start from the trained classifier of this workdir."""
+    """Start from the trained classifier of this workdir, or of pretrained:NAME."""
     attacker_from: str | None = None
     """Start from the trained attacker of this workdir."""
     eps: str | None = None

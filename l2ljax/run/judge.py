@@ -8,7 +8,6 @@ python experiments/evaluate.py --victim=my.module:make_logits_fn --dataset=mine.
 import dataclasses
 import functools
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,10 +19,12 @@ import numpy as np
 from l2ljax import attacks, data, threat
 from l2ljax.attacks import names
 from l2ljax.attacks.ensemble import VERSIONS
+from l2ljax.checkpoint import place
 from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks, randomized
 from l2ljax.evaluate.standard import checksum, default_batch_size
 from l2ljax.files import locked, write_files
+from l2ljax.models.shipped import name_of
 from l2ljax.report import html, markdown
 from l2ljax.run import illustrate, trained
 from l2ljax.run.settings import Norm
@@ -33,7 +34,7 @@ from l2ljax.runtime.provenance import provenance
 from l2ljax.types import Array, Key, L2LError, LogitsFn, example_keys
 from l2ljax.values import Count, Range, Seed, check
 
-__all__ = ["PAPER", "Flags", "main", "run"]
+__all__ = ["PAPER", "Flags", "evaluation_folder", "main", "run"]
 
 PAPER = ("fgsm", "pgd20", "pgd100", "margin100", "cw100", "momentum10")
 """The attacks named `paper` in --attacks."""
@@ -44,7 +45,8 @@ class Flags:
     """Whom to judge, and how."""
 
     victim: str
-    """The workdir of a run, or module:function, a function without arguments that returns images -> logits."""
+    """The workdir of a run (WORKDIR@best: what its validation chose), pretrained:NAME, or module:function, a function
+    without arguments that returns images -> logits."""
     stochastic: bool = False
     """The function returns (images, keys [B]) -> logits: a model with noise of its own, drawn from the keys."""
     attacks: str = "standard,paper"
@@ -75,12 +77,13 @@ class Flags:
     baseline: str | None = None
     """The workdir of a run to draw beside the victim."""
     out: Path | None = None
-    """A folder; VICTIM/evaluation for a run, ./evaluation otherwise."""
+    """A folder; VICTIM/evaluation for a run (evaluation_best for WORKDIR@best), ./evaluation otherwise."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line of experiments/evaluate.py."""
-    flags = read(Flags, str(__doc__), lambda: {"Attacks": names.table()}, arguments)
+    tables = lambda: {"Attacks": names.table(), "Models": trained.table()}
+    flags = read(Flags, str(__doc__), tables, arguments)
     with script():
         run(flags)
 
@@ -210,7 +213,8 @@ def _check_images(victim: Callable[..., Array], flags: Flags, dataset: data.Data
 def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
     """Return (its logits function, its data, architecture and threat, where to write); flags come before a run's."""
     asked = {name: value for name in ("dataset", "eps", "norm") if (value := getattr(flags, name)) is not None}
-    if ":" in flags.victim and not Path(flags.victim).exists():
+    ours = name_of(flags.victim) is not None or place(flags.victim)[0].exists()
+    if ":" in flags.victim and not ours:
         if flags.dataset is None or flags.eps is None:
             raise L2LError("--victim=module:function needs --dataset and --eps")
         known = {"arch": flags.victim, "norm": "linf", **asked}
@@ -221,5 +225,12 @@ def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
     if flags.norm not in (None, saved.get("norm")) and flags.eps is None:
         raise L2LError(f"--norm={flags.norm}: give --eps too, that of {flags.victim} is in {saved['norm']}")
     about = {**saved, **({"data_dir": None} if flags.dataset else {}), **asked}
-    folder = flags.out or Path(os.path.expanduser(flags.victim)) / "evaluation"
-    return trained.load_classifier(flags.victim), about, folder
+    return trained.load_classifier(flags.victim), about, flags.out or evaluation_folder(flags.victim)
+
+
+def evaluation_folder(victim: str) -> Path:
+    """Return the folder where a run is judged, see `Flags.out`; ./evaluation for pretrained:NAME."""
+    if name_of(victim) is not None:
+        return Path("evaluation")
+    folder, which = place(victim)
+    return folder / ("evaluation" if which == "last" else "evaluation_best")

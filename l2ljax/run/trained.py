@@ -3,9 +3,11 @@
 logits_fn = load_classifier("runs/digits_rnn_adv_digits_cnn_s0")
 attack = load_attacker("runs/digits_rnn_adv_digits_cnn_s0", steps=40)
 logits_fn, attack = load(workdir)               # both at once
+
+A workdir may be WORKDIR@best, the state that the run's validation chose, or pretrained:NAME, a model of
+`models.PRETRAINED`.
 """
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,12 +20,14 @@ from flax import nnx
 
 from l2ljax import attacks, checkpoint, data, defenses, models, threat
 from l2ljax.data.functions import call
+from l2ljax.models import shipped
+from l2ljax.report.markdown import grid, percent
 from l2ljax.runtime.workdir import check_network, read_json
 from l2ljax.types import Array, Attack, Classifier, Defense, L2LError, Tree
 
 __all__ = [
     "Learned", "check_threat", "learned", "load", "load_attacker", "load_classifier", "load_function", "named_attack",
-    "read_config", "trained_attack",
+    "read_config", "restore_attacker", "table", "trained_attack",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -78,7 +82,7 @@ def load_classifier(workdir: str | Path, classifier: Network | None = None) -> j
     """Return the classifier that a run ended with, in evaluation mode: images -> logits, its weights as a pytree.
 
     Args:
-      workdir: of the run.
+      workdir: of the run, also as WORKDIR@best or pretrained:NAME.
       classifier: the trained network, as `fit` takes it; by default one of `models.CLASSIFIERS`.
 
     Raises:
@@ -106,13 +110,25 @@ def load_attacker(
     """Return the attacker that a run of a learned method, or one that trained an attacker alone, ended with.
 
     Args:
-      workdir: of the run.
+      workdir: of the run, also as WORKDIR@best or pretrained:NAME.
       steps: by default those that it was trained with.
       path: return all iterates in place of the last.
       ball: the threat that it must have been trained for.
 
     Raises:
       L2LError: no run there, or one whose attacker learned nothing, or learned in another threat.
+    """
+    defense, player = restore_attacker(workdir, ball)
+    attack = trained_attack(defense, *player, steps=steps, path=path)
+    if attack is None:
+        raise L2LError(f"{workdir} is a run of {read_config(workdir)['method']}, whose attacker learns nothing")
+    return attack
+
+
+def restore_attacker(workdir: str | Path, ball: threat.Ball | None = None) -> tuple[Defense, tuple[Tree, Tree]]:
+    """Return the defense that trained a run's attacker, and the attacker's (params, batch_stats), empty if it is fixed.
+
+    Args and errors are those of `load_attacker`.
     """
     saved = read_config(workdir)
     trained = check_threat(workdir, saved, ball)
@@ -121,10 +137,7 @@ def load_attacker(
         raise L2LError(f"{own}: keep its attack, or register the defense")
     defense = defenses.create(saved["method"], models.create("digits_cnn"), trained, **saved["options"])  # any network
     like = defense.init(jax.random.key(0), jnp.zeros((1, *saved["image_shape"])))
-    attack = trained_attack(defense, *checkpoint.restore_player(workdir, "attacker", like), steps=steps, path=path)
-    if attack is None:
-        raise L2LError(f"{workdir} is a run of {saved['method']}, whose attacker learns nothing")
-    return attack
+    return defense, checkpoint.restore_player(workdir, "attacker", like)
 
 
 def check_threat(workdir: str | Path, saved: Mapping[str, Any], ball: threat.Ball | None) -> threat.Ball:
@@ -150,9 +163,12 @@ KINDS = {"dataset": str, "method": str, "arch": str, "eps": str, "norm": str, "o
 def read_config(workdir: str | Path, *names: str) -> dict[str, Any]:
     """Return a run's config.json, with these settings, by default all that make its players.
 
-    It is completed where its data set is one of the library's. A file of another kind is an L2LError.
+    It is completed where its data set is one of the library's. A file of another kind is an L2LError. Of a model of
+    `models.PRETRAINED` it is the card.
     """
-    saved = read_json(Path(os.path.expanduser(workdir)) / "config.json")
+    if (name := shipped.name_of(workdir)) is not None:
+        return shipped.card(name)
+    saved = read_json(checkpoint.place(workdir)[0] / "config.json")
     for name in names or KINDS:
         if not isinstance(saved.get(name), KINDS[name]) or (name == "norm" and saved[name] not in threat.BALLS):
             fix = "give the workdir of a run that trained a classifier"
@@ -161,3 +177,16 @@ def read_config(workdir: str | Path, *names: str) -> dict[str, Any]:
         known = data.source(saved["dataset"])
         saved |= {"num_classes": len(known.classes), "image_shape": known.image_shape}
     return saved
+
+
+def table() -> str:
+    """Return the models that come with the library as a table: their training, and accuracies in percent."""
+    header = ["pretrained:", "data", "network", "method", "eps", "images", "clean", "PGD-100", "own", "AutoAttack"]
+    rows = []
+    for name in models.PRETRAINED:
+        card = shipped.card(name)
+        judged, norm = card["judged"], "" if card["norm"] == "linf" else f" in {card['norm']}"
+        about = [card["dataset"], card["arch"], card["method"], f"{card['eps']}{norm}", f"{judged['images']:,}"]
+        robust = [judged["attacks"].get(attack) for attack in ("pgd100", "own", "standard")]
+        rows.append([f"`{name}`", *about, *map(percent, [judged["clean_acc"], *robust])])
+    return grid(header, rows)
