@@ -186,9 +186,9 @@ def place(workdir: str | Path) -> tuple[Path, str]:
 def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
     """Return the (params, batch_stats) of "classifier" or "attacker" with which the run in a workdir ended.
 
-    A workdir is named as for `place`, or as pretrained:NAME. Of a classifier with an average, the average is taken. They
-    have the structure and types of `like`; no
-    checkpoint, no validated state, or one of another network, is an L2LError.
+    A workdir is named as for `place`, or as pretrained:NAME. Of a classifier with an average, the average is taken.
+    They have the structure and types of `like`; no checkpoint, no validated state, or one of another network, is an
+    L2LError.
     """
     if (name := shipped.name_of(workdir)) is not None:
         return shipped.restore(name, player, like)
