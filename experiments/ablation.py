@@ -16,6 +16,8 @@ from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
 from l2ljax.values import Count, Natural
 
+_CHEAP = {"steps": 3}
+_ONECYCLE = {"lr_schedule": "onecycle", "lr": 3e-3}
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "methods": {
         **{method: {"method": method} for method in ("plain", "pgd_adv", "rnn_adv")},
@@ -40,6 +42,34 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "rnn_adv, ours": {},
         "rnn_adv, as printed": {"options": "scale=5,normalize=none"},
     },
+    "ingredients": {
+        "ours without them": {**_CHEAP, "lr_schedule": "constant"},
+        "EMA 0.99": {**_CHEAP, "lr_schedule": "constant", "ema": 0.99},
+        "onecycle": {**_CHEAP, **_ONECYCLE},
+        "cosine": {**_CHEAP, "lr_schedule": "cosine"},
+        "onecycle, EMA 0.99": {**_CHEAP, **_ONECYCLE, "ema": 0.99},
+        "onecycle, EMA 0.99, smoothing 0.1": {**_CHEAP, **_ONECYCLE, "ema": 0.99, "label_smoothing": 0.1},
+        "onecycle, EMA 0.99, AWP 0.005": {**_CHEAP, **_ONECYCLE, "ema": 0.99, "awp": 0.005},
+        "onecycle, EMA 0.99, Cutout 2": {**_CHEAP, **_ONECYCLE, "ema": 0.99, "cutout": 2},
+    },
+    "steps": {
+        f"{name}, eps {eps}": {"method": method, "eps": eps, **chosen}
+        for eps in ("0.1", "0.2", "0.3")
+        for name, method, chosen in (
+            ("N-FGSM", "n_fgsm", {}),
+            ("FGSM-RS", "fgsm_rs", {}),
+            ("FGSM-SDI", "fgsm_sdi", {}),
+            *(
+                (
+                    f"PGD, {steps} steps of {size} eps",
+                    "pgd_adv",
+                    {"steps": steps, "options": f"step_size={size * float(eps):g}"},
+                )
+                for steps, size in ((2, 0.75), (3, 0.5), (10, 0.25))
+            ),
+            *((f"RNN-Adv, {steps} steps", "rnn_adv", {"steps": steps}) for steps in (2, 3, 10)),
+        )
+    },
     "slim": {
         "wide": {"method": "grad_l2l", "attacker": "wide"},
         "slim": {"method": "grad_l2l", "attacker": "slim"},
@@ -52,8 +82,9 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
 class Flags:
     """The table to make."""
 
-    table: Literal["methods", "rnn", "recipes", "slim"] = "methods"
-    """methods, rnn (RNN-Adv's choices), recipes (the papers' settings and ours), or slim (L2L's slim attacker)."""
+    table: Literal["methods", "rnn", "recipes", "ingredients", "steps", "slim"] = "methods"
+    """methods, rnn (RNN-Adv's choices), recipes (the papers' settings and ours), ingredients (averages, schedules, AWP),
+    steps (how many an attack needs, by hand and learned, at three radii), or slim (L2L's slim attacker)."""
     seeds: Count = 3
     attacker_width: Count = 16
     """Channels of the L2L methods' attacker (64 in the paper)."""
