@@ -7,5 +7,5 @@
 A part of the plan is one evaluation for one row of a table: its jobs (training runs, then evaluations), each a command
 of our scripts, and the source of the row's columns. A job's files in runs/ show whether it is complete, so a stopped
 list resumes. A finished part is kept as JSON in experiments/results/papers/. `compare` and `claims` compare all of them
-with the papers; `tables` has the other results of BENCHMARKS.md.
+with the papers; `ablations` has those of settings on digits, `tables` the other results of BENCHMARKS.md.
 """
