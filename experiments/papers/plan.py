@@ -7,7 +7,7 @@ If a schedule is shorter than the paper's, the result says so, from the run's ow
 
 from collections.abc import Mapping
 
-from papers import effort, jobs
+from papers import effort, equal, jobs
 from papers.jobs import AUTOATTACK, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
 
 __all__ = [
@@ -246,6 +246,7 @@ PARTS: tuple[Part, ...] = (
     kept("rnn_adv:open", "phi frozen at its start", "digits_methods", "ablation", "--table=methods", _KEPT),
     kept("l2l:open", "slim, slim without the skip", "digits_slim", "ablation", "--table=slim", "--epochs=30", _KEPT),
     kept("l2l:figure8", "gradient steps", "cycle", "cycle", f"--out={RESULTS}/cycle.json"),
+    *equal.PARTS,
     *_gail("CartPole-v1"),
     *_gail("MountainCar-v0"),
     *(rnn_table3(row, 0, which) for row in ("RNN-Adv", "AdvTrain", "Plain") for which in ("paper", "neutral")),
