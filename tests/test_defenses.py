@@ -233,6 +233,7 @@ def test_alternating_l2l_has_the_released_codes_batchnorm_modes():
         ("grad_l2l", 1, 1),
         ("two_step_l2l", 2, 1),
         ("fgsm_sdi", 2, 1),
+        ("las_at", 14, 1),
         ("rnn_adv", 10, 1),
         ("pgd_adv", 10, 1),
     ],

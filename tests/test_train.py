@@ -117,7 +117,7 @@ def run_with_two_devices(code):
 
 def test_two_devices_equal_one():
     cases = [("rnn_adv", "joint"), ("grad_l2l", "alternating"), ("ait_l2l", "joint"), ("l2l_da", "joint"),
-             ("fgsm_sdi", "joint")]  # fmt: skip
+             ("fgsm_sdi", "joint"), ("las_at", "alternating")]  # fmt: skip
     lines = run_with_two_devices(TWO_DEVICES.format(drop=False, cases=cases))
     assert len(lines) == len(cases)
     assert all(float(line.split()[-1]) < 1e-9 for line in lines), lines
