@@ -12,6 +12,7 @@ import pytest
 from l2ljax import defenses
 from l2ljax.attacks.names import listing
 from l2ljax.report.markdown import summary
+from l2ljax.run import trained
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -106,6 +107,10 @@ def test_the_readmes_tables_are_those_of_the_records():
     assert re.findall("`(.*?)`", sentence)[1:] == ", ".join(listing()).split(", ")  # the first one is --help
     methods = ", ".join(readme_table("--method")).split(", ")
     assert sorted(methods) == sorted([*defenses.METHODS, *defenses.ATTACKERS])
+
+
+def test_the_readmes_models_are_those_of_the_cards():
+    assert f"\n\n{trained.table()}\n\n" in README
 
 
 def test_the_readmes_results_are_the_kept_ones():

@@ -213,8 +213,7 @@ def _check_images(victim: Callable[..., Array], flags: Flags, dataset: data.Data
 def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
     """Return (its logits function, its data, architecture and threat, where to write); flags come before a run's."""
     asked = {name: value for name in ("dataset", "eps", "norm") if (value := getattr(flags, name)) is not None}
-    ours = name_of(flags.victim) is not None or place(flags.victim)[0].exists()
-    if ":" in flags.victim and not ours:
+    if ":" in flags.victim and name_of(flags.victim) is None and not place(flags.victim)[0].exists():
         if flags.dataset is None or flags.eps is None:
             raise L2LError("--victim=module:function needs --dataset and --eps")
         known = {"arch": flags.victim, "norm": "linf", **asked}
