@@ -8,18 +8,18 @@ and `generative` those with one, `one_shot` attackers for a fixed classifier, `s
 threat, options, and `axis_name`, the pmapped axis in training.
 """
 
-from l2ljax.defenses.classic import cw_adv, fgsm_adv, pgd_adv, pgd_bls_adv, plain, stability, trades
+from l2ljax.defenses.classic import cw_adv, fgsm_adv, mart, pgd_adv, pgd_bls_adv, plain, stability, trades
 from l2ljax.defenses.generative import l2l_da, l2l_star
 from l2ljax.defenses.interpolation import ait, ait_l2l
 from l2ljax.defenses.l2l import convolutional_l2l, rnn_adv, rnn_trades
 from l2ljax.defenses.methods import ATTACKERS, METHODS, Method, create, find, options, register
 from l2ljax.defenses.one_shot import advgan, gap
-from l2ljax.defenses.single_step import fgsm_rs, n_fgsm
+from l2ljax.defenses.single_step import elle, fgsm_rs, n_fgsm
 from l2ljax.defenses.weights import perturbed
 
 __all__ = [
-    "ATTACKERS", "METHODS", "Method", "advgan", "ait", "ait_l2l", "convolutional_l2l", "create", "cw_adv", "fgsm_adv",
-    "fgsm_rs", "find", "gap", "l2l_da", "l2l_star", "n_fgsm", "options", "perturbed", "pgd_adv", "pgd_bls_adv",
-    "plain", "register", "rnn_adv", "rnn_trades", "stability", "trades",
+    "ATTACKERS", "METHODS", "Method", "advgan", "ait", "ait_l2l", "convolutional_l2l", "create", "cw_adv", "elle",
+    "fgsm_adv", "fgsm_rs", "find", "gap", "l2l_da", "l2l_star", "mart", "n_fgsm", "options", "perturbed", "pgd_adv",
+    "pgd_bls_adv", "plain", "register", "rnn_adv", "rnn_trades", "stability", "trades",
 ]  # fmt: skip
 __dir__ = lambda: __all__
