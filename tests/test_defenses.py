@@ -120,6 +120,21 @@ def test_trades_objective_is_the_papers_formula():
     np.testing.assert_allclose(value, (ce + beta * kl).mean(), rtol=1e-5)
 
 
+def test_mart_weighs_the_divergence_by_the_doubt_in_the_clean_image():
+    defense, params, stats = build("mart", beta=3.0, steps=1, step_size=0.2, start="clean")
+    batch, key = digits(16), jax.random.key(4)
+    value = defense.objective(params, stats, key, batch, "joint")[0]
+    logits_fn = functools.partial(fitted_classifier()[0].logits, {"params": params.classifier})
+    x_adv = attacks.fgsm(BALL)(logits_fn, key, batch.x, batch.y)
+    p, q = (np.exp(np.asarray(logits_fn(x), np.float64)) for x in (batch.x, x_adv))
+    p, q = p / p.sum(axis=1, keepdims=True), q / q.sum(axis=1, keepdims=True)
+    rows, y = np.arange(16), np.asarray(batch.y)
+    wrong = np.where(np.eye(10, dtype=bool)[y], 0, q).max(axis=1)
+    boosted = -np.log(q[rows, y]) - np.log(1 - wrong)
+    expected = boosted + 3 * (p * np.log(p / q)).sum(axis=1) * (1 - p[rows, y])
+    np.testing.assert_allclose(value, expected.mean(), rtol=1e-4)
+
+
 def test_the_mixture_weighs_clean_and_adversarial_losses():
     clf, batch, key = fitted_classifier()[0], digits(16), jax.random.key(4)
     values = {}

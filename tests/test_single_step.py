@@ -1,4 +1,4 @@
-"""Training on one step: the images of FGSM with a random start, and those of N-FGSM, which leave the ball."""
+"""Training on one step: images of FGSM with a random start, of N-FGSM, which leave the ball, and ELLE's penalty."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ X, Y = jax.random.uniform(jax.random.key(0), (16, 4, 4, 1)), jnp.arange(16) % 3
 W = jax.random.normal(jax.random.key(1), (16, 3))
 
 
-def images(method, ball, **options):
-    """The images that a linear classifier is trained on."""
+def passes(method, ball, **options):
+    """The images of a linear classifier's training passes, in order, and the loss."""
     seen = []
 
     def logits(variables, x):
@@ -25,8 +25,11 @@ def images(method, ball, **options):
         return logits(variables, x), {}
 
     defense = defenses.create(method, Classifier(None, logits, train, None), ball, **options)
-    defense.objective(Players(W, {}), Players({}, {}), KEY, Batch(X, Y), "joint")
-    return seen[0]
+    return seen, defense.objective(Players(W, {}), Players({}, {}), KEY, Batch(X, Y), "joint")[0]
+
+
+def images(method, ball, **options):
+    return passes(method, ball, **options)[0][0]
 
 
 def by_hand(noise, step, project):
@@ -66,3 +69,24 @@ def test_n_fgsm_in_the_euclidean_norm():
 def test_noise_beyond_the_range_of_pixels_is_refused():
     with pytest.raises(L2LError, match=r"eps=1\.2\d* is larger than the pixel range"):
         defenses.create("n_fgsm", None, threat.linf(0.4), noise=3.0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1000.0])
+def test_elle_adds_the_squared_error_of_interpolated_losses(weight):
+    eps = 0.2  # a linear classifier's loss is nearly linear in a smaller ball
+    (x_adv, points), value = passes("elle", threat.linf(eps), weight=weight)
+    x, w, y = np.asarray(X), np.asarray(W), np.asarray(Y)
+    x_a, x_b, x_c = np.split(points, 3)
+    assert all(0.9 * eps < np.abs(p - x).max() <= 1.001 * eps for p in (x_a, x_b))
+    a = ((x_c - x_a) * (x_b - x_a)).sum(axis=(1, 2, 3)) / ((x_b - x_a) ** 2).sum(axis=(1, 2, 3))
+    assert ((a >= 0) & (a <= 1)).all() and a.std() > 0.1
+    np.testing.assert_allclose(x_c, x_a + a[:, None, None, None] * (x_b - x_a), atol=1e-6)
+
+    def loss(x):
+        z = x.reshape(len(x), -1) @ w
+        return np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(x)), y]
+
+    error = loss(x_c) - (1 - a) * loss(x_a) - a * loss(x_b)
+    np.testing.assert_allclose(x_adv, by_hand(0.0, eps, lambda delta: delta), atol=1e-6)
+    np.testing.assert_allclose(value, (loss(x_adv) + weight * error**2).mean(), rtol=1e-4)
+    assert 1000 * (error**2).mean() > 1e-2 * loss(x_adv).mean()

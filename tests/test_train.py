@@ -83,9 +83,11 @@ TWO_DEVICES = """
     drop = {drop!r}
     if drop:
         jax.lax.pmean = lambda tree, *args, **kwargs: tree
-    for method, schedule in {cases!r}:
+    for method, schedule, gamma in {cases!r}:
         clf = tiny_classifier(rate=0.3, dtype=jnp.float64)
         defense = defenses.create(method, clf, threat.linf(0.1), axis_name=AXIS, **small(method))
+        if gamma:
+            defense = defenses.perturbed(defense, gamma=gamma, axis_name=AXIS)
         optimizers = Players(optax.sgd(0.1, momentum=0.9), optax.sgd(0.1))
         x = jax.random.uniform(jax.random.key(0), (8, 4, 4, 1), jnp.float64)
         batch = Batch(x, jnp.arange(8))
@@ -116,15 +118,21 @@ def run_with_two_devices(code):
 
 
 def test_two_devices_equal_one():
-    cases = [("rnn_adv", "joint"), ("grad_l2l", "alternating"), ("ait_l2l", "joint"), ("l2l_da", "joint"),
-             ("fgsm_sdi", "joint"), ("las_at", "alternating")]  # fmt: skip
+    cases = [
+        ("rnn_adv", "joint", 0.05),
+        ("grad_l2l", "alternating", 0),
+        ("ait_l2l", "joint", 0),
+        ("l2l_da", "joint", 0),
+        ("fgsm_sdi", "joint", 0),
+        ("las_at", "alternating", 0),
+    ]
     lines = run_with_two_devices(TWO_DEVICES.format(drop=False, cases=cases))
     assert len(lines) == len(cases)
     assert all(float(line.split()[-1]) < 1e-9 for line in lines), lines
 
 
 def test_without_the_reduction_two_devices_differ():
-    lines = run_with_two_devices(TWO_DEVICES.format(drop=True, cases=[("pgd_adv", "joint")]))
+    lines = run_with_two_devices(TWO_DEVICES.format(drop=True, cases=[("pgd_adv", "joint", 0)]))
     assert float(lines[0].split()[-1]) > 1e-6
 
 

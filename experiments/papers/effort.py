@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 PASSES = {
-    "plain": 1, "fgsm_adv": 2, "fgsm_rs": 2, "n_fgsm": 2, "pgd_adv": 11, "pgd_bls_adv": 31, "cw_adv": 101, "trades": 12,
-    "stability": 2, "naive_l2l": 1, "grad_l2l": 2, "two_step_l2l": 3, "grad_only_l2l": 2, "two_step_grad_only_l2l": 3,
-    "ait": 3, "ait_l2l": 3, "rnn_adv": 11, "rnn_trades": 12, "l2l_da": 23, "l2l_star": 4,
+    "plain": 1, "fgsm_adv": 2, "fgsm_rs": 2, "n_fgsm": 2, "elle": 5, "pgd_adv": 11, "pgd_bls_adv": 31, "cw_adv": 101,
+    "trades": 12, "mart": 12, "stability": 2, "naive_l2l": 1, "grad_l2l": 2, "two_step_l2l": 3, "grad_only_l2l": 2,
+    "two_step_grad_only_l2l": 3, "ait": 3, "ait_l2l": 3, "rnn_adv": 11, "rnn_trades": 12, "l2l_da": 23, "l2l_star": 4,
     "fgsm_sdi": 3, "las_at": 15,
 }  # fmt: skip
 """Passes per image of a training step on one perturbation."""
-ENDS = {"trades": 2, "stability": 2, "rnn_trades": 2, "l2l_da": 3, "l2l_star": 2}
+ENDS = {"elle": 4, "trades": 2, "mart": 2, "stability": 2, "rnn_trades": 2, "l2l_da": 3, "l2l_star": 2}
 """Those that train the classifier, 1 elsewhere: adversarial weight perturbation makes them twice."""
 ALTERNATING = {
     "naive_l2l": 2, "grad_l2l": 4, "two_step_l2l": 6, "grad_only_l2l": 4, "two_step_grad_only_l2l": 6,

@@ -1,4 +1,4 @@
-"""Plain training and defenses without a learned attacker: FGSM, PGD, line search, C&W, TRADES, stability.
+"""Plain training and defenses without a learned attacker: FGSM, PGD, line search, C&W, TRADES, MART, stability.
 
 Attacks take `steps` steps from a `uniform` draw of the ball, the `clean` image, or x + 0.001 N(0, I), `gaussian`.
 """
@@ -19,10 +19,21 @@ from l2ljax.attacks.learned import fixed
 from l2ljax.defenses import saddle
 from l2ljax.defenses.saddle import Steps
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Batch, Classifier, Defense, Key, LogitsFn, fold_in
+from l2ljax.types import Array, Batch, Classifier, Defense, Key, LogitsFn, Tree, fold_in
 from l2ljax.values import NonNegative, Positive, Range, Share, checked
 
-__all__ = ["StartName", "cw_adv", "fgsm_adv", "find_start", "pgd_adv", "pgd_bls_adv", "plain", "stability", "trades"]
+__all__ = [
+    "StartName",
+    "cw_adv",
+    "fgsm_adv",
+    "find_start",
+    "mart",
+    "pgd_adv",
+    "pgd_bls_adv",
+    "plain",
+    "stability",
+    "trades",
+]
 
 StartName = Literal["uniform", "clean", "gaussian"]
 
@@ -49,9 +60,8 @@ def pgd_adv(
       step_size: eps / 4 by default (the RNN-Adv paper's).
       clean_weight: weight of the clean images' loss, below 1; 0.5 in L2L's released code.
     """
-    rule = fixed(steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size))
     criterion = saddle.mixture(clean_weight) if clean_weight else saddle.adversarial()
-    return saddle.unrolled(classifier, rule, ball, criterion, steps=steps, start=find_start(start), axis_name=axis_name)
+    return _by_pgd(classifier, ball, criterion, steps, step_size, start, axis_name)
 
 
 @checked
@@ -106,10 +116,38 @@ def trades(
       beta: the weight of the KL term (the paper's 1 / lambda).
       step_size: eps / 4 by default (the released code has 0.007 for eps 0.031 on CIFAR-10).
     """
-    rule = fixed(steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size))
-    return saddle.unrolled(
-        classifier, rule, ball, saddle.trades(beta), steps=steps, start=find_start(start), axis_name=axis_name
-    )
+    return _by_pgd(classifier, ball, saddle.trades(beta), steps, step_size, start, axis_name)
+
+
+@checked
+def mart(
+    classifier: Classifier, ball: Ball, *, beta: Positive = 5.0, steps: Steps = 10, step_size: Positive | None = None,
+    start: StartName = "gaussian", axis_name: str | None = None,
+) -> Defense:  # fmt: skip
+    """Train with MART, which gives misclassified images more weight. Wang et al. (2020), section 3.
+
+        Descend  -log p_y(x') - log(1 - max_{k != y} p_k(x')) + beta KL(p(x) || p(x')) (1 - p_y(x)),  x' by PGD.
+
+    The gradient flows through all factors, as in the released code.
+
+    Args:
+      beta: the weight of the KL term (the paper's lambda).
+      step_size: eps / 4 by default, as in the paper.
+      start: gaussian in the released code.
+    """
+
+    def end(forward: saddle.Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
+        clean, stats = forward(stats, batch.x)
+        logits, stats = forward(stats, x_adv)
+        true = jax.nn.one_hot(batch.y, logits.shape[1], dtype=bool)
+        wrong = jax.nn.one_hot(jnp.where(true, -jnp.inf, logits).argmax(axis=1), logits.shape[1], dtype=bool)
+        rest = jax.nn.logsumexp(jnp.where(wrong, -jnp.inf, logits), axis=1)  # log(1 - p_k) without a difference from 1
+        boosted = losses.cross_entropy(logits, batch.y) + jax.nn.logsumexp(logits, axis=1) - rest
+        doubt = -jnp.expm1(-losses.cross_entropy(clean, batch.y))
+        return boosted + beta * doubt * losses.kl(clean, logits), logits, stats
+
+    criterion = saddle.adversarial()._replace(end=end)
+    return _by_pgd(classifier, ball, criterion, steps, step_size, start, axis_name)
 
 
 @checked
@@ -151,3 +189,11 @@ def stability(
         return jnp.clip(x + sigma * noise, 0, 1)
 
     return saddle.without_attacker(classifier, saddle.trades(alpha), noisy, axis_name=axis_name)
+
+
+def _by_pgd(
+    classifier: Classifier, ball: Ball, criterion: saddle.Criterion, steps: int, step_size: float | None,
+    start: StartName, axis_name: str | None,
+) -> Defense:  # fmt: skip
+    rule = fixed(steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size))
+    return saddle.unrolled(classifier, rule, ball, criterion, steps=steps, start=find_start(start), axis_name=axis_name)

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from l2ljax.attacks.names import check_name
-from l2ljax.defenses.classic import cw_adv, fgsm_adv, pgd_adv, pgd_bls_adv, plain, stability, trades
+from l2ljax.defenses.classic import cw_adv, fgsm_adv, mart, pgd_adv, pgd_bls_adv, plain, stability, trades
 from l2ljax.defenses.generative import l2l_da, l2l_star
 from l2ljax.defenses.interpolation import ait, ait_l2l
 from l2ljax.defenses.l2l import convolutional_l2l, rnn_adv, rnn_trades
 from l2ljax.defenses.learned_start import fgsm_sdi
 from l2ljax.defenses.one_shot import advgan, gap
-from l2ljax.defenses.single_step import fgsm_rs, n_fgsm
+from l2ljax.defenses.single_step import elle, fgsm_rs, n_fgsm
 from l2ljax.defenses.strategy import las_at
 from l2ljax.threat import Ball
 from l2ljax.types import Classifier, Defense, L2LError
@@ -72,10 +72,12 @@ METHODS = {
     "fgsm_adv": _record(fgsm_adv),
     "fgsm_rs": _record(fgsm_rs),
     "n_fgsm": _record(n_fgsm),
+    "elle": _record(elle),
     "pgd_adv": _record(pgd_adv),
     "pgd_bls_adv": _record(pgd_bls_adv),
     "cw_adv": _record(cw_adv),
     "trades": _record(trades),
+    "mart": _record(mart),
     "stability": _record(stability),
     "naive_l2l": _l2l(("image",), 1),
     "grad_l2l": _l2l(("image", "gradient"), 1),

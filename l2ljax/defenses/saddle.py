@@ -104,7 +104,8 @@ def step_weights(name: str, steps: int) -> list[float]:
 def unrolled(
     classifier: Classifier, attacker: Attacker, ball: Ball, criterion: Criterion, *, steps: int,
     start: Start = uniform, weights: Sequence[float] | None = None, draws: int = 1,
-    bonus: Callable[[Tree, Batch, Ascent, Array], Array] | None = None, query: Literal["eval", "train"] = "eval",
+    bonus: Callable[[Tree, Batch, Ascent, Array], Array] | None = None,
+    penalty: Callable[[Forward, Tree, Key, Batch], Array] | None = None, query: Literal["eval", "train"] = "eval",
     unroll: int | bool = 1, axis_name: str | None = None,
 ) -> Defense:  # fmt: skip
     """Return the defense that trains `classifier` on the images that `attacker` reaches in `steps` steps.
@@ -121,6 +122,8 @@ def unrolled(
         one draw after the other.
       bonus: (attacker's parameters, the criterion's batch, the attack, the end's losses as constants) -> a scalar to
         ascend besides the losses.
+      penalty: (forward, batch_stats, keys [B], the criterion's batch) -> a term [B] of the classifier's loss that no
+        attack moves; its passes do not move the running statistics.
       query: BatchNorm mode of the gradient passes when the classifier moves alone (schedule "alternating"): "train" in
         the released L2L code, where the running statistics include these passes.
       unroll: of the attack's loop, as in `lax.scan`.
@@ -172,7 +175,10 @@ def unrolled(
                 stream = fold_in(keys, next(streams))
                 return classifier.train(variables, x, _repeat_keys(stream, len(x) // len(keys)), axis_name)
 
-            return criterion.end(forward, batch_stats, batch, x_last)
+            values, logits, updated = criterion.end(forward, batch_stats, batch, x_last)
+            if penalty is not None:
+                values += penalty(forward, batch_stats, _repeat_keys(fold_in(keys, next(streams)), draws), batch)
+            return values, logits, updated
 
         shifted = shift(lambda theta: ended(theta, stop_gradient(ascent.x))[0].mean(), params.classifier)
         x_last = _scale_gradient(ascent.x, weights[-1] / criterion.weight)

@@ -19,7 +19,7 @@ __all__ = ["perturbation", "perturbed"]
 
 @checked
 def perturbed(defense: Defense, *, gamma: NonNegative, axis_name: str | None = None) -> Defense:
-    """Take the end's loss at theta + v, with v the steepest ascent of that loss. Wu et al. (2020), eq. 9 and 10.
+    """Take the end's loss at theta + v, with v the steepest ascent of that loss. Wu et al. (2020), section 3.2.
 
         theta descends, phi ascends  E end(theta + v, x_T),    v = `perturbation`(theta, grad_theta E end(theta, x_T))
 
