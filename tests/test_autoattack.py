@@ -53,7 +53,7 @@ def test_the_standard_version_has_its_attacks_in_order():
     assert len(ensemble.stages(threat.linf(0.1), "standard", num_classes=5)) == 1 + 4 + 4 + 1
     plus = [name for name, _ in ensemble.stages(threat.linf(0.1), "plus", num_classes=4)]
     assert list(dict.fromkeys(plus)) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
-    with pytest.raises(L2LError, match="version=extra: give standard or plus or rand"):
+    with pytest.raises(L2LError, match="version=extra: give standard or fast or plus or rand"):
         attacks.autoattack(threat.linf(0.1), "extra")
 
 

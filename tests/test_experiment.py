@@ -240,7 +240,7 @@ BAD = [
     ({"eps": "8"}, r"eps=8.0 is larger than the pixel range \[0, 1\]: did you mean 8/255\?"),
     ({"eps": "-0.1"}, "eps='-0.1' is no radius"),
     ({"eps": "8/0"}, "is no radius: give a number of 0 or more, like 8/255"),
-    ({"norm": "l1"}, "--norm=l1: give linf or l2"),
+    ({"norm": "l7"}, "--norm=l7: give linf or l2 or l1"),
     ({"schedule": "both"}, "--schedule=both: give joint or"),
     ({"dtype": "float16"}, "--dtype=float16: give float32 or bfloat16"),
     ({"method": "pgd_adv", "attacker_from": "w"}, "--attacker-from=w: pgd_adv learns no attacker: leave it out"),

@@ -15,7 +15,8 @@ from l2ljax import devices, files, threat
 from l2ljax.types import L2LError
 
 SCRIPTS = (
-    "ablation", "autoattack", "cycle", "gail_speed", "goals", "pack", "reproduce", "scaling", "strength", "throughput",
+    "ablation", "autoattack", "cycle", "fast", "gail_speed", "goals", "pack", "reproduce", "scaling", "strength",
+    "throughput",
 )  # fmt: skip
 KINDS = {name: importlib.import_module(name).Flags for name in SCRIPTS} | {"gpu": gpu.Flags}
 
@@ -44,8 +45,8 @@ def at(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu.agenda, "run", begun)
     monkeypatch.setattr(goals, "run", begun)
     for name, work in {"ablation": "experiment.run_once", "strength": "losses_along", "gail_speed": "experiment.run",
-                       "autoattack": "load_classifier", "cycle": "play", "scaling": "cost.mark",
-                       "reproduce": "work.work"}.items():  # fmt: skip
+                       "autoattack": "load_classifier", "fast": "load_classifier", "cycle": "play",
+                       "scaling": "cost.mark", "reproduce": "work.work"}.items():  # fmt: skip
         owner, _, function = work.rpartition(".")
         module = importlib.import_module(name)
         monkeypatch.setattr(getattr(module, owner) if owner else module, function, begun)
@@ -95,6 +96,8 @@ TIMED = {"model": "digits_cnn", "attacks": "pgd2", "batch_sizes": "8"}
         ("ablation", {"attacks": "no_attack"}, "unknown attack"),
         ("autoattack", {"victim": "none", "attacks": "square,foo"}, "--attacks=foo: give apgd-ce or"),
         ("autoattack", {"victim": "none", "eps": "abc"}, "abc"),
+        ("fast", {"victims": "none@foo"}, "none@foo: behind @ give scaled or quantized"),
+        ("fast", {"victims": "none", "out": Path("/proc/x.json")}, "--out=/proc/x.json: "),
         ("cycle", {"out": Path("/proc/x.json")}, "--out=/proc/x.json: "),
         ("cycle", {"out": Path("x.png")}, "--out=x.png: name a file that ends with .json"),
         ("strength", {"victims": "a", "attackers": "b", "out": Path("x.png")}, "--out=x.png: name a file that ends"),

@@ -173,7 +173,7 @@ def test_a_judgement_of_a_run_and_of_a_function(workdir, tmp_path, monkeypatch):
         ({"attacks": "rand"}, "--attacks=rand is for models with noise of their own"),
         ({"baseline": "run"}, "--baseline=run: give --figures too"),
         ({"black_box": "pgd3"}, "--black-box=pgd3: give --surrogates too"),
-        ({"norm": "l7"}, "--norm=l7: give linf or l2"),
+        ({"norm": "l7"}, "--norm=l7: give linf or l2 or l1"),
         ({"attack_seeds": 0}, "--attack-seeds=0: give a whole number"),
         ({"batch_size": 0}, "--batch-size=0: give a whole number"),
         ({"seed": 2**32 - 1, "attack_seeds": 2}, "--seed plus --attack-seeds=4294967296"),

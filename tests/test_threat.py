@@ -14,14 +14,14 @@ from l2ljax.types import L2LError, example_keys
 from tests.reference import ascent as reference
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-EPS = {"linf": 0.1, "l2": 0.7}
-PROJECT = {"linf": reference.project_linf, "l2": reference.project_l2}
+EPS = {"linf": 0.1, "l2": 0.7, "l1": 2.0}
+PROJECT = {"linf": reference.project_linf, "l2": reference.project_l2, "l1": reference.project_l1}
 RNG = np.random.RandomState(0)
 X0 = RNG.uniform(-0.3, 1.3, (8, 6, 6, 1)).clip(0, 1).astype(np.float32)  # with many black and white pixels
 X = X0 + RNG.normal(0, 0.3, X0.shape).astype(np.float32) * np.linspace(0, 1, 8)[:, None, None, None]
 X = X.astype(np.float32)
 
-each_ball = pytest.mark.parametrize("name", ["linf", "l2"])
+each_ball = pytest.mark.parametrize("name", threat.BALLS)
 
 
 @functools.cache
@@ -33,7 +33,7 @@ def make(name, eps=None):
 
 def norms(name, delta):
     flat = np.asarray(delta, np.float64).reshape(len(delta), -1)
-    return np.abs(flat).max(axis=1) if name == "linf" else np.sqrt((flat**2).sum(axis=1))
+    return np.linalg.norm(flat, {"linf": np.inf, "l2": 2, "l1": 1}[name], axis=1)
 
 
 def assert_inside(name, x, x0, eps):
@@ -66,6 +66,27 @@ def test_projection_is_inside_idempotent_and_leaves_what_is_inside(name):
     assert (norms(name, X - X0) > EPS[name]).any()  # or there was nothing to do
     chex.assert_trees_all_close(ball.project(projected, X0), projected, atol=1e-6)
     chex.assert_trees_all_close(ball.project(X0, X0), X0, atol=0)
+
+
+def test_the_l1_projection_is_the_nearest_feasible_point():
+    """No nearer one is among many feasible ones: random, on segments to it, and changed in two pixels at a time."""
+    ball = make("l1")
+    projected = np.asarray(ball.project(X, X0), np.float64)
+    distance = ((projected - X) ** 2).sum(axis=(1, 2, 3))
+    for i in range(400):
+        if i % 2:
+            other = PROJECT["l1"](RNG.uniform(-1, 2, X.size), X0.ravel(), EPS["l1"]).reshape(X.shape)
+            other = X0 + (other - X0) / len(X)  # so that each of them is in its own ball
+        else:
+            other = projected.copy()
+            a, b = RNG.choice(36, 2, replace=False)
+            other.reshape(8, 36)[:, [a, b]] += RNG.uniform(-0.05, 0.05, (8, 2))
+        other = np.clip(projected + RNG.uniform() * (other - projected), 0, 1)
+        feasible = norms("l1", other - X0) <= EPS["l1"]
+        assert (((other - X) ** 2).sum(axis=(1, 2, 3)) >= distance - 1e-5)[feasible].all()
+    outside = norms("l1", np.clip(X, 0, 1) - X0) > EPS["l1"]
+    np.testing.assert_allclose(norms("l1", projected - X0)[outside], EPS["l1"], rtol=1e-5)
+    assert outside.any() and not outside.all()
 
 
 @each_ball
@@ -116,6 +137,18 @@ def test_l2_projection_derivative():
     chex.assert_trees_all_close(jacobian(x0[0] + delta), expected, atol=1e-6)
 
 
+def test_l1_projection_derivative():
+    """The identity inside; outside, what all pixels lose is shared by those that move freely."""
+    x0, ball = jnp.array([[0.5, 0.5, 0.5, 0.5, 0.9]]), threat.l1(0.6)
+    jacobian = jax.jacobian(lambda x: ball.project(x[None], x0)[0])
+    chex.assert_trees_all_close(jacobian(x0[0]), jnp.eye(5), atol=0)
+    delta = jnp.array([0.3, -0.4, 0.2, 0.01, 0.5])  # the last is cut at 1, the one before vanishes
+    signs = np.array([1, -1, 1])
+    expected = np.zeros((5, 5))
+    expected[:3, :3] = np.eye(3) - np.outer(signs, signs) / 3
+    chex.assert_trees_all_close(jacobian(x0[0] + delta), expected, atol=1e-6)
+
+
 def test_l2_norm_has_the_derivative_zero_at_zero():
     gradient = jax.grad(lambda d: threat.l2(0.5).norm(d).sum())(jnp.array([[0.0, 0.0], [3.0, 4.0]]))
     chex.assert_trees_all_close(gradient, jnp.array([[0.0, 0.0], [0.6, 0.8]]), atol=0)
@@ -150,6 +183,15 @@ def test_l2_samples_are_uniform():
     np.testing.assert_allclose(covariance * (size + 2) / eps**2, np.eye(size), atol=0.12)
 
 
+def test_l1_samples_are_uniform():
+    size, eps = 36, 0.4
+    x0 = jnp.full((4000, 6, 6, 1), 0.5)
+    delta = np.asarray(make("l1", eps).sample(jax.random.key(2), x0)).reshape(4000, size) - 0.5
+    assert_uniform((norms("l1", delta) / eps) ** size)
+    covariance = delta.T @ delta / len(delta)  # of a uniform l1 ball: 2 eps^2 / ((D + 1) (D + 2)) I
+    np.testing.assert_allclose(covariance * (size + 1) * (size + 2) / 2 / eps**2, np.eye(size), atol=0.2)
+
+
 @each_ball
 def test_a_sample_depends_on_its_own_key_alone(name):
     ball = make(name)
@@ -174,6 +216,10 @@ def test_steepest_maximizes_the_product_over_the_unit_ball(name):
     steepest = np.asarray(ball.steepest(g))
     np.testing.assert_allclose(norms(name, steepest), 1, rtol=1e-5)
     reached = np.sum(g * steepest, axis=(1, 2, 3))
+    if name == "l1":  # among those whose entries are no larger: here two of 36
+        np.testing.assert_array_equal(np.sort(np.abs(steepest).reshape(7, -1))[:, -3:], [[0, 0.5, 0.5]] * 7)
+        chex.assert_trees_all_close(reached, np.sort(np.abs(g).reshape(7, -1))[:, -2:].mean(axis=1), rtol=1e-5)
+        return
     for _ in range(20):
         d = RNG.normal(size=g.shape)
         d = d / norms(name, d).reshape(-1, 1, 1, 1)

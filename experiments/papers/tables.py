@@ -12,7 +12,7 @@ from l2ljax.report.markdown import grid, over_seeds, percent, table
 
 __all__ = [
     "TABLES", "autoattack", "cycle", "gail_speed", "goals", "judgements", "quotient", "runs", "scaling", "speed",
-    "strength", "tell", "throughput",
+    "strength", "tell", "throughput", "verdicts",
 ]  # fmt: skip
 
 
@@ -194,6 +194,19 @@ def autoattack(record: Mapping[str, Any]) -> str:
     return f"{about}; theirs is {theirs}.\n\n{grid(header, rows)}"
 
 
+def verdicts(record: Mapping[str, Any]) -> str:
+    """Return experiments/fast.py in Markdown: a row per victim with both versions' robust images and passes."""
+    header = ["victim", "images", "robust, standard, by seed", "fast", "verdicts that differ", "passes per image"]
+    rows = []
+    for name, row in record["verdicts"].items():
+        robust = [", ".join(map(str, row[version]["robust"])) for version in ("standard", "fast")]
+        passes = [sum(row[version]["passes"].values()) for version in ("standard", "fast")]
+        differ = ", ".join(str(len(images)) for images in row["differing"])
+        rows.append([name, f"{row['images']}", *robust, differ, "{:.0f} / {:.0f}".format(*passes)])
+        rows[-1].append(f"{row['quotient']:.3f}")
+    return f"{record['machine']}, {record['date']}.\n\n{grid([*header, 'fast / standard'], rows)}"
+
+
 def goals(record: Mapping[str, Any]) -> str:
     """Return experiments/goals.py in Markdown: target and measured ratios, then each measurement."""
 
@@ -277,7 +290,7 @@ def gail_speed(record: Mapping[str, Any]) -> str:
 
 TABLES = {
     "goals": goals, "reports": runs, "judgements": judgements, "rows": over_seeds, "panels": strength,
-    "autoattack": autoattack, "scaling": scaling, "distances": cycle, "speed": speed, "results": throughput,
-    "arms": report.markdown, "gail_speed": gail_speed,
+    "autoattack": autoattack, "verdicts": verdicts, "scaling": scaling, "distances": cycle, "speed": speed,
+    "results": throughput, "arms": report.markdown, "gail_speed": gail_speed,
 }  # fmt: skip
 """Key of a result -> its table."""

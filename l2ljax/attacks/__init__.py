@@ -26,13 +26,14 @@ from l2ljax.attacks.gradient import (
     steepest_ascent,
 )
 from l2ljax.attacks.names import FAMILIES, Family, create, parameters, register
+from l2ljax.attacks.square_budget import square_on_budget
 from l2ljax.attacks.square_search import square
 
 __all__ = [
     "FAMILIES", "Ascent", "Family", "apgd", "apgd_targeted", "ascend", "autoattack", "backtracking", "best_of",
     "cascade", "clean", "create", "cw_l2", "fab", "fab_targeted", "fgsm", "gaussian", "gradient_attack", "l2l_cw",
     "l2l_da_cw", "line_search", "minimal_perturbation", "momentum", "multi_targeted", "parameters", "pgd",
-    "random_noise", "random_signs", "register", "restarts", "square", "steepest_ascent", "targeted", "transfer",
-    "uniform",
+    "random_noise", "random_signs", "register", "restarts", "square", "square_on_budget", "steepest_ascent", "targeted",
+    "transfer", "uniform",
 ]  # fmt: skip
 __dir__ = lambda: __all__

@@ -9,53 +9,29 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from l2ljax import losses
-from l2ljax.attacks.ascent import Start, finite
+from l2ljax.attacks.ascent import AdaptiveAscent, GradientFn, Point, Start, Trace, finite
+from l2ljax.attacks.boundary import nearest_wrong
 from l2ljax.attacks.entrance import entered
 from l2ljax.attacks.gradient import PerExampleLoss, likeliest_wrong
+from l2ljax.attacks.sparse_ascent import ascend_in_l1
 from l2ljax.threat import Ball, choose, spread
-from l2ljax.types import Array, Attack, Key, L2LError, example_keys, fold_in
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 from l2ljax.values import Count, Natural, Share, checked
 
 __all__ = [
-    "LOSSES", "AdaptiveAscent", "GradientFn", "Trace", "apgd", "apgd_targeted", "ascend_adaptively", "checkpoints",
-    "gradients", "surface",
+    "LOSSES", "Order", "apgd", "apgd_targeted", "ascend_adaptively", "checkpoints", "gradients", "surface",
 ]  # fmt: skip
 
-GradientFn = Callable[[Array, Array], tuple[Array, Array, Array]]
-"""(x [B, H, W, C], step number) -> gradient of the losses [B, H, W, C], losses [B], misclassified [B]."""
 Model = Callable[..., Array]  # logits_fn(x); for a stochastic model logits_fn(x, keys [B])
+Order = Literal["likeliest", "nearest"]
+"""Of the targets: by logit, or by linearized distance."""
 LOSSES: dict[str, PerExampleLoss] = {"ce": losses.cross_entropy, "dlr": losses.dlr}
-
-
-class Trace(NamedTuple):
-    """The ascent at x_0..x_T, stacked [T + 1, ...]."""
-
-    x: Array  # the iterates [T + 1, B, H, W, C]
-    losses: Array  # [T + 1, B]
-    best_losses: Array  # the largest loss so far [T + 1, B]
-    step_sizes: Array  # [T + 1, B]: of the step from x_t, after any halving at a checkpoint; the last is not used
-
-
-class AdaptiveAscent(NamedTuple):
-    """The result of T steps, per example."""
-
-    adversarial: Array  # the last misclassified iterate [B, H, W, C]; the start if none
-    fooled: Array  # whether any iterate is misclassified [B]
-    best: Array  # the iterate of largest loss [B, H, W, C]
-    best_loss: Array  # its loss [B]
-    trace: Trace | None  # if requested
-
-
-class _Point(NamedTuple):
-    x: Array
-    gradient: Array
-    loss: Array
 
 
 class _State(NamedTuple):
@@ -63,7 +39,7 @@ class _State(NamedTuple):
     x_before: Array
     adversarial: Array
     fooled: Array
-    best: _Point
+    best: Point
     step_size: Array  # [B]
     rises: Array  # [B]: number of loss increases since the last checkpoint
     last_loss: Array
@@ -113,7 +89,7 @@ def ascend_adaptively(
     def step(state: _State, at: tuple[Array, Array]) -> tuple[_State, Trace | None]:
         t, window = at
         gradient, loss, wrong = gradient_fn(state.x, t)
-        here = _Point(state.x, finite(gradient), loss.astype(wide))
+        here = Point(state.x, finite(gradient), loss.astype(wide))
         best = choose(here.loss > state.best.loss, here, state.best)
 
         rises = state.rises + ((here.loss > state.last_loss) & (t > 0))
@@ -144,7 +120,7 @@ def ascend_adaptively(
     windows = jnp.array([schedule.get(t, 0) for t in range(steps + 1)])
     no, nowhere = jnp.zeros(len(x), bool), jnp.full(len(x), -jnp.inf, wide)
     first = _State(
-        x=start, x_before=start, adversarial=start, fooled=no, best=_Point(start, jnp.zeros_like(start), nowhere),
+        x=start, x_before=start, adversarial=start, fooled=no, best=Point(start, jnp.zeros_like(start), nowhere),
         step_size=jnp.full(len(x), 2 * ball.eps, x.dtype), rises=jnp.zeros(len(x), int),
         last_loss=jnp.zeros(len(x), wide), checked_loss=nowhere,
         halved=~no,  # the first checkpoint has nothing to compare with
@@ -181,10 +157,13 @@ def gradients(loss: PerExampleLoss, logits_fn: Model, y: Array, keys: Key, eot: 
 
 
 def surface(ball: Ball, key: Key, x0: Array) -> Array:
-    """Start at distance eps from x0, then clip to [0, 1]: x0 + eps u / |u|, u uniform for linf and normal for l2."""
+    """Start at distance eps from x0, then clip to [0, 1]: x0 + eps u / |u|, u uniform for linf and normal for l2.
+
+    In l1, start at the projection of x0 + u, which changes few pixels.
+    """
     draw = functools.partial(jax.random.uniform, minval=-1) if ball.name == "linf" else jax.random.normal
     u = jax.vmap(lambda k: draw(k, x0.shape[1:], x0.dtype))(example_keys(key, len(x0)))
-    return ball.project(x0 + ball.eps * _unit(ball, u), x0)
+    return ball.project(x0 + (u if ball.name == "l1" else ball.eps * _unit(ball, u)), x0)
 
 
 @checked
@@ -198,7 +177,7 @@ def apgd(
     is misclassified itself. Remaining runs are skipped once the whole batch is misclassified.
 
     Args:
-      ball: linf or l2.
+      ball: linf, l2, or l1, where `ascend_in_l1` runs.
       steps: of each run.
       loss: "ce", "dlr", or (logits [B, K], y [B]) -> losses [B] to ascend.
       restarts: number of runs.
@@ -212,22 +191,25 @@ def apgd(
     if isinstance(loss, str) and loss not in LOSSES:
         raise L2LError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}, or give a function of (logits, y)")
     ascended = LOSSES[loss] if isinstance(loss, str) else loss
-    return _attack(ball, lambda clean, y: y[None], lambda _: ascended, steps, restarts, rho, eot, start)
+    return _attack(ball, lambda logits_fn, x, clean, y: y[None], lambda _: ascended, steps, restarts, rho, eot, start)
 
 
 @checked
 def apgd_targeted(
-    ball: Ball, *, steps: Count = 100, target_classes: Count = 9, first: Natural = 0, restarts: Count = 1,
-    rho: Share = 0.75, eot: Count = 1, start: Start = surface,
+    ball: Ball, *, steps: Count = 100, target_classes: Count = 9, first: Natural = 0, order: Order = "likeliest",
+    restarts: Count = 1, rho: Share = 0.75, eot: Count = 1, start: Start = surface,
 ) -> Attack:  # fmt: skip
     """Run `apgd` on the targeted DLR loss, once per target (APGD-T). Croce & Hein (2020), section 4.2.
 
-    The targets are the wrong classes of largest logit at the clean image, in that order: `target_classes` of them, or
-    as many as there are, from rank `first` on, which may be traced. Targets tried one by one draw as they do together.
-    The rest is as in `apgd`. Fewer than four classes, and a rank that none has, raise an L2LError.
+    The targets are the wrong classes of largest logit at the clean image, in that order, or in that of `nearest_wrong`:
+    `target_classes` of them, or as many as there are, from rank `first` on, which may be traced. Targets tried one by
+    one draw as they do together. The rest is as in `apgd`. Fewer than four classes, and a rank that none has, raise an
+    L2LError.
     """
 
-    def targets(clean: Array, y: Array) -> Array:
+    def targets(logits_fn: LogitsFn, x: Array, clean: Array, y: Array) -> Array:
+        if order == "nearest":
+            return nearest_wrong(logits_fn, ball, x, y, target_classes, first)
         return likeliest_wrong(clean, y, target_classes, first)
 
     def towards(target: Array) -> PerExampleLoss:
@@ -237,18 +219,20 @@ def apgd_targeted(
 
 
 def _attack(
-    ball: Ball, goals_of: Callable[[Array, Array], Array], loss_of: Callable[[Array], PerExampleLoss], steps: int,
-    restarts: int, rho: float, eot: int, start: Start, done: int | Array = 0,
+    ball: Ball, goals_of: Callable[..., Array], loss_of: Callable[[Array], PerExampleLoss], steps: int, restarts: int,
+    rho: float, eot: int, start: Start, done: int | Array = 0,
 ) -> Attack:  # fmt: skip
     """Make `restarts` runs per goal on the examples that are not fooled yet; `done` runs came before.
 
-    `goals_of` is (clean logits [B, K], y [B]) -> goals [runs, B], `loss_of` the loss of one goal [B].
+    `goals_of` is (logits_fn, x, clean logits [B, K], y [B]) -> goals [runs, B], `loss_of` the loss of one goal [B].
     """
+
+    ascend = ascend_in_l1 if ball.name == "l1" else functools.partial(ascend_adaptively, rho=rho)
 
     @entered
     def attack(logits_fn: Model, keys: Key, x: Array, y: Array) -> Array:
         clean = logits_fn(x) if eot == 1 else logits_fn(x, fold_in(keys, 0))
-        goals = jnp.repeat(goals_of(clean, y), restarts, axis=0)
+        goals = jnp.repeat(goals_of(logits_fn, x, clean, y), restarts, axis=0)
 
         def run(reached: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
             i, goal = at
@@ -256,7 +240,7 @@ def _attack(
 
             def again(x_adv: Array, fooled: Array) -> tuple[Array, Array]:
                 gradient_fn = gradients(loss_of(goal), logits_fn, y, k_model, eot)
-                climb = ascend_adaptively(gradient_fn, ball, x, start(ball, k_start, x), steps=steps, rho=rho)
+                climb = ascend(gradient_fn, ball, x, start(ball, k_start, x), steps=steps)
                 return choose(climb.fooled & ~fooled, climb.adversarial, x_adv), fooled | climb.fooled
 
             return jax.lax.cond(reached[1].all(), lambda *same: same, again, *reached), None

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 from l2ljax import losses
 from l2ljax.attacks.ascent import finite
 from l2ljax.attacks.entrance import enter, entered
-from l2ljax.attacks.gradient import likeliest_wrong
+from l2ljax.attacks.gradient import from_rank, likeliest_wrong
 from l2ljax.threat import Ball, choose, clip, rounded, spread
-from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
+from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
 from l2ljax.values import Count, Natural, Range, Share, checked
 
 __all__ = [
     "Nearest", "Overshoot", "Search", "approach", "fab", "fab_targeted", "minimal_perturbation", "move_onto_hyperplane",
-    "nearest_boundary", "shorten",
+    "nearest_boundary", "nearest_wrong", "shorten",
 ]  # fmt: skip
 
 
@@ -101,7 +101,12 @@ def minimal_perturbation(
         nearest of all classes at each step.
       first: the rank of the first of these classes, 0 the most likely.
       final_search: steps of `shorten` at the end. The paper has 3, AutoAttack none.
+
+    Raises:
+      L2LError: an l1 ball, where hyperplanes are nearest along one pixel at a time.
     """
+    if ball.name == "l1":
+        raise L2LError("fab has no moves in an l1 ball: use apgd or pgd")
 
     def search(logits_fn: LogitsFn, key: Key, x0: Array, y: Array) -> Nearest:
         logits_fn, keys, x, y = enter(logits_fn, key, x0, y)
@@ -152,22 +157,41 @@ def nearest_boundary(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, classe
     Returns:
       f_k(x) [B] and w_k [B, H, W, C] (see `finite`) of the nearest, the first in a tie; both 0 if all w_k are 0.
     """
-    logits, vjp = jax.vjp(logits_fn, x)
+    model = jax.vjp(logits_fn, x)
 
     def compare(nearest: tuple[Array, Array, Array], k: Array) -> tuple[tuple[Array, Array, Array], None]:
         distance, value, w = nearest
-        rows = jnp.arange(len(y))
-        value_k = (logits[rows, k] - logits[rows, y]).astype(x.dtype)
-        n = logits.shape[1]
-        (w_k,) = vjp(jax.nn.one_hot(k, n, dtype=logits.dtype) - jax.nn.one_hot(y, n, dtype=logits.dtype))
-        w_k = finite(w_k)
-        distance_k = jnp.abs(value_k) / jnp.maximum(_inner(w_k, ball.steepest(w_k)), jnp.finfo(x.dtype).tiny)
+        distance_k, value_k, w_k = _boundary(model, ball, y, k)
         nearer = distance_k < distance  # false if NaN
         distance, value = jnp.where(nearer, distance_k, distance), jnp.where(nearer, value_k, value)
         return (distance, value, choose(nearer, w_k, w)), None
 
     none = jnp.zeros(len(x), x.dtype)
     return jax.lax.scan(compare, (none + jnp.inf, none, jnp.zeros_like(x)), classes)[0][1:]
+
+
+def nearest_wrong(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, n: int, first: int | Array = 0) -> Array:
+    """Return the n nearest of the nine likeliest wrong classes, from rank `first` on, see `from_rank`: [n, B].
+
+    They are ranked by the distance of `nearest_boundary`, |f_k(x)| / |grad f_k(x)|_*, for a backward pass each. MALT
+    (Melamed et al., 2024, arXiv:2407.02240) ranks targets so, by the l2 norm of the gradient in every ball.
+    """
+    model = jax.vjp(logits_fn, x)
+    classes = likeliest_wrong(model[0], y, 9)
+    distances = jax.lax.map(lambda k: _boundary(model, ball, y, k)[0], classes)
+    return from_rank(jnp.take_along_axis(classes, jnp.argsort(distances, axis=0), axis=0), n, first)
+
+
+def _boundary(
+    model: tuple[Array, Callable[[Array], tuple[Array]]], ball: Ball, y: Array, k: Array
+) -> tuple[Array, Array, Array]:
+    """Return the distance [B] to the linearized boundary between y and k, f_k [B], w_k [B, H, W, C]; from jax.vjp's."""
+    (logits, vjp), rows = model, jnp.arange(len(y))
+    n = logits.shape[1]
+    (w,) = vjp(jax.nn.one_hot(k, n, dtype=logits.dtype) - jax.nn.one_hot(y, n, dtype=logits.dtype))
+    w = finite(w)
+    value = (logits[rows, k] - logits[rows, y]).astype(w.dtype)
+    return jnp.abs(value) / jnp.maximum(_inner(w, ball.steepest(w)), jnp.finfo(w.dtype).tiny), value, w
 
 
 def approach(ball: Ball, x: Array, x0: Array, value: Array, w: Array, *, alpha_max: float, eta: float) -> Array:

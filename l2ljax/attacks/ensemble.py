@@ -18,6 +18,7 @@ from l2ljax.attacks.boundary import fab, fab_targeted
 from l2ljax.attacks.entrance import entered, reach, sound
 from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger, likeliest_wrong, strongest
 from l2ljax.attacks.solver import as_tree, one_by_one
+from l2ljax.attacks.square_budget import square_on_budget
 from l2ljax.attacks.square_search import square
 from l2ljax.threat import Ball, choose
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
@@ -200,6 +201,11 @@ VERSIONS = {
         "fab": (fab, {"restarts": 5}), "square": (square, {}),
         "apgd-t": (apgd_targeted, {}), "fab-t": (fab_targeted, {}),
     }),
+    "fast": Version({
+        "apgd-ce": (apgd, {"steps": 10}),
+        "apgd-t": (apgd_targeted, {"target_classes": 5, "order": "nearest"}),
+        "square": (square_on_budget, {}),
+    }),
     "rand": Version(
         {"apgd-ce": (apgd, {"eot": 20}), "apgd-dlr": (apgd, {"loss": "dlr", "eot": 20})}, stochastic=True
     ),
@@ -215,8 +221,9 @@ def autoattack(ball: Ball, version: str = "standard") -> Attack:
 
     Args:
       ball: linf or l2.
-      version: standard (APGD-CE, APGD-T, FAB-T, Square with 5,000 queries), plus, or rand (for stochastic models,
-        called as logits_fn(x, keys [B])).
+      version: standard (APGD-CE, APGD-T, FAB-T, Square with 5,000 queries), fast (APGD-T towards the five nearest
+        classes, see `nearest_wrong`, and `square_on_budget`: a fifth of the passes where images stand), plus, or rand
+        (for stochastic models, called as logits_fn(x, keys [B])).
 
     Raises:
       L2LError: an unknown version; when called, a model with fewer than four classes.
@@ -239,7 +246,7 @@ def check_attacks(version: str, only: Collection[str] = (), classes: int = 4) ->
     Raises:
       L2LError: an unknown version or name; an attack whose loss needs more classes than the model has.
     """
-    known = VERSIONS[check(Literal["standard", "plus", "rand"], version, "version")].attacks
+    known = VERSIONS[check(Literal["standard", "fast", "plus", "rand"], version, "version")].attacks
     if not isinstance(only, Collection):
         raise L2LError(f"only={only}: give names of attacks out of {', '.join(known)}, or () for all")
     if unknown := sorted({str(name) for name in only} - set(known)):
@@ -253,20 +260,24 @@ def check_attacks(version: str, only: Collection[str] = (), classes: int = 4) ->
 
 
 @functools.lru_cache(maxsize=8)
-def stages(ball: Ball, version: str, *, num_classes: int) -> tuple[tuple[str, Attack], ...]:
-    """Split AutoAttack into named parts: one per attack, or one per target class of a targeted attack.
+def stages(
+    ball: Ball, version: str, *, num_classes: int, only: tuple[str, ...] = ()
+) -> tuple[tuple[str, Attack], ...]:  # fmt: skip
+    """Split AutoAttack, or the attacks `only` of it, into named parts: an attack each, or a target class of one.
 
     The parts of one attack share one compiled program, with the target's rank as an argument. Calls with the same ball
     return the same parts, so that nothing compiles again.
     """
-    parts = []
+    parts: list[tuple[str, Attack]] = []
     for name, (make, keywords) in VERSIONS[version].attacks.items():
+        if only and name not in only:
+            continue
         if make in TARGETED:
             towards = functools.partial(_towards, functools.partial(make, ball, **keywords))
-            ranks = range(min(9, num_classes - 1))
+            ranks = range(min(keywords.get("target_classes", 9), num_classes - 1))
             parts += [(name, Partial(towards, jnp.int32(rank))) for rank in ranks]
         else:
-            parts.append((name, Partial(make(ball, **keywords))))
+            parts.append((name, make(ball, **keywords)))
     return tuple(parts)
 
 

@@ -24,8 +24,9 @@ from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
 from l2ljax.values import Count, NonNegative, Range, Share, checked
 
 __all__ = [
-    "Fraction", "Keep", "PerExampleLoss", "ascent_attack", "backtracking", "fgsm", "gradient_attack", "keep_stronger",
-    "likeliest_wrong", "line_search", "momentum", "pgd", "random_noise", "random_signs", "steepest_ascent", "strongest",
+    "Fraction", "Keep", "PerExampleLoss", "ascent_attack", "backtracking", "fgsm", "from_rank", "gradient_attack",
+    "keep_stronger", "likeliest_wrong", "line_search", "momentum", "pgd", "random_noise", "random_signs",
+    "steepest_ascent", "strongest",
 ]  # fmt: skip
 
 PerExampleLoss = Callable[[Array, Array], Array]
@@ -116,7 +117,7 @@ def pgd(
     """Project gradient steps: x_{t+1} = project(x_t + a steepest(grad L(x_t))). Madry et al. (2018), section 2.1.
 
     Args:
-      ball: linf or l2.
+      ball: linf, l2 or l1.
       step_size: a, in the ball's norm.
       steps: T.
       loss: the loss to ascend; `functools.partial(losses.margin, kappa=50)` gives the challenges' "CW".
@@ -229,15 +230,20 @@ def strongest(
 
 
 def likeliest_wrong(logits: Array, y: Array, n: int, first: int | Array = 0) -> Array:
-    """Return the n wrong classes of largest logit, from rank `first` on: [B, K], [B] -> [n, B].
+    """Return the n wrong classes of largest logit, from rank `first` on, see `from_rank`: [B, K], [B] -> [n, B]."""
+    true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
+    order = jnp.argsort(jnp.where(true, jnp.inf, logits), axis=1, descending=True)
+    return from_rank(order[:, 1:].T, n, first)
 
-    There are fewer than n if K - 1 - first is smaller. After a traced `first` the last class fills their places.
+
+def from_rank(classes: Array, n: int, first: int | Array = 0) -> Array:
+    """Return n of the ranked wrong classes [M, B], from rank `first` on: [n, B].
+
+    There are fewer than n if M - first is smaller. After a traced `first` the last class fills their places.
     """
-    wrong = logits.shape[1] - 1
+    wrong = len(classes)
     if not isinstance(first, jax.core.Tracer):
         if first >= wrong:
             raise L2LError(f"first={first}: the model has {wrong} wrong classes, of the ranks 0 to {wrong - 1}")
         n = min(n, wrong - int(first))
-    true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
-    order = jnp.argsort(jnp.where(true, jnp.inf, logits), axis=1, descending=True)
-    return order[:, 1 + jnp.minimum(first + jnp.arange(min(n, wrong)), wrong - 1)].T
+    return classes[jnp.minimum(first + jnp.arange(min(n, wrong)), wrong - 1)]

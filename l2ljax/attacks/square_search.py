@@ -20,8 +20,8 @@ from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "HALVED_AFTER", "MOVES", "Best", "Draw", "Moves", "accept", "bumps", "halvings", "l2_moves", "linf_moves",
-    "propose", "square",
+    "HALVED_AFTER", "MOVES", "Best", "Draw", "Moves", "accept", "bumps", "check_square", "halvings", "l2_moves",
+    "linf_moves", "nothing", "propose", "queries_of", "square",
 ]  # fmt: skip
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -197,40 +197,65 @@ def square(ball: Ball, *, queries: Count = 5000, p_init: Fraction = 0.8, rescale
     Raises:
       L2LError: another ball; (when called) images that are not [B, H, W, C].
     """
-    if ball.name not in MOVES:
-        raise L2LError(f"square does not support the ball {ball.name!r}: choose from {', '.join(MOVES)}")
+    check_square(ball)
 
     @entered
     def attack(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
-        if x.ndim != 4:
-            raise L2LError(f"images have the shape {list(x.shape)}: square changes windows of [B, H, W, C]")
-        moves, levels = MOVES[ball.name](ball.eps, p_init, x.shape[1:]), jnp.asarray(halvings(queries, rescale=rescale))
-
-        def clean(i: Array, best: Array) -> Array:
-            return x
-
-        def start(i: Array, best: Array) -> Array:
-            return ball.project(jax.vmap(moves.start)(fold_in(keys, i), x), x)
-
-        def proposal(i: Array, best: Array) -> Array:
-            tried = jax.vmap(lambda k, x, best: propose(moves, k, levels[i - 2], x, best))(fold_in(keys, i), x, best)
-            return ball.project(tried, x)
-
-        def query(state: tuple[Array, Best]) -> tuple[Array, Best]:
-            # The clean image and the start take the same lines, so that the network is compiled once.
-            i, (best, margin) = state
-            candidate = jax.lax.switch(jnp.minimum(i, 2), [clean, start, proposal], i, best)
-            margin = jnp.where((i < 2) & (margin <= 0), -jnp.inf, margin)  # the start need not beat the clean image
-            return i + 1, accept(logits_fn, y, (best, margin), candidate)
+        query = queries_of(logits_fn, ball, keys, x, y, queries=queries, p_init=p_init, rescale=rescale)
 
         def unfinished(state: tuple[Array, Best]) -> Array:
             return (state[0] <= queries) & (state[1][1] <= 0).any()
 
-        nothing = jnp.full(len(x), -jnp.inf, jnp.promote_types(x.dtype, jnp.float32))
-        _, (best, margin) = jax.lax.while_loop(unfinished, query, (jnp.array(0), (x, nothing)))
+        def step(state: tuple[Array, Best]) -> tuple[Array, Best]:
+            return state[0] + 1, query(*state)
+
+        _, (best, margin) = jax.lax.while_loop(unfinished, step, (jnp.array(0), nothing(x)))
         return choose(margin > 0, best, x)
 
     return attack
+
+
+def check_square(ball: Ball) -> None:
+    """Raise an L2LError for a ball in whose norm Square has no moves."""
+    if ball.name not in MOVES:
+        raise L2LError(f"square does not support the ball {ball.name!r}: choose from {', '.join(MOVES)}")
+
+
+def queries_of(
+    logits_fn: LogitsFn, ball: Ball, keys: Key, x: Array, y: Array, *, queries: int, p_init: float, rescale: bool
+) -> Callable[[Array, Best], Best]:
+    """Return `square`'s query: (i, best) -> best. Query 0 tries the clean image, 1 the start, later ones proposals.
+
+    Raises:
+      L2LError: images that are not [B, H, W, C].
+    """
+    if x.ndim != 4:
+        raise L2LError(f"images have the shape {list(x.shape)}: square changes windows of [B, H, W, C]")
+    moves, levels = MOVES[ball.name](ball.eps, p_init, x.shape[1:]), jnp.asarray(halvings(queries, rescale=rescale))
+
+    def clean(i: Array, best: Array) -> Array:
+        return x
+
+    def start(i: Array, best: Array) -> Array:
+        return ball.project(jax.vmap(moves.start)(fold_in(keys, i), x), x)
+
+    def proposal(i: Array, best: Array) -> Array:
+        tried = jax.vmap(lambda k, x, best: propose(moves, k, levels[i - 2], x, best))(fold_in(keys, i), x, best)
+        return ball.project(tried, x)
+
+    def query(i: Array, best: Best) -> Best:
+        # The clean image and the start take the same lines, so that the network is compiled once.
+        image, margin = best
+        candidate = jax.lax.switch(jnp.minimum(i, 2), [clean, start, proposal], i, image)
+        margin = jnp.where((i < 2) & (margin <= 0), -jnp.inf, margin)  # the start need not beat the clean image
+        return accept(logits_fn, y, (image, margin), candidate)
+
+    return query
+
+
+def nothing(x: Array) -> Best:
+    """Return the images before query 0, with the margin -infinity."""
+    return x, jnp.full(len(x), -jnp.inf, jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _sides(p_init: float, shape: tuple[int, ...]) -> np.ndarray:

@@ -59,7 +59,7 @@ def run_standard_evaluation(
       x: as in `run_in_turn`, like all that is not named here.
       y: labels [N].
       ball: the threat.
-      version: "standard", "plus" or "rand", see `attacks.autoattack`.
+      version: "standard", "fast", "plus" or "rand", see `attacks.autoattack`.
       only: names of attacks of that version, or one; no others run. A model of two or three classes needs it.
 
     Raises:
@@ -71,7 +71,7 @@ def run_standard_evaluation(
 
     def parts(classes: int) -> list[tuple[str, Attack]]:
         check_attacks(version, only, classes)
-        return [stage for stage in stages(ball, version, num_classes=classes) if not only or stage[0] in only]
+        return list(stages(ball, version, num_classes=classes, only=tuple(only)))
 
     return run_in_turn(
         logits_fn, x, y, parts, key=key, ball=ball, about=(version, *only), batch_size=batch_size,

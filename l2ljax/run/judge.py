@@ -50,7 +50,7 @@ class Flags:
     stochastic: bool = False
     """The function returns (images, keys [B]) -> logits: a model with noise of its own, drawn from the keys."""
     attacks: str = "standard,paper"
-    """AutoAttack's versions (standard, plus, rand), paper (several PGDs and C&W), the names of single attacks,
+    """AutoAttack's versions (standard, fast, plus, rand), paper (several PGDs and C&W), the names of single attacks,
     trained:WORKDIR, and own, the run's trained attacker."""
     surrogates: str = ""
     """Workdirs, separated by commas, of runs whose adversarial images are tried on the victim: the black box."""

@@ -27,6 +27,18 @@ def project_l2(x, x0, eps):
     return np.array([min(max(b + shrink * (a - b), 0.0), 1.0) for a, b in zip(x, x0, strict=True)])
 
 
+def project_l1(x, x0, eps):
+    """By bisection of the amount that all changes shrink by, without any other use of their order."""
+    u = x - x0
+    room = np.where(u > 0, 1 - x0, x0)
+    shrunk = lambda t: np.sign(u) * np.minimum(np.maximum(np.abs(u) - t, 0), room)
+    low, high = -1e-12, np.abs(u).max()
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.abs(shrunk(middle)).sum() > eps else (low, middle)
+    return x0 + shrunk(high)
+
+
 def pgd(loss_and_gradient, project, x0, y, start, *, step_size, steps):
     """The path [T, D] and the losses [T] at x_0..x_{T-1} of sign steps from `start`, one image."""
     x, path, losses = start, [], []
