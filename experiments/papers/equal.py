@@ -8,7 +8,7 @@ from papers.jobs import AUTOATTACK, NEUTRAL, Job, Part, trained, white
 __all__ = ["PARTS", "PASSES", "ROWS", "model"]
 
 PASSES = 30
-"""Of a training image, in all epochs."""
+"""The passes over a training image in all epochs."""
 ROWS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "N-FGSM": ("n_fgsm", 2, ()),
     "RNN-Adv, T = 2": ("rnn_adv", 3, ("--steps=2",)),
