@@ -30,15 +30,18 @@ PASSES = {
     "plain": 1, "fgsm_adv": 2, "pgd_adv": 11, "pgd_bls_adv": 31, "cw_adv": 101, "trades": 12, "stability": 2,
     "naive_l2l": 1, "grad_l2l": 2, "two_step_l2l": 3, "grad_only_l2l": 2, "two_step_grad_only_l2l": 3, "ait": 3,
     "ait_l2l": 3, "rnn_adv": 11, "rnn_trades": 12, "l2l_da": 23, "l2l_star": 4,
+    "fgsm_sdi": 3, "las_at": 15,
 }  # fmt: skip
 """Passes per image of a training step on one perturbation."""
 ALTERNATING = {
     "naive_l2l": 2, "grad_l2l": 4, "two_step_l2l": 6, "grad_only_l2l": 4, "two_step_grad_only_l2l": 6,
+    "fgsm_sdi": 6, "las_at": 41,
 }  # fmt: skip
-"""Those of schedule alternating, as released: gradients, attack and loss again for phi."""
+"""Those of schedule alternating, as released: gradients, attack and loss again for phi, and las_at's PGD-10."""
 GENERATORS = {
     "naive_l2l": 1.8e9, "grad_l2l": 1.8e9, "two_step_l2l": 3.6e9, "grad_only_l2l": 1.8e9,
     "two_step_grad_only_l2l": 3.6e9, "ait_l2l": 1.8e9, "l2l_da": 20 * 252e6, "l2l_star": 252e6,
+    "fgsm_sdi": 81e6,
 }  # fmt: skip
 """Multiplications of the learned attacker's forward passes in a step, per image of 32 x 32 at the papers' width (64).
 The U-Net's count three times: its narrow and strided convolutions run at a third of a classifier's speed on a CPU."""
