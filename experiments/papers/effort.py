@@ -38,12 +38,13 @@ ENDS = {"elle": 4, "trades": 2, "mart": 2, "stability": 2, "rnn_trades": 2, "l2l
 """Those that train the classifier, 1 elsewhere: adversarial weight perturbation makes them twice."""
 ALTERNATING = {
     "naive_l2l": 2, "grad_l2l": 4, "two_step_l2l": 6, "grad_only_l2l": 4, "two_step_grad_only_l2l": 6,
-    "las_at": 42,
+    "fgsm_sdi": 6, "las_at": 41,
 }  # fmt: skip
-"""Those of schedule alternating, as released: gradients, attack and loss again for phi."""
+"""Those of schedule alternating, as released: gradients, attack and loss again for phi, and las_at's PGD-10."""
 GENERATORS = {
     "naive_l2l": 1.8e9, "grad_l2l": 1.8e9, "two_step_l2l": 3.6e9, "grad_only_l2l": 1.8e9,
     "two_step_grad_only_l2l": 3.6e9, "ait_l2l": 1.8e9, "l2l_da": 20 * 252e6, "l2l_star": 252e6,
+    "fgsm_sdi": 81e6,
 }  # fmt: skip
 """Multiplications of the learned attacker's forward passes in a step, per image of 32 x 32 at the papers' width (64).
 The U-Net's count three times: its narrow and strided convolutions run at a third of a classifier's speed on a CPU."""

@@ -45,17 +45,18 @@ def las_at(
 
     L_2 and L_3 need schedule "alternating", in which phi moves after theta with the strategies of the same draws: f' is
     then the classifier itself. That takes 2 T + 12 passes and a training pass. "joint" has L_1 alone, in T passes and a
-    training pass, where nothing speaks against the largest radius.
+    training pass, where nothing speaks against the largest radius. On a classifier that does not move (schedule
+    "attacker") L_2 and L_3 are constants: give evaluation=0 and clean=0.
 
     Deviations from the released code: phi moves at each step (there at every 20th), and after theta instead of before
     it; f' is one step of theta's own optimizer; L_1 is at f'; each image has a reward of its own (there one for all,
-    with accuracies for -L_2 and -L_3), less the batch's mean (there without a baseline); the loss is without label
+    with accuracies for L_2 and L_3), less the batch's mean (there without a baseline); the loss is without label
     smoothing; the network is small.
 
     Args:
       steps: T, the largest number of steps; each image stops at its own.
       largest_radius: in units of eps; the others are in the same proportions to it.
-      evaluation: weight of L_2, the released code's weight of its accuracy.
+      evaluation: weight of L_2, as in the released code.
       clean: weight of L_3, likewise.
       attacker_width: channels of the strategy network's first convolution, 16 by default.
     """
