@@ -138,6 +138,6 @@ def test_a_run_takes_it_as_a_setting():
     from l2ljax.run.setup import prepare
 
     settings = resolve("digits", "pgd_adv", Config(awp=0.01, batch_size=20, train_size=20, val_size=0))
-    assert settings.awp == 0.01 and resolve("digits", "pgd_adv", Config()).awp == 0
+    assert settings.awp == 0.01 and not resolve("digits", "pgd_adv", Config()).awp
     objective = prepare(settings)[0].defense.objective
     assert isinstance(objective, functools.partial) and "shift" in objective.keywords

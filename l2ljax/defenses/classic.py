@@ -23,17 +23,8 @@ from l2ljax.types import Array, Batch, Classifier, Defense, Key, LogitsFn, Tree,
 from l2ljax.values import NonNegative, Positive, Range, Share, checked
 
 __all__ = [
-    "StartName",
-    "cw_adv",
-    "fgsm_adv",
-    "find_start",
-    "mart",
-    "pgd_adv",
-    "pgd_bls_adv",
-    "plain",
-    "stability",
-    "trades",
-]
+    "StartName", "cw_adv", "fgsm_adv", "find_start", "mart", "pgd_adv", "pgd_bls_adv", "plain", "stability", "trades",
+]  # fmt: skip
 
 StartName = Literal["uniform", "clean", "gaussian"]
 

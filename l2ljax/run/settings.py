@@ -76,7 +76,7 @@ class Settings(NamedTuple):
     """Images taken out of the training set to choose the best parameters with."""
     options: Mapping[str, Any] = {}
     """The method's options, see `defenses.options`."""
-    awp: float = 0.0
+    awp: float | None = None
     """The size of the weights' perturbation, see `defenses.perturbed`."""
     norm: str = "linf"
     selection: str = "validation"
