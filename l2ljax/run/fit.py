@@ -246,7 +246,7 @@ def train(
 
     hosts.on_first(restore)
     state, best = hosts.from_first((state, best))
-    ends = settings.on_overfitting != "ignore"
+    ends = settings.on_overfitting in ("stop", "restore")
     alarm = hosts.on_first(lambda: ends and ALARM in (history or [{}])[-1])
     if alarm or int(state.step) == setup.steps:
         return state, best, history, 0.0
@@ -307,7 +307,7 @@ def _batches(setup: Setup, start: int) -> Iterator[tuple[int, Batch]]:
     batches = data.stream(
         dataset.train, setup.data_key, batch_size=size, augment=augment, start=start, part=hosts.part()
     )
-    mixing = data.Mixing(settings.cutout, settings.cutmix, settings.label_smoothing)
+    mixing = data.Mixing(settings.cutout or 0, settings.cutmix or 0, settings.label_smoothing or 0)
     return data.mixed(batches, setup.data_key, mixing, dataset.num_classes) if any(mixing) else batches
 
 

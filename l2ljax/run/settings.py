@@ -59,12 +59,13 @@ class Settings(NamedTuple):
     attacker_lr: float = 1e-3
     attacker_optimizer: str = "adam"
     attacker_weight_decay: float = 0.0
-    ema: float = 0.0
-    """Decay of the moving average of the weights, which is evaluated; 0: none."""
-    label_smoothing: float = 0.0
-    cutout: int = 0
-    cutmix: float = 0.0
-    on_overfitting: str = "ignore"
+    ema: float | None = None
+    """Decay of the moving average of the weights, which is evaluated."""
+    label_smoothing: float | None = None
+    cutout: int | None = None
+    cutmix: float | None = None
+    on_overfitting: str | None = None
+    """By default ignore."""
     clip_norm: float | None = None
     """The longest gradient, of either player."""
     clip_warmup: bool = True
