@@ -89,4 +89,4 @@ def test_elle_adds_the_squared_error_of_interpolated_losses(weight):
     error = loss(x_c) - (1 - a) * loss(x_a) - a * loss(x_b)
     np.testing.assert_allclose(x_adv, by_hand(0.0, eps, lambda delta: delta), atol=1e-6)
     np.testing.assert_allclose(value, (loss(x_adv) + weight * error**2).mean(), rtol=1e-4)
-    assert 1000 * (error**2).mean() > 1e-2 * loss(x_adv).mean()
+    assert 1000 * (error**2).mean() > 1e-3 * loss(x_adv).mean()  # ten times that tolerance
