@@ -74,21 +74,20 @@ def test_where_all_images_stand_fast_takes_less_than_a_fifth_of_the_passes():
 
 
 def reference(margins, queries, trial, slack):
-    """The query after which an image is given up or falls, by its margins after 1..queries of them; else the last."""
-    q = trial
-    while q < queries and (fell := np.flatnonzero(margins[:q] > 0)).size == 0:
-        rise = margins[q - 1] - margins[q // 2 - 1]
-        if margins[q - 1] + slack * rise * np.log2(queries / q) < 0:
-            return q
-        q *= 2
-    fell = np.flatnonzero(margins > 0)
-    return fell[0] + 1 if fell.size else queries
+    """The query after which an image falls or is given up, by its margins after 1..queries of them; else the last."""
+    falls = next((i + 1 for i, margin in enumerate(margins) if margin > 0), queries)
+    while trial < falls:
+        rise = margins[trial - 1] - margins[trial // 2 - 1]
+        if margins[trial - 1] + slack * rise * np.log2(queries / trial) < 0:
+            return trial
+        trial *= 2
+    return falls
 
 
 def test_square_gives_up_where_its_headway_is_too_small():
     """Image by image, where NumPy's rule does on the margins of the whole search, with its adversarial images."""
-    ball, keys = threat.linf(0.08), example_keys(KEY, N)
-    size = {"queries": 320, "trial": 40, "slack": 1.0}
+    ball, keys = threat.linf(0.02), example_keys(KEY, N)
+    size = {"queries": 320, "trial": 20, "slack": 4.0}
     query = queries_of(ROUNDED, ball, keys, X, jnp.asarray(Y), queries=320, p_init=0.8, rescale=False)
     whole = jax.jit(
         lambda: jax.lax.scan(lambda b, i: ((b := query(i, b)), b), nothing(jnp.asarray(X)), jnp.arange(321))
@@ -102,18 +101,9 @@ def test_square_gives_up_where_its_headway_is_too_small():
     for _ in range(320):
         carry = step(carry)
         seen.append(np.asarray(carry.done))
-    np.testing.assert_array_equal(
-        np.argmax(seen, axis=0) + 1, [stop if seen[-1][i] else 1 for i, stop in enumerate(stops)]
-    )
+    np.testing.assert_array_equal(np.argmax(seen, axis=0) + 1, stops)
     expected = [images[stop, i] if margins[stop, i] > 0 else X[i] for i, stop in enumerate(stops)]
     np.testing.assert_array_equal(carry.x, expected)
     np.testing.assert_array_equal(jax.jit(attack)(ROUNDED, keys, X, Y), expected)
     fell = margins[-1] > 0
     assert 0 < fell.sum() < N and len(set(stops)) > 3 and (np.array(stops)[~fell] < 320).any()
-
-
-def test_where_gradients_are_zero_fast_finds_nearly_all_that_standards_square_finds():
-    ball = threat.linf(0.12)
-    standard = run_standard_evaluation(ROUNDED, X, Y, ball=ball, key=KEY, only=["square"])
-    found = run_standard_evaluation(ROUNDED, X, Y, ball=ball, key=KEY, version="fast")
-    assert standard.robust.sum() <= found.robust.sum() <= standard.robust.sum() + 1 < N
