@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bench.versions import judge
+from bench import passes
 from l2ljax.files import check_writable, write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
@@ -37,10 +37,10 @@ class Flags:
 def main(flags: Flags) -> None:
     """Judge each victim and write the results after each."""
     check_writable(flags.out)
+    settings = {name: getattr(flags, name) for name in ("data_dir", "images", "batch_size", "seeds")}
     rows: dict[str, Any] = read_json(flags.out)["verdicts"] if flags.out.exists() else {}
-    given = {field: getattr(flags, field) for field in ("data_dir", "images", "seeds", "batch_size")}
     for name in filter(None, flags.victims.split(",")):
-        rows[name] = {"command": provenance()["command"], **judge(name, **given)}
+        rows[name] = {"command": provenance()["command"], **passes.judge(name, **settings)}
         print(rows[name], flush=True)
         write_json(flags.out, {**provenance(), "verdicts": rows})
 

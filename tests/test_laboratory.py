@@ -45,7 +45,7 @@ def at(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu.agenda, "run", begun)
     monkeypatch.setattr(goals, "run", begun)
     for name, work in {"ablation": "experiment.run_once", "strength": "losses_along", "gail_speed": "experiment.run",
-                       "autoattack": "load_classifier", "fast": "load_classifier", "cycle": "play",
+                       "autoattack": "load_classifier", "fast": "passes.load_classifier", "cycle": "play",
                        "scaling": "cost.mark", "reproduce": "work.work"}.items():  # fmt: skip
         owner, _, function = work.rpartition(".")
         module = importlib.import_module(name)

@@ -30,7 +30,7 @@ __all__ = [
 
 Model = Callable[..., Array]  # logits_fn(x); for a stochastic model logits_fn(x, keys [B])
 Order = Literal["likeliest", "nearest"]
-"""The targets' order: by logit, or by linearized distance."""
+"""The order of targets: by logit, or by linearized distance."""
 LOSSES: dict[str, PerExampleLoss] = {"ce": losses.cross_entropy, "dlr": losses.dlr}
 
 

@@ -1,4 +1,7 @@
-"""AutoAttack's versions standard and fast on one model: verdicts, and the passes that really ran."""
+"""Passes of AutoAttack's versions, counted as they run, and their verdicts on a run's classifier.
+
+row = passes.judge("runs/digits_pgd_adv@quantized", data_dir=None, images=300, batch_size=None, seeds=2)
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -63,22 +66,14 @@ def counted(logits_fn: LogitsFn, x: Array) -> Array:
     return forward(x)
 
 
-def judge(name: str, *, data_dir: str | None, images: int, seeds: int, batch_size: int | None) -> dict[str, Any]:
-    """Return both versions' verdicts on one victim, in counts of images, and passes per image by attack.
-
-    Args:
-      name: a workdir, perhaps with @scaled or @quantized.
-      data_dir: the data's folder, by default the run's.
-      images: their number.
-      seeds: runs of each version.
-      batch_size: by default `run_standard_evaluation`'s own.
-    """
+def judge(name: str, *, data_dir: str | None, images: int, batch_size: int | None, seeds: int) -> dict[str, Any]:
+    """Return both versions' verdicts on one victim, in counts of images, and passes per image by attack."""
     workdir, _, mask = name.partition("@")
     if mask not in MASKS:
         raise L2LError(f"{name}: behind @ give {' or '.join(filter(None, MASKS))}")
     saved = read_config(workdir)
     dataset = data.load(saved["dataset"], data_dir or saved.get("data_dir"))
-    pictures, y = (np.concatenate(both)[:images] for both in zip(dataset.test, dataset.train, strict=True))
+    x, y = (np.concatenate(both)[:images] for both in zip(dataset.test, dataset.train, strict=True))
     model = Partial(counted, Partial(MASKS[mask], load_classifier(workdir)))
     ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
     row: dict[str, Any] = {"method": saved["method"], "mask": mask, "images": len(y), "seeds": seeds}
@@ -96,7 +91,7 @@ def judge(name: str, *, data_dir: str | None, images: int, seeds: int, batch_siz
                 before = now
 
             found = run_standard_evaluation(
-                model, pictures.astype(np.float32) / 255, y, ball=ball, version=version, key=jax.random.key(seed),
+                model, x.astype(np.float32) / 255, y, ball=ball, version=version, key=jax.random.key(seed),
                 batch_size=batch_size, progress=progress,
             )  # fmt: skip
             verdicts.append(found.robust)
