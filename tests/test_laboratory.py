@@ -14,7 +14,10 @@ from bench.cells import cells
 from l2ljax import devices, files, threat
 from l2ljax.types import L2LError
 
-SCRIPTS = ("ablation", "autoattack", "cycle", "gail_speed", "goals", "reproduce", "scaling", "strength", "throughput")
+SCRIPTS = (
+    "ablation", "autoattack", "cycle", "gail_speed", "goals", "reproduce", "scaling", "strength", "throughput",
+    "traveller",
+)  # fmt: skip
 KINDS = {name: importlib.import_module(name).Flags for name in SCRIPTS} | {"gpu": gpu.Flags}
 
 
