@@ -74,6 +74,7 @@ NAMES = {
     "pgd": (10, True, True),
     "margin": (10, True, True),
     "momentum": (10, False, True),
+    "traveller": (10, True, True),
     "bls": (5, True, True),
     "random": (20, True, False),
     "cw": (100, False, False),

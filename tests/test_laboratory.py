@@ -16,7 +16,7 @@ from l2ljax.types import L2LError
 
 SCRIPTS = (
     "ablation", "autoattack", "cycle", "fast", "gail_speed", "goals", "pack", "reproduce", "scaling", "strength",
-    "throughput",
+    "throughput", "traveller",
 )  # fmt: skip
 KINDS = {name: importlib.import_module(name).Flags for name in SCRIPTS} | {"gpu": gpu.Flags}
 

@@ -135,7 +135,7 @@ def test_normalize_gradient_equals_numpy(how, axes):
     chex.assert_trees_all_close(learned.normalize_gradient(jnp.asarray(g), how), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["none", "example", "batch"])
+@pytest.mark.parametrize("how", ["none", "example", "batch", "log"])
 def test_gradients_of_zero_stay_zero(how):
     zero = jnp.zeros((2, 3, 3, 1))
     chex.assert_trees_all_equal(learned.normalize_gradient(zero, how), zero)

@@ -54,7 +54,8 @@ def evaluated(attack, logits_fn=LOGITS_FN, batch_size=32):
     return evaluate(logits_fn, Split(IMAGES, Y), {"it": attack}, key=KEY, batch_size=batch_size).attacks["it"]
 
 
-NAMES = ("pgd100+first", "pgd25+first", "margin7+first", "momentum20+first", "bls12+first", "cw60+first")
+NAMES = ("pgd100+first", "pgd25+first", "margin7+first", "momentum20+first", "bls12+first", "cw60+first",
+         "traveller9+first")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

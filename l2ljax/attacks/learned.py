@@ -25,7 +25,7 @@ __all__ = [
     "recurrent",
 ]  # fmt: skip
 
-Normalization = Literal["none", "mean", "example", "channel", "batch", "sign"]
+Normalization = Literal["none", "mean", "example", "channel", "batch", "sign", "log"]
 
 
 class Attacker(NamedTuple):
@@ -60,7 +60,8 @@ def normalize_gradient(g: Array, kind: Normalization, axis_name: str | None = No
         largest |g| of each example; "channel": by the Euclidean norm over height and width of each channel of each
         example (the released L2L-DA code); "batch": by the largest |g| of the whole batch, over all devices of
         `axis_name` (the released L2L code), which makes an example's attack depend on its neighbours; "sign": to its
-        signs (FGSM-SDI). A gradient of 0 stays 0.
+        signs (FGSM-SDI); "log": sign(g) max(0, 1 + ln(|g| / max |g|) / 7) with the largest of each example, from -1 to
+        1: the sign and the logarithm of the magnitude in one number. A gradient of 0 stays 0.
       axis_name: the pmapped axis, in training.
     """
     if kind == "none":
@@ -69,6 +70,9 @@ def normalize_gradient(g: Array, kind: Normalization, axis_name: str | None = No
         return jnp.sign(g)
     if kind == "mean":
         return g / (len(g) * (jax.lax.axis_size(axis_name) if axis_name else 1))
+    if kind == "log":
+        share = jnp.abs(normalize_gradient(g, "example"))
+        return jnp.sign(g) * jnp.maximum(1 + jnp.log(jnp.maximum(share, jnp.finfo(g.dtype).tiny)) / 7, 0)
     if kind == "example":
         largest = jnp.abs(g).max(axis=range(1, g.ndim), keepdims=True)
     elif kind == "batch":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from l2ljax import losses, threat
-from l2ljax.attacks import auto_pgd, boundary, carlini, gradient, square_search
+from l2ljax.attacks import auto_pgd, boundary, carlini, gradient, square_search, travelling
 from l2ljax.attacks.ascent import close
 from l2ljax.attacks.ensemble import VERSIONS, multi_targeted, restarts
 from l2ljax.attacks.gradient import PerExampleLoss
@@ -70,6 +70,9 @@ FAMILIES = {
         "the same on the margin loss with kappa = 50: AIT's CW", papers={name: PAPERS[name] for name in ("ait", "l2l")},
     ),
     "momentum": Family(gradient.momentum, _sized_steps, "MI-FGSM, from the image itself", 10),
+    "traveller": Family(
+        travelling.traveller, _steps, "RNN-Adv's learned optimizer, trained once on many other classifiers; linf", 20
+    ),
     "bls": Family(
         gradient.line_search, lambda ball, n: {"steps": n, "max_step": ball.eps},
         "along the raw gradient with backtracking line search", 10,

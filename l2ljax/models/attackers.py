@@ -41,13 +41,15 @@ class RecurrentOptimizer(nn.Module):
         return jnp.zeros((self.hidden, x.size), x.dtype)
 
     @nn.compact
-    def __call__(self, g: Array, h: Array) -> tuple[Array, Array]:
-        """Map g [...], h [hidden, g.size] to (delta [...] in (-1, 1), h)."""
+    def __call__(self, g: Array, h: Array, place: Array | None = None) -> tuple[Array, Array]:
+        """Map g [...], h [hidden, g.size] to (delta [...] in (-1, 1), h); `place` [...] is a further input, P place."""
         init = nn.initializers.normal(self.hidden**-0.5)
         u = self.param("U", init, (self.hidden,)).astype(g.dtype)
         w = self.param("W", init, (self.hidden, self.hidden)).astype(g.dtype)
         v = self.param("V", init, (self.hidden,)).astype(g.dtype)
         drive = u[:, None] * g.reshape(-1) + w @ h
+        if place is not None:
+            drive += self.param("P", init, (self.hidden,)).astype(g.dtype)[:, None] * place.reshape(-1)
         if not self.use_bias:
             h = jnp.tanh(drive)
             return jnp.tanh(v @ h).reshape(g.shape), h
