@@ -12,7 +12,7 @@ from l2ljax.report.markdown import grid, over_seeds, percent, table
 
 __all__ = [
     "TABLES", "autoattack", "cycle", "gail_speed", "goals", "judgements", "quotient", "runs", "scaling", "speed",
-    "strength", "tell", "throughput", "verdicts",
+    "strength", "tell", "throughput", "traveller", "verdicts",
 ]  # fmt: skip
 
 
@@ -288,8 +288,24 @@ def gail_speed(record: Mapping[str, Any]) -> str:
     return f"{record['environment']}, {about}; {record['machine']}, {record['date']}.\n\n{grid(header, cells)}"
 
 
+def traveller(record: Mapping[str, Any]) -> str:
+    """Return experiments/traveller.py in Markdown: the learned attack against each rival, over the held-out victims."""
+    cells = []
+    for name, row in record["summary"].items():
+        ratio, points = row["loss_ratio"], row["accuracy_points"]
+        cells.append([
+            name, f"{ratio['mean']:.3f} ({ratio['least']:.3f}-{ratio['largest']:.3f})",
+            f"{points['mean']:+.2f} ({points['least']:+.2f} to {points['largest']:+.2f})",
+            *(f"{row[key]} of {row['victims']}" for key in ("loss_reached", "accuracy_reached")),
+        ])  # fmt: skip
+    header = ["traveller / rival", "ratio of losses (range)", "accuracy, points (range)", "loss reached", "accuracy"]
+    victims = f"{len(record['rows'])} victims that it never saw: {', '.join(record['rows'])}"
+    return f"{victims}. {record['machine']}, {record['date']}.\n\n{grid(header, cells)}"
+
+
 TABLES = {
-    "goals": goals, "reports": runs, "judgements": judgements, "rows": over_seeds, "panels": strength,
+    "held_out": traveller, "goals": goals, "reports": runs, "judgements": judgements, "rows": over_seeds,
+    "panels": strength,
     "autoattack": autoattack, "verdicts": verdicts, "scaling": scaling, "distances": cycle, "speed": speed,
     "results": throughput, "arms": report.markdown, "gail_speed": gail_speed,
 }  # fmt: skip
