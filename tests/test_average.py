@@ -83,6 +83,7 @@ def test_an_averaged_run_is_validated_kept_and_resumed(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert {"val_robust_acc", "raw_val_robust_acc"} <= rows[-1].keys()
     assert whole.report["raw"]["clean_acc"] >= 0 and whole.report["raw"] != whole.report["best"]
+    assert "| plain (not averaged) " in (tmp_path / "whole" / "report.md").read_text()
     loaded = load_classifier(tmp_path / "whole")
     close(loaded.args[0]["params"], whole.state.average[0], rtol=0)
     close(whole.variables["params"], whole.state.average[0], rtol=0)

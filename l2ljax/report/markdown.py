@@ -6,7 +6,7 @@
 A result is the content of report.json: a mapping with method, dataset, arch, eps (as given, like "8/255"), norm, seed,
 epochs, eval_size, clean_acc, attacks {name: {robust_acc, seconds, passes}}, worst_case_acc, train_seconds, parameters
 {player: count}, versions {package: version}, command, and possibly best {clean_acc, attacks, worst_case_acc}, for the
-best parameters on validation data. Accuracies are fractions. A failed write raises an `L2LError` and leaves the earlier
+best parameters on validation data, and raw, likewise, for the weights whose average the other rows are of. Accuracies are fractions. A failed write raises an `L2LError` and leaves the earlier
 file unchanged.
 """
 
@@ -48,7 +48,7 @@ CHECKLIST = {
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return a GitHub-Markdown table of accuracies in percent: a row per result, and one for its `best` if any.
+    """Return a GitHub-Markdown table of accuracies in percent: a row per result, and one each for its `best` and `raw`.
 
     The columns are the clean accuracy, each attack in order of first appearance over all results, and the worst case
     over a result's own attacks; `-` if a result lacks one.
@@ -59,6 +59,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         if result.get("best"):
             chosen = result.get("selection", "validation")  # which older reports lack
             rows.append((f"{result['method']} (best on {chosen})", result["best"]))
+        if result.get("raw"):
+            rows.append((f"{result['method']} (not averaged)", result["raw"]))
     names = list(dict.fromkeys(name for _, row in rows for name in row["attacks"]))
 
     def cells(title: str, row: Mapping[str, Any]) -> list[str]:
