@@ -49,18 +49,18 @@ class Flags:
 def main(flags: Flags) -> None:
     """Train, search, attack, write."""
     check_writable(flags.out)
-    preys = [prey(victim, flags.data_dir, flags.folder, "train", 1000) for victim in LEARNING]
+    load = functools.partial(prey, data_dir=flags.data_dir, folder=flags.folder)
+    preys = functools.cache(lambda: [load(victim, part="train", size=1000) for victim in LEARNING])
     given: dict[str, Any] = {"steps": flags.steps, "batch_size": flags.batch_size, "seed": flags.seed}
     params, weights = {"untrained": training.drawn(flags.seed)}, flags.folder / "traveller.npz"
     for path, estimate in ((weights, training.evolution), (flags.folder / "by_gradient.npz", training.by_gradient)):
         if not path.exists():
-            write_files({path: training.to_bytes(training.learn(preys, estimate=estimate, **given))})
+            write_files({path: training.to_bytes(training.learn(preys(), estimate=estimate, **given))})
         params[path.stem] = dict(np.load(path))
-    found = kept(flags.folder / "search.json", functools.partial(comparison.search, preys, flags.search_size))
+    found = kept(flags.folder / "search.json", lambda: comparison.search(preys(), flags.search_size))
     sizes = {name: row["size"] for name, row in found.items()}
-    rest = flags.data_dir, flags.folder, "test", flags.eval_size
-    tried = {victim.name: functools.partial(prey, victim, *rest) for victim in HELD_OUT}
-    runs = parse_list(str, flags.others, "--others")
+    tried = {victim.name: functools.partial(load, victim, part="test", size=flags.eval_size) for victim in HELD_OUT}
+    runs = parse_list(str, flags.others, "--others") if flags.others else []
     tried |= {Path(run).name: functools.partial(other, run, flags.data_dir, flags.eval_size) for run in runs}
     rows = {}
     for name, make in tried.items():
