@@ -123,7 +123,10 @@ def l1(eps: float) -> Ball:
         delta = widened(x) - center
         room = jnp.where(delta > 0, 1 - center, center)
         t = spread(_cut(jnp.abs(_flat(delta)), _flat(room), eps), delta)
-        return rounded(clip(center + jnp.where(t > 0, delta - clip(delta, -t, t), delta), 0, 1), x0)
+        cut = clip(center + jnp.where(t > 0, delta - clip(delta, -t, t), delta), 0, 1) - center
+        size = jnp.abs(_flat(cut)).sum(axis=1)  # beyond eps only where |u| is so large that t is rounded
+        over = size > (1 + 1e-5) * eps
+        return rounded(center + cut * spread(jnp.where(over, eps / jnp.where(over, size, 1), 1), cut), x0)
 
     def sample(key: Key, x0: Array) -> Array:
         center, shape = widened(x0), x0.shape[1:]

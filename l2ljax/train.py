@@ -188,17 +188,22 @@ def make_step(
 def averaged(step: Step, average: Callable[[TrainState], tuple[Tree, Tree]]) -> Step:
     """Return the step that also keeps an average of the classifier, like `moving_average`, in `TrainState.average`.
 
-    Training does not see it, so that it leaves the raw parameters' bits as they are; begin with
-    `state._replace(average=(params, batch_stats))`.
+    Training does not see it, so that it leaves the raw parameters' bits as they are. Begin with copies, as a step is
+    given the state's buffers: `state._replace(average=jax.tree.map(jnp.copy, (params, batch_stats)))`.
 
     Args:
       step: from `make_step`.
       average: (state after the step, with the average before it) -> the classifier's averaged (params, batch_stats).
+
+    Raises:
+      L2LError: when called, a state without an average.
     """
     average = jax.jit(average)
 
     def stepped(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         before = state.average
+        if not before:
+            raise L2LError("the state has no average: begin with state._replace(average=...), see train.averaged")
         state, metrics = step(state._replace(average=()), batch)
         raw = state.params.classifier, state.stats.classifier
         before = jax.device_put(before, jax.tree.map(lambda a: a.sharding, raw))

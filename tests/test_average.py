@@ -108,6 +108,19 @@ def test_an_averaged_run_is_validated_kept_and_resumed(tmp_path):
     close(raw(resumed.state), raw(whole.state), rtol=0)
 
 
+def test_schedule_free_starts_from_the_loaded_classifier():
+    flags = {"optimizer": "schedule_free", "lr_schedule": "constant", "lr": 1e-9, "train_size": 100, "val_size": 0}
+    result = l2ljax.fit("digits_cnn", "digits", method="plain", epochs=1, init_from="pretrained:digits_trades", **flags)
+    loaded = l2ljax.models.pretrained("digits_trades").variables["params"]
+    close(result.variables["params"], loaded, rtol=1e-4, atol=1e-6)
+
+
+def test_a_state_without_an_average_is_refused():
+    step, state, batch = start()
+    with pytest.raises(L2LError, match="the state has no average"):
+        averaged(step, moving_average(0.9))(state, batch)
+
+
 def test_two_averages_are_refused():
     with pytest.raises(L2LError, match="schedule_free averages the weights itself"):
         l2ljax.fit("digits_cnn", "digits", **SHORT, optimizer="schedule_free")

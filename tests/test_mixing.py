@@ -1,5 +1,7 @@
 """Cutout, CutMix and label smoothing: pixels and labels against their definitions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,11 +68,31 @@ def test_losses_of_distributions():
         losses.cross_entropy(logits, one_hot[:, :4])
 
 
-@pytest.mark.parametrize("method", ["trades", "ait", "l2l_da", "rnn_adv", "cw_adv"])
+@pytest.mark.parametrize("method", defenses.METHODS)
+def test_objectives_take_distributions_as_labels(method):
+    value, y = objective_of(method)
+    for mode in ("joint", "classifier", "attacker"):
+        soft = jax.eval_shape(functools.partial(value, mode=mode), jax.nn.one_hot(y, 10))
+        assert soft == jax.eval_shape(functools.partial(value, mode=mode), y)
+
+
+@pytest.mark.parametrize("method", ["mart", "elle", "ait", "rnn_adv"])
 def test_objectives_of_hard_labels_are_those_of_their_distributions(method):
+    value, y = objective_of(method)
+    value = jax.jit(functools.partial(value, mode="joint"))
+    np.testing.assert_allclose(value(jax.nn.one_hot(y, 10)), value(y), rtol=1e-5)
+
+
+def objective_of(method):
     classifier, x, y = tiny_classifier(), jax.random.uniform(jax.random.key(0), (4, 8, 8, 1)), jnp.arange(4)
     defense = defenses.create(method, classifier, threat.linf(0.1), **small(method))
     variables, (phi, stats) = classifier.init(jax.random.key(1), x), defense.init(jax.random.key(2), x)
     both = Players(variables["params"], phi), Players(variables["batch_stats"], stats)
-    value = jax.jit(lambda y: defense.objective(*both, jax.random.key(3), Batch(x, y), "joint")[0])
-    np.testing.assert_allclose(value(jax.nn.one_hot(y, 10)), value(y), rtol=1e-5)
+    return lambda y, mode: defense.objective(*both, jax.random.key(3), Batch(x, y), mode)[0], y
+
+
+def test_a_process_draws_for_its_part_as_for_the_whole():
+    whole = dict(mixed([(0, BATCH)], jax.random.key(0), Mixing(cutout=3), 5))[0].x
+    half = Batch(*(a[N // 2 :] for a in BATCH))
+    part = dict(mixed([(0, half)], jax.random.key(0), Mixing(cutout=3), 5, (1, 2)))[0].x
+    np.testing.assert_array_equal(part, whole[N // 2 :])

@@ -117,6 +117,13 @@ def test_clip_has_torchs_derivative():
     chex.assert_trees_all_close(gradient, jnp.array([0.0, 1.0, 1.0, 1.0, 0.0]), atol=0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e6, 1e9])
+def test_the_l1_projection_holds_for_moves_of_any_length(scale):
+    ball, x0 = threat.l1(12.0), jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+    x = ball.project(x0 + scale * jax.random.normal(jax.random.key(1), x0.shape), x0)
+    assert (ball.norm(x - x0) <= 12.0 * (1 + 2e-5)).all() and ((x >= 0) & (x <= 1)).all()
+
+
 def test_linf_projection_passes_the_gradient_at_exact_bounds():
     x0 = jnp.array([0.5, 0.5, 0.5, 0.5, 0.0, 0.0, 1.0, 1.0])
     eps = 0.125  # exact in binary

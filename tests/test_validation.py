@@ -26,6 +26,8 @@ def row(step, robust, single, prefix="val"):
         ([(0.4, 0.5), (0.1, 0.4)], None),  # both fall: training diverges, and the loss shows it
         ([(0.4, 0.5), (0.25, 0.9)], None),
         ([(0.1, 0.9)], None),
+        ([(0.0, 0.0), (0.0, 0.0)], None),
+        ([(0.1, 0.1), (0.01, 0.3)], None),  # chance
         ([(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)], None),
     ],
 )
@@ -37,7 +39,7 @@ def test_it_rings_where_several_steps_fall_and_one_does_not(accuracies, good):
     assert overfits(as_raw[:-1], as_raw[-1]) == good  # an average that looks well does not hide it
 
 
-SHORT = {"method": "plain", "epochs": 4, "train_size": 300}
+SHORT = {"method": "fgsm_adv", "epochs": 4, "train_size": 300}
 
 
 @pytest.mark.parametrize("choice, last", [("ignore", 12), ("stop", 6), ("restore", 6)])
@@ -67,6 +69,29 @@ def test_training_ends_as_asked(monkeypatch, capsys, tmp_path, choice, last):
 def test_pgd_training_does_not_ring():
     result = l2ljax.fit("digits_cnn", "digits", method="pgd_adv", epochs=5, steps=2, on_overfitting="stop")
     assert len(result.history) == 5 * 13 and not any(ALARM in row for row in result.history)
+
+
+def test_plain_training_and_a_warm_up_resist_nothing(monkeypatch):
+    scores = iter([(0.5, 0.6), (0.0, 0.6), (0.4, 0.6), (0.0, 0.7)])
+
+    def planted(*args, **options):
+        several, single = next(scores)
+        rows = {"pgd10": SimpleNamespace(robust_acc=several), "fgsm": SimpleNamespace(robust_acc=single)}
+        return SimpleNamespace(clean_acc=0.9, attacks=rows)
+
+    monkeypatch.setattr(validation, "evaluate", planted)
+    result = l2ljax.fit("digits_cnn", "digits", **{**SHORT, "warmup": 2.0, "on_overfitting": "stop"})
+    assert [row["step"] for row in result.history if ALARM in row] == [12]
+
+
+def test_choices_that_cannot_be_are_refused():
+    for flags, fix in (
+        ({"on_overfitting": "stop", "val_size": 0}, "needs images to validate on"),
+        ({"schedule": "attacker", "ema": 0.9, "method": "rnn_adv"}, "the classifier does not move"),
+        ({"workdir": "runs/x@best"}, "@best names a state of a run"),
+    ):
+        with pytest.raises(L2LError, match=fix):
+            l2ljax.fit("digits_cnn", "digits", **{**SHORT, **flags})
 
 
 def test_an_unknown_choice_is_refused():

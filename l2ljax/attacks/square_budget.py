@@ -37,7 +37,8 @@ def square_on_budget(
 ) -> Attack:
     """Search as `square` does, with its draws, but give an image up when it is unlikely to fall in time.
 
-    After q = trial, 2 trial, 4 trial, ... queries with the margins m_q an image is given up unless
+    After q = trial, 2 trial, 4 trial, ... queries (of an odd trial one less) with the margins m_q an image is given up
+    unless
 
         m_q + slack (m_q - m_{q / 2}) log2(queries / q) >= 0:
 

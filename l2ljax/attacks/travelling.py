@@ -122,6 +122,6 @@ def weights() -> dict[str, np.ndarray]:
     """Return the parameters that come with the package, read at the first call; a damaged file is an L2LError."""
     try:
         with np.load(WEIGHTS, allow_pickle=False) as archive:  # whose arrays have checksums
-            return dict(archive)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+            return {name: archive[name] for name in ("U", "P", "W", "V", "schedule")}
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise L2LError(f"{WEIGHTS} cannot be read ({one_line(error)}): install l2ljax again") from error

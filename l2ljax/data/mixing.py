@@ -69,10 +69,14 @@ def mix(batch: Batch, keys: Key, mixing: Mixing, *, classes: int) -> Batch:
     return Batch(x, optax.smooth_labels(labels, mixing.label_smoothing))
 
 
-def mixed(batches: Iterable[tuple[int, Batch]], key: Key, mixing: Mixing, classes: int) -> Iterator[tuple[int, Batch]]:
-    """Mix the batches of `pipeline.stream`; draws depend on the key, the step and the position in the batch."""
+def mixed(
+    batches: Iterable[tuple[int, Batch]], key: Key, mixing: Mixing, classes: int, part: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[int, Batch]]:
+    """Mix the batches of `pipeline.stream`, or their `part`; draws depend on the key, the step and the position."""
+    i, n = part
     for step, batch in batches:
-        keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, 2), step), len(batch.y))
+        size = len(batch.y)
+        keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, 2), step), n * size)[i * size : (i + 1) * size]
         yield step, mix(batch, keys, mixing, classes=classes)
 
 

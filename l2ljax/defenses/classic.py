@@ -130,7 +130,7 @@ def mart(
     def end(forward: saddle.Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
         clean, stats = forward(stats, batch.x)
         logits, stats = forward(stats, x_adv)
-        true = jax.nn.one_hot(batch.y, logits.shape[1], dtype=bool)
+        true = jax.nn.one_hot(losses.classes(batch.y), logits.shape[1], dtype=bool)
         wrong = jax.nn.one_hot(jnp.where(true, -jnp.inf, logits).argmax(axis=1), logits.shape[1], dtype=bool)
         rest = jax.nn.logsumexp(jnp.where(wrong, -jnp.inf, logits), axis=1)  # log(1 - p_k) without a difference from 1
         boosted = losses.cross_entropy(logits, batch.y) + jax.nn.logsumexp(logits, axis=1) - rest

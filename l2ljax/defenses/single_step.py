@@ -18,7 +18,7 @@ from l2ljax.attacks.gradient import steepest_ascent
 from l2ljax.attacks.learned import fixed
 from l2ljax.defenses import saddle
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Batch, Classifier, Defense, Key, Tree, fold_in
+from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Tree, fold_in
 from l2ljax.values import NonNegative, Positive, Range, checked
 
 __all__ = ["elle", "fgsm_rs", "n_fgsm"]
@@ -52,6 +52,9 @@ def n_fgsm(
     Raises:
       L2LError: a noise beyond the range of pixels (in the l-infinity norm).
     """
+    if ball.name == "linf" and noise * ball.eps > 1:
+        most = f"give {1 / ball.eps:.4g} or less"
+        raise L2LError(f"noise={noise:g} at eps={ball.eps:g} is more than the pixels' range: {most}")
     around = threat.BALLS[ball.name](noise * ball.eps)
 
     def start(_: Ball, key: Key, x0: Array) -> Array:
@@ -83,7 +86,7 @@ def elle(
         a = jax.vmap(jax.random.uniform)(fold_in(keys, 2))
         x_c = x_a + threat.spread(a, x_a) * (x_b - x_a)
         logits, _ = forward(batch_stats, jnp.concatenate([x_a, x_b, x_c]))
-        at_a, at_b, at_c = jnp.split(losses.cross_entropy(logits, jnp.tile(batch.y, 3)), 3)
+        at_a, at_b, at_c = jnp.split(losses.cross_entropy(logits, jnp.concatenate([batch.y] * 3)), 3)
         return weight * (at_c - (1 - a) * at_a - a * at_b) ** 2
 
     rule = fixed(steepest_ascent(ball, ball.eps))

@@ -85,9 +85,9 @@ def las_at(
         keys = example_keys(key, len(batch.x))
         variables = stop_gradient({"params": params.classifier, "batch_stats": stats.classifier})
         logits_fn = jax.tree_util.Partial(classifier.logits, variables)
-        moved = judge(logits_fn, fold_in(keys, 1), batch.x, batch.y)
+        moved = judge(logits_fn, fold_in(keys, 1), batch.x, losses.classes(batch.y))
         loss = [losses.cross_entropy(logits_fn(x), batch.y) for x in (moved, batch.x)]
-        same = player.rule(params.attacker, {}, fold_in(fold_in(keys, 0), 0), batch.y).init(batch.x)
+        same = player.rule(params.attacker, {}, fold_in(fold_in(keys, 0), 0), losses.classes(batch.y)).init(batch.x)
         return value + policy_gradient(same.log_prob, -evaluation * loss[0] - clean * loss[1], axis_name), rest
 
     return Defense(player.init, objective, make(ball).attack)

@@ -33,8 +33,10 @@ def perturbed(defense: Defense, *, gamma: NonNegative, axis_name: str | None = N
       axis_name: the pmapped axis, in training.
 
     Raises:
-      L2LError: an objective without that keyword.
+      L2LError: an objective without that keyword, or one that is perturbed already.
     """
+    if "shift" in getattr(defense.objective, "keywords", {}):
+        raise L2LError("the defense's weights are perturbed already: leave one of the two out, as --awp")
     if "shift" not in inspect.signature(defense.objective).parameters:
         raise L2LError("the defense's objective takes no `shift`: build it with saddle.unrolled, or leave out --awp")
 

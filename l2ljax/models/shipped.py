@@ -23,6 +23,9 @@ from l2ljax.types import L2LError, Tree, one_line
 __all__ = ["PREFIX", "PRETRAINED", "WEIGHTS", "card", "name_of", "named_arrays", "restore", "to_bytes"]
 
 WEIGHTS = Path(__file__).parent / "weights"
+NEEDED = (
+    "sha256", "judged", "dataset", "method", "arch", "eps", "norm", "options", "dtype", "num_classes", "image_shape",
+)  # fmt: skip
 PREFIX = "pretrained:"
 """Before a name, where the workdir of a run may stand."""
 PRETRAINED = tuple(sorted(path.stem for path in WEIGHTS.glob("*.json")))
@@ -41,7 +44,9 @@ def card(name: str) -> dict[str, Any]:
         raise L2LError(f"unknown model {name!r}: choose one of {', '.join(PRETRAINED)}")
     try:
         content: dict[str, Any] = json.loads(_read(f"{name}.json"))
-    except ValueError as error:
+        if missing := [key for key in NEEDED if key not in content]:
+            raise ValueError(f"it has no {missing[0]}")
+    except (ValueError, TypeError) as error:
         raise _damaged(f"{name}.json", one_line(error)) from error
     return content
 

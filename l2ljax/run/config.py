@@ -24,7 +24,7 @@ from l2ljax.runtime.flags import checked
 from l2ljax.types import L2LError
 from l2ljax.values import Count, Natural, NonNegative, Positive, Range, Seed, Share, check, parse
 
-__all__ = ["Config", "methods", "named", "resolve"]
+__all__ = ["Config", "check_workdir", "methods", "named", "resolve"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +177,10 @@ def resolve(
         stretch = given["epochs"] / settings.epochs
         given = {"warmup": settings.warmup * stretch, **given}
         settings = settings._replace(milestones=tuple(m * stretch for m in settings.milestones))
+    given |= {
+        field: given.get(field) or None for field in ("ema", "awp", "cutout", "cutmix", "label_smoothing")
+    }  # 0: none
+    check_workdir(config.workdir or "")
     folder = config.workdir or f"runs/{named(name)}_{method}_{given.get('arch', settings.arch)}_s{config.seed}"
     several = config.workdir and len(methods(config)) > 1
     given |= {
@@ -189,6 +193,12 @@ def resolve(
     settings = settings._replace(**{field: value for field, value in given.items() if field in Settings._fields})
     settings.check()
     return settings
+
+
+def check_workdir(workdir: str | Path) -> None:
+    """Refuse a folder whose name could not be given where a workdir is read."""
+    if os.fspath(workdir).endswith("@best"):
+        raise L2LError(f"--workdir={workdir}: @best names a state of a run: choose another folder")
 
 
 def named(dataset: str) -> str:

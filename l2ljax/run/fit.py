@@ -23,7 +23,7 @@ from tqdm import tqdm
 from l2ljax import checkpoint, data, devices, models, threat
 from l2ljax.files import locked
 from l2ljax.report import markdown
-from l2ljax.run.config import Config, resolve
+from l2ljax.run.config import Config, check_workdir, resolve
 from l2ljax.run.estimate import estimate
 from l2ljax.run.results import draw, summarize
 from l2ljax.run.settings import Settings
@@ -204,6 +204,7 @@ def save(result: Result, workdir: str | Path) -> None:
     Raises:
       L2LError: the folder holds a run, or cannot be written.
     """
+    check_workdir(workdir)
     if holds_run(Path(os.path.expanduser(workdir))):
         raise L2LError(f"{workdir} holds a run: choose another folder")
     folder = Workdir(Path(os.path.expanduser(workdir)), {**result.settings.saved(), **result.identity})
@@ -304,11 +305,10 @@ def _batches(setup: Setup, start: int) -> Iterator[tuple[int, Batch]]:
     """Return this process's part of the batches from step `start` on."""
     dataset, settings = setup.dataset, setup.settings
     augment, size = settings.augment or dataset.augment, settings.batch_size
-    batches = data.stream(
-        dataset.train, setup.data_key, batch_size=size, augment=augment, start=start, part=hosts.part()
-    )
+    part = hosts.part()
+    batches = data.stream(dataset.train, setup.data_key, batch_size=size, augment=augment, start=start, part=part)
     mixing = data.Mixing(settings.cutout or 0, settings.cutmix or 0, settings.label_smoothing or 0)
-    return data.mixed(batches, setup.data_key, mixing, dataset.num_classes) if any(mixing) else batches
+    return data.mixed(batches, setup.data_key, mixing, setup.num_logits, part) if any(mixing) else batches
 
 
 def _write_report(setup: Setup, state: TrainState, best: Best, seconds: float, workdir: Workdir) -> dict[str, Any]:

@@ -228,8 +228,8 @@ def _victim(flags: Flags) -> tuple[Callable[..., Array], dict[str, Any], Path]:
 
 
 def evaluation_folder(victim: str) -> Path:
-    """Return the folder where a run is judged, see `Flags.out`; ./evaluation for pretrained:NAME."""
-    if name_of(victim) is not None:
-        return Path("evaluation")
+    """Return the folder where a run is judged, see `Flags.out`; ./evaluation/NAME for pretrained:NAME."""
+    if (name := name_of(victim)) is not None:
+        return Path("evaluation") / name
     folder, which = place(victim)
     return folder / ("evaluation" if which == "last" else "evaluation_best")

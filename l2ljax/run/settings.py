@@ -129,6 +129,12 @@ class Settings(NamedTuple):
         if held_out != (self.val_size > 0):
             fix = "a --val-size above 0, or --selection=last" if held_out else "--val-size=0, or --selection=validation"
             raise L2LError(f"--selection={self.selection} with --val-size={self.val_size}: give {fix}")
+        if self.on_overfitting in ("stop", "restore") and not held_out and self.selection == "last":
+            fix = "give --selection=validation, or leave it out"
+            raise L2LError(f"--on-overfitting={self.on_overfitting} needs images to validate on: {fix}")
+        frozen = {"ema": self.ema, "awp": self.awp, "warmup": self.warmup}
+        if self.schedule == "attacker" and (moving := [flag for flag, value in frozen.items() if value]):
+            raise L2LError(f"--{moving[0]}: with --schedule=attacker the classifier does not move: leave it out")
         if self.ema and self.optimizer == "schedule_free":
             raise L2LError(f"--ema={self.ema}: schedule_free averages the weights itself: give --ema=0")
         ball = self.ball

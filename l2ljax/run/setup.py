@@ -33,6 +33,8 @@ class Setup(NamedTuple):
     phases: list[tuple[Step, int]]
     """(training step, the number of the last one taken with it): a warm-up, if any, then the method's."""
     epoch_steps: int
+    num_logits: int
+    """K of the network, which may exceed the number of classes."""
     data_key: Key
     eval_key: Key
 
@@ -129,7 +131,8 @@ def prepare(
             like = getattr(state.params, player), getattr(state.stats, player)
             params, stats = checkpoint.restore_player(workdir, player, like)
             both = state.params._replace(**{player: params}), state.stats._replace(**{player: stats})
-            state = state._replace(params=both[0], stats=both[1])
+            begun = Players(*(o.init(p) for o, p in zip(movers, both[0], strict=True)))  # schedule_free keeps it
+            state = state._replace(params=both[0], stats=both[1], opt_state=begun)
     step = make_step(defense, movers, schedule=settings.schedule, devices=devices)
     phases = [(step, last)]
     if settings.warmup:
@@ -140,8 +143,8 @@ def prepare(
         phases = [(averaged(step, rule), last) for step, last in phases]
         state = state._replace(average=jax.tree.map(jnp.copy, (state.params.classifier, state.stats.classifier)))
     eval_split = data.Split(*(a[: settings.eval_size] for a in whole.test))
-    parts = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps, k_data, k_eval)
-    return Setup(*parts), state
+    parts = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps, classes)
+    return Setup(*parts, k_data, k_eval), state
 
 
 def named_attacks(setup: Setup, params: Players, stats: Players) -> dict[str, Attack]:

@@ -50,13 +50,16 @@ def validate(setup: Setup, state: TrainState, history: Sequence[Mapping[str, flo
         return {f"{prefix}_{accuracy}": value for accuracy, value in named.items()}
 
     row = {**scores("val", state.evaluated), **(scores("raw_val", state) if state.average else {})}
-    good = overfits(history, row)
+    *before, _ = (0, *(last for _, last in setup.phases))  # a warm-up is plain training, which resists nothing
+    plain = setup.settings.method == "plain" or state.step <= before[-1]
+    good = None if plain else overfits([past for past in history if past["step"] > before[-1]], row)
     if good is None:
         return row
     if not any(ALARM in past for past in history):
         print(
             f"step {state.step}: catastrophic overfitting: the network resists FGSM, but less than half as often "
-            f"{name} as at step {good}, whose parameters are kept (--on-overfitting=stop or restore ends training)",
+            f"{name} as at step {good}; the best parameters so far are kept (--on-overfitting=stop or restore ends "
+            "training here)",
             file=sys.stderr,
         )
     return {**row, ALARM: 1.0}
@@ -66,7 +69,8 @@ def overfits(history: Sequence[Mapping[str, float]], row: Mapping[str, float]) -
     """Return the step of the best validation so far if training overfits catastrophically since, else None.
 
     Wong et al. (2020), section 5.3: within an epoch, networks trained on one step learn to resist that alone. Here: the
-    accuracy under several steps has fallen to half of its best or less, while that under FGSM is no lower than then.
+    accuracy under several steps has fallen to half of its best or less, by 10 points or more, while that under FGSM is
+    no lower than then.
 
     Args:
       history: the rows of metrics before.
@@ -75,12 +79,12 @@ def overfits(history: Sequence[Mapping[str, float]], row: Mapping[str, float]) -
     prefix = "raw_val" if "raw_val_robust_acc" in row else "val"  # an average hides it for a while
     robust, single = f"{prefix}_robust_acc", f"{prefix}_single_step_acc"
     good = max((past for past in history if robust in past), key=lambda past: past[robust], default=None)
-    if good is None or row[robust] > good[robust] / 2 or row[single] < good[single]:
+    if good is None or row[robust] > min(good[robust] / 2, good[robust] - 0.1) or row[single] < good[single]:
         return None
     return int(good["step"])
 
 
 def restored(state: TrainState, best: Best) -> TrainState:
-    """Return the state with the best parameters in place of its own."""
+    """Return the state with the best parameters in place of its own, and in place of its average."""
     average = (best.params.classifier, best.stats.classifier) if state.average else ()
     return state._replace(params=best.params, stats=best.stats, average=average)

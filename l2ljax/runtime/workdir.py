@@ -18,7 +18,7 @@ __all__ = ["ABOUT_REPORTING", "Workdir", "check_network", "holds_run", "read_jso
 
 ABOUT_REPORTING = (
     "workdir", "data_dir", "devices", "remat", "checkpoint_every", "no_checkpoint", "eval_size", "attacks",
-    "on_overfitting", "trained_on", "network",  # have their own messages
+    "trained_on", "network",  # have their own messages
 )  # fmt: skip
 """Settings that may differ between two runs of the same training."""
 
