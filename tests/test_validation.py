@@ -61,6 +61,8 @@ def test_training_ends_as_asked(monkeypatch, capsys, tmp_path, choice, last):
     assert int(result.best.step) == 3
     now, best = jax.tree.leaves(result.state.params), jax.tree.leaves(result.best.params)
     assert all(bool((a == b).all()) for a, b in zip(now, best, strict=True)) == (choice == "restore")
+    if choice != "ignore":
+        assert "ended at step 6 by catastrophic overfitting" in (tmp_path / "run" / "report.md").read_text()
     again = l2ljax.fit("digits_cnn", "digits", **flags)
     assert int(again.state.step) == last
     jax.tree.map(np.testing.assert_array_equal, again.state.params, result.state.params)

@@ -71,7 +71,8 @@ FAMILIES = {
     ),
     "momentum": Family(gradient.momentum, _sized_steps, "MI-FGSM, from the image itself", 10),
     "traveller": Family(
-        travelling.traveller, _steps, "RNN-Adv's learned optimizer, trained once on many other classifiers; linf", 20
+        travelling.traveller, _steps, n=20,
+        help="RNN-Adv's learned optimizer, trained once on small classifiers of gray digits; linf",
     ),
     "bls": Family(
         gradient.line_search, lambda ball, n: {"steps": n, "max_step": ball.eps},
@@ -200,7 +201,8 @@ def _read(name: str, ball: Ball) -> tuple[Callable[..., Attack], dict[str, Any],
     if match is None or not _counted(FAMILIES[match[1]], match[2]):
         raise L2LError(
             f"unknown attack {name!r}: choose from {', '.join(listing())} (N a number, like pgd20), with options "
-            "like pgd20+best; --import=MODULE adds yours, and in Python load_attacker(WORKDIR) returns a trained one"
+            "like pgd20+best; --import=MODULE adds yours, in Python load_attacker(WORKDIR) returns a trained one, and "
+            "AutoAttack's versions are for evaluate.py and attacks.autoattack"
         )
     family = FAMILIES[match[1]]
     n = _count(name, match[2]) if match[2] else family.n or 0

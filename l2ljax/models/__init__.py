@@ -104,6 +104,11 @@ class Pretrained(NamedTuple):
     """The settings and the command that trained it, and under "judged" the accuracies (fractions) and on how many
     images."""
 
+    def __repr__(self) -> str:
+        """Return network, training and threat, without the weights."""
+        about = (self.card[name] for name in ("arch", "dataset", "method", "norm", "eps"))
+        return "Pretrained({} on {}, {}, {} eps {})".format(*about)
+
 
 def pretrained(name: str) -> Pretrained:
     """Return one of the models that come with the library.
@@ -116,7 +121,7 @@ def pretrained(name: str) -> Pretrained:
     Raises:
       L2LError: an unknown name, or a damaged file.
     """
-    card = shipped.card(name)
+    card = shipped.card(name := name.removeprefix(shipped.PREFIX))
     classifier = create(card["arch"], num_classes=card["num_classes"], dtype=jnp.dtype(card["dtype"]))
     like = jax.eval_shape(classifier.init, jax.random.key(0), jnp.zeros((1, *card["image_shape"])))
     params, batch_stats = shipped.restore(name, "classifier", (like["params"], like["batch_stats"]))

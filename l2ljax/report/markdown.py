@@ -82,7 +82,7 @@ def page(result: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         table([result]),
         f"- Threat model: {result['norm']}, eps = {eps}\n"
         f"- Evaluation: {n:,} images, standard error of the worst case {error} points\n"
-        f"- Training: {_recipe(result)}{result['epochs']:.4g} epochs, seed {result['seed']}, "
+        f"- Training: {_recipe(result)}{result['epochs']:.4g} epochs{_ended(result)}, seed {result['seed']}, "
         f"{result['train_seconds']:,.1f} s\n"
         f"- Parameters: {', '.join(f'{who} {count:,}' for who, count in result['parameters'].items())}\n"
         f"- Versions: {', '.join(f'{name} {version}' for name, version in result['versions'].items())}",
@@ -91,6 +91,11 @@ def page(result: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         *map(shown, figures),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _ended(result: Mapping[str, Any]) -> str:
+    step = result.get("ended_at")
+    return f", ended at step {step:,} by catastrophic overfitting" if step else ""
 
 
 def _recipe(result: Mapping[str, Any]) -> str:

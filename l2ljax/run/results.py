@@ -65,6 +65,7 @@ def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
         **{name: getattr(setup.settings, name) for name in names},
         "eval_size": len(setup.eval_split.labels),
         "train_seconds": seconds,
+        **({"ended_at": int(state.step)} if state.step < setup.steps else {}),  # catastrophic overfitting ended it
         "parameters": sizes,
         "versions": versions(),
         "command": command(),
