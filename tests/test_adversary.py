@@ -73,6 +73,7 @@ def test_trained_attackers_are_used_by_name_in_other_evaluations(victim, advgan,
     assert scores.attacks["own"].robust_acc == result["attacks"][f"trained:{advgan[0]}"]["robust_acc"]
 
 
+@pytest.mark.slow
 def test_draws_of_a_stochastic_attacker_are_told_apart(victim, tmp_path):
     flags = Flags(
         victim=str(victim), attacker="l2l_da", options="steps=2,diversity=20", attacker_width=4, epochs=4,

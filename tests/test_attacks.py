@@ -179,8 +179,8 @@ def test_the_key_decides(case):
 def test_compiling_changes_nothing(case):
     with jax.disable_jit():
         x_adv = build(case)(LOGITS, KEY, jnp.asarray(X), jnp.asarray(Y))
-    # traveller: the logarithm of a small gradient magnifies rounding: up to 160 times, then by the network
-    atol = 1e-4 if case["id"].startswith("traveller") else 1e-6
+    # traveller: the logarithm of a small gradient magnifies rounding, up to 160 times, then the network; 4e-6 was seen
+    atol = 2e-5 if case["id"].startswith("traveller") else 1e-6
     chex.assert_trees_all_close(x_adv, attack(case), atol=atol)
 
 

@@ -235,7 +235,10 @@ BAD = [
     ({"attacks": "own0"}, "unknown attack 'own0'"),
     ({"attacks": "own" + 5000 * "9"}, "unknown attack 'own9"),
     ({"attacks": "own\u0663"}, "unknown attack 'own"),
-    ({"method": "grad_l2l", "attacker": "thin", "steps": None}, "--attacker=thin: give wide or wide_paper or slim"),
+    (
+        {"method": "grad_l2l", "attacker": "thin", "steps": None},
+        "--attacker=thin: give wide or wide_paper or one_block or slim",
+    ),
     ({"method": "plain"}, "--steps: plain has none"),
     ({"eps": "8"}, r"eps=8.0 is larger than the pixel range \[0, 1\]: did you mean 8/255\?"),
     ({"eps": "-0.1"}, "eps='-0.1' is no radius"),

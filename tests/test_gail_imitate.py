@@ -190,6 +190,7 @@ def test_gail_holds_the_pole(cart_pole):
     assert (imitated(*cart_pole, iterations=100) >= 475).any()
 
 
+@pytest.mark.slow
 def test_gail_drives_the_car_as_far_as_the_expert_does(mountain_car):
     env, expert = mountain_car
     returns = imitated(env, expert, iterations=150)

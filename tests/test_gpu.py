@@ -134,6 +134,7 @@ def script(tmp_path, **changes):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
+@pytest.mark.slow
 def test_the_whole_list_stopped_and_gone_on_with(tmp_path):
     out, deadline = tmp_path / "all.json", time.monotonic() + 400
     process = script(tmp_path)

@@ -198,7 +198,8 @@ def test_width_narrows(name):
         assert params["Conv_0"]["kernel"].shape == (3, 3, 6, width or attackers.ATTACKERS[name][0])
         sizes.append(count(params))
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] / sizes[1] > 0.9 * (attackers.ATTACKERS[name][0] / 16) ** 2  # all layers, not only the first
+    # all layers, not only the first; one_block's first and last, which grow with the width alone, are a sixth of it
+    assert sizes[0] / sizes[1] > 0.8 * (attackers.ATTACKERS[name][0] / 16) ** 2
 
 
 @pytest.mark.parametrize("name", attackers.ATTACKERS)
@@ -334,7 +335,7 @@ def test_unknown_inputs_are_told_the_known_ones(inputs):
 
 
 def test_unknown_names_are_told_the_known_ones():
-    with pytest.raises(L2LError, match=r"'huge'.*wide, wide_paper, slim, slim_no_skip"):
+    with pytest.raises(L2LError, match=r"'huge'.*wide, wide_paper, one_block, slim, slim_no_skip"):
         attackers.create("huge")
     with pytest.raises(L2LError, match="width=0: give a whole number"):
         attackers.create("wide", width=0)
