@@ -3,6 +3,7 @@
 `tell(record)` chooses the table by the result's keys.
 """
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -289,17 +290,24 @@ def gail_speed(record: Mapping[str, Any]) -> str:
 
 
 def traveller(record: Mapping[str, Any]) -> str:
-    """Return experiments/traveller.py in Markdown: the learned attack against each rival, over the held-out victims."""
+    """Return experiments/traveller.py in Markdown: the learned attack against each rival, over the held-out victims.
+
+    The losses are the largest on the path. Of the rivals that are no known attack, those with as many steps are shown.
+    """
     cells = []
+    shown = re.compile(r"traveller(\d+) / (a?pgd\d+|(annealed|untrained)\1), largest_loss")
     for name, row in record["summary"].items():
-        ratio, points = row["loss_ratio"], row["accuracy_points"]
+        if not shown.fullmatch(name):
+            continue
+        name, ratio, points = name.partition(",")[0], row["loss_ratio"], row["accuracy_points"]
         cells.append([
             name, f"{ratio['mean']:.3f} ({ratio['least']:.3f}-{ratio['largest']:.3f})",
             f"{points['mean']:+.2f} ({points['least']:+.2f} to {points['largest']:+.2f})",
             *(f"{row[key]} of {row['victims']}" for key in ("loss_reached", "accuracy_reached")),
         ])  # fmt: skip
     header = ["traveller / rival", "ratio of losses (range)", "accuracy, points (range)", "loss reached", "accuracy"]
-    victims = f"{len(record['rows'])} victims that it never saw: {', '.join(record['rows'])}"
+    datasets = sorted({name.partition("_")[0] for name in record["rows"]})
+    victims = f"{len(record['rows'])} victims that it never saw, on {', '.join(datasets)}; cifar10 it never saw at all"
     return f"{victims}. {record['machine']}, {record['date']}.\n\n{grid(header, cells)}"
 
 
