@@ -43,6 +43,7 @@ def hangs(*, path, seconds):
     time.sleep(600)
 
 
+@pytest.mark.slow
 def test_jobs_that_crash_or_hang_leave_what_they_wrote_and_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(agenda, "GRACE", 0.5)
     monkeypatch.setattr(agenda, "LEAST", 0.0)

@@ -71,7 +71,7 @@ def test_losses_of_distributions():
 @pytest.mark.parametrize("method", defenses.METHODS)
 def test_objectives_take_distributions_as_labels(method):
     value, y = objective_of(method)
-    for mode in ("joint", "classifier", "attacker"):
+    for mode in ("joint", "attacker") if defenses.METHODS[method].learns else ("classifier",):
         soft = jax.eval_shape(functools.partial(value, mode=mode), jax.nn.one_hot(y, 10))
         assert soft == jax.eval_shape(functools.partial(value, mode=mode), y)
 

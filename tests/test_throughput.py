@@ -113,6 +113,7 @@ def test_nothing_is_begun_that_would_hardly_end_in_time(tmp_path, monkeypatch):
     assert "Not run for lack of time: pgd3, digits_cnn" in tables.tell(found)
 
 
+@pytest.mark.slow
 def test_the_gpu_preset_ends_on_a_small_machine_and_leaves_whole_json(tmp_path):
     """Far more than fits: the time is up while something compiles or runs."""
     out = tmp_path / "gpu.json"

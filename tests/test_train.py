@@ -117,15 +117,14 @@ def run_with_two_devices(code):
     return done.stdout.splitlines()
 
 
-def test_two_devices_equal_one():
-    cases = [
-        ("rnn_adv", "joint", 0.05),
-        ("grad_l2l", "alternating", 0),
-        ("ait_l2l", "joint", 0),
-        ("l2l_da", "joint", 0),
-        ("fgsm_sdi", "joint", 0),
-        ("las_at", "alternating", 0),
-    ]
+FEW = [("rnn_adv", "joint", 0.05), ("grad_l2l", "alternating", 0), ("l2l_da", "joint", 0)]
+OTHERS = [("ait_l2l", "joint", 0), ("fgsm_sdi", "joint", 0), ("las_at", "alternating", 0)]
+
+
+@pytest.mark.parametrize(
+    "cases", [pytest.param(FEW, id="few"), pytest.param(OTHERS, id="others", marks=pytest.mark.slow)]
+)
+def test_two_devices_equal_one(cases):
     lines = run_with_two_devices(TWO_DEVICES.format(drop=False, cases=cases))
     assert len(lines) == len(cases)
     assert all(float(line.split()[-1]) < 1e-9 for line in lines), lines
