@@ -32,6 +32,7 @@ def advgan(victim):
     return victim.parent / "advgan", adversary.run(flags)
 
 
+@pytest.mark.slow
 def test_a_trained_advgan_beats_chance_by_far(advgan):
     found = {name: row["robust_acc"] for name, row in advgan[1]["attacks"].items()}
     assert advgan[1]["clean_acc"] > 0.95
@@ -41,6 +42,7 @@ def test_a_trained_advgan_beats_chance_by_far(advgan):
     assert json.loads((advgan[0] / "report.json").read_text()) == json.loads(json.dumps(advgan[1]))
 
 
+@pytest.mark.slow
 def test_trained_attackers_are_among_the_reports_attacks(victim, advgan, tmp_path):
     flags = Flags(victim=str(victim), epochs=1.5, train_size=200, eval_size=40, draws=1, workdir=str(tmp_path / "run"))
     flags = dataclasses.replace(flags, attacker="gap", attacks=f"own,trained:{advgan[0]}")

@@ -240,6 +240,7 @@ def test_plain_ascent_stands_beside_the_learned_updaters():
         params = moved
 
 
+@pytest.mark.slow
 def test_any_of_gymnasiums_environments_runs_the_same_way(small):
     config = small("gym", env="gym:CartPole-v0", sign=1, iterations=2, seeds=1, pairs=400, controls="frozen")
     result = experiment.run(config)

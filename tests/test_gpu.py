@@ -87,6 +87,7 @@ def changed(file, folder, **arrays):
     return verdicts.load_reference(folder / "changed.npz")
 
 
+@pytest.mark.slow
 def test_verdicts_are_those_of_the_reference(reference):
     found = verdicts.load_reference(reference)
     rows = {name: verdicts.compare(found, name) for name in found.outcomes}
@@ -106,6 +107,7 @@ def misled(logits):
     return logits
 
 
+@pytest.mark.slow
 def test_a_wrong_verdict_a_lost_weight_and_nan_are_told(reference, tmp_path):
     row = verdicts.compare(changed(reference, tmp_path, pgd2_logits=misled), "pgd2")
     assert not row["equal"] and row["flips"] == 1 and row["flipped_margin"] > 2.9

@@ -211,6 +211,7 @@ def test_the_first_classifier_is_saved_and_its_batches_are_no_larger_than_the_da
         assert settings.pretrained and not plain.no_checkpoint and plain.batch_size == images
 
 
+@pytest.mark.slow
 def test_a_classifier_that_should_start_trained_is_trained_first(tmp_path):
     settings = resolve("digits", "fgsm_adv", Config(workdir=str(tmp_path / "run"), epochs=1, val_size=0, **TINY))
     settings = settings._replace(pretrained=True)
