@@ -46,6 +46,7 @@ def rows_of(workdir, arm):
     return Workdir(workdir / arm, {"arm": arm}, seeds=2).rows()
 
 
+@pytest.mark.slow
 def test_all_arms_and_controls_are_reported(small, tmp_path, capsys):
     config = small("run", controls="frozen,cloning", updater="l2l_coordinate", seed=3, out=str(tmp_path / "kept.json"))
     result = experiment.run(config)

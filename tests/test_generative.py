@@ -243,6 +243,7 @@ def test_a_step_costs_two_t_plus_three_passes(steps):
     assert cost.multiplications(step, params) == pytest.approx(2 * steps * attack + 3 * training, rel=0.02)
 
 
+@pytest.mark.slow
 def test_no_activation_of_the_classifier_waits_for_the_generators_backward_pass():
     """What a further step adds to the step's memory does not depend on the classifier's width."""
 

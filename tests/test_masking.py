@@ -50,6 +50,7 @@ def test_a_sound_model_rings_nowhere(workdir, split):
     assert all(check.verdict == "ok" and check.figure for check in checks)
 
 
+@pytest.mark.slow
 def test_a_saturated_softmax_rings(workdir, split):
     sound = load_classifier(str(workdir))
     found, _ = ringing(lambda x: 1e4 * sound(x), split)

@@ -222,6 +222,7 @@ def test_bad_input_is_told_plainly(built):
         jax.eval_shape(models.create("vgg16").init, jax.random.key(0), jnp.ones((1, 28, 28, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [functools.partial(resnet.BasicBlock, zero_pad=True), resnet.PreActBlock])
 def test_rematerialized_blocks_keep_less_and_have_the_same_gradients(block, monkeypatch):
     small = functools.partial(resnet.ResNet, widths=(4, 8), depths=(1, 1), block=block, stem=4)

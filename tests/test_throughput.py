@@ -33,6 +33,7 @@ def flags(tmp_path, **changes):
     return throughput.Flags(out=tmp_path / "speed.json", **chosen)
 
 
+@pytest.mark.slow
 def test_rows_say_what_was_measured(tmp_path):
     chosen = flags(tmp_path, attacks="pgd2,pgd6", dtypes="float32,bfloat16", train="rnn_adv", repeats=3)
     found = throughput.run(chosen)
