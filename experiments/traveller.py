@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from l2ljax.files import check_writable, write_files, write_json
+from l2ljax.models.shipped import to_bytes
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.values import Count, Seed, parse_list
@@ -55,7 +56,7 @@ def main(flags: Flags) -> None:
     params, weights = {"untrained": training.drawn(flags.seed)}, flags.folder / "traveller.npz"
     for path, estimate in ((weights, training.evolution), (flags.folder / "by_gradient.npz", training.by_gradient)):
         if not path.exists():
-            write_files({path: training.to_bytes(training.learn(preys(), estimate=estimate, **given))})
+            write_files({path: to_bytes(training.learn(preys(), estimate=estimate, **given))})
         params[path.stem] = dict(np.load(path))
     found = kept(flags.folder / "search.json", lambda: comparison.search(preys(), flags.search_size))
     sizes = {name: row["size"] for name, row in found.items()}
@@ -66,7 +67,7 @@ def main(flags: Flags) -> None:
     for name, make in tried.items():
         rows[name] = kept(flags.folder / f"{name}.json", functools.partial(comparison.compare, make, params, sizes))
         print(name, {attack: round(row["largest_loss"], 4) for attack, row in rows[name].items()}, flush=True)
-    result = {
+    write_json(flags.out, {
         **provenance(),
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "settings": {name: str(value) for name, value in dataclasses.asdict(flags).items()},
@@ -75,8 +76,7 @@ def main(flags: Flags) -> None:
         "sizes": found,
         "summary": comparison.summary(rows),
         "rows": rows,
-    }
-    write_json(flags.out, result)
+    })  # fmt: skip
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

@@ -306,8 +306,11 @@ def traveller(record: Mapping[str, Any]) -> str:
             *(f"{row[key]} of {row['victims']}" for key in ("loss_reached", "accuracy_reached")),
         ])  # fmt: skip
     header = ["traveller / rival", "ratio of losses (range)", "accuracy, points (range)", "loss reached", "accuracy"]
-    datasets = sorted({name.partition("_")[0] for name in record["rows"]})
-    victims = f"{len(record['rows'])} victims that it never saw, on {', '.join(datasets)}; cifar10 it never saw at all"
+    held, seen = (
+        {victim["dataset"] for victim in victims} for victims in (record["held_out"].values(), record["learning"])
+    )
+    victims = f"{len(record['rows'])} victims that it never saw, on {', '.join(sorted(held))}"
+    victims += f"; {', '.join(sorted(held - seen))} is new to it as a whole" * bool(held - seen)
     return f"{victims}. {record['machine']}, {record['date']}.\n\n{grid(header, cells)}"
 
 

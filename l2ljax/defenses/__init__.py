@@ -22,7 +22,7 @@ from l2ljax.defenses.weights import perturbed
 __all__ = [
     "ATTACKERS", "METHODS", "Method", "advgan", "ait", "ait_l2l", "convolutional_l2l", "create", "cw_adv", "elle",
     "fgsm_adv", "fgsm_rs", "fgsm_sdi", "find", "gap", "l2l_da", "l2l_star", "las_at", "mart", "n_fgsm", "options",
-    "perturbed", "pgd_adv",
-    "pgd_bls_adv", "plain", "register", "rnn_adv", "rnn_trades", "stability", "trades",
+    "perturbed", "pgd_adv", "pgd_bls_adv", "plain", "register", "rnn_adv", "rnn_trades", "stability",
+    "trades",
 ]  # fmt: skip
 __dir__ = lambda: __all__

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import losses, threat
-from l2ljax.attacks.ascent import clean, uniform
+from l2ljax.attacks.ascent import clean
 from l2ljax.attacks.gradient import steepest_ascent
 from l2ljax.attacks.learned import fixed
 from l2ljax.defenses import saddle
+from l2ljax.defenses.classic import pgd_adv
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Tree, fold_in
 from l2ljax.values import NonNegative, Positive, Range, checked
@@ -31,8 +32,7 @@ def fgsm_rs(classifier: Classifier, ball: Ball, *, step: Positive = 1.25, axis_n
     Args:
       step: in units of eps, 1.25 in the paper.
     """
-    rule = fixed(steepest_ascent(ball, step * ball.eps))
-    return saddle.unrolled(classifier, rule, ball, saddle.adversarial(), steps=1, start=uniform, axis_name=axis_name)
+    return pgd_adv(classifier, ball, steps=1, step_size=step * ball.eps, axis_name=axis_name)
 
 
 @checked

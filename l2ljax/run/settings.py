@@ -129,7 +129,7 @@ class Settings(NamedTuple):
         if held_out != (self.val_size > 0):
             fix = "a --val-size above 0, or --selection=last" if held_out else "--val-size=0, or --selection=validation"
             raise L2LError(f"--selection={self.selection} with --val-size={self.val_size}: give {fix}")
-        if self.on_overfitting in ("stop", "restore") and not held_out and self.selection == "last":
+        if self.on_overfitting in ("stop", "restore") and self.selection == "last":
             fix = "give --selection=validation, or leave it out"
             raise L2LError(f"--on-overfitting={self.on_overfitting} needs images to validate on: {fix}")
         frozen = {"ema": self.ema, "awp": self.awp, "warmup": self.warmup}

@@ -50,9 +50,9 @@ def validate(setup: Setup, state: TrainState, history: Sequence[Mapping[str, flo
         return {f"{prefix}_{accuracy}": value for accuracy, value in named.items()}
 
     row = {**scores("val", state.evaluated), **(scores("raw_val", state) if state.average else {})}
-    *before, _ = (0, *(last for _, last in setup.phases))  # a warm-up is plain training, which resists nothing
-    plain = setup.settings.method == "plain" or state.step <= before[-1]
-    good = None if plain else overfits([past for past in history if past["step"] > before[-1]], row)
+    begun = setup.phases[-2][1] if len(setup.phases) > 1 else 0  # a warm-up is plain training, which resists nothing
+    plain = setup.settings.method == "plain" or state.step <= begun
+    good = None if plain else overfits([past for past in history if past["step"] > begun], row)
     if good is None:
         return row
     if not any(ALARM in past for past in history):
