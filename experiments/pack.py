@@ -48,7 +48,9 @@ def main(flags: Flags) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", flags.name, re.ASCII):
         raise L2LError(f"--name={flags.name}: give small letters, digits and _, like digits_rnn_adv")
     report, settings = read_json(place(flags.victim)[0] / "report.json"), read_config(flags.victim)
-    logits_fn, (_, attacker) = load_classifier(flags.victim), restore_attacker(flags.victim)
+    logits_fn, (defense, attacker) = load_classifier(flags.victim), restore_attacker(flags.victim)
+    if defense.attack(*attacker) is None:
+        attacker = {}, {}  # free_adv's are of a batch
     players = {"classifier": logits_fn.args[0], "attacker": {"params": attacker[0], "batch_stats": attacker[1]}}
     content = to_bytes(named_arrays(players))
     if len(content) > LARGEST:

@@ -14,7 +14,8 @@ from l2ljax.types import Array, Key, L2LError, Tree, example_keys
 from l2ljax.values import EXAMPLES, NonNegative, Positive, check, parse, plain
 
 __all__ = [
-    "BALLS", "Ball", "choose", "clip", "l1", "l2", "largest", "linf", "parse_eps", "rounded", "spread", "widened",
+    "BALLS", "Ball", "choose", "clip", "l1", "l2", "largest", "linf", "parse_eps", "resized", "rounded", "spread",
+    "widened",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -181,6 +182,14 @@ def _cut(sizes: Array, room: Array, eps: float) -> Array:
 
 
 BALLS = {"linf": linf, "l2": l2, "l1": l1}
+
+
+def resized(ball: Ball, eps: float | Array) -> Ball:
+    """Return the ball of the same norm and another radius; a ball that is not one of `BALLS` raises an L2LError."""
+    if ball.name not in BALLS:
+        fix = f"name it after its norm, ball._replace(name=...), one of {', '.join(BALLS)}"
+        raise L2LError(f"a ball named {ball.name!r} has no other radius: {fix}")
+    return BALLS[ball.name](eps)  # type: ignore[arg-type]
 
 
 def parse_eps(text: str | float) -> float:

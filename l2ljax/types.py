@@ -86,6 +86,8 @@ class Defense(NamedTuple):
     """(params, batch_stats) of the attacker -> the trained attacker as an Attack, or None if it has no parameters.
     Keywords: `steps`, by default as in training; `path=True` for all iterates x_1..x_T [T, B, H, W, C] instead of the
     last."""
+    mover: Any = None
+    """The attacker's optax optimizer, if the method prescribes it."""
 
 
 def is_key(leaf: Any) -> bool:

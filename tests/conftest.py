@@ -1,10 +1,10 @@
 import os
+import shutil
 import tempfile
 
 # Programs are kept for the suite alone, in a folder of each worker (JAX writes them in place, so that another process
 # could read half of one): tests that resume, repeat and compare runs compile most of them once.
-_programs = tempfile.TemporaryDirectory(prefix="l2ljax-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="l2ljax-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
@@ -14,8 +14,8 @@ jax.config.update("jax_num_cpu_devices", 1)  # scripts would make one for each c
 
 
 def pytest_unconfigure():
-    """Delete the kept programs: a worker does not end as other processes do."""
-    _programs.cleanup()
+    """Delete the kept programs."""
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
 @pytest.fixture(scope="module")

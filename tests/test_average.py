@@ -121,9 +121,16 @@ def test_a_state_without_an_average_is_refused():
         averaged(step, moving_average(0.9))(state, batch)
 
 
-def test_two_averages_are_refused():
-    with pytest.raises(L2LError, match="schedule_free averages the weights itself"):
-        l2ljax.fit("digits_cnn", "digits", **SHORT, optimizer="schedule_free")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"ema": 0.9}, "schedule_free averages the weights itself: give --ema=0"),
+        ({"ema": 0, "lr_schedule": "cosine"}, "schedule_free needs a rate that stays: give constant"),
+    ],
+)
+def test_schedule_free_averages_and_falls_by_itself(flags, message):
+    with pytest.raises(L2LError, match=message):
+        l2ljax.fit("digits_cnn", "digits", **{**SHORT, **flags}, optimizer="schedule_free")
 
 
 def test_schedules_have_their_shapes():

@@ -1,16 +1,23 @@
-"""Training on one step: images of FGSM with a random start, of N-FGSM, which leave the ball, and ELLE's penalty."""
+"""Training on one step: images of FGSM with a random start, of N-FGSM, which leave the ball, ELLE's penalty, and free
+training, step by step in NumPy."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from l2ljax import defenses, threat
+from l2ljax import data, defenses, models, threat, train
 from l2ljax.types import Batch, Classifier, L2LError, Players, example_keys, fold_in
 
 KEY, EPS = jax.random.key(7), 0.05
 X, Y = jax.random.uniform(jax.random.key(0), (16, 4, 4, 1)), jnp.arange(16) % 3
 W = jax.random.normal(jax.random.key(1), (16, 3))
+LINEAR = models.from_functions(
+    lambda key, x: {"params": jnp.copy(W)}, lambda variables, x: x.reshape(len(x), -1) @ variables["params"]
+)
 
 
 def passes(method, ball, **options):
@@ -90,3 +97,37 @@ def test_elle_adds_the_squared_error_of_interpolated_losses(weight):
     np.testing.assert_allclose(x_adv, by_hand(0.0, eps, lambda delta: delta), atol=1e-6)
     np.testing.assert_allclose(value, (loss(x_adv) + weight * error**2).mean(), rtol=1e-4)
     assert 1000 * (error**2).mean() > 1e-3 * loss(x_adv).mean()  # ten times that tolerance
+
+
+@pytest.mark.parametrize("ball", [threat.linf(0.3), threat.l2(0.5)])
+def test_free_perturbations_are_those_of_a_loop_and_live_on(ball):
+    step, rate = 0.7, 0.1
+    defense = defenses.free_adv(LINEAR, ball, step=step, axis_name=train.AXIS)
+    optimizers = Players(optax.sgd(rate), defense.mover)
+    state = train.init_state(KEY, LINEAR, defense, optimizers, X)
+    one = train.make_step(defense, optimizers)
+    w, delta = np.asarray(state.params.classifier, np.float64), np.zeros(X.shape)
+    for _, batch in itertools.islice(data.repeated(iter([(0, Batch(X, Y)), (1, Batch(X[::-1], Y))]), 3), 6):
+        x, y = np.asarray(batch.x), np.asarray(batch.y)
+        moved = np.clip(x + delta, 0, 1)
+        z = np.exp(moved.reshape(16, -1) @ w)
+        error = z / z.sum(axis=1, keepdims=True) - np.eye(3)[y]
+        g = (error @ w.T).reshape(X.shape) * ((x + delta >= 0) & (x + delta <= 1))
+        w = w - rate * moved.reshape(16, -1).T @ error / 16
+        length = lambda a: np.sqrt((a**2).sum(axis=(1, 2, 3), keepdims=True))
+        delta = delta + step * ball.eps * (np.sign(g) if ball.name == "linf" else g / length(g))
+        delta = np.clip(delta, -0.3, 0.3) if ball.name == "linf" else delta / np.maximum(length(delta) / 0.5, 1)
+        state, _ = one(state, Batch(*map(jnp.copy, batch)))
+    np.testing.assert_allclose(state.params.attacker["delta"], delta, atol=2e-6)
+    np.testing.assert_allclose(state.params.classifier, w, atol=2e-6)
+    assert np.isclose(np.asarray(ball.norm(jnp.asarray(delta))), ball.eps).any()  # some were projected
+    with pytest.raises(L2LError, match="16 perturbations for a batch of 8: give init such a batch"):
+        one(state, Batch(X[:8], Y[:8]))
+
+
+def test_repeated_batches_go_on_from_any_step():
+    batches = lambda first: ((i, 10 * i) for i in itertools.count(first))
+    whole = list(itertools.islice(data.repeated(batches(0), 3), 12))
+    assert whole == [(s, 10 * (s // 3)) for s in range(12)]
+    for start in range(9):
+        assert list(itertools.islice(data.repeated(batches(start // 3), 3, start), 3)) == whole[start : start + 3]

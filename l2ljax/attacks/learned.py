@@ -106,6 +106,7 @@ def recurrent(
     apply = jax.checkpoint(lambda params, g, h: network.apply({"params": params}, g, h))
 
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
+        x = x[:1]
         return network.init(key, x, network.initial_state(x))["params"], {}
 
     def rule(
@@ -160,6 +161,7 @@ def convolutional(
         raise L2LError(f"a convolutional attacker's inputs are some of {', '.join(INPUTS)}, not {inputs}")
 
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
+        x = x[:1]
         features = jnp.concatenate([x] * len(inputs), axis=-1)
         y, z = jnp.zeros(len(x), jnp.int32), jnp.zeros((len(x), latent), x.dtype)
         variables = network.init(key, features, channels=x.shape[-1], train=False, y=y, z=z)

@@ -23,12 +23,21 @@
 from l2ljax.data.arrays import Dataset, from_arrays, pixels
 from l2ljax.data.load import NAMES, load, source
 from l2ljax.data.mixing import Mixing, mixed
-from l2ljax.data.pipeline import AUGMENTS, EvalBatch, batches, epoch_order, steps_per_epoch, stream, train_batch
+from l2ljax.data.pipeline import (
+    AUGMENTS,
+    EvalBatch,
+    batches,
+    epoch_order,
+    repeated,
+    steps_per_epoch,
+    stream,
+    train_batch,
+)  # fmt: skip
 from l2ljax.data.readers import Split
 from l2ljax.data.sources import SOURCES, nearest
 
 __all__ = [
     "AUGMENTS", "NAMES", "SOURCES", "Dataset", "EvalBatch", "Mixing", "Split", "batches", "epoch_order", "from_arrays",
-    "load", "mixed", "nearest", "pixels", "source", "steps_per_epoch", "stream", "train_batch",
+    "load", "mixed", "nearest", "pixels", "repeated", "source", "steps_per_epoch", "stream", "train_batch",
 ]  # fmt: skip
 __dir__ = lambda: __all__

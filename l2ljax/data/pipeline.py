@@ -26,7 +26,8 @@ from l2ljax.types import Array, Batch, Key, L2LError, example_keys
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "AUGMENTS", "EvalBatch", "batches", "crop_flip", "draw", "epoch_order", "steps_per_epoch", "stream", "train_batch",
+    "AUGMENTS", "EvalBatch", "batches", "crop_flip", "draw", "epoch_order", "repeated", "steps_per_epoch", "stream",
+    "train_batch",
 ]  # fmt: skip
 
 PADDING = 4
@@ -135,6 +136,13 @@ def stream(
     given = ((step, train, order) for step, order in orders)
     for step, source, order in _read_ahead(train, orders, batch_size, part) if on_disk else given:
         yield step, train_batch(source, order, key, step, batch_size=batch_size, augment=augment, part=part)
+
+
+def repeated(batches: Iterator[tuple[int, Batch]], times: int, start: int = 0) -> Iterator[tuple[int, Batch]]:
+    """Yield (step, batch) from step `start` on, with batch step // times; `batches` begin at that of `start`."""
+    for index, batch in batches:
+        for step in range(max(index * times, start), (index + 1) * times):
+            yield step, batch
 
 
 def _bounds(batch_size: int, part: tuple[int, int]) -> tuple[int, int]:

@@ -15,14 +15,14 @@ from l2ljax.defenses.l2l import convolutional_l2l, rnn_adv, rnn_trades
 from l2ljax.defenses.learned_start import fgsm_sdi
 from l2ljax.defenses.methods import ATTACKERS, METHODS, Method, create, find, options, register
 from l2ljax.defenses.one_shot import advgan, gap
-from l2ljax.defenses.single_step import elle, fgsm_rs, n_fgsm
+from l2ljax.defenses.single_step import elle, fgsm_rs, free_adv, n_fgsm
 from l2ljax.defenses.strategy import las_at
 from l2ljax.defenses.weights import perturbed
 
 __all__ = [
     "ATTACKERS", "METHODS", "Method", "advgan", "ait", "ait_l2l", "convolutional_l2l", "create", "cw_adv", "elle",
-    "fgsm_adv", "fgsm_rs", "fgsm_sdi", "find", "gap", "l2l_da", "l2l_star", "las_at", "mart", "n_fgsm", "options",
-    "perturbed", "pgd_adv", "pgd_bls_adv", "plain", "register", "rnn_adv", "rnn_trades", "stability",
+    "fgsm_adv", "fgsm_rs", "fgsm_sdi", "find", "free_adv", "gap", "l2l_da", "l2l_star", "las_at", "mart", "n_fgsm",
+    "options", "perturbed", "pgd_adv", "pgd_bls_adv", "plain", "register", "rnn_adv", "rnn_trades", "stability",
     "trades",
 ]  # fmt: skip
 __dir__ = lambda: __all__

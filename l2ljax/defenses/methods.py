@@ -15,7 +15,7 @@ from l2ljax.defenses.interpolation import ait, ait_l2l
 from l2ljax.defenses.l2l import convolutional_l2l, rnn_adv, rnn_trades
 from l2ljax.defenses.learned_start import fgsm_sdi
 from l2ljax.defenses.one_shot import advgan, gap
-from l2ljax.defenses.single_step import elle, fgsm_rs, n_fgsm
+from l2ljax.defenses.single_step import elle, fgsm_rs, free_adv, n_fgsm
 from l2ljax.defenses.strategy import las_at
 from l2ljax.threat import Ball
 from l2ljax.types import Classifier, Defense, L2LError
@@ -73,6 +73,7 @@ METHODS = {
     "fgsm_rs": _record(fgsm_rs),
     "n_fgsm": _record(n_fgsm),
     "elle": _record(elle),
+    "free_adv": _record(free_adv),
     "pgd_adv": _record(pgd_adv),
     "pgd_bls_adv": _record(pgd_bls_adv),
     "cw_adv": _record(cw_adv),

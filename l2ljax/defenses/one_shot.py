@@ -77,7 +77,7 @@ def _with_discriminator(attacker: learned.Attacker, network: nn.Module) -> learn
 
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
         params, batch_stats = attacker.init(key, x)
-        discriminator = network.init(jax.random.fold_in(key, 1), x)["params"]
+        discriminator = network.init(jax.random.fold_in(key, 1), x[:1])["params"]
         return {"generator": params, "discriminator": discriminator}, batch_stats
 
     def rule(

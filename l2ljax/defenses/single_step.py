@@ -4,25 +4,26 @@
 
 One step from the clean image (`classic.fgsm_adv`) may train a network that is robust to one step alone: catastrophic
 overfitting. `fgsm_rs` and `n_fgsm` start at noise, at two passes per image; `elle` asks for a locally linear loss, at
-five.
+five; `free_adv` steps on the pass that trains, the only one.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from l2ljax import losses, threat
 from l2ljax.attacks.ascent import clean
 from l2ljax.attacks.gradient import steepest_ascent
-from l2ljax.attacks.learned import fixed
+from l2ljax.attacks.learned import Attacker, fixed
 from l2ljax.defenses import saddle
 from l2ljax.defenses.classic import pgd_adv
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Tree, fold_in
 from l2ljax.values import NonNegative, Positive, Range, checked
 
-__all__ = ["elle", "fgsm_rs", "n_fgsm"]
+__all__ = ["elle", "fgsm_rs", "free_adv", "n_fgsm"]
 
 
 @checked
@@ -55,7 +56,7 @@ def n_fgsm(
     if ball.name == "linf" and noise * ball.eps > 1:
         most = f"give {1 / ball.eps:.4g} or less"
         raise L2LError(f"noise={noise:g} at eps={ball.eps:g} is more than the pixels' range: {most}")
-    around = threat.BALLS[ball.name](noise * ball.eps)
+    around = threat.resized(ball, noise * ball.eps)
 
     def start(_: Ball, key: Key, x0: Array) -> Array:
         return around.sample(key, x0)
@@ -93,3 +94,48 @@ def elle(
     return saddle.unrolled(
         classifier, rule, ball, saddle.adversarial(), steps=1, start=clean, penalty=penalty, axis_name=axis_name
     )
+
+
+@checked
+def free_adv(classifier: Classifier, ball: Ball, *, step: Positive = 1.0, axis_name: str | None = None) -> Defense:
+    """Train on perturbations that step once per pass: free adversarial training. Shafahi et al. (2019), Algorithm 1.
+
+        theta descends  E CE(f(x + delta), y),    delta <- project(delta + step eps d)
+
+    d is the steepest direction of that loss, from the same backward pass. So delta [B, H, W, C], one perturbation for
+    each place in the batch, is the attacker's parameters, and `Defense.mover` its optimizer. Repeat each batch
+    (`--replays`; 8 in the paper) for it to get several steps; the next batch starts with the last one's.
+
+    Args:
+      step: in units of eps, 1 in the paper.
+
+    Raises:
+      L2LError: in training, a batch of another size than that of `init`'s x.
+    """
+
+    def init(key: Key, x: Array) -> tuple[Tree, Tree]:
+        return {"delta": jnp.zeros_like(x)}, {}
+
+    def rule(
+        params: Tree, batch_stats: Tree, keys: Key, y: Array, train: bool = False, axis: str | None = None
+    ) -> optax.GradientTransformation:
+        def update(grads: Array, state: optax.EmptyState, x: Array, **_: Any) -> tuple[Array, optax.EmptyState]:
+            delta, devices = params["delta"], jax.lax.axis_size(axis) if axis else 1
+            if len(delta) != len(x) * devices:
+                raise L2LError(f"{len(delta)} perturbations for a batch of {len(x) * devices}: give init such a batch")
+            first = jax.lax.axis_index(axis) * len(x) if axis else 0
+            return jax.lax.dynamic_slice_in_dim(delta, first, len(x)), state
+
+        return optax.GradientTransformationExtraArgs(lambda x: optax.EmptyState(), update)
+
+    def move(g: Array, delta: Array) -> Array:
+        gray = jnp.full_like(delta, 0.5)  # no end of the pixels' range is within eps, 1/2 at most in practice
+        return ball.project(gray + delta - step * ball.eps * ball.steepest(g), gray) - gray - delta
+
+    mover = optax.stateless_with_tree_map(move)
+    clipped = ball._replace(project=lambda x, x0: threat.clip(x, 0, 1))  # delta is in the ball
+    attacker = Attacker(init, rule, lambda state: {})
+    defense = saddle.unrolled(
+        classifier, attacker, clipped, saddle.adversarial(), steps=1, start=clean, axis_name=axis_name
+    )
+    return defense._replace(attack=lambda params, batch_stats, steps=None, path=False: None, mover=mover)

@@ -134,7 +134,7 @@ def strategic(
     network: nn.Module = StrategyNetwork(tuple(map(len, tables)), width)
 
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
-        return network.init(key, x)["params"], {}
+        return network.init(key, x[:1])["params"], {}
 
     def rule(
         params: Tree, batch_stats: Tree, keys: Key, y: Array, train: bool = False, axis_name: str | None = None
@@ -151,7 +151,7 @@ def strategic(
             grads: Array, state: Strategy, x: Array, *, x0: Array, ball: Ball, **_: Any
         ) -> tuple[Array, Strategy]:
             def project(radius: Array, x: Array, x0: Array) -> Array:
-                own = threat.BALLS[ball.name](radius * ball.eps)  # type: ignore[arg-type]
+                own = threat.resized(ball, radius * ball.eps)
                 return own.project(x[None], x0[None])[0]
 
             moved = x - spread(state.step_size * ball.eps, x) * ball.steepest(grads)

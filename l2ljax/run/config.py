@@ -62,6 +62,9 @@ class Config:
     """Adversarial weight perturbation of that size, with any method; 0 is none, 0.005 its paper's."""
     epochs: Positive | None = None
     batch_size: Count | None = None
+    replays: Count | None = None
+    """Steps on each batch, one after the other (for free_adv); the epochs count them all, so that the images are seen
+    in epochs / replays of them."""
     optimizer: Optimizer | None = None
     """The classifier's: sgd (momentum 0.9), adam, adamw, lion, or schedule_free (AdamW, evaluated at its average; give
     --lr-schedule=constant)."""

@@ -305,10 +305,13 @@ def _batches(setup: Setup, start: int) -> Iterator[tuple[int, Batch]]:
     """Return this process's part of the batches from step `start` on."""
     dataset, settings = setup.dataset, setup.settings
     augment, size = settings.augment or dataset.augment, settings.batch_size
-    part = hosts.part()
-    batches = data.stream(dataset.train, setup.data_key, batch_size=size, augment=augment, start=start, part=part)
+    part, times = hosts.part(), settings.replays or 1
+    first = start // times
+    batches = data.stream(dataset.train, setup.data_key, batch_size=size, augment=augment, start=first, part=part)
     mixing = data.Mixing(settings.cutout or 0, settings.cutmix or 0, settings.label_smoothing or 0)
-    return data.mixed(batches, setup.data_key, mixing, setup.num_logits, part) if any(mixing) else batches
+    if any(mixing):
+        batches = data.mixed(batches, setup.data_key, mixing, setup.num_logits, part)
+    return data.repeated(batches, times, start)
 
 
 def _write_report(setup: Setup, state: TrainState, best: Best, seconds: float, workdir: Workdir) -> dict[str, Any]:

@@ -146,8 +146,8 @@ _ATTACK = Settings(
 
 def _ours(base: Settings) -> dict[str, Settings]:
     learned = dict.fromkeys(RNN_METHODS, base._replace(attacker_lr=1e-2))
-    learned["las_at"] = base._replace(schedule="alternating")
-    return {**dict.fromkeys(defenses.ATTACKERS, _ATTACK), **dict.fromkeys(defenses.METHODS, base), **learned}
+    others = {"las_at": base._replace(schedule="alternating"), "free_adv": base._replace(replays=8)}
+    return {**dict.fromkeys(defenses.ATTACKERS, _ATTACK), **dict.fromkeys(defenses.METHODS, base), **learned, **others}
 
 
 _OURS = (
@@ -274,6 +274,7 @@ def table(dataset: str) -> str:
         falls = f"x{r.decay:g} at {'/'.join(f'{m:.4g}' for m in r.milestones)}" if r.milestones else "-"
         others = [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.options.items()]
         others += ["classifier trained first"] * r.pretrained
+        others += [f"{r.replays} steps a batch"] * bool(r.replays)
         others += [f"{r.warmup:.2g} epochs plain"] * bool(r.warmup) + [f"clip {r.clip_norm}"] * bool(r.clip_norm)
         optimizers = [f"{r.optimizer} {r.lr:g}", f"{r.attacker_optimizer} {r.attacker_lr:g}"]
         settings = [r.arch, r.eps, f"{r.epochs:.4g}", str(r.batch_size), optimizers[0], falls, f"{r.weight_decay:g}"]

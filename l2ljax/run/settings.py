@@ -71,6 +71,8 @@ class Settings(NamedTuple):
     clip_warmup: bool = True
     """Whether the warm-up's gradients are clipped, too."""
     warmup: float = 0.0
+    replays: int | None = None
+    """Steps on each batch; by default 1."""
     augment: str | None = None
     """By default the data set's customary one, see `data.train_batch`."""
     val_size: int = 1000
@@ -137,6 +139,9 @@ class Settings(NamedTuple):
             raise L2LError(f"--{moving[0]}: with --schedule=attacker the classifier does not move: leave it out")
         if self.ema and self.optimizer == "schedule_free":
             raise L2LError(f"--ema={self.ema}: schedule_free averages the weights itself: give --ema=0")
+        falling = self.lr_schedule != "constant" and (self.lr_schedule != "steps" or self.milestones)
+        if self.optimizer == "schedule_free" and falling:
+            raise L2LError(f"--lr-schedule={self.lr_schedule}: schedule_free needs a rate that stays: give constant")
         ball = self.ball
         for name in self.attacks:
             if learned(name) is None:

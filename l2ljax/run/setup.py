@@ -116,8 +116,10 @@ def prepare(
         settings if settings.clip_warmup else settings._replace(clip_norm=None), epoch_steps
     )
     movers = movers or optimizers(settings, epoch_steps)
+    if defense.mover is not None:
+        movers, first_movers = (both._replace(attacker=defense.mover) for both in (movers, first_movers))
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
-    images = jnp.asarray(data.pixels(whole.train.images[:2]))
+    images = jnp.zeros((settings.batch_size, *whole.image_shape))
     state = init_state(k_init, classifier, defense, movers, images)
     if settings.attacker_from and not jax.tree.leaves(state.params.attacker):
         raise L2LError(f"--attacker-from={settings.attacker_from}: {settings.method} learns no attacker: leave it out")
