@@ -94,7 +94,16 @@ def test_printed_minima_are_the_minima_of_the_printed(table):
 
 
 def test_the_plan_is_of_rows_and_columns_that_there_are():
-    beside = {"AutoAttack", "PGM-20 beside AutoAttack", "pgd100", "margin100", "FGSM", "sweep", "perturbations"}
+    beside = {
+        "AutoAttack",
+        "AutoAttack, fast",
+        "PGM-20 beside AutoAttack",
+        "pgd100",
+        "margin100",
+        "FGSM",
+        "sweep",
+        "perturbations",
+    }
     made: dict[str, Job] = {}
     for part in plan.PARTS:
         assert part.row in TABLES[part.table].rows
@@ -128,6 +137,8 @@ def test_our_scripts_take_the_plans_commands():
 def test_efforts_count_multiplications():
     forward = 32 * 22**2 + 64 * 32 * 11**2 + 64 * 64 * 10**2 + 1024 * 10  # of digits_cnn, see test_cost.py
     plain = effort.training("digits", "digits_cnn", "plain", epochs=2, images=100)
+    three, ten = (effort.training("digits", "digits_cnn", "rnn_adv", epochs=1, images=100, steps=n) for n in (3, 10))
+    assert (three.passes, ten.passes) == (400, 1100)
     assert plain.multiplications == 2 * 100 * 3 * forward
     attacked = effort.judging("digits_cnn", ["pgd20", "pgd100"], images=5)
     assert (plain + attacked).multiplications == 2 * 100 * 3 * forward + 5 * 120 * 2 * forward

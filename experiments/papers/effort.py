@@ -34,6 +34,8 @@ PASSES = {
     "fgsm_sdi": 3, "las_at": 15, "free_adv": 1,
 }  # fmt: skip
 """Passes per image of a training step on one perturbation."""
+STEPS = {"pgd_adv": 10, "trades": 10, "mart": 10, "rnn_adv": 10, "rnn_trades": 10}
+"""Those of them that are the attack's steps, one pass each."""
 ENDS = {"elle": 4, "trades": 2, "mart": 2, "stability": 2, "rnn_trades": 2, "l2l_da": 3, "l2l_star": 2}
 """Those that train the classifier, 1 elsewhere: adversarial weight perturbation makes them twice."""
 ALTERNATING = {
@@ -93,16 +95,18 @@ def multiplications(arch: str) -> float:
 
 def training(
     dataset: str, arch: str, method: str, *, epochs: float, images: int | None = None, width: int = 64,
-    schedule: str = "joint", awp: float = 0.0,
+    schedule: str = "joint", awp: float = 0.0, steps: int | None = None,
 ) -> Effort:  # fmt: skip
     """Return the effort of a training run: a gradient in x costs a forward pass, and so does one in the weights.
 
-    `images` are per epoch, all by default; `width` is a convolutional attacker's.
+    `images` are per epoch, all by default; `width` is a convolutional attacker's; `steps` are those of the attack in
+    schedule joint, by default the method's.
     """
     seen = epochs * (images or TRAIN_IMAGES[dataset])
     attacker = GENERATORS.get(method, 0.0) * (width / 64) ** 2 * PIXELS.get(dataset, 1024) / 1024
     passes = (ALTERNATING if schedule == "alternating" else PASSES).get(method, PASSES[method])
     attacker *= passes / PASSES[method]
+    passes += steps - STEPS.get(method, steps) if steps else 0
     passes += ENDS.get(method, 1) * (2 if schedule == "alternating" else 1) * (awp > 0)
     return Effort(seen * passes, ((arch, seen * (2 * passes + 1)),), 3 * seen * attacker)
 
@@ -117,6 +121,8 @@ def passes_of(attack: str) -> float:
     """Estimate an attack's number of passes per image."""
     if attack == "standard":
         return 3000.0  # up to 4,400 if the first attacks all fail
+    if attack == "fast":
+        return 600.0
     match = re.match(r"(?P<family>trained:|l2l_cw|[a-z_]+?)(?P<n>\d+)?(?:[@+]|$)", attack)
     count = float((match and match["n"]) or 10)
     return count * {"random": 0.5, "bls": 3.0, "l2l_cw": 8.0, "fgsm": 0.1}.get(match["family"] if match else "", 1.0)

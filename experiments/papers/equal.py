@@ -35,6 +35,7 @@ PARTS: tuple[Part, ...] = tuple(
     for row in ROWS
     for part in (
         white("ours:equal-passes", row, model(row), NEUTRAL, 1000, natural=True),
+        white("ours:equal-passes", row, model(row), {"AutoAttack, fast": "fast"}, 1000, variant="fast"),
         white("ours:equal-passes", row, model(row), AUTOATTACK, 1000, variant="autoattack"),
     )
 )

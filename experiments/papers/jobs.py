@@ -5,6 +5,7 @@ part = white("rnn_adv:table3", "RNN-Adv", victim, {"PGD-10": "pgd10@rnn"}, image
 part.jobs[0].command({"mnist": "/data/mnist"})
 """
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -63,13 +64,16 @@ def trained(
 ) -> Job:  # fmt: skip
     """Return a training run; `variant` distinguishes its folder from that of other flags. Its own report is short."""
     name = "-".join(filter(None, [dataset, arch, method, variant, f"{epochs}epochs", f"s{seed}"]))
+    steps = re.search(r"\bsteps=(\d+)", " ".join(flags))
     sized = [f"--train-size={images}"] * (images is not None) + [f"--attacker-width={width}"] * (width is not None)
     fixed = (f"--recipe={recipe}", f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")
     return Job(
         f"experiments/{dataset}.py",
         (*fixed, *flags, *sized, "--attacks=pgd10", "--eval-size=1000", f"--workdir=runs/{name}"),
         f"runs/{name}/report.json",
-        effort.training(dataset, arch, method, epochs=epochs, images=images, width=width or 64),
+        effort.training(
+            dataset, arch, method, epochs=epochs, images=images, width=width or 64, steps=steps and int(steps[1])
+        ),
         dataset,
         {"method": method, "dataset": dataset, "arch": arch, "epochs": epochs, "seed": seed},
     )
