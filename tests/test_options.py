@@ -1,5 +1,6 @@
 """The options of methods: what a registered or built-in one takes is in the range of its annotation."""
 
+import re
 import typing
 
 import jax.numpy as jnp
@@ -108,3 +109,13 @@ def test_an_option_without_an_annotation_has_the_type_of_its_default(monkeypatch
         for value in values:
             with pytest.raises(L2LError, match=f"{option}="):
                 defenses.create("mine", CLASSIFIER, BALL, **{option: value})
+
+
+def test_help_describes_each_method_and_its_options():
+    blocks = dict(block.split(maxsplit=1) for block in re.split(r"\n(?=  \w)", "\n" + defenses.table())[1:])
+    assert list(blocks) == list(defenses.METHODS)
+    for name, text in blocks.items():
+        first, *rest = text.splitlines()
+        assert len(first) > 20
+        listed = dict(pair.split("=", 1) for pair in rest[0].strip().split(", ")) if rest else {}
+        assert listed == {option: str(value) for option, value in defenses.options(name).items()}

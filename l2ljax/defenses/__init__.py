@@ -13,7 +13,7 @@ from l2ljax.defenses.generative import l2l_da, l2l_star
 from l2ljax.defenses.interpolation import ait, ait_l2l
 from l2ljax.defenses.l2l import convolutional_l2l, rnn_adv, rnn_trades
 from l2ljax.defenses.learned_start import fgsm_sdi
-from l2ljax.defenses.methods import ATTACKERS, METHODS, Method, create, find, options, register
+from l2ljax.defenses.methods import ATTACKERS, METHODS, Method, create, find, options, register, table
 from l2ljax.defenses.one_shot import advgan, gap
 from l2ljax.defenses.single_step import elle, fgsm_rs, free_adv, n_fgsm
 from l2ljax.defenses.strategy import las_at
@@ -23,6 +23,6 @@ __all__ = [
     "ATTACKERS", "METHODS", "Method", "advgan", "ait", "ait_l2l", "convolutional_l2l", "create", "cw_adv", "elle",
     "fgsm_adv", "fgsm_rs", "fgsm_sdi", "find", "free_adv", "gap", "l2l_da", "l2l_star", "las_at", "mart", "n_fgsm",
     "options", "perturbed", "pgd_adv", "pgd_bls_adv", "plain", "register", "rnn_adv", "rnn_trades", "stability",
-    "trades",
+    "table", "trades",
 ]  # fmt: skip
 __dir__ = lambda: __all__

@@ -21,7 +21,7 @@ from l2ljax.threat import Ball
 from l2ljax.types import Classifier, Defense, L2LError
 from l2ljax.values import check
 
-__all__ = ["ATTACKERS", "METHODS", "Make", "Method", "create", "find", "options", "register"]
+__all__ = ["ATTACKERS", "METHODS", "Make", "Method", "create", "find", "options", "register", "table"]
 
 
 Make = Callable[..., Defense]
@@ -143,6 +143,17 @@ def find(name: str) -> Method:
 def options(method: str) -> dict[str, Any]:
     """Return the options of a method with their defaults; raise an L2LError if it is unknown."""
     return dict(find(method).options)
+
+
+def table() -> str:
+    """Return each method with the first line of its docstring, and below it its options, as text."""
+    lines = []
+    for name, record in METHODS.items():
+        make = getattr(record.make, "func", record.make)  # of a partial
+        lines.append(f"  {name:24}{(inspect.getdoc(make) or '-').splitlines()[0]}")
+        if record.options:
+            lines.append(" " * 26 + ", ".join(f"{option}={value}" for option, value in record.options.items()))
+    return "\n".join(lines)
 
 
 def create(method: str, classifier: Classifier, ball: Ball, *, axis_name: str | None = None, **chosen: Any) -> Defense:

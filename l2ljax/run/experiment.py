@@ -7,7 +7,7 @@ run(config.resolve("digits", "rnn_adv", config.Config(epochs=3)))    # returns t
 from collections.abc import Sequence
 from typing import Any
 
-from l2ljax import data
+from l2ljax import data, defenses
 from l2ljax.attacks import names
 from l2ljax.report import markdown
 from l2ljax.run import fit, recipes, seeds
@@ -25,7 +25,7 @@ def main(dataset: str | None, arguments: Sequence[str] | None = None) -> None:
     """
     about = f"Adversarial training on {dataset or 'DATASET'}. Flags replace entries of its recipes."
     recipe = lambda: {"Recipes": recipes.table(dataset)} if dataset else {"DATASET": ", ".join(data.NAMES)}
-    tables = lambda: {**recipe(), "Attacks": names.table()}
+    tables = lambda: {**recipe(), "Methods and --options": defenses.table(), "Attacks": names.table()}
     config = flags.read(Config, about, tables, arguments)
     assert dataset
     place = (config.coordinator, config.num_processes, config.process_id)
