@@ -203,7 +203,7 @@ VERSIONS = {
     }),
     "fast": Version({
         "apgd-ce": (apgd, {"steps": 10}),
-        "apgd-t": (apgd_targeted, {"target_classes": 4, "order": "nearest"}),
+        "apgd-t": (apgd_targeted, {"target_classes": 3, "order": "nearest"}),
         "square": (square_on_budget, {}),
     }),
     "rand": Version(
@@ -221,7 +221,7 @@ def autoattack(ball: Ball, version: str = "standard") -> Attack:
 
     Args:
       ball: linf or l2.
-      version: standard (APGD-CE, APGD-T, FAB-T, Square with 5,000 queries), fast (APGD-T towards the four nearest
+      version: standard (APGD-CE, APGD-T, FAB-T, Square with 5,000 queries), fast (APGD-T towards the three nearest
         classes, see `nearest_wrong`, and `square_on_budget`: a fifth of the passes where images stand), plus, or rand
         (for stochastic models, called as logits_fn(x, keys [B])).
 

@@ -28,55 +28,60 @@ __all__ = ["square_on_budget"]
 class _State(NamedTuple):
     best: Best
     before: Array  # the margin at the last check [B]
+    rise: Array  # of the margin, up to that check from the one before [B]
     i: Array  # the next query, the same for all [B]
 
 
 @checked
 def square_on_budget(
-    ball: Ball, *, queries: Count = 5000, trial: Count = 400, slack: Positive = 1.5, p_init: Fraction = 0.8
+    ball: Ball, *, queries: Count = 5000, trial: Count = 600, slack: Positive = 0.75, p_init: Fraction = 0.8
 ) -> Attack:
     """Search as `square` does, with its draws, but give an image up when it is unlikely to fall in time.
 
-    After q = trial, 2 trial, 4 trial, ... queries (of an odd trial one less) with the margins m_q an image is given up
-    unless
+    After q = trial, 2 trial, 4 trial, ... queries with the margins m_q an image is given up unless
 
-        m_q + slack (m_q - m_{q / 2}) log2(queries / q) >= 0:
+        m_q + slack max(m_q - m_{q / 2}, m_{q / 2} - m_{q / 4}) log2(queries / q) >= 0:
 
-    unless the margin would become positive if it rose, at each doubling of the queries, by `slack` times the last rise.
+    unless the margin would become positive if it rose, at each doubling of the queries, by `slack` times the larger of
+    the last two rises. With the defaults 5 of 535 images that fall in 5,000 queries did not, on three digits models
+    (one with gradients of 0), for a sixth to a quarter of the queries.
 
     Args:
       ball: linf or l2.
       queries: the largest number of images tried per example, with the start, without the clean image.
-      trial: the queries before the first check.
-      slack: more than 1 allows for a rise that gains speed.
+      trial: the queries before the first check, a multiple of 4 (others are rounded down).
+      slack: of the rise still to come; lower values give up sooner.
       p_init: the share of pixels in the first windows.
 
     Raises:
       L2LError: another ball; (when called) images that are not [B, H, W, C].
     """
     check_square(ball)
-    checks = np.isin(np.arange(queries + 1), max(trial // 2, 1) * 2 ** np.arange(queries.bit_length()))
+    checks = np.isin(np.arange(queries + 1), max(trial // 4, 1) * 2 ** np.arange(queries.bit_length()))
 
     def query_of(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Callable[[Array, Best], Best]:
         return queries_of(logits_fn, ball, keys, x, y, queries=queries, p_init=p_init, rescale=False)
 
     def init(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Carry:
         best = query_of(logits_fn, keys, x, y)(jnp.array(0), nothing(x))
-        return Carry(x, best[1] > 0, _State(best, nothing(x)[1], jnp.ones(len(x), int)))
+        lowest = nothing(x)[1]
+        return Carry(x, best[1] > 0, _State(best, lowest, -lowest, jnp.ones(len(x), int)))
 
     def advance(logits_fn: LogitsFn, keys: Key, x: Array, y: Array, carry: Carry, n: int) -> Carry:
-        query, state, check = query_of(logits_fn, keys, x, y), carry.state, jnp.asarray(checks)
+        query, check = query_of(logits_fn, keys, x, y), jnp.asarray(checks)
 
-        def step(k: Array, found: tuple[Best, Array, Array]) -> tuple[Best, Array, Array]:
-            best, before, done = found
-            q = state.i[0] + k
+        def step(k: Array, found: tuple[_State, Array]) -> tuple[_State, Array]:
+            (best, before, last, i), done = found
+            q = i[0]
             best = choose(done, best, query(q, best))
-            reach = best[1] + slack * (best[1] - before) * jnp.log2(queries / q)  # infinite before the first check
+            rise = best[1] - before  # infinite up to the first check, as the lowest margin is
+            reach = best[1] + slack * jnp.maximum(rise, last) * jnp.log2(queries / q)
             done = done | (best[1] > 0) | (check[q] & (reach < 0))
-            return best, jnp.where(check[q], best[1], before), done
+            before, last = jnp.where(check[q], best[1], before), jnp.where(check[q], rise, last)
+            return _State(best, before, last, i + 1), done
 
-        best, before, done = jax.lax.fori_loop(0, n, step, (state.best, state.before, carry.done))
-        return Carry(choose(best[1] > 0, best[0], x), done, _State(best, before, state.i + n))
+        state, done = jax.lax.fori_loop(0, n, step, (carry.state, carry.done))
+        return Carry(choose(state.best[1] > 0, state.best[0], x), done, state)
 
     @entered
     def attack(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
