@@ -16,7 +16,7 @@ from l2ljax.runtime.flags import launch, quiet_pipe
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from l2ljax.values import NonNegative
-from papers import listing, page, work
+from papers import listing, overview, page, work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,7 @@ def main(flags: Flags) -> None:
         with quiet_pipe():
             print(listing.listed(flags.only))
     if flags.tables:
+        overview.draw(flags.results / "passes.png", overview.points(flags.results))
         write_files({Path("BENCHMARKS.md"): page.markdown(flags.results).encode()})
 
 

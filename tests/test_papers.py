@@ -22,7 +22,7 @@ from l2ljax.run import adversary, judge
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.trained import learned
 from l2ljax.types import L2LError
-from papers import claims, compare, effort, listing, plan, printed, records, work
+from papers import claims, compare, effort, listing, overview, plan, printed, records, work
 from papers.jobs import Job, Part
 from papers.targets import ARCHITECTURES, TABLES
 
@@ -544,3 +544,31 @@ def test_digits_are_read_where_they_are_kept():
     for table, row in (("methods", "pgd_adv"), ("methods", "naive_l2l")):
         group = claims.digits(ROOT / "experiments" / "results", table, row)
         assert len(group.values) == 3 and group.images == 397
+
+
+def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path):
+    def run(method, *accuracies):
+        about = {"method": method, "dataset": "digits", "arch": "digits_cnn", "eps": "0.2", "epochs": 60}
+        return [about | {"attacks": {"pgd100": {"robust_acc": accuracy}}} for accuracy in accuracies]
+
+    rows = {"plain": run("plain", 0.0), "pgd_adv": run("pgd_adv", 0.5, 0.7), "rnn_adv": run("rnn_adv", 0.8)}
+    rows["rnn_adv, phi frozen at its start"] = run("rnn_adv", 0.1)
+    three = {"RNN-Adv, 3 steps, eps 0.2": run("rnn_adv", 0.75)}
+    for table, content in {"methods": rows, "steps": three}.items():
+        (tmp_path / f"digits_{table}.json").write_text(json.dumps({"rows": content}))
+    (tmp_path / "papers").mkdir()
+    for seed, accuracy in enumerate((0.3, 0.5)):
+        training = {"method": "pgd_adv", "dataset": "cifar10", "arch": "resnet20", "eps": "8/255", "epochs": 10}
+        training |= {"train_size": 25_000, "options": {"steps": 2}}
+        record = {"table": "t", "row": "r", "seed": seed, "training": training}
+        (tmp_path / "papers" / f"{seed}.json").write_text(
+            json.dumps({**record, "values": {"pgd100": {"value": accuracy}}})
+        )
+    found = overview.points(tmp_path)
+    digits, _, cifar = overview.PANELS
+    assert [(p.panel, p.method, p.passes, round(p.accuracy, 6)) for p in found] == [
+        (digits, "pgd_adv", 660, 0.6), (digits, "rnn_adv", 660, 0.8), (digits, "rnn_adv", 240, 0.75),
+        (cifar, "pgd_adv", 15, 0.4),
+    ]  # fmt: skip
+    overview.draw(tmp_path / "passes.png", found)
+    assert (tmp_path / "passes.png").read_bytes().startswith(b"\x89PNG")

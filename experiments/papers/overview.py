@@ -1,0 +1,96 @@
+"""Robust accuracy against training passes, of every kept model: the README's figure.
+
+draw(Path("experiments/results/passes.png"), points(Path("experiments/results")))
+"""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from l2ljax import defenses
+from l2ljax.report.figures import COLORS, MARKERS, canvas, save, tidy
+from l2ljax.runtime.workdir import read_json
+from papers import compare, effort
+from papers.ablations import TABLES
+
+__all__ = ["PANELS", "Point", "draw", "points"]
+
+PANELS = {
+    "digits, digits_cnn, eps 0.2": ("digits", "digits_cnn", "0.2"),
+    "MNIST, small_cnn, eps 0.3": ("mnist", "small_cnn", "0.3"),
+    "CIFAR-10, resnet20, eps 8/255": ("cifar10", "resnet20", "8/255"),
+}
+"""Title -> data set, network and radius."""
+
+
+class Point(NamedTuple):
+    """The models of one setting, all seeds together."""
+
+    panel: str
+    method: str
+    passes: float
+    """Forward and backward passes over a training image, in all epochs."""
+    accuracy: float
+    """Under PGD-100, the mean over seeds."""
+
+
+def points(results: Path) -> list[Point]:
+    """Return a point for each setting of the digits tables, and for each kept row with a column pgd100."""
+    return [*_digits(results), *_papers(results)]
+
+
+def _digits(results: Path) -> Iterator[Point]:
+    for table in ("methods", "steps"):
+        if not (path := results / f"digits_{table}.json").exists():
+            continue
+        for row, runs in read_json(path)["rows"].items():
+            chosen, run = TABLES[table].get(row, {}), runs[0]
+            if "attacker_lr" in chosen:  # frozen, for comparison
+                continue
+            accuracies = [run["attacks"]["pgd100"]["robust_acc"] for run in runs]
+            yield from _point(run, chosen.get("steps"), 1.0, statistics.mean(accuracies))
+
+
+def _papers(results: Path) -> Iterator[Point]:
+    rows: dict[tuple[str, str], list[compare.Record]] = {}
+    for record in compare.read_records(results / "papers"):
+        if "pgd100" in record["values"]:
+            rows.setdefault((record["table"], record["row"]), []).append(record)
+    for seeds in rows.values():
+        run = seeds[0]["training"]
+        share = (run.get("train_size") or effort.TRAIN_IMAGES[run["dataset"]]) / effort.TRAIN_IMAGES[run["dataset"]]
+        accuracy = statistics.mean(record["values"]["pgd100"]["value"] for record in seeds)
+        yield from _point(run, run["options"].get("steps"), share, accuracy)
+
+
+def _point(run: Mapping[str, Any], steps: int | None, share: float, accuracy: float) -> Iterator[Point]:
+    about = {"schedule": run.get("schedule", "joint"), "steps": steps}
+    for panel, place in PANELS.items():
+        if (run["dataset"], run["arch"], run["eps"]) == place and run["method"] != "plain":
+            work = effort.training(*place[:2], run["method"], epochs=run["epochs"], images=1, **about)
+            yield Point(panel, run["method"], work.passes * share, accuracy)
+
+
+def draw(path: Path, found: Sequence[Point]) -> None:
+    """Draw a panel for each data set that has points, as PNG: a line for a method, solid if its attacker learns."""
+    shown = [panel for panel in PANELS if any(point.panel == panel for point in found)]
+    figure, panels = canvas((4.6 * len(shown) + 1.5, 4.2), 1, len(shown))
+    methods = sorted({point.method for point in found}, key=lambda name: (defenses.find(name).learns, name))
+    for axes, panel in zip(panels[0], shown, strict=True):
+        for i, method in enumerate(methods):
+            line = sorted(point[2:] for point in found if (point.panel, point.method) == (panel, method))
+            learns = defenses.find(method).learns
+            axes.plot(
+                [passes for passes, _ in line], [100 * accuracy for _, accuracy in line],
+                color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], linestyle="-" if learns else ":",
+                markerfacecolor=None if learns else "white", label=method,
+            )  # fmt: skip
+        axes.set(title=panel, xlabel="training passes over an image", xscale="log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params("x", which="both", labelsize=7)
+        tidy(axes)
+    panels[0, 0].set_ylabel("accuracy under PGD-100 (%)")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
+    save(path, figure)
