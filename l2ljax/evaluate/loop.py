@@ -190,7 +190,8 @@ def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[
         left = np.flatnonzero(~np.asarray(carry.done)[:standing])
         if not len(left):
             break
-        packed = _filled(left, devices.round_up(max(len(rows) // 8, 1)), len(rows))
+        eighth, few = max(len(rows) // 8, 1), max(len(rows) // 32, 1)  # a program is compiled for each size
+        packed = _filled(left, devices.round_up(few if len(left) <= few else eighth), len(rows))
         if len(packed) < len(at):
             whole = jax.device_get(carry)
             x_adv[at[:standing]] = whole.x[:standing]
