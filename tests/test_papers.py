@@ -22,7 +22,7 @@ from l2ljax.run import adversary, judge
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.trained import learned
 from l2ljax.types import L2LError
-from papers import claims, compare, effort, listing, overview, plan, printed, records, work
+from papers import claims, compare, effort, listing, overview, plan, printed, records, tables, work
 from papers.jobs import Job, Part
 from papers.targets import ARCHITECTURES, TABLES
 
@@ -569,6 +569,18 @@ def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path
     assert [(p.panel, p.method, p.passes, round(p.accuracy, 6)) for p in found] == [
         (digits, "pgd_adv", 660, 0.6), (digits, "rnn_adv", 660, 0.8), (digits, "rnn_adv", 240, 0.75),
         (cifar, "pgd_adv", 15, 0.4),
+    ]  # fmt: skip
+    rows = {f"{name}, eps {eps}": run(m, a) for eps, a in (("0.1", 0.5), ("0.2", 0.25)) for name, m in
+            {"N-FGSM": "n_fgsm", "RNN-Adv, 3 steps": "rnn_adv"}.items()}  # fmt: skip
+    rows = {
+        name: [one | {"clean_acc": 1, "worst_case_acc": 0, "eval_size": 9} for one in runs]
+        for name, runs in rows.items()
+    }
+    table = tables.tell({"rows": rows}).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (table[2], *table[4:])]
+    assert cells == [
+        ["attack in training", "passes a step", "eps 0.1", "eps 0.2"], ["N-FGSM", "2", "50.00 ± 0.00", "25.00 ± 0.00"],
+        ["RNN-Adv, 3 steps", "4", "50.00 ± 0.00", "25.00 ± 0.00"],
     ]  # fmt: skip
     overview.draw(tmp_path / "passes.png", found)
     assert (tmp_path / "passes.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Robust accuracy against training passes, of every kept model: the README's figure.
+"""Robust accuracy against training passes: the README's figure, and what the attack in training needs at each radius.
 
 draw(Path("experiments/results/passes.png"), points(Path("experiments/results")))
 """
@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from l2ljax import defenses
 from l2ljax.report.figures import COLORS, MARKERS, canvas, save, tidy
+from l2ljax.report.markdown import grid, percent, summary
 from l2ljax.runtime.workdir import read_json
 from papers import compare, effort
 from papers.ablations import TABLES
 
-__all__ = ["PANELS", "Point", "draw", "points"]
+__all__ = ["PANELS", "Point", "by_radius", "draw", "points"]
 
 PANELS = {
     "digits, digits_cnn, eps 0.2": ("digits", "digits_cnn", "0.2"),
@@ -38,6 +39,29 @@ class Point(NamedTuple):
 def points(results: Path) -> list[Point]:
     """Return a point for each setting of the digits tables, and for each kept row with a column pgd100."""
     return [*_digits(results), *_papers(results)]
+
+
+def by_radius(record: Mapping[str, Any]) -> str:
+    """Return experiments/ablation.py --table=steps in Markdown: a row per attack in training, a column per radius."""
+    cells: dict[str, dict[str, str]] = {}
+    for row, runs in record["rows"].items():
+        attack, _, radius = row.rpartition(", eps ")
+        found = summary(runs)["pgd100"]
+        passes = effort.training(
+            "digits", "digits_cnn", runs[0]["method"], epochs=1, images=1, steps=_steps(row)
+        ).passes
+        at = cells.setdefault(attack, {"passes a step": f"{passes:g}"})
+        at[f"eps {radius}"] = f"{percent(found['mean'])} ± {percent(found['deviation'])}"
+    run, seeds = next((runs[0], len(runs)) for runs in record["rows"].values())
+    about = (
+        f"{run['dataset']}, {run['arch']}, {run['epochs']:.4g} epochs, {seeds} seeds, PGD-100 on {run['eval_size']} "
+    )
+    rows = [[attack, *row.values()] for attack, row in cells.items()]
+    return f"{about}test images: mean ± standard deviation.\n\n{grid(['attack in training', *cells[attack]], rows)}"
+
+
+def _steps(row: str) -> int | None:
+    return TABLES["steps"].get(row, {}).get("steps")
 
 
 def _digits(results: Path) -> Iterator[Point]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from l2ljax.gail import report
 from l2ljax.report.markdown import grid, over_seeds, percent, table
+from papers import overview
 
 __all__ = [
     "TABLES", "autoattack", "cycle", "gail_speed", "goals", "judgements", "quotient", "runs", "scaling", "speed",
@@ -314,8 +315,12 @@ def traveller(record: Mapping[str, Any]) -> str:
     return f"{victims}. {record['machine']}, {record['date']}.\n\n{grid(header, cells)}"
 
 
+def _over_seeds(record: Mapping[str, Any]) -> str:
+    return (overview.by_radius if all(", eps " in row for row in record["rows"]) else over_seeds)(record)
+
+
 TABLES = {
-    "held_out": traveller, "goals": goals, "reports": runs, "judgements": judgements, "rows": over_seeds,
+    "held_out": traveller, "goals": goals, "reports": runs, "judgements": judgements, "rows": _over_seeds,
     "panels": strength,
     "autoattack": autoattack, "verdicts": verdicts, "scaling": scaling, "distances": cycle, "speed": speed,
     "results": throughput, "arms": report.markdown, "gail_speed": gail_speed,
