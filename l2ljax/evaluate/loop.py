@@ -190,8 +190,7 @@ def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[
         left = np.flatnonzero(~np.asarray(carry.done)[:standing])
         if not len(left):
             break
-        eighth, few = max(len(rows) // 8, 1), max(len(rows) // 32, 1)  # a program is compiled for each size
-        packed = _filled(left, devices.round_up(few if len(left) <= few else eighth), len(rows))
+        packed = _filled(left, devices.round_up(_unit(len(left), len(rows))), len(rows))
         if len(packed) < len(at):
             whole = jax.device_get(carry)
             x_adv[at[:standing]] = whole.x[:standing]
@@ -241,6 +240,11 @@ def _run(job: Job, spent: np.ndarray, function: Any, *batch: Tree, **options: An
 def _compiled(treedef: Any, shapes: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
     program = devices.on_each(lambda function, *args: function(*args, **dict(options)), whole=2)
     return jax.jit(program).lower(*jax.tree.unflatten(treedef, shapes)).compile()
+
+
+def _unit(left: int, size: int) -> int:
+    """Return an eighth of a batch, halved up to twice for as few examples: a program is compiled for each size."""
+    return next((size // n for n in (32, 16) if left <= size // n), max(size // 8, 1))
 
 
 def _filled(rows: np.ndarray, unit: int, most: int) -> np.ndarray:
