@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from l2ljax.files import write_files
 
 __all__ = [
-    "BLUE", "COLORS", "FACTORS", "GRAY", "LIGHT_BLUE", "RED", "VERMILLION", "accuracy_against", "amplified",
+    "BLUE", "COLORS", "FACTORS", "GRAY", "LIGHT_BLUE", "MARKERS", "RED", "VERMILLION", "accuracy_against", "amplified",
     "amplified_perturbations", "canvas", "loss_along_attacks", "loss_landscape", "perturbation_grid", "png",
     "running_mean", "save", "tidy", "training_curves",
 ]  # fmt: skip
