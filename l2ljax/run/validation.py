@@ -57,8 +57,8 @@ def validate(setup: Setup, state: TrainState, history: Sequence[Mapping[str, flo
         return row
     if not any(ALARM in past for past in history):
         print(
-            f"step {state.step}: catastrophic overfitting: the network resists FGSM, but less than half as often "
-            f"{name} as at step {good}; the best parameters so far are kept (--on-overfitting=stop or restore ends "
+            f"step {state.step}: catastrophic overfitting: the network learns to resist FGSM, but resists {name} less "
+            f"than at step {good}; the best parameters so far are kept (--on-overfitting=stop or restore ends "
             "training here)",
             file=sys.stderr,
         )
@@ -69,8 +69,8 @@ def overfits(history: Sequence[Mapping[str, float]], row: Mapping[str, float]) -
     """Return the step of the best validation so far if training overfits catastrophically since, else None.
 
     Wong et al. (2020), section 5.3: within an epoch, networks trained on one step learn to resist that alone. Here: the
-    accuracy under several steps has fallen to half of its best or less, by 10 points or more, while that under FGSM is
-    no lower than then.
+    accuracy under several steps has fallen from its best while that under FGSM has not, and either it is half of it or
+    less, by 10 points or more, or it was never much: now a quarter of that under FGSM, which is above one half.
 
     Args:
       history: the rows of metrics before.
@@ -79,9 +79,11 @@ def overfits(history: Sequence[Mapping[str, float]], row: Mapping[str, float]) -
     prefix = "raw_val" if "raw_val_robust_acc" in row else "val"  # an average hides it for a while
     robust, single = f"{prefix}_robust_acc", f"{prefix}_single_step_acc"
     good = max((past for past in history if robust in past), key=lambda past: past[robust], default=None)
-    if good is None or row[robust] > min(good[robust] / 2, good[robust] - 0.1) or row[single] < good[single]:
+    if good is None or row[single] < good[single]:
         return None
-    return int(good["step"])
+    collapsed = row[robust] <= min(good[robust] / 2, good[robust] - 0.1)
+    never = row[robust] < min(good[robust], row[single] / 4) and row[single] > 0.5
+    return int(good["step"]) if collapsed or never else None
 
 
 def restored(state: TrainState, best: Best) -> TrainState:
