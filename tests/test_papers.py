@@ -446,7 +446,7 @@ def test_a_cell_is_ours_the_papers_and_the_difference():
     assert compare.cell("Min", table, "AdvTrain", seeds) == "91.00 [90.00, 92.00] / 94.28 (-3.28)"
     assert compare.cell("pgd100", table, "AdvTrain", seeds) == "10.00"
     text = compare.section("rnn_adv:table3", table, seeds)
-    assert "PGD-10 (1,000 images)" in text
+    assert "PGD-10 (1,000)" in text
 
 
 def test_no_difference_stands_between_different_data_sets():

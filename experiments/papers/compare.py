@@ -76,7 +76,8 @@ def passes() -> str:
 _ABOUT = """A cell is ours, then the paper's number, then the difference, in points; between different data sets none
 stands. Of several seeds ours is the mean, in brackets their range. The schedule compares a run with the row's setting
 in its paper, ours for theirs; where it says more than `as in the paper`, the row is not the paper's setting, and the
-difference is not one between implementations. Columns without a paper's number stand beside the paper's attacks."""
+difference is not one between implementations. Columns without a paper's number stand beside the paper's attacks; in
+brackets behind a column is the number of test images."""
 
 
 def section(name: str, table: Table, measured: Sequence[Record]) -> str:
@@ -131,7 +132,7 @@ def value_of(record: Record, column: str, table: Table) -> float | None:
 def images_of(column: str, measured: Iterable[Record]) -> str:
     """Return the number of test images of a column."""
     counts = {record["values"][column]["images"] for record in measured if column in record["values"]}
-    return " or ".join(f"{count:,}" for count in sorted(counts)) + " images" if counts else ""
+    return " or ".join(f"{count:,}" for count in sorted(counts))
 
 
 COMPARED = (

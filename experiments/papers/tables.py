@@ -304,9 +304,8 @@ def traveller(record: Mapping[str, Any]) -> str:
         cells.append([
             name, f"{ratio['mean']:.3f} ({ratio['least']:.3f}-{ratio['largest']:.3f})",
             f"{points['mean']:+.2f} ({points['least']:+.2f} to {points['largest']:+.2f})",
-            *(f"{row[key]} of {row['victims']}" for key in ("loss_reached", "accuracy_reached")),
         ])  # fmt: skip
-    header = ["traveller / rival", "ratio of losses (range)", "accuracy, points (range)", "loss reached", "accuracy"]
+    header = ["traveller / rival", "ratio of losses (range)", "accuracy, points (range)"]
     held, seen = (
         {victim["dataset"] for victim in victims} for victims in (record["held_out"].values(), record["learning"])
     )
