@@ -314,3 +314,12 @@ def test_a_workdir_does_not_go_on_with_other_data_or_another_network(tmp_path):
     another = type("Net", (Net,), {"__call__": lambda self, x: -Net.__call__(self, x)})()
     with pytest.raises(L2LError, match="holds a run of another network, of the same name"):
         l2ljax.fit(another, (IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
+
+
+def test_ones_own_optimizers_replace_the_one_that_a_method_prescribes():
+    movers = Players(optax.sgd(0.1), optax.sgd(0.0))
+    result = l2ljax.fit("digits_cnn", "digits", method="free_adv", optimizers=movers, epochs=1, val_size=0)
+    delta = result.state.params.attacker["delta"]
+    assert delta.shape == (100, 8, 8, 1) and not delta.any()
+    result = l2ljax.fit("digits_cnn", "digits", method="free_adv", epochs=1, val_size=0)
+    assert float(np.abs(result.state.params.attacker["delta"]).max()) == pytest.approx(0.2)

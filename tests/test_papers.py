@@ -449,6 +449,12 @@ def test_a_cell_is_ours_the_papers_and_the_difference():
     assert "PGD-10 (1,000)" in text
 
 
+def test_what_the_paper_did_without_is_said():
+    run = plan.mnist("AdvTrain", 0).about | {"eps": "0.3", "norm": "linf", "ema": 0.999, "awp": None}
+    said = compare.shortened(run, "rnn_adv:table3", "AdvTrain")
+    assert "ema 0.999 for none" in said and "awp" not in said
+
+
 def test_no_difference_stands_between_different_data_sets():
     table = TABLES["rnn_adv:table3"]
     seeds = [record(training={**FULL, "dataset": "digits"}, PGD_10=0.9)]

@@ -18,10 +18,7 @@ from tests.tiny import small, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.1)
-LIKE_OTHERS = ("n_fgsm", "elle", "mart", "two_step_grad_only_l2l")
-"""Methods whose parts other ones train with, too."""
-JOINT = [pytest.param(m, "joint", marks=[pytest.mark.slow] * (m in LIKE_OTHERS)) for m in defenses.METHODS]
-CASES = [*JOINT, ("grad_l2l", "alternating"), ("rnn_adv", "alternating")]
+CASES = [(m, "joint") for m in defenses.METHODS] + [("grad_l2l", "alternating"), ("rnn_adv", "alternating")]
 
 
 def toy_batch(n=32):

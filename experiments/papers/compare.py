@@ -138,6 +138,7 @@ def images_of(column: str, measured: Iterable[Record]) -> str:
 COMPARED = (
     "optimizer", "lr", "lr_schedule", "milestones", "decay", "weight_decay", "nesterov", "batch_size", "clip_norm",
     "warmup", "augment", "schedule", "selection", "attacker_optimizer", "attacker_lr", "attacker_weight_decay",
+    "ema", "awp", "cutout", "cutmix", "label_smoothing", "replays",
 )  # fmt: skip
 """The settings that are compared as they stand, those in epochs as shares of the run."""
 

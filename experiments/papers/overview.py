@@ -1,4 +1,4 @@
-"""Robust accuracy against training passes: the README's figure, and what the attack in training needs at each radius.
+"""Robust accuracy against training passes: a figure, and what the attack in training needs at each radius.
 
 draw(Path("experiments/results/passes.png"), points(Path("experiments/results")))
 """
@@ -56,8 +56,9 @@ def by_radius(record: Mapping[str, Any]) -> str:
     about = (
         f"{run['dataset']}, {run['arch']}, {run['epochs']:.4g} epochs, {seeds} seeds, PGD-100 on {run['eval_size']} "
     )
-    rows = [[attack, *row.values()] for attack, row in cells.items()]
-    return f"{about}test images: mean ± standard deviation.\n\n{grid(['attack in training', *cells[attack]], rows)}"
+    header = ["attack in training", *next(iter(cells.values()))]
+    table = grid(header, [[attack, *row.values()] for attack, row in cells.items()])
+    return f"{about}test images: mean ± standard deviation.\n\n{table}"
 
 
 def _steps(row: str) -> int | None:

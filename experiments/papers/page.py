@@ -12,6 +12,7 @@ HEAD = """# Benchmarks
 
 Made by `python experiments/reproduce.py --tables` from experiments/results; no number is typed by hand. The JSON of a
 section, and of a row of the papers' tables in experiments/results/papers, has its command, versions and date.
+[Accuracy against training passes](experiments/results/passes.png) draws the models.
 """
 SPEED = ("goals", "speed", "costs_resnet20", "costs_wrn_34_10", "gail_speed", "throughput", "scaling")
 """Results about speed, which come first."""

@@ -26,6 +26,7 @@ SETTINGS = (
     "recipe", "method", "dataset", "arch", "eps", "norm", "epochs", "train_size", "batch_size", "optimizer", "lr",
     "lr_schedule", "milestones", "decay", "weight_decay", "nesterov", "clip_norm", "warmup", "augment", "schedule",
     "selection", "attacker_optimizer", "attacker_lr", "attacker_weight_decay", "options", "dtype", "seed",
+    "ema", "awp", "cutout", "cutmix", "label_smoothing", "replays",
 )  # fmt: skip
 """Settings from the training run's config.json: the actual setting of the result."""
 

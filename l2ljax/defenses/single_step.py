@@ -117,13 +117,13 @@ def free_adv(classifier: Classifier, ball: Ball, *, step: Positive = 1.0, axis_n
         return {"delta": jnp.zeros_like(x)}, {}
 
     def rule(
-        params: Tree, batch_stats: Tree, keys: Key, y: Array, train: bool = False, axis: str | None = None
+        params: Tree, batch_stats: Tree, keys: Key, y: Array, train: bool = False, axis_name: str | None = None
     ) -> optax.GradientTransformation:
         def update(grads: Array, state: optax.EmptyState, x: Array, **_: Any) -> tuple[Array, optax.EmptyState]:
-            delta, devices = params["delta"], jax.lax.axis_size(axis) if axis else 1
+            delta, devices = params["delta"], jax.lax.axis_size(axis_name) if axis_name else 1
             if len(delta) != len(x) * devices:
                 raise L2LError(f"{len(delta)} perturbations for a batch of {len(x) * devices}: give init such a batch")
-            first = jax.lax.axis_index(axis) * len(x) if axis else 0
+            first = jax.lax.axis_index(axis_name) * len(x) if axis_name else 0
             return jax.lax.dynamic_slice_in_dim(delta, first, len(x)), state
 
         return optax.GradientTransformationExtraArgs(lambda x: optax.EmptyState(), update)

@@ -145,9 +145,9 @@ _ATTACK = Settings(
 
 
 def _ours(base: Settings) -> dict[str, Settings]:
-    learned = dict.fromkeys(RNN_METHODS, base._replace(attacker_lr=1e-2))
-    others = {"las_at": base._replace(schedule="alternating"), "free_adv": base._replace(replays=8)}
-    return {**dict.fromkeys(defenses.ATTACKERS, _ATTACK), **dict.fromkeys(defenses.METHODS, base), **learned, **others}
+    special = dict.fromkeys(RNN_METHODS, base._replace(attacker_lr=1e-2))
+    special |= {"las_at": base._replace(schedule="alternating"), "free_adv": base._replace(replays=8)}
+    return {**dict.fromkeys(defenses.ATTACKERS, _ATTACK), **dict.fromkeys(defenses.METHODS, base), **special}
 
 
 _OURS = (

@@ -112,12 +112,13 @@ def prepare(
         defense = defenses.perturbed(defense, gamma=settings.awp, axis_name=AXIS)
     epoch_steps = data.steps_per_epoch(len(whole.train.labels), settings.batch_size)
     last = total_steps(settings, epoch_steps)
-    first_movers = movers or optimizers(
-        settings if settings.clip_warmup else settings._replace(clip_norm=None), epoch_steps
-    )
-    movers = movers or optimizers(settings, epoch_steps)
-    if defense.mover is not None:
-        movers, first_movers = (both._replace(attacker=defense.mover) for both in (movers, first_movers))
+
+    def own_movers(settings: Settings) -> Players:
+        made = optimizers(settings, epoch_steps)
+        return made if defense.mover is None else made._replace(attacker=defense.mover)
+
+    first_movers = movers or own_movers(settings if settings.clip_warmup else settings._replace(clip_norm=None))
+    movers = movers or own_movers(settings)
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
     images = jnp.zeros((settings.batch_size, *whole.image_shape))
     state = init_state(k_init, classifier, defense, movers, images)

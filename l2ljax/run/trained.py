@@ -136,7 +136,8 @@ def restore_attacker(workdir: str | Path, ball: threat.Ball | None = None) -> tu
         own = f"{workdir} holds a {saved['method']}, a defense of yours"
         raise L2LError(f"{own}: keep its attack, or register the defense")
     defense = defenses.create(saved["method"], models.create("digits_cnn"), trained, **saved["options"])  # any network
-    like = defense.init(jax.random.key(0), jnp.zeros((saved.get("batch_size", 1), *saved["image_shape"])))
+    batch = jnp.zeros((saved.get("batch_size", 1), *saved["image_shape"]))  # free_adv's parameters are of one
+    like = defense.init(jax.random.key(0), batch)
     return defense, checkpoint.restore_player(workdir, "attacker", like)
 
 
