@@ -1,18 +1,41 @@
-"""The tables of experiments/ablation.py: name -> row -> the flags that differ from the recipe `ours` on digits."""
+"""The tables of experiments/ablation.py: name -> row -> flags on top of the recipe `ours` on digits.
+
+All but "methods" set the learning rate, too: a later choice of the recipe leaves them as they are.
+"""
 
 from typing import Any
 
 __all__ = ["TABLES"]
 
-_CHEAP = {"steps": 3}
-_ONECYCLE = {"lr_schedule": "onecycle", "lr": 3e-3}
-TABLES: dict[str, dict[str, dict[str, Any]]] = {
+_Rows = dict[str, dict[str, Any]]
+_CONSTANT: dict[str, Any] = {"lr": 1e-3, "lr_schedule": "constant"}
+_CYCLE = {"lr": 3e-3, "lr_schedule": "onecycle"}
+
+
+def _each(shared: dict[str, Any], rows: _Rows) -> _Rows:
+    """Return rows that begin with the shared flags."""
+    return {name: {**shared, **chosen} for name, chosen in rows.items()}
+
+
+def _attacks(eps: float) -> _Rows:
+    """Return training attacks inside a ball, one step by hand and learned, and several."""
+    sizes = {2: 0.75, 3: 0.5, 10: 0.25}
+    by_hand: _Rows = {
+        f"PGD, {n} steps of {size} eps": {"method": "pgd_adv", "steps": n, "options": f"step_size={size * eps:g}"}
+        for n, size in sizes.items()
+    }
+    learned: _Rows = {f"RNN-Adv, {n} steps": {"method": "rnn_adv", "steps": n} for n in sizes}
+    one_step: _Rows = {name: {"method": name.lower().replace("-", "_")} for name in ("N-FGSM", "FGSM-RS", "FGSM-SDI")}
+    return {f"{name}, eps {eps}": {"eps": str(eps), **row} for name, row in {**one_step, **by_hand, **learned}.items()}
+
+
+TABLES: dict[str, _Rows] = {
     "methods": {
         **{method: {"method": method} for method in ("plain", "pgd_adv", "rnn_adv")},
         "rnn_adv, phi frozen at its start": {"attacker_lr": 0.0},
         **{method: {"method": method} for method in ("naive_l2l", "grad_l2l", "two_step_l2l")},
     },
-    "rnn": {
+    "rnn": _each(_CONSTANT, {
         "default: scale 1, example, weights t": {},
         "scale 0.25": {"options": "scale=0.25"},
         "scale 5 = 1/eps, the paper's": {"options": "scale=5"},
@@ -21,46 +44,29 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "weights final": {"options": "weights=final"},
         "biases": {"options": "biases=True"},
         "phi's learning rate 1e-3": {"attacker_lr": 1e-3},
-    },
-    "recipes": {
+    }),
+    "recipes": _each(_CONSTANT, {
         "grad_l2l, joint": {"method": "grad_l2l"},
         "grad_l2l, alternating": {"method": "grad_l2l", "schedule": "alternating"},
         "two_step_l2l, joint": {"method": "two_step_l2l"},
         "two_step_l2l, alternating": {"method": "two_step_l2l", "schedule": "alternating"},
         "rnn_adv, ours": {},
         "rnn_adv, as printed": {"options": "scale=5,normalize=none"},
-    },
-    "ingredients": {
-        "ours without them": {**_CHEAP, "lr_schedule": "constant"},
-        "EMA 0.99": {**_CHEAP, "lr_schedule": "constant", "ema": 0.99},
-        "onecycle": {**_CHEAP, **_ONECYCLE},
-        "cosine": {**_CHEAP, "lr_schedule": "cosine"},
-        "onecycle, EMA 0.99": {**_CHEAP, **_ONECYCLE, "ema": 0.99},
-        "onecycle, EMA 0.99, smoothing 0.1": {**_CHEAP, **_ONECYCLE, "ema": 0.99, "label_smoothing": 0.1},
-        "onecycle, EMA 0.99, AWP 0.005": {**_CHEAP, **_ONECYCLE, "ema": 0.99, "awp": 0.005},
-        "onecycle, EMA 0.99, Cutout 2": {**_CHEAP, **_ONECYCLE, "ema": 0.99, "cutout": 2},
-    },
-    "steps": {
-        f"{name}, eps {eps}": {"method": method, "eps": eps, **chosen}
-        for eps in ("0.1", "0.2", "0.3")
-        for name, method, chosen in (
-            ("N-FGSM", "n_fgsm", dict[str, Any]()),
-            ("FGSM-RS", "fgsm_rs", {}),
-            ("FGSM-SDI", "fgsm_sdi", {}),
-            *(
-                (
-                    f"PGD, {steps} steps of {size} eps",
-                    "pgd_adv",
-                    {"steps": steps, "options": f"step_size={size * float(eps):g}"},
-                )
-                for steps, size in ((2, 0.75), (3, 0.5), (10, 0.25))
-            ),
-            *((f"RNN-Adv, {steps} steps", "rnn_adv", {"steps": steps}) for steps in (2, 3, 10)),
-        )
-    },
-    "slim": {
+    }),
+    "ingredients": _each({"steps": 3}, {
+        "constant rate": _CONSTANT,
+        "constant rate, EMA 0.99": {**_CONSTANT, "ema": 0.99},
+        "onecycle": _CYCLE,
+        "onecycle, EMA 0.99": {**_CYCLE, "ema": 0.99},
+        "onecycle, AWP 0.005": {**_CYCLE, "awp": 0.005},
+        "onecycle, smoothing 0.1": {**_CYCLE, "label_smoothing": 0.1},
+        "onecycle, Cutout 2": {**_CYCLE, "cutout": 2},
+        "onecycle, smoothing 0.1, Cutout 2": {**_CYCLE, "label_smoothing": 0.1, "cutout": 2},
+    }),
+    "steps": _each(_CONSTANT, {name: row for eps in (0.1, 0.2, 0.3) for name, row in _attacks(eps).items()}),
+    "slim": _each(_CONSTANT, {
         "wide": {"method": "grad_l2l", "attacker": "wide"},
         "slim": {"method": "grad_l2l", "attacker": "slim"},
         "slim without the skip": {"method": "grad_l2l", "attacker": "slim_no_skip"},
-    },
-}
+    }),
+}  # fmt: skip
