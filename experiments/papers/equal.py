@@ -9,25 +9,27 @@ __all__ = ["PARTS", "PASSES", "ROWS", "model"]
 
 PASSES = 30
 """The passes over a training image in all epochs."""
-ROWS: dict[str, tuple[str, int, tuple[str, ...]]] = {
-    "N-FGSM": ("n_fgsm", 2, ()),
-    "RNN-Adv, T = 2": ("rnn_adv", 3, ("--steps=2",)),
-    "PGD-2": ("pgd_adv", 3, ("--steps=2", f"--options=step_size={0.75 * 8 / 255:.5f}")),
-    "FGSM-SDI": ("fgsm_sdi", 3, ("--attacker-width=16",)),
-    "FGSM-RS": ("fgsm_rs", 2, ()),
-    "Grad L2L, slim": ("grad_l2l", 2, ("--attacker=slim", "--attacker-width=16")),
+ROWS: dict[str, tuple[str, int, int | None, tuple[str, ...]]] = {
+    "N-FGSM": ("n_fgsm", 2, None, ()),
+    "RNN-Adv, T = 2": ("rnn_adv", 3, None, ("--steps=2",)),
+    "PGD-2": ("pgd_adv", 3, None, ("--steps=2", f"--options=step_size={0.75 * 8 / 255:.5f}")),
+    "FGSM-SDI": ("fgsm_sdi", 3, 16, ()),
+    "FGSM-RS": ("fgsm_rs", 2, None, ()),
+    "Grad L2L, slim": ("grad_l2l", 2, 16, ("--attacker=slim",)),
 }
-"""Row -> method, passes of a step, flags. PGD's step is that of the search on digits, 0.75 eps. The learned attackers'
-own networks are not in the passes: FGSM-SDI's and L2L's are a part of the time, RNN-Adv's is not."""
+"""Row -> method, passes of a step, width of the learned attacker, flags. PGD's step is that of the search on digits,
+0.75 eps. The learned attackers' own networks are not in the passes: FGSM-SDI's and L2L's are a part of the time,
+RNN-Adv's is not."""
 _SHARED = ("--lr=0.1", "--lr-schedule=onecycle", "--ema=0.999")
 
 
 def model(row: str, seed: int = 0) -> Job:
     """Return the model of a row."""
-    method, passes, flags = ROWS[row]
+    method, passes, width, flags = ROWS[row]
     return trained(
-        "ours", "cifar10", "resnet20", method, PASSES // passes, seed, *_SHARED, *flags, variant="equal-passes"
-    )
+        "ours", "cifar10", "resnet20", method, PASSES // passes, seed, *_SHARED, *flags,
+        variant="equal-passes", width=width,
+    )  # fmt: skip
 
 
 PARTS: tuple[Part, ...] = tuple(
