@@ -87,6 +87,8 @@ def test_numbers_are_those_of_the_papers(table, row, column, number):
 @pytest.mark.parametrize("table", ["rnn_adv:table3", "rnn_adv:table5", "l2l_da:table2-mnist", "l2l_da:table3"])
 def test_printed_minima_are_the_minima_of_the_printed(table):
     for row, cells in TABLES[table].rows.items():
+        if not cells:  # a row of ours beside the paper's
+            continue
         assert cells["Min"] == min(number for column, number in cells.items() if column != "Natural"), row
 
 

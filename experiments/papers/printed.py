@@ -19,8 +19,8 @@ from papers.targets import TABLES
 __all__ = ["COLUMNS", "FIGURES", "METHODS", "model", "printed", "recipe_of", "setting"]
 
 METHODS = {
-    **plan.RNN_ROWS, **plan.L2L_ROWS, **{row: method for row, (method, _, _) in plan.DA_MODELS.items()},
-    "AdvTrain+BLS": "pgd_bls_adv", "Plain Net": "plain", "Stability": "stability", "Kurakin": "fgsm_adv",
+    **plan.SMALL_METHODS, **plan.L2L_ROWS, **{row: method for row, (method, _, _) in plan.DA_MODELS.items()},
+    "Plain Net": "plain", "Stability": "stability", "Kurakin": "fgsm_adv",
     "R+, D+": "l2l_da", "delta+, y+": "l2l_da", "PGD classifier": "pgd_adv", "L2L-DA classifier": "l2l_da",
 }  # fmt: skip
 """Row of any table -> method."""
