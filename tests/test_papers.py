@@ -22,7 +22,7 @@ from l2ljax.run import adversary, judge
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.trained import learned
 from l2ljax.types import L2LError
-from papers import claims, compare, effort, listing, overview, plan, printed, records, tables, work
+from papers import ablations, claims, compare, effort, listing, overview, plan, printed, records, tables, work
 from papers.jobs import Job, Part
 from papers.targets import ARCHITECTURES, TABLES
 
@@ -177,10 +177,6 @@ def test_every_trained_row_has_a_command_at_its_papers_recipe():
             assert not parts or drawn or columns == set(table.columns) - {"Min"} - ({"own attacker"} - own), (name, row)
             for part in parts:
                 assert {flag.partition("=")[0] for flag in part.victim.flags} <= about
-                settings = printed.setting(name, row)
-                assert (settings.dataset, settings.arch) == (table.dataset, table.arch)
-                saved = {field: settings.saved()[field] for field in records.SETTINGS}
-                assert compare.shortened(saved, name, row) == "as in the paper"
 
 
 @pytest.mark.parametrize(
@@ -196,6 +192,14 @@ def test_every_trained_row_has_a_command_at_its_papers_recipe():
 def test_rows_have_their_papers_schedules(table, row, settings):
     paper = printed.setting(table, row)
     assert {name: getattr(paper, name) for name in settings} == settings
+
+
+def test_the_papers_own_setting_is_said_to_be_it():
+    settings = printed.setting("rnn_adv:table3", "AdvTrain").saved()
+    saved = {field: settings[field] for field in records.SETTINGS}
+    assert compare.shortened(saved, "rnn_adv:table3", "AdvTrain") == "as in the paper"
+    shorter = compare.shortened({**saved, "epochs": 6}, "rnn_adv:table3", "AdvTrain")
+    assert shorter.startswith("6 of 100 epochs; milestones")
 
 
 def test_black_box_tables_have_slim_attackers_of_width_128():
@@ -216,7 +220,7 @@ def test_only_names_tables_or_rows():
 # Running -------------------------------------------------------------------------------------------------------------
 
 FAKE = """
-    import json, os, signal, sys, time
+    import json, os, shlex, signal, sys, time
     from pathlib import Path
 
     how, made, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -240,8 +244,10 @@ FAKE = """
             "epochs": 6, "train_size": None, "data_dir": "/a/place", "seed": 0}))
         made.write_text(json.dumps({"method": "plain", "seed": 0, "parameters": {"classifier": 1}, "versions": {}}))
     else:
-        made.write_text(json.dumps({"clean_acc": "99.00", "provenance": {"images": 100, "date": "today", "machine": "m",
-            "attacks": {"pgd10@rnn": 0.25}, "black_box": {}}}))
+        command = shlex.join(["python", *sys.argv])
+        made.write_text(json.dumps({"command": command, "clean_acc": "99.00",
+            "provenance": {"images": 100, "date": "today", "machine": "m", "attacks": {"pgd10@rnn": 0.25},
+            "black_box": {}}}))
 """
 
 
@@ -443,12 +449,30 @@ def test_a_cell_is_ours_the_papers_and_the_difference():
     seeds = [record(PGD_10=0.9, Natural=0.5), record(seed=1, PGD_10=0.92, Natural=0.99)]
     assert compare.cell("PGD-10", table, "AdvTrain", seeds) == "91.00 [90.00, 92.00] / 94.89 (-3.89)"
     assert compare.cell("PGD-100", table, "AdvTrain", seeds) == "- / 94.28"
-    # The minimum is over attacks, seed by seed, and of no column that the paper does not have.
     seeds[0]["values"]["pgd100"] = {"value": 0.1, "images": 10, "command": "judge"}
-    assert compare.cell("Min", table, "AdvTrain", seeds) == "91.00 [90.00, 92.00] / 94.28 (-3.28)"
     assert compare.cell("pgd100", table, "AdvTrain", seeds) == "10.00"
     text = compare.section("rnn_adv:table3", table, seeds)
     assert "PGD-10 (1,000)" in text
+
+
+def test_seeds_of_other_budgets_have_a_line_of_their_own():
+    table = TABLES["rnn_adv:table3"]
+    seeds = [record(PGD_10=0.8), record(seed=1, training={**FULL, "epochs": 12}, PGD_10=0.9)]
+    lines = [line for line in compare.section("rnn_adv:table3", table, seeds).splitlines() if "AdvTrain" in line]
+    assert [("80.00 /" in line, "90.00 /" in line) for line in lines] == [(True, False), (False, True)]
+
+
+def test_a_scale_that_is_the_papers_as_shown_is_not_a_difference():
+    run = plan.mnist(plan.AS_PRINTED, 0).about | {"eps": "0.3", "norm": "linf", "options": {"scale": 3.3333}}
+    assert "scale" not in compare.shortened(run, "rnn_adv:table3", plan.AS_PRINTED)
+
+
+def test_a_scripts_result_counts_if_it_is_of_the_planned_command(at):
+    job = Job("fake.py", ("--table=rnn", "--out=a.json"), "a.json")
+    part = Part("rnn_adv:open", "x", (job,))
+    for command, kept in {"--table=rnn --out=b.json": True, "--table=rnn": True, "--table=slim": False}.items():
+        (at / "a.json").write_text(json.dumps({"command": f"python fake.py {command}"}))
+        assert records.is_kept(part) == kept, command
 
 
 def test_what_the_paper_did_without_is_said():
@@ -529,6 +553,17 @@ def test_each_claim_is_answered_by_planted_rows(claim, tmp_path):
     assert answer(planted(1), claim, tmp_path) == "no"
     assert answer([], claim, tmp_path) == "open"
     assert answer(planted(0)[:-3], claim, tmp_path) == "open"  # one of the rows is missing
+    longer = [{**row, "training": {**row["training"], "epochs": 1000 * i}} for i, row in enumerate(planted(0))]
+    assert answer(longer, claim, tmp_path) == "open"  # no two rows are of one budget
+
+
+def test_claims_ask_digits_for_settings_of_the_ablation(tmp_path, monkeypatch):
+    asked = set()
+    monkeypatch.setattr(
+        claims, "digits", lambda results, table, row: asked.add((table, row)) or claims.Group(row, [], None)
+    )
+    claims.answers([], tmp_path)
+    assert asked and all(row in ablations.TABLES[table] for table, row in asked)
 
 
 def test_gail_is_answered_from_its_own_results(tmp_path):

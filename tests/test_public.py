@@ -19,7 +19,7 @@ import l2ljax
 from l2ljax import attacks, defenses
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = [ROOT / "l2ljax", ROOT / "experiments" / "bench", ROOT / "experiments" / "papers"]
+PACKAGES = [ROOT / "l2ljax", *(ROOT / "experiments" / name for name in ("bench", "papers", "travel"))]
 MODULES = {".".join(p.relative_to(top.parent).with_suffix("").parts): p for top in PACKAGES for p in top.rglob("*.py")}
 SOURCES = sorted(path for folder in ("l2ljax", "experiments") for path in (ROOT / folder).rglob("*.py"))
 STUMBLES = re.compile(r"\A(What|Of|So|How) |\btold\b|where not given|so many")

@@ -26,11 +26,6 @@ from l2ljax.types import Array, Batch, Classifier, Defense, L2LError, Tree, exam
 
 __all__ = ["Task", "builders", "defense", "known", "network", "options", "ours", "peak_bytes"]
 
-PAPERS = {"plain": 1.0, "pgd_adv": 12.3, "naive_l2l": 2.76, "grad_l2l": 5.80, "two_step_l2l": 7.56}
-"""Seconds a step over plain training's: Learning to Defend by Learning to Attack, Table 3 (WRN-34-10, 10-step PGM)."""
-PAPER_SECONDS = {"rnn_adv": 268.50, "rnn_trades": 443.52, "l2l_da": 1972.41}
-"""Seconds an epoch in Improved Adversarial Training via Learned Optimizer, Table 2 (network and data not given)."""
-
 
 class Task(NamedTuple):
     """A training step of one method."""
@@ -89,9 +84,8 @@ def known(task: Task) -> dict[str, Any]:
     """Count the work of a step without running it.
 
     Returns:
-      "flops", two per multiplication of convolutions and matrix products, the attacker's included,
-      "attacker_parameters", and from the papers or None: "paper", the time over plain's, and "paper_seconds", of an
-      epoch.
+      "flops", two per multiplication of convolutions and matrix products, the attacker's included, and
+      "attacker_parameters".
     """
     classifier, batch = network(task)
     alone = defense(task, classifier, axis_name=None)
@@ -110,7 +104,6 @@ def known(task: Task) -> dict[str, Any]:
     counted = [cost.multiplications(cost.mark(functools.partial(gradient, mode=mode)), state) for mode in modes]
     return {
         "flops": 2 * sum(counted), "attacker_parameters": sum(p.size for p in jax.tree.leaves(state.params.attacker)),
-        "paper": PAPERS.get(task.name), "paper_seconds": PAPER_SECONDS.get(task.name),
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ All but "methods" set the learning rate, too: a later choice of the recipe leave
 
 from typing import Any
 
-__all__ = ["TABLES"]
+__all__ = ["TABLES", "TITLES"]
 
 _Rows = dict[str, dict[str, Any]]
 _CONSTANT: dict[str, Any] = {"lr": 1e-3, "lr_schedule": "constant"}
@@ -32,8 +32,13 @@ def _attacks(eps: float) -> _Rows:
 TABLES: dict[str, _Rows] = {
     "methods": {
         **{method: {"method": method} for method in ("plain", "pgd_adv", "rnn_adv")},
+        "rnn_adv, as printed": {"options": "scale=5,normalize=none"},
         "rnn_adv, phi frozen at its start": {"attacker_lr": 0.0},
         **{method: {"method": method} for method in ("naive_l2l", "grad_l2l", "two_step_l2l")},
+        **{
+            f"{method}, alternating": {"method": method, "schedule": "alternating"}
+            for method in ("grad_l2l", "two_step_l2l")
+        },
     },
     "rnn": _each(_CONSTANT, {
         "default: scale 1, example, weights t": {},
@@ -44,14 +49,6 @@ TABLES: dict[str, _Rows] = {
         "weights final": {"options": "weights=final"},
         "biases": {"options": "biases=True"},
         "phi's learning rate 1e-3": {"attacker_lr": 1e-3},
-    }),
-    "recipes": _each(_CONSTANT, {
-        "grad_l2l, joint": {"method": "grad_l2l"},
-        "grad_l2l, alternating": {"method": "grad_l2l", "schedule": "alternating"},
-        "two_step_l2l, joint": {"method": "two_step_l2l"},
-        "two_step_l2l, alternating": {"method": "two_step_l2l", "schedule": "alternating"},
-        "rnn_adv, ours": {},
-        "rnn_adv, as printed": {"options": "scale=5,normalize=none"},
     }),
     "ingredients": _each({"steps": 3}, {
         "constant rate": _CONSTANT,
@@ -70,3 +67,11 @@ TABLES: dict[str, _Rows] = {
         "slim without the skip": {"method": "grad_l2l", "attacker": "slim_no_skip"},
     }),
 }  # fmt: skip
+TITLES = {
+    "methods": "digits: methods, the L2L ones with attackers of width 16",
+    "rnn": "digits: RNN-Adv's choices, at a constant rate",
+    "ingredients": "digits: ingredients of training, RNN-Adv with 3 steps",
+    "steps": "digits: the attack in training, at a constant rate",
+    "slim": "digits: L2L's slim attacker, at a constant rate",
+}
+"""Table -> its title in BENCHMARKS.md."""

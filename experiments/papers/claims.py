@@ -17,13 +17,14 @@ from typing import NamedTuple
 from l2ljax.report.markdown import grid
 from papers.compare import Record
 from papers.jobs import BESIDE
+from papers.plan import AS_PRINTED
 
 __all__ = [
-    "AS_PRINTED",
     "ATTACKS",
     "NEEDED",
     "Answer",
     "Group",
+    "alike",
     "alternating_beats_joint",
     "answers",
     "as_markdown",
@@ -119,11 +120,17 @@ ATTACKS = ("PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", 
 """Columns for a row's worst case, if all rows of a comparison have them."""
 
 
+def alike(found: Sequence[Record]) -> Sequence[Record]:
+    """Return the records if all are of one network and one number of images in training, else none."""
+    about = ("dataset", "arch", "epochs", "train_size")
+    return found if len({tuple(record["training"].get(name) for name in about) for record in found}) == 1 else []
+
+
 def worst(records: Sequence[Record], table: str, *rows: str) -> list[Group]:
-    """Return for each row the lowest accuracy per seed among the attacks that all these rows share."""
-    of_row = {row: [r["values"] for r in records if (r["table"], r["row"]) == (table, row)] for row in rows}
-    every = [values for seeds in of_row.values() for values in seeds]
-    common = [c for c in ATTACKS if every and all(c in values for values in every)]
+    """Return for each row the lowest accuracy per seed among the attacks that all these rows share, if `alike`."""
+    every = alike([record for record in records if record["table"] == table and record["row"] in rows])
+    common = [c for c in ATTACKS if every and all(c in record["values"] for record in every)]
+    of_row = {row: [record["values"] for record in every if record["row"] == row] for row in rows}
     return [
         Group(
             row,
@@ -135,8 +142,9 @@ def worst(records: Sequence[Record], table: str, *rows: str) -> list[Group]:
 
 
 def column(records: Sequence[Record], table: str, row: str, name: str) -> Group:
-    """Return one column per seed."""
-    cells = [r["values"][name] for r in records if (r["table"], r["row"]) == (table, row) and name in r["values"]]
+    """Return one column per seed, if they are `alike`."""
+    seeds = alike([r for r in records if (r["table"], r["row"]) == (table, row) and name in r["values"]])
+    cells = [record["values"][name] for record in seeds]
     return Group(name, [c["value"] for c in cells], min((c["images"] for c in cells), default=None))
 
 
@@ -147,19 +155,22 @@ def digits(results: Path, table: str, row: str) -> Group:
     return Group(row, [run["attacks"]["pgd100"]["robust_acc"] for run in runs], runs[0]["eval_size"] if runs else None)
 
 
-def _fall(records: Sequence[Record], table: str, row: str) -> Group:
-    """Return PGM-20's accuracy minus AutoAttack's on the same images, per seed."""
+def _falls(records: Sequence[Record], *rows: tuple[str, str]) -> list[Group]:
+    """Return for each (table, row) PGM-20's accuracy minus AutoAttack's on the same images, per seed, if `alike`."""
     [beside] = BESIDE
-    rows = [r["values"] for r in records if (r["table"], r["row"]) == (table, row)]
-    both = [values for values in rows if {beside, "AutoAttack"} <= set(values)]
-    images = min((values["AutoAttack"]["images"] for values in both), default=None)
-    return Group(row, [v[beside]["value"] - v["AutoAttack"]["value"] for v in both], images)
+    both = alike([
+        r for r in records if (r["table"], r["row"]) in rows and {beside, "AutoAttack"} <= set(r["values"])
+    ])  # fmt: skip
+    groups = []
+    for table, row in rows:
+        seeds = [r["values"] for r in both if (r["table"], r["row"]) == (table, row)]
+        images = min((values["AutoAttack"]["images"] for values in seeds), default=None)
+        groups.append(Group(row, [v[beside]["value"] - v["AutoAttack"]["value"] for v in seeds], images))
+    return groups
 
 
 # The claims ----------------------------------------------------------------------------------------------------------
 
-AS_PRINTED = "rnn_adv, as printed"
-"""Its row in the ablation of recipes."""
 _WORST = {
     "rnn_adv:table3": "MNIST, worst common attack",
     "l2l:table2": "CIFAR-10 stand-in, worst common attack",
@@ -176,15 +187,17 @@ def _two_places(
 
 
 def rnn_beats_adv_train(records: Sequence[Record], results: Path) -> list[Answer]:
-    """RNN-Adv, Tables 3 to 5, with our scale and normalization, and on digits as printed too."""
-    pairs = _two_places(records, results, "rnn_adv:table3", ("RNN-Adv", "AdvTrain"), ("rnn_adv", "pgd_adv"))
-    said = [exceeds("RNN-Adv, ours, beats AdvTrain", *pair) for pair in pairs]
-    printed, ours = (digits(results, "recipes", row) for row in (AS_PRINTED, "rnn_adv, ours"))
-    rival = digits(results, "methods", "pgd_adv")
+    """RNN-Adv, Tables 3 to 5, with our scale and normalization, and as printed."""
+    rows = {"RNN-Adv": "rnn_adv", "AdvTrain": "pgd_adv", AS_PRINTED: "rnn_adv, as printed"}
+    claims = {
+        "RNN-Adv, ours, beats AdvTrain": ("RNN-Adv", "AdvTrain"),
+        "RNN-Adv as printed beats AdvTrain": (AS_PRINTED, "AdvTrain"),
+        "RNN-Adv as printed beats ours": (AS_PRINTED, "RNN-Adv"),
+    }
     return [
-        *said,
-        exceeds("RNN-Adv as printed beats AdvTrain", "digits, PGD-100", printed, rival),
-        exceeds("RNN-Adv as printed beats ours", "digits, PGD-100", printed, ours),
+        exceeds(claim, *pair)
+        for claim, (more, less) in claims.items()
+        for pair in _two_places(records, results, "rnn_adv:table3", (more, less), (rows[more], rows[less]))
     ]
 
 
@@ -192,7 +205,7 @@ def alternating_beats_joint(records: Sequence[Record], results: Path) -> list[An
     """L2L's released code makes the attack again for phi; one perturbation for both players is cheaper."""
     said = []
     for method in ("grad_l2l", "two_step_l2l"):
-        pair = [digits(results, "recipes", f"{method}, {schedule}") for schedule in ("alternating", "joint")]
+        pair = [digits(results, "methods", row) for row in (f"{method}, alternating", method)]
         said.append(exceeds(f"{method} as released (alternating) beats joint", "digits, PGD-100", *pair))
     return said
 
@@ -213,9 +226,11 @@ def naive_fails(records: Sequence[Record], results: Path) -> list[Answer]:
 
 def interpolation_falls(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L v2, Table 4: whether AutoAttack takes more from AIT than from PGM training."""
-    claim, pgm = "AIT loses more from PGM-20 to AutoAttack than PGM training", _fall(records, "l2l:table2", "PGM Net")
-    rows = ("AIT", "AIT+Grad L2L")
-    return [exceeds(claim, f"CIFAR-10 stand-in, {row}", _fall(records, "l2l:table4-v2", row), pgm) for row in rows]
+    claim, said = "AIT loses more from PGM-20 to AutoAttack than PGM training", []
+    for row in ("AIT", "AIT+Grad L2L"):
+        pair = _falls(records, ("l2l:table4-v2", row), ("l2l:table2", "PGM Net"))
+        said.append(exceeds(claim, f"CIFAR-10 stand-in, {row}", *pair))
+    return said
 
 
 def learned_attacker_wins(records: Sequence[Record], results: Path) -> list[Answer]:

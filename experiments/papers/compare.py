@@ -25,7 +25,6 @@ from papers.targets import TABLES, Table
 __all__ = [
     "COMPARED", "Record", "as_markdown", "cell", "elsewhere", "images_of", "passes", "read_records",
     "section", "shortened",
-    "value_of",
 ]  # fmt: skip
 
 Record = Mapping[str, Any]
@@ -74,28 +73,28 @@ def passes() -> str:
 
 
 _ABOUT = """A cell is ours, then the paper's number, then the difference, in points; between different data sets none
-stands. Of several seeds ours is the mean, in brackets their range. The schedule compares a run with the row's setting
-in its paper, ours for theirs; where it says more than `as in the paper`, the row is not the paper's setting, and the
-difference is not one between implementations. Columns without a paper's number stand beside the paper's attacks; in
-brackets behind a column is the number of test images."""
+stands. Of several seeds ours is the mean, in brackets their range; seeds of different settings have a line each. The
+schedule compares a run with the row's setting in its paper, in tables of ours with the recipe `ours`, ours for theirs;
+where it says more than `as in the paper`, the difference is not one between implementations. Columns without a paper's
+number stand beside the paper's attacks; in brackets behind a column is the number of test images."""
 
 
 def section(name: str, table: Table, measured: Sequence[Record]) -> str:
     """Return one table: rows with their schedule, seeds and cells."""
-    of_row = {row: [record for record in measured if record["row"] == row] for row in table.rows}
-    of_row = {row: seeds for row, seeds in of_row.items() if seeds}
     run = [column for record in measured for column in record["values"]]
-    columns = [c for c in dict.fromkeys([*table.columns, *run]) if c == "Min" or c in run]
-    said = {
-        row: list(dict.fromkeys(shortened(r["training"], name, row) for r in seeds)) for row, seeds in of_row.items()
-    }
-    schedules = [text.split("; ") for texts in said.values() for text in texts]
+    columns = [column for column in dict.fromkeys([*table.columns, *run]) if column in run]
+    lines: dict[tuple[str, str], list[Record]] = {}  # seeds of different settings are no mean
+    for row in table.rows:
+        for record in measured:
+            if record["row"] == row:
+                lines.setdefault((row, shortened(record["training"], name, row)), []).append(record)
+    schedules = [schedule.split("; ") for _, schedule in lines]
     common = [part for part in schedules[0] if all(part in parts for parts in schedules)]
     cells = []
-    for row, seeds in of_row.items():
-        own = ["; ".join(part for part in s.split("; ") if part not in common) or "the same" for s in said[row]]
+    for (row, schedule), seeds in lines.items():
+        own = "; ".join(part for part in schedule.split("; ") if part not in common) or "the same"
         numbers = [cell(column, table, row, seeds) for column in columns]
-        cells.append([row, "; or ".join(own), ", ".join(f"{record['seed']}" for record in seeds), *numbers])
+        cells.append([row, own, ", ".join(f"{record['seed']}" for record in seeds), *numbers])
     heads = [f"{column} ({images})" if (images := images_of(column, measured)) else column for column in columns]
     title = f"### {name}: {table.title} ({'; '.join(table.printed)})"
     about = [f"The schedule of all rows: {'; '.join(common)}."] if common else []
@@ -104,9 +103,10 @@ def section(name: str, table: Table, measured: Sequence[Record]) -> str:
 
 def cell(column: str, table: Table, row: str, seeds: Sequence[Record]) -> str:
     """Return ours / the paper's (difference)."""
-    values = [value for record in seeds if (value := value_of(record, column, table)) is not None]
+    known = [record["values"][column]["value"] for record in seeds if column in record["values"]]
+    values = [value for value in known if value is not None]
     printed = table.rows[row].get(column)
-    if not values and any(column in record["values"] for record in seeds):
+    if known and not values:
         return "kept"  # a curve or a drawing
     if not values:
         return "-" if printed is None else f"- / {printed:g}"
@@ -119,14 +119,6 @@ def cell(column: str, table: Table, row: str, seeds: Sequence[Record]) -> str:
         return text
     same = all(table.dataset == record["training"]["dataset"] for record in seeds)
     return f"{text} / {printed:.{digits}f}" + (f" ({ours - printed:+.{digits}f})" if same else ", another data set")
-
-
-def value_of(record: Record, column: str, table: Table) -> float | None:
-    """Return a column of a kept row; Min is the lowest of the paper's attacks that were run."""
-    if column != "Min":
-        return record["values"].get(column, {}).get("value")
-    attacks = [record["values"][c]["value"] for c in table.columns if c in record["values"] and c != "Natural"]
-    return min(attacks) if attacks else None
 
 
 def images_of(column: str, measured: Iterable[Record]) -> str:
@@ -169,8 +161,9 @@ def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
     options = _options(training["method"], given, training)
     theirs = _options(paper.method, paper.options, paper.saved())
     for name in {**given, **paper.options}:
-        if options.get(name) != theirs.get(name):
-            said.append(f"{name.replace('_', ' ')} {_shown(options.get(name))} for {_shown(theirs.get(name))}")
+        here, there = _shown(options.get(name)), _shown(theirs.get(name))
+        if here != there:  # as shown: 3.333 is 1 / 0.3
+            said.append(f"{name.replace('_', ' ')} {here} for {there}")
     return "; ".join(said) or "as in the paper"
 
 

@@ -34,8 +34,10 @@ PASSES = {
     "fgsm_sdi": 3, "las_at": 15, "free_adv": 1,
 }  # fmt: skip
 """Passes per image of a training step on one perturbation."""
-STEPS = {"pgd_adv": 10, "trades": 10, "mart": 10, "rnn_adv": 10, "rnn_trades": 10}
-"""Those of them that are the attack's steps, one pass each."""
+STEPS = {"pgd_adv": 10, "trades": 10, "mart": 10, "rnn_adv": 10, "rnn_trades": 10, "pgd_bls_adv": 10}
+"""Steps of the attack in them."""
+STEP = {"pgd_bls_adv": 3}
+"""Passes of such a step, 1 elsewhere."""
 ENDS = {"elle": 4, "trades": 2, "mart": 2, "stability": 2, "rnn_trades": 2, "l2l_da": 3, "l2l_star": 2}
 """Those that train the classifier, 1 elsewhere: adversarial weight perturbation makes them twice."""
 ALTERNATING = {
@@ -106,7 +108,7 @@ def training(
     attacker = GENERATORS.get(method, 0.0) * (width / 64) ** 2 * PIXELS.get(dataset, 1024) / 1024
     passes = (ALTERNATING if schedule == "alternating" else PASSES).get(method, PASSES[method])
     attacker *= passes / PASSES[method]
-    passes += steps - STEPS.get(method, steps) if steps else 0
+    passes += STEP.get(method, 1) * (steps - STEPS.get(method, steps)) if steps else 0
     passes += ENDS.get(method, 1) * (2 if schedule == "alternating" else 1) * (awp > 0)
     return Effort(seen * passes, ((arch, seen * (2 * passes + 1)),), 3 * seen * attacker)
 
@@ -123,6 +125,6 @@ def passes_of(attack: str) -> float:
         return 3000.0  # up to 4,400 if the first attacks all fail
     if attack == "fast":
         return 600.0
-    match = re.match(r"(?P<family>trained:|l2l_cw|[a-z_]+?)(?P<n>\d+)?(?:[@+]|$)", attack)
+    match = re.match(r"(?P<family>l2l_cw|cw_l2|[a-z_]+?)(?P<n>\d+)?(?:[@+:]|$)", attack)
     count = float((match and match["n"]) or 10)
     return count * {"random": 0.5, "bls": 3.0, "l2l_cw": 8.0, "fgsm": 0.1}.get(match["family"] if match else "", 1.0)

@@ -232,6 +232,7 @@ def equal_steps(row: str, name: str, victim: Job, pgd: str, *flags: str, epochs:
 
 _KEPT = f"--out={RESULTS}"
 _RNN_OPEN = ("--table=rnn", "--epochs=30", "--val-size=0", "--attacks=pgd100,own", _KEPT)
+_METHODS = ("--table=methods", "--attacks=pgd100,apgd_t20,square500", _KEPT)
 _GAIL = ("--updater=adam,ascent,l2l_coordinate", "--iterations=1000", "--seeds=5", "--controls=none")
 _L2L_COSTS = (
     "--model=wrn_34_10", "--batch-sizes=8", "--train=plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l,rnn_adv",
@@ -254,7 +255,7 @@ def _gail(environment: str) -> list[Part]:
 
 PARTS: tuple[Part, ...] = (
     kept("rnn_adv:open", "scale, gradient, learning rate of phi, w_t, biases", "digits_rnn", "ablation", *_RNN_OPEN),
-    kept("rnn_adv:open", "phi frozen at its start", "digits_methods", "ablation", "--table=methods", _KEPT),
+    kept("rnn_adv:open", "phi frozen at its start", "digits_methods", "ablation", *_METHODS),
     kept("l2l:open", "slim, slim without the skip", "digits_slim", "ablation", "--table=slim", "--epochs=30", _KEPT),
     kept("l2l:figure8", "gradient steps", "cycle", "cycle", f"--out={RESULTS}/cycle.json"),
     *equal.PARTS,

@@ -102,13 +102,9 @@ def model(table: str, row: str, seed: int = 0) -> Job:
     folder = f"runs/printed/{settings.dataset}-{settings.arch}-{settings.method}-{settings.recipe}{varied}-s{seed}"
     width = settings.options.get("attacker_width") or 64
     work = effort.training(
-        settings.dataset,
-        settings.arch,
-        settings.method,
-        epochs=settings.epochs,
-        width=width,
-        schedule=settings.schedule,
-    )
+        settings.dataset, settings.arch, settings.method, epochs=settings.epochs, width=width,
+        schedule=settings.schedule, steps=settings.options.get("steps") if settings.method in effort.STEPS else None,
+    )  # fmt: skip
     about = {name: getattr(settings, name) for name in ("recipe", "method", "dataset", "arch", "epochs")}
     return Job(
         f"experiments/{settings.dataset}.py", (*given, "--attacks=pgd10", f"--workdir={folder}"),

@@ -38,11 +38,20 @@ def path_of(part: Part) -> Path:
 
 
 def is_kept(part: Part) -> bool:
-    """Return whether the file has the part's columns of the plan's model; of a script's own file, whether it exists."""
+    """Return whether the file has the part's columns of the plan's model; of a script's own file, whether it is of the
+    plan's command."""
     if not part.columns or part.victim is None:
-        return Path(part.jobs[-1].made).exists()
+        job, path = part.jobs[-1], Path(part.jobs[-1].made)
+        return path.exists() and _run(read_json(path).get("command", "")) == _run(
+            shlex.join(["python", *job.command()])
+        )
     record = _of_this_model(part)
     return record is not None and set(part.columns) <= set(record["values"])
+
+
+def _run(command: str) -> str:
+    """Return a command without the file that it writes, which most scripts leave out of their results."""
+    return re.sub(r" --out=\S+", "", command)
 
 
 def _of_this_model(part: Part) -> dict[str, Any] | None:

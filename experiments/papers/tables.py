@@ -97,20 +97,22 @@ def _attack(title: str, rows: Sequence[Mapping[str, Any]], most: float | None) -
 
 
 def _training(title: str, rows: Sequence[Mapping[str, Any]], most: float | None) -> str:
-    """Compare each with ours of the same method and with the first; also its multiplications and the papers' times.
+    """Compare each with ours of the same method and with the first; also its multiplications.
 
     At the same speed, no program can take less time than its multiplications.
     """
     base, ours = rows[0], {row["method"]: row for row in reversed(rows)}
     header = [title, "program", *_TIMES, f"time / {base['program']}", f"time / {base['method']}"]
-    header += [f"multiplications / {base['method']}", "paper", "RNN-Adv's paper, s an epoch", *_RATES]
+    header += [f"multiplications / {base['method']}", *_RATES]
     header += ["compiling and first call, s", "attacker's parameters", "MB peak of a step", "MB peak of the device"]
     cells = [
         [
             *(row["method"], row["program"], *_times(row)),
-            *(_quotient(row["seconds"], other["seconds"]) for other in (ours[row["method"]], base)),
+            *(
+                "-" if other is row else _quotient(row["seconds"], other["seconds"])
+                for other in (ours[row["method"]], base)
+            ),
             f"{row['flops'] / base['flops']:.2f}",
-            *("-" if row[key] is None else f"{row[key]:,.2f}" for key in ("paper", "paper_seconds")),
             *(*_rates(row, most), _building(row), f"{row['attacker_parameters']:,}"),
             *(_megabytes(row[key]) for key in ("step_peak_bytes", "device_peak_bytes")),
         ]

@@ -1,7 +1,7 @@
 """The comparison: the attack against PGD, annealed PGD and APGD, of as many, twice and five times the steps.
 
-found = search(preys, 16)                    # the rivals' step sizes
-rows = {name: compare(make, params, sizes) for name, make in tried.items()}
+sizes = {name: row["size"] for name, row in search(preys, 16).items()}   # the rivals'
+rows = {"mnist": compare(make, params, sizes)}
 summary(rows)
 """
 
