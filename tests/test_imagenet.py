@@ -270,6 +270,6 @@ def test_reads_what_tensorflow_datasets_prepared(tmp_path, monkeypatch):
 def test_recipes():
     for method in METHODS:
         recipe = recipes.find(NAME, method)
-        assert (recipe.arch, recipe.eps, recipe.lr_schedule) == ("resnet18_imagenet", "0.005", "cosine")
+        assert (recipe.arch, recipe.eps, recipe.lr_schedule) == ("resnet18_imagenet", "0.005", "onecycle")
         assert dict(recipe.options).get("step_size", 0) < 0.005
     assert NAME in NAMES
