@@ -31,14 +31,13 @@ def _attacks(eps: float) -> _Rows:
 
 TABLES: dict[str, _Rows] = {
     "methods": {
-        **{method: {"method": method} for method in ("plain", "pgd_adv", "rnn_adv")},
+        **{method: {"method": method} for method in (
+            "plain", "fgsm_rs", "n_fgsm", "pgd_adv", "trades", "rnn_adv", "rnn_trades", "fgsm_sdi", "naive_l2l",
+            "grad_l2l", "two_step_l2l",
+        )},
         "rnn_adv, as printed": {"options": "scale=5,normalize=none"},
         "rnn_adv, phi frozen at its start": {"attacker_lr": 0.0},
-        **{method: {"method": method} for method in ("naive_l2l", "grad_l2l", "two_step_l2l")},
-        **{
-            f"{method}, alternating": {"method": method, "schedule": "alternating"}
-            for method in ("grad_l2l", "two_step_l2l")
-        },
+        **{f"{m}, alternating": {"method": m, "schedule": "alternating"} for m in ("grad_l2l", "two_step_l2l")},
     },
     "rnn": _each(_CONSTANT, {
         "default: scale 1, example, weights t": {},
