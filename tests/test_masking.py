@@ -215,6 +215,24 @@ def test_the_threat_asked_for_is_the_threat_reported(workdir, tmp_path):
         judge.run(judge.Flags(**options, out=tmp_path))
 
 
+def test_a_function_that_is_trained_anew_is_judged_anew(tmp_path, monkeypatch):
+    (tmp_path / "linear_model.py").write_text(
+        "import numpy as np, jax.numpy as jnp\n"
+        f"def make():\n    w = jnp.asarray(np.load({str(tmp_path / 'w.npy')!r}))\n"
+        "    return lambda x: x.reshape(len(x), -1) @ w\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    flags = {"victim": "linear_model:make", "dataset": "digits", "eps": "0.1", "eval_size": 60, "masking": False}
+    flags |= {"attacks": "fgsm", "out": tmp_path / "out"}
+    for seed in (0, 1):
+        np.save(tmp_path / "w.npy", np.random.RandomState(seed).normal(0, 1, (64, 10)).astype(np.float32))
+        if seed:
+            with pytest.raises(L2LError, match="state of another evaluation .model, .*delete it"):
+                judge.run(judge.Flags(**flags))
+        else:
+            assert judge.run(judge.Flags(**flags))["provenance"]["model_sha256"] is None
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[1]", b"null", b"{}", b'{"norm": 3}', b"[" * 100_000])
 def test_a_config_of_another_kind_is_one_line(content, tmp_path):
     (tmp_path / "config.json").write_bytes(content)

@@ -77,7 +77,8 @@ class Flags:
     baseline: str | None = None
     """The workdir of a run to draw beside the victim."""
     out: Path | None = None
-    """A folder; VICTIM/evaluation for a run (evaluation_best for WORKDIR@best), ./evaluation otherwise."""
+    """A folder; VICTIM/evaluation for a run (evaluation_best for WORKDIR@best), ./evaluation/NAME for pretrained:NAME,
+    ./evaluation otherwise. It holds the attacks that are done: empty it when the code of an --import changes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -161,7 +162,7 @@ def run(flags: Flags) -> dict[str, Any]:
             "parameters": {name: attacks.parameters(name, ball) for name in jobs if not trained.learned(name)},
             "black_box": transferred,
             "worst_case_acc": float(np.logical_and.reduce(list(robust.values())).mean()) if robust else None,
-            "model_sha256": checksum(victim),
+            "model_sha256": checksum(victim) if isinstance(victim, jax.tree_util.Partial) else None,
             "checks": [check._asdict() for check in checks],
         },
     }
