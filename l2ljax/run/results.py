@@ -74,16 +74,10 @@ def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
 
 def draw(setup: Setup, state: TrainState, workdir: Workdir) -> list[Path]:
     """Draw the figures; returns their paths."""
-    rows = workdir.rows()
-    validations = [
-        {"step": row["step"], "clean_acc": row["val_clean_acc"], "robust_acc": row["val_robust_acc"]}
-        for row in rows
-        if "val_clean_acc" in row
-    ]
     curves, grid = workdir.figures / "training.png", workdir.figures / "perturbations.png"
     settings = setup.settings
     title = f"{settings.method}: {settings.arch} on {settings.dataset}, {settings.norm} eps {settings.eps}"
-    figures.training_curves(curves, rows, validations, title)
+    figures.training_curves(curves, workdir.rows(), title)
     state = state.evaluated
     logits_fn = setup.logits_fn(state.params, state.stats)
     x, y = jnp.asarray(data.pixels(setup.eval_split.images[:8])), setup.eval_split.labels[:8]
