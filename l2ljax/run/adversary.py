@@ -96,7 +96,7 @@ def _train(flags: Flags, setup: Setup, start: TrainState) -> dict[str, Any]:
     settings = setup.settings
     workdir = Workdir(Path(settings.workdir or ""), {**settings.saved(), **setup.identity()})
     untrained = jax.tree.map(np.asarray, (start.params.attacker, start.stats.attacker))  # training donates them
-    state, _, _, seconds = train(setup, start, workdir)
+    state, _, history = train(setup, start, workdir)
 
     logits_fn = setup.logits_fn(state.params, state.stats)
     own: Any = setup.defense.attack  # not None: there are parameters
@@ -119,7 +119,7 @@ def _train(flags: Flags, setup: Setup, start: TrainState) -> dict[str, Any]:
         "weakest draw": max(draws, key=lambda row: row.robust_acc),
     }
     worst = np.logical_and.reduce([together, *(row.correct for row in tried.values())]).mean()
-    about = {**describe(setup, state, seconds), "victim": flags.victim, "draws": flags.draws}
+    about = {**describe(setup, state, history), "victim": flags.victim, "draws": flags.draws}
     result = {**about, **scored(scores._replace(attacks=rows, worst_case_acc=float(worst)))}
     markdown.write(workdir.path, result, [])
     print(markdown.table([result]))
