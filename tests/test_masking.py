@@ -1,6 +1,7 @@
 """The masking checks ring for planted illusions and not for an adversarially trained model; the report of them."""
 
 import json
+import shutil
 import sys
 
 import jax
@@ -191,6 +192,18 @@ def test_flags_are_applied_or_refused(workdir, tmp_path, changes, message):
 def test_black_box_attacks_are_known_ones(workdir, tmp_path):
     with pytest.raises(L2LError, match="unknown attack 'foo'"):
         judge.run(judge.Flags(victim=str(workdir), surrogates=str(workdir), black_box="foo", out=tmp_path / "out"))
+
+
+def test_surrogates_are_runs_on_the_same_data(workdir, tmp_path):
+    """Their network would take these images too."""
+    saved = json.loads((workdir / "config.json").read_text())
+    saved |= {"dataset": "digits.npz", "image_shape": [8, 8, 1], "num_classes": 10}
+    shutil.copytree(workdir, tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text(json.dumps(saved))
+    flags = {"victim": str(workdir), "attacks": "", "black_box": "fgsm", "masking": False, "out": tmp_path / "out"}
+    with pytest.raises(L2LError, match=r"other is a run on digits.npz, not digits: give one on that"):
+        judge.run(judge.Flags(**flags, eval_size=20, surrogates=f"{workdir},{tmp_path / 'other'}"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_saved_states_have_different_names():

@@ -123,9 +123,12 @@ def run(flags: Flags) -> dict[str, Any]:
             raise L2LError(f"--attacks={name} is for models with noise of their own: give --stochastic or no {name}")
     jobs = {name: _job(name, flags.victim, ball, victim if name == "rand" else logits_fn) for name in wanted}
     black_box = [*filter(None, ("fgsm,pgd10" if flags.black_box is None else flags.black_box).split(","))]
+    surrogates = [*filter(None, flags.surrogates.split(","))]
+    for who in surrogates:
+        trained.check_dataset(who, trained.read_config(who, "dataset"), dataset.name)
     crossings = {
         f"{name} on {who}": (who, name, _job(name, who, ball, logits_fn, trained.load_classifier(who)))
-        for who in filter(None, flags.surrogates.split(","))
+        for who in surrogates
         for name in black_box
     }
     robust: dict[str, np.ndarray] = {}
