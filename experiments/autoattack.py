@@ -54,7 +54,7 @@ def main(flags: Flags) -> None:
     dataset = data.load(saved["dataset"], flags.data_dir or saved.get("data_dir"))
     images, y = (np.concatenate(both)[: flags.images] for both in zip(dataset.test, dataset.train, strict=True))
     logits_fn = load_classifier(flags.victim)
-    x = images.astype(np.float32) / 255
+    x = data.pixels(images)
     compiled, rounds = benchmark.compile_clock(), []
     for seed in range(flags.seeds):
         key, before, began = jax.random.key(seed), compiled(), time.perf_counter()

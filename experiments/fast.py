@@ -15,6 +15,7 @@ from l2ljax.files import check_writable, write_json
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import read_json
+from l2ljax.types import L2LError
 from l2ljax.values import Count
 
 
@@ -38,7 +39,10 @@ def main(flags: Flags) -> None:
     """Judge each victim and write the results after each."""
     check_writable(flags.out)
     settings = {name: getattr(flags, name) for name in ("data_dir", "images", "batch_size", "seeds")}
-    rows: dict[str, Any] = read_json(flags.out)["verdicts"] if flags.out.exists() else {}
+    kept = read_json(flags.out) if flags.out.exists() else {"verdicts": {}}
+    if "verdicts" not in kept:
+        raise L2LError(f"--out={flags.out} holds another result: name another file")
+    rows: dict[str, Any] = kept["verdicts"]
     for name in filter(None, flags.victims.split(",")):
         rows[name] = {"command": provenance()["command"], **passes.judge(name, **settings)}
         print(rows[name], flush=True)

@@ -20,6 +20,7 @@ from l2ljax.files import check_writable, write_files, write_json
 from l2ljax.models.shipped import to_bytes
 from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
+from l2ljax.types import L2LError
 from l2ljax.values import Count, Seed, parse_list
 from travel import comparison, training
 from travel.victims import HELD_OUT, LEARNING, other, prey
@@ -42,7 +43,7 @@ class Flags:
     """Test images of each held-out victim."""
     seed: Seed = 0
     folder: Path = Path("runs/traveller")
-    """Victims, weights and the rows so far."""
+    """Victims, weights and the rows so far, with the same lengths and seed."""
     out: Path = Path("runs/traveller.json")
     """The result, a kept one if it is in experiments/results."""
 
@@ -50,9 +51,12 @@ class Flags:
 def main(flags: Flags) -> None:
     """Train, search, attack, write."""
     check_writable(flags.out)
+    given: dict[str, Any] = {"steps": flags.steps, "batch_size": flags.batch_size, "seed": flags.seed}
+    lengths = given | {"search_size": flags.search_size, "eval_size": flags.eval_size}
+    if (before := kept(flags.folder / "settings.json", lambda: lengths)) != lengths:
+        raise L2LError(f"--folder={flags.folder} holds results with {before}, not {lengths}: choose another")
     load = functools.partial(prey, data_dir=flags.data_dir, folder=flags.folder)
     preys = functools.cache(lambda: [load(victim, part="train", size=1000) for victim in LEARNING])
-    given: dict[str, Any] = {"steps": flags.steps, "batch_size": flags.batch_size, "seed": flags.seed}
     params, weights = {"untrained": training.drawn(flags.seed)}, flags.folder / "traveller.npz"
     for path, estimate in ((weights, training.evolution), (flags.folder / "by_gradient.npz", training.by_gradient)):
         if not path.exists():
@@ -62,20 +66,16 @@ def main(flags: Flags) -> None:
     sizes = {name: row["size"] for name, row in found.items()}
     tried = {victim.name: functools.partial(load, victim, part="test", size=flags.eval_size) for victim in HELD_OUT}
     runs = parse_list(str, flags.others, "--others") if flags.others else []
-    tried |= {Path(run).name: functools.partial(other, run, flags.data_dir, flags.eval_size) for run in runs}
-    rows = {}
+    tried |= {run: functools.partial(other, run, flags.data_dir, flags.eval_size) for run in runs}
+    rows, compare = {}, functools.partial(comparison.compare, params=params, sizes=sizes)
     for name, make in tried.items():
-        rows[name] = kept(flags.folder / f"{name}.json", functools.partial(comparison.compare, make, params, sizes))
+        rows[name] = kept(flags.folder / f"{name.replace('/', '%2F')}.json", functools.partial(compare, make))
         print(name, {attack: round(row["largest_loss"], 4) for attack, row in rows[name].items()}, flush=True)
     write_json(flags.out, {
-        **provenance(),
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        **provenance(), "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "settings": {name: str(value) for name, value in dataclasses.asdict(flags).items()},
-        "learning": [victim._asdict() for victim in LEARNING],
-        "held_out": {victim.name: victim._asdict() for victim in HELD_OUT},
-        "sizes": found,
-        "summary": comparison.summary(rows),
-        "rows": rows,
+        "learning": [v._asdict() for v in LEARNING], "held_out": {v.name: v._asdict() for v in HELD_OUT},
+        "sizes": found, "summary": comparison.summary(rows), "rows": rows,
     })  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Attackers trained on a classifier that does not move: they win where they should, and are used by name afterwards."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from l2ljax import attacks, checkpoint, data, threat
-from l2ljax.evaluate import evaluate
+from l2ljax.evaluate import AttackRow, Evaluation, evaluate
 from l2ljax.run import adversary, experiment
 from l2ljax.run.adversary import Flags
 from l2ljax.run.config import Config, resolve
@@ -73,6 +74,24 @@ def test_trained_attackers_are_used_by_name_in_other_evaluations(victim, advgan,
         load_classifier(str(victim)), split, {"own": load_attacker(str(advgan[0]))}, key=jax.random.key(0)
     )
     assert scores.attacks["own"].robust_acc == result["attacks"][f"trained:{advgan[0]}"]["robust_acc"]
+
+
+def test_the_worst_case_is_what_no_attack_and_no_draw_fools(victim, tmp_path, monkeypatch):
+    """Each attack fools an image of its own, in turn."""
+    count = itertools.count()
+
+    def fools_the_next(logits_fn, split, table, **how):
+        (name,) = table
+        correct = np.arange(40) != next(count)
+        return Evaluation(1.0, 10, {name: AttackRow(float(correct.mean()), 2.0, 3.0, correct)}, 0.975)
+
+    monkeypatch.setattr(adversary, "evaluate", fools_the_next)
+    flags = Flags(victim=str(victim), attacker="gap", epochs=1.5, train_size=200, draws=4, workdir=str(tmp_path))
+    found = adversary.run(flags)
+    assert list(found["attacks"])[:3] == ["pgd20", "random signs", "untrained"] and next(count) == 7
+    assert found["worst_case_acc"] == pytest.approx(1 - 7 / 40)
+    assert found["attacks"]["all draws"] == {"robust_acc": 1 - 4 / 40, "seconds": 8.0, "passes": 12.0}
+    assert found["attacks"]["strongest draw"] == {"robust_acc": 1 - 1 / 40, "seconds": 2.0, "passes": 3.0}
 
 
 @pytest.mark.slow

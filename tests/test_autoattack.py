@@ -181,6 +181,18 @@ def test_a_state_of_another_evaluation_is_refused(short, tmp_path):
             run_standard_evaluation(LOGITS_FN, X, Y, **options)
 
 
+def test_a_state_belongs_to_a_closures_weights(short, tmp_path):
+    """A function has no arrays that a checksum sees: its logits tell, up to the rounding of another batch size."""
+    options = {"ball": threat.linf(0.01), "key": KEY, "state_path": tmp_path / "state.npz"}
+    trained = lambda weights: lambda x: linear(weights, x)
+    one = run_standard_evaluation(trained(WEIGHTS), X, Y, batch_size=8, **options)
+    again = run_standard_evaluation(trained(WEIGHTS * (1 + 1e-6)), X, Y, batch_size=20, **options)
+    np.testing.assert_array_equal(again.x_adv, one.x_adv)
+    for other in (WEIGHTS * 1.01, jnp.pad(WEIGHTS, ((0, 0), (0, 1)), constant_values=-1)):
+        with pytest.raises(L2LError, match="state of another evaluation"):
+            run_standard_evaluation(trained(other), X, Y, batch_size=8, **options)
+
+
 def test_a_state_belongs_to_the_attacks_arrays(tmp_path):
     """An attacker that is trained anew, and a surrogate, keep their names."""
 

@@ -158,13 +158,13 @@ def test_stopped_runs_go_on_to_the_same_bits(tmp_path):
 
 
 def test_a_workdir_of_another_configuration_is_refused_and_untouched(tmp_path):
-    run(tmp_path, epochs=1, attacks="fgsm")
+    seconds = run(tmp_path, epochs=1, attacks="fgsm")["train_seconds"]
     before = (tmp_path / "run" / "report.json").read_bytes()
     with pytest.raises(L2LError, match=r"holds a run with seed=0, not 1: choose another --workdir"):
         run(tmp_path, epochs=1, attacks="fgsm", seed=1)
     assert (tmp_path / "run" / "report.json").read_bytes() == before
     again = run(tmp_path, epochs=1, attacks="pgd2")  # only the report's attacks differ: nothing is trained again
-    assert set(again["attacks"]) == {"pgd2"} and again["train_seconds"] == 0
+    assert set(again["attacks"]) == {"pgd2"} and again["train_seconds"] == seconds > 0
 
 
 def test_a_run_on_other_devices_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2ljax.gail import environments, gym_adapter, policy, rollout
+from l2ljax.gail import environments, experts, gym_adapter, policy, rollout
 from l2ljax.gail.environments import Box, Discrete
 from l2ljax.types import L2LError
 
@@ -111,6 +111,17 @@ def test_parameters_are_traced_and_matter():
 
     heavier = environments.create("CartPole-v1", pole_mass=0.5).params
     assert step(env.params) != step(heavier) and len(compiled) == 1
+
+
+def test_an_expert_is_judged_in_the_environment_of_its_parameters(monkeypatch):
+    nets, agent = agent_of(environments.create("CartPole-v1").spec)
+    in_gymnasium = lambda name, *_, **__: name
+    monkeypatch.setattr(experts.gym_adapter, "rollout_of", in_gymnasium)
+    judge = lambda env: experts.act(jax.random.key(1), env, nets, agent, episodes=2)
+    assert judge(environments.create("CartPole-v1")) == "CartPole-v1"
+    other = environments.create("CartPole-v1", gravity=20.0)
+    before, after = (judge(env).observations for env in (other, other._replace(params=environments.CartPoleParams())))
+    assert (before[0] == after[0]).all() and (before[2] != after[2]).any()
 
 
 def test_unknown_names_are_told():

@@ -73,10 +73,14 @@ def test_a_run_that_was_stopped_goes_on_exactly(small, tmp_path, monkeypatch):
             experiment.run(small("stopped"))
     resumed = experiment.run(small("stopped"))
     rows = [rows_of(tmp_path / name, "adam") for name in ("whole", "stopped")]
+    seconds = [[row.pop("seconds")[0] for row in of] for of in rows]
     assert rows[0] == rows[1] and len(rows[0]) == 4
     assert whole["arms"]["adam"]["final_return"] == resumed["arms"]["adam"]["final_return"]
     again = experiment.run(small("stopped"))  # finished: only reported
     assert again["arms"]["adam"]["final_return"] == whole["arms"]["adam"]["final_return"]
+    for result, (_, one, _, two) in zip((whole, resumed, again), (seconds[0], seconds[1], seconds[1]), strict=True):
+        speed = result["arms"]["adam"]["iterations_per_second"]
+        assert one > 0 and speed == pytest.approx(2 / two)  # two seeds; the first chunk of two compiles
     with pytest.raises(L2LError, match="another --workdir"):
         experiment.run(small("stopped", iterations=6))
     with locked(tmp_path / "stopped"), pytest.raises(L2LError, match="stopped is in use by process"):

@@ -1,5 +1,7 @@
 """Experts, demonstrations, one iteration of GAIL against its definition, and GAIL from end to end."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,9 +88,15 @@ def test_experts_are_kept_only_if_good_and_come_back_whole(few, tmp_path):
     experts.save(path, expert._replace(lengths=np.array([7, 4])), spec)
     with pytest.raises(L2LError, match="damaged"):
         experts.load(path, spec)
-    path.write_bytes(b"no archive")
-    with pytest.raises(L2LError, match="cannot read expert"):
-        experts.load(path, spec)
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    for content in (b"", path.read_bytes()[:-30], array.getvalue(), b"no archive"):
+        path.write_bytes(content)
+        with pytest.raises(
+            L2LError, match=r"cannot read expert .*: give a file of a run, or delete it to train"
+        ) as error:
+            experts.load(path, spec)
+        assert "\n" not in str(error.value)
     with pytest.raises(L2LError, match="nan"):
         experts.check(spec, np.array([np.nan]))
 

@@ -282,7 +282,7 @@ def test_no_text_is_cut_off(drawn, models):
         "unused", {"class_names": names, "labels": [0], "x": x, "models": {who: attacks for who in victims}}
     )
     assert not cut_off(drawn())
-    figures.training_curves("unused", [{"step": 1, "loss": 1.0}], [], "two_step_grad_only_l2l: wrn_34_10 on cifar100")
+    figures.training_curves("unused", [{"step": 1, "loss": 1.0}], "two_step_grad_only_l2l: wrn_34_10 on cifar100")
     assert drawn().get_suptitle() and not cut_off(drawn())
     figures.perturbation_grid("unused", x, x + 0.01, [0], [1], names, "pgd20")
     assert drawn().axes[2].get_ylabel() == "pgd20" and not cut_off(drawn())

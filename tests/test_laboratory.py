@@ -3,15 +3,16 @@
 import dataclasses
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import benchmark, goals, gpu, throughput
+from bench import benchmark, goals, gpu, passes, throughput
 from bench.cells import cells
-from l2ljax import devices, files, threat
+from l2ljax import data, devices, files, threat
 from l2ljax.types import L2LError
 
 SCRIPTS = (
@@ -150,6 +151,41 @@ def test_victims_and_attackers_of_l2l_das_figure_are_told_apart(tmp_path, monkey
     strength.main(strength.Flags(**flags))
     assert list(shown) == ["a/s0", "b/s0"]
     assert all(list(curves) == ["PGD", "a/s0", "b/s0", "c/PGD"] for curves in shown.values())
+
+
+def test_images_of_floats_are_attacked_as_they_are(tmp_path, monkeypatch):
+    """A user's .npz file may hold them; bytes are scaled."""
+    autoattack, seen = importlib.import_module("autoattack"), []
+    floats = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 2, 2, 1)
+    monkeypatch.setattr(autoattack.rivals, "package", lambda name: None)
+
+    def judged(logits_fn, x, y, **_):
+        seen.append(x)
+        raise InterruptedError
+
+    for module in (autoattack, passes):
+        config = {"dataset": "mine.npz", "norm": "linf", "eps": "0.1", "method": "plain", "arch": "mlp"}
+        monkeypatch.setattr(module, "read_config", lambda workdir, config=config: config)
+        monkeypatch.setattr(module, "load_classifier", lambda workdir: jax.tree_util.Partial(jnp.sum))
+        monkeypatch.setattr(module, "run_standard_evaluation", judged)
+        for images in (floats, (255 * floats).round().astype(np.uint8)):
+            split = images[:2], np.arange(2)
+            monkeypatch.setattr(data, "load", lambda *_, split=split: SimpleNamespace(train=split, test=split))
+            with pytest.raises(InterruptedError):
+                if module is passes:
+                    passes.judge("run", data_dir=None, images=4, batch_size=None, seeds=1)
+                else:
+                    autoattack.main(autoattack.Flags(victim="run", images=4, out=tmp_path / "x.json"))
+    assert len(seen) == 4
+    for x in seen:
+        np.testing.assert_allclose(x, np.concatenate([floats[:2]] * 2), atol=1 / 255)
+
+
+def test_another_result_is_not_mixed_with_verdicts(tmp_path):
+    fast, out = importlib.import_module("fast"), tmp_path / "autoattack.json"
+    out.write_text('{"autoattack": []}')
+    with pytest.raises(L2LError, match=r"--out=.*autoattack.json holds another result: name another file"):
+        fast.main(fast.Flags(victims="run", out=out))
 
 
 def test_what_is_right_is_begun(at):

@@ -1,6 +1,7 @@
 """The masking checks ring for planted illusions and not for an adversarially trained model; the report of them."""
 
 import json
+import shutil
 import sys
 
 import jax
@@ -193,6 +194,18 @@ def test_black_box_attacks_are_known_ones(workdir, tmp_path):
         judge.run(judge.Flags(victim=str(workdir), surrogates=str(workdir), black_box="foo", out=tmp_path / "out"))
 
 
+def test_surrogates_are_runs_on_the_same_data(workdir, tmp_path):
+    """Their network would take these images too."""
+    saved = json.loads((workdir / "config.json").read_text())
+    saved |= {"dataset": "digits.npz", "image_shape": [8, 8, 1], "num_classes": 10}
+    shutil.copytree(workdir, tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text(json.dumps(saved))
+    flags = {"victim": str(workdir), "attacks": "", "black_box": "fgsm", "masking": False, "out": tmp_path / "out"}
+    with pytest.raises(L2LError, match=r"other is a run on digits.npz, not digits: give one on that"):
+        judge.run(judge.Flags(**flags, eval_size=20, surrogates=f"{workdir},{tmp_path / 'other'}"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_saved_states_have_different_names():
     titles = ["pgd20", "trained:ra-b", "trained:ra_b", "pgd3 on r/a", "pgd3 on r-a", "x" * 300, "x" * 301]
     files = [judge._file_name(title) for title in titles]
@@ -213,6 +226,24 @@ def test_the_threat_asked_for_is_the_threat_reported(workdir, tmp_path):
     assert (far["norm"], far["eps_value"], far["parameters"]["pgd5"]["norm"]) == ("l2", 1.0, "l2")
     with locked(tmp_path), pytest.raises(L2LError, match="is in use by process"):
         judge.run(judge.Flags(**options, out=tmp_path))
+
+
+def test_a_function_that_is_trained_anew_is_judged_anew(tmp_path, monkeypatch):
+    (tmp_path / "linear_model.py").write_text(
+        "import numpy as np, jax.numpy as jnp\n"
+        f"def make():\n    w = jnp.asarray(np.load({str(tmp_path / 'w.npy')!r}))\n"
+        "    return lambda x: x.reshape(len(x), -1) @ w\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    flags = {"victim": "linear_model:make", "dataset": "digits", "eps": "0.1", "eval_size": 60, "masking": False}
+    flags |= {"attacks": "fgsm", "out": tmp_path / "out"}
+    for seed in (0, 1):
+        np.save(tmp_path / "w.npy", np.random.RandomState(seed).normal(0, 1, (64, 10)).astype(np.float32))
+        if seed:
+            with pytest.raises(L2LError, match="state of another evaluation .model, .*delete it"):
+                judge.run(judge.Flags(**flags))
+        else:
+            assert judge.run(judge.Flags(**flags))["provenance"]["model_sha256"] is None
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[1]", b"null", b"{}", b'{"norm": 3}', b"[" * 100_000])

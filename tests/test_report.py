@@ -227,8 +227,8 @@ def step_rows(n, robust=True):
 
 
 VALIDATIONS = [
-    {"step": 50, "clean_acc": 0.9, "robust_acc": 0.4},
-    {"step": 100, "clean_acc": 0.95, "robust_acc": 0.45},
+    {"step": 50, "val_clean_acc": 0.9, "val_robust_acc": 0.4},
+    {"step": 100, "val_clean_acc": 0.95, "val_robust_acc": 0.45},
 ]
 
 
@@ -254,23 +254,23 @@ def curves(tmp_path, *args):
 
 
 def test_training_curves_show_the_rows(tmp_path):
-    full = curves(tmp_path, step_rows(100), VALIDATIONS)
+    full = curves(tmp_path, step_rows(100) + VALIDATIONS)
     assert full.shape[1] >= 1000
-    assert (full == curves(tmp_path, step_rows(100), VALIDATIONS)).all()
+    assert (full == curves(tmp_path, step_rows(100) + VALIDATIONS)).all()
     assert colored(full, figures.LIGHT_BLUE) and colored(full, figures.BLUE)
     assert colored(full, figures.VERMILLION) > 500
-    plain = curves(tmp_path, step_rows(100, robust=False), [])
+    plain = curves(tmp_path, step_rows(100, robust=False))
     assert colored(plain, figures.VERMILLION) == 0
-    lower = [{**row, "robust_acc": 0.1} for row in VALIDATIONS]
-    assert (full != curves(tmp_path, step_rows(100), lower)).any()
+    lower = [{**row, "val_robust_acc": 0.1} for row in VALIDATIONS]
+    assert (full != curves(tmp_path, step_rows(100) + lower)).any()
     louder = [{**row, "loss": row["loss"] ** 2} for row in step_rows(100)]
-    other = curves(tmp_path, louder, VALIDATIONS)
+    other = curves(tmp_path, louder + VALIDATIONS)
     assert (full != other)[:, : full.shape[1] // 2].any()
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_training_curves_of_few_rows(tmp_path, n):
-    image = curves(tmp_path, step_rows(n), [])
+    image = curves(tmp_path, step_rows(n))
     assert (colored(image, figures.VERMILLION) > 250) == (n > 0)  # a point in the plot, not the legend's alone
 
 
@@ -278,14 +278,9 @@ def test_a_diverged_step_leaves_the_others_drawn(tmp_path):
     rows = step_rows(100)
     rows[60]["loss"], rows[61]["loss"] = float("nan"), float("inf")
     without = [row for row in rows if row["step"] not in (61, 62)]
-    right_half = curves(tmp_path, rows, []).shape[1] // 2
+    right_half = curves(tmp_path, rows).shape[1] // 2
     left = slice(None, right_half)
-    assert (curves(tmp_path, rows, [])[:, left] == curves(tmp_path, without, [])[:, left]).all()
-
-
-def test_of_a_step_logged_twice_the_later_row_counts(tmp_path):
-    again = [{**row, "loss": 9.0} for row in step_rows(50)[20:]] + step_rows(100)[20:]
-    assert (curves(tmp_path, step_rows(50) + again, []) == curves(tmp_path, step_rows(100), [])).all()
+    assert (curves(tmp_path, rows)[:, left] == curves(tmp_path, without)[:, left]).all()
 
 
 def test_running_mean():
@@ -319,6 +314,22 @@ def test_perturbation_grid_shows_images_and_errors(tmp_path, channels):
     assert not other[-height // 4 :].any()  # the adversarial images are the same
 
 
+@pytest.mark.parametrize("channels, drawn", [(2, 1), (4, 3)])
+def test_of_other_channels_those_of_an_image_are_drawn(tmp_path, channels, drawn):
+    """The scale of the perturbation is over all channels; here the first has the largest."""
+    x, x_adv, labels = examples(2, channels)
+    x[0, 0, 0, 0], x_adv[0, 0, 0, 0] = 0.0, 0.5
+    whole = grid(tmp_path, x, x_adv, labels, labels)
+    assert (whole == grid(tmp_path, x[..., :drawn], x_adv[..., :drawn], labels, labels)).all()
+
+
+def test_a_class_without_a_name_is_its_number(tmp_path):
+    """A network may have more logits than the data have classes."""
+    x, x_adv, labels = examples(2)
+    shown = grid(tmp_path, x, x_adv, labels, [0, 7], ["cat", "dog"])
+    assert (shown == grid(tmp_path, x, x_adv, labels, [0, 2], ["cat", "dog", "7"])).all()
+
+
 def test_perturbation_grid_shows_eight_at_most(tmp_path):
     ten = grid(tmp_path, *examples(10), range(10))
     x, x_adv, labels = (a[:8] for a in examples(10))
@@ -338,10 +349,10 @@ def test_perturbations_are_scaled_to_full_range(tmp_path):
 
 
 def test_a_figure_survives_a_full_disk(tmp_path, monkeypatch):
-    before = curves(tmp_path, step_rows(3), [])
+    before = curves(tmp_path, step_rows(3))
     monkeypatch.setattr(os, "replace", no_space)
     with pytest.raises(L2LError, match=r"curves\.png: No space left on device"):
-        figures.training_curves(tmp_path / "curves.png", step_rows(9), [])
+        figures.training_curves(tmp_path / "curves.png", step_rows(9))
     assert os.listdir(tmp_path) == ["curves.png"]
     assert (picture(tmp_path / "curves.png") == before).all()
 
@@ -352,7 +363,7 @@ import sys
 import numpy as np
 from l2ljax.report import figures
 assert "matplotlib" not in sys.modules
-figures.training_curves("curves.png", [], [])
+figures.training_curves("curves.png", [])
 figures.perturbation_grid("grid.png", np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), [0], [0])
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """

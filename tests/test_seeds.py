@@ -3,6 +3,8 @@
 import json
 import statistics
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,7 +60,9 @@ def test_seeds_are_single_runs_and_a_killed_command_goes_on(tmp_path, monkeypatc
     one, other = parameters(tmp_path / "one"), parameters(tmp_path / "all" / "s5")
     compared = [np.testing.assert_array_equal(a, b) for a, b in zip(leaves(one), leaves(other), strict=True)]
     assert len(compared) > 10
-    assert (tmp_path / "one" / "metrics.jsonl").read_text() == (tmp_path / "all" / "s5" / "metrics.jsonl").read_text()
+    files = [tmp_path / folder / "metrics.jsonl" for folder in ("one", "all/s5")]
+    rows = [[json.loads(line) | {"seconds": 0} for line in file.read_text().splitlines()] for file in files]
+    assert rows[0] == rows[1]
 
 
 def leaves(tree):
@@ -103,6 +107,35 @@ def test_only_the_same_run_counts_as_finished(tmp_path):
     assert seeds.finished(spec()) is None
 
 
+def test_a_run_that_starts_trained_is_finished_once(tmp_path, monkeypatch):
+    """The recipe names no start, the run's configuration the classifier that was trained for it."""
+    fitted = []
+
+    def fit_run(settings):
+        fitted.append(settings.method)
+        Path(settings.workdir).mkdir(parents=True, exist_ok=True)
+        for name, content in (("config", settings.saved()), ("report", {"method": settings.method})):
+            (settings.workdir / f"{name}.json").write_text(json.dumps(content))
+        return SimpleNamespace(report={"method": settings.method})
+
+    monkeypatch.setattr(experiment.fit, "run", fit_run)
+    settings = resolve("cifar10", "l2l_da", Config(method="l2l_da", workdir=str(tmp_path)))
+    assert settings.pretrained
+    for _ in range(2):
+        assert experiment.run_once(settings) == {"method": "l2l_da"}
+    assert fitted == ["plain", "l2l_da"]
+    assert seeds.finished(settings._replace(init_from="another")) is None
+
+
+def test_architectures_have_reports_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    about = {"dataset": "digits", "norm": "linf", "eps": "0.1", "epochs": 3, "eval_size": 9, "clean_acc": 0.9}
+    runs = lambda arch: {"plain": [{**about, "arch": arch, "attacks": {}, "worst_case_acc": 0.5}] * 2}
+    config = Config(method="plain", seed=1, seeds=2)
+    folders = [seeds.write("digits", config, runs(arch))[0] for arch in ("digits_cnn", "mlp")]
+    assert [str(folder) for folder in folders] == ["runs/digits_plain_digits_cnn_s1-2", "runs/digits_plain_mlp_s1-2"]
+
+
 def test_a_report_on_other_data_does_not_count_as_finished(tmp_path):
     def spec():
         return resolve(str(file), "plain", Config(method="plain", epochs=1, attacks="", workdir=str(tmp_path / "run")))
@@ -126,6 +159,10 @@ def test_plans():
     assert [str(s.workdir) for s in plan()] == ["runs/digits_rnn_adv_digits_cnn_s0"]
     assert [str(s.workdir) for s in plan(workdir="w", seed=2)] == ["w"]
     assert [str(s.workdir) for s in plan(workdir="w", seed=2, seeds=2)] == ["w/s2", "w/s3"]
+    assert [str(s.workdir) for s in plan(workdir="w", seeds=2, method="plain,rnn_adv")] == [
+        "w/s0/rnn_adv",
+        "w/s1/rnn_adv",
+    ]
     assert [(s.seed, str(s.workdir)) for s in plan(seeds=2, seed=1)] == [
         (1, "runs/digits_rnn_adv_digits_cnn_s1"), (2, "runs/digits_rnn_adv_digits_cnn_s2"),
     ]  # fmt: skip

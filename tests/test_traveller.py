@@ -1,6 +1,8 @@
 """The attack that travels: its optimizer against NumPy, without a scale of the loss; what comes with the package."""
 
+import dataclasses
 import hashlib
+import importlib
 import json
 from pathlib import Path
 
@@ -111,6 +113,31 @@ def test_the_weights_are_those_of_the_kept_result():
     shapes = {name: value.shape for name, value in travelling.weights().items()}
     params, _ = annealed(horizon=1).init(jax.random.key(0), jnp.zeros((1, 1, 1, 1)))
     assert shapes == {name: value.shape for name, value in params.items()}
+
+
+def test_the_comparison_keeps_results_of_its_own_settings_and_runs(tmp_path, monkeypatch):
+    script, compared = importlib.import_module("traveller"), []
+    monkeypatch.setattr(script, "HELD_OUT", [])
+    monkeypatch.setattr(script, "LEARNING", [])
+    monkeypatch.setattr(script, "prey", lambda *_, **__: None)
+    monkeypatch.setattr(script, "other", lambda run, *_: run)
+    monkeypatch.setattr(training, "learn", lambda *_, **how: training.drawn(how["seed"]))
+    monkeypatch.setattr(comparison, "search", lambda *_: {"pgd10": {"size": 0.5}})
+
+    def compare(make, params, sizes):
+        compared.append(make())
+        return {make(): {"largest_loss": float(len(compared))}}
+
+    monkeypatch.setattr(comparison, "compare", compare)
+    flags = script.Flags(others="a/x,b/x", folder=tmp_path / "folder", out=tmp_path / "out.json")
+    for _ in range(2):
+        script.main(flags)
+        rows = json.loads(flags.out.read_text())["rows"]
+        assert compared == list(rows) == ["a/x", "b/x"]
+        assert [row[name]["largest_loss"] for name, row in rows.items()] == [1.0, 2.0]
+    for name in ("steps", "batch_size", "search_size", "eval_size", "seed"):
+        with pytest.raises(L2LError, match=f"folder holds results with .*'{name}': .*: choose another"):
+            script.main(dataclasses.replace(flags, **{name: 7}))
 
 
 def test_damaged_weights_and_other_balls_are_refused(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ def judge(name: str, *, data_dir: str | None, images: int, batch_size: int | Non
                 before = now
 
             found = run_standard_evaluation(
-                model, x.astype(np.float32) / 255, y, ball=ball, version=version, key=jax.random.key(seed),
+                model, data.pixels(x), y, ball=ball, version=version, key=jax.random.key(seed),
                 batch_size=batch_size, progress=progress,
             )  # fmt: skip
             verdicts.append(found.robust)

@@ -43,7 +43,7 @@ class InTurn(NamedTuple):
     x_adv: np.ndarray
     """[N, H, W, C]: an adversarial image if an attack succeeded, else the clean one."""
     robust: np.ndarray
-    """bool [N], whether the image fools the model."""
+    """bool [N], whether no attack fools the model on it."""
 
 
 @checked
@@ -106,7 +106,8 @@ def run_in_turn(
       stochastic: whether the model is called as logits_fn(x, keys [B]).
       batch_size: the largest batch, by default `default_batch_size`.
       state_path: a file for the state, saved every 20 seconds and after each attack, and resumed (with the same batch
-        size and devices bit by bit, with others up to rounding). It holds the adversarial images, and no code.
+        size and devices bit by bit, with others up to rounding). It holds the adversarial images, and no code: it
+        belongs to the model's arrays and clean logits, but of an attack without arrays only to the name.
       progress: called with a line of text after each attack.
 
     Raises:
@@ -130,7 +131,7 @@ def run_in_turn(
     identity = checksum((job.logits_fn, x, y, jax.random.key_data(key), weights), repr(settings))
     file = None if state_path is None else Path(state_path)
     if file is not None and file.exists():
-        state = _load(file, identity)
+        state = _load(file, identity, logits)
     saved = time.monotonic()
 
     def tick() -> None:
@@ -141,7 +142,7 @@ def run_in_turn(
             progress(f"{todo[turn - 1].name}: {robust:.2%} robust after {state.spent[:, 0].sum():.0f} s")
         if file is not None and (not begun or time.monotonic() - saved > SAVE_SECONDS):
             buffer = io.BytesIO()
-            np.savez(buffer, identity=np.array(identity), **state._asdict())
+            np.savez(buffer, identity=np.array(identity), logits=logits, **state._asdict())
             write_files({file: buffer.getvalue()})
             saved = time.monotonic()
 
@@ -172,15 +173,17 @@ def checksum(arrays: Any, *texts: str) -> str:
     return digest.hexdigest()
 
 
-def _load(file: Path, identity: str) -> Progress:
+def _load(file: Path, identity: str, logits: np.ndarray) -> Progress:
+    """Read the state; the clean logits identify a model whose weights are in a closure, where `checksum` sees none."""
     try:
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
             whole = {name: saved[name] for name in saved.files}
-        saved_identity = str(whole.pop("identity"))
+        saved_identity, known = str(whole.pop("identity")), whole.pop("logits")
         state = Progress(**whole)
     except Exception as error:  # NumPy's, zipfile's and zlib's for a file that is no or a damaged one
         raise L2LError(f"{file} is no evaluation's state ({one_line(error)}): delete it, or name another") from error
-    if saved_identity != identity:
+    same_model = known.shape == logits.shape and np.allclose(known, logits, rtol=1e-3, atol=1e-3)
+    if saved_identity != identity or not same_model:
         about = "model, data, attacks, threat or key"
         raise L2LError(f"{file} is the state of another evaluation ({about}): delete it, or name another")
     return state

@@ -230,7 +230,7 @@ ENVIRONMENTS = {environment.spec.name: environment for environment in (
 
 
 def create(name: str, **params: Any) -> Environment:
-    """Return the environment of that name; keywords replace its parameters.
+    """Return the environment of that name; keywords replace its parameters, which gymnasium's then does not have.
 
     Raises:
       L2LError: an unknown name, or an unknown parameter.
@@ -241,4 +241,5 @@ def create(name: str, **params: Any) -> Environment:
     environment = ENVIRONMENTS[name]
     if unknown := sorted(params.keys() - set(environment.params._fields)):
         raise L2LError(f"{name} has no parameter {unknown[0]}: choose among {', '.join(environment.params._fields)}")
-    return environment._replace(params=environment.params._replace(**params))
+    spec = environment.spec._replace(gymnasium=None) if params else environment.spec
+    return environment._replace(spec=spec, params=environment.params._replace(**params))

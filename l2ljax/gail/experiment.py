@@ -131,7 +131,6 @@ def _train(
     done, states = checkpoints.resume(like=states) if checkpoints else (0, states)
     folder.forget_after(done)
     chunk, length = chunks(arm.updater, arm.sign)
-    seconds = []
     with (
         monitor.stopping_on_signals() as stopping,
         tqdm(total=config.iterations, initial=done, desc=name, unit="it", leave=False, disable=None) as bar,
@@ -140,7 +139,7 @@ def _train(
             began = time.perf_counter()
             states, metrics = chunk(task.environment.params, states, arm.demonstrations)
             curves = {key: np.asarray(values) for key, values in metrics.items()}
-            seconds.append(time.perf_counter() - began)
+            curves["seconds"] = np.full((config.seeds, length), (time.perf_counter() - began) / length)
             rows = [{key: values[:, i].tolist() for key, values in curves.items()} for i in range(length)]
             folder.record([{"step": done + i} | row for i, row in enumerate(rows, start=1)])
             updaters.check(curves["max_abs"], when=f"between iterations {done + 1} and {done + length} ")
@@ -158,6 +157,7 @@ def _train(
     if not rows:
         raise L2LError(f"{folder.path} lacks the rows of its run: delete that folder to train {name} again")
     whole = {key: np.array([row[key] for row in rows]).T for key in report.METRICS}
+    seconds = [length * row["seconds"][0] for row in rows[::length] if "seconds" in row]  # also of earlier processes
     return whole, states.agent, _speed(seconds, length * config.seeds)
 
 

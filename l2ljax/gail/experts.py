@@ -23,7 +23,7 @@ from l2ljax.gail.gym_adapter import GymEnvironments
 from l2ljax.gail.imitate import Demonstrations
 from l2ljax.gail.policy import Agent, Networks, Statistics, statistics_of
 from l2ljax.gail.rollout import Learn, Rollout, episode_returns
-from l2ljax.types import Array, Key, L2LError
+from l2ljax.types import Array, Key, L2LError, one_line
 
 __all__ = [
     "SHAPING", "VALUE_STEPS", "ExpertState", "Trajectories", "act", "check", "learner", "load", "save", "shaped",
@@ -161,10 +161,11 @@ def load(path: Path, spec: Spec) -> Trajectories:
       L2LError: no such file, a damaged one, one of another environment, or an expert that has not solved its task.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             fields = {name: file[name] for name in (*Trajectories._fields, "environment")}
-    except (OSError, ValueError, KeyError) as error:
-        raise L2LError(f"cannot read expert trajectories from {path} ({error}): give a file of a run") from error
+    except Exception as error:  # NumPy's, zipfile's and zlib's for a file that is no or a damaged one
+        fix = "give a file of a run, or delete it to train an expert anew"
+        raise L2LError(f"cannot read expert trajectories from {path} ({one_line(error)}): {fix}") from error
     name = str(fields.pop("environment"))
     expert = Trajectories(**fields)
     if name != spec.name:

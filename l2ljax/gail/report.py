@@ -117,7 +117,7 @@ def write(workdir: Path, result: Mapping[str, Any], curves: Mapping[str, np.ndar
 
     Args:
       workdir: the run's folder.
-      result: see the README; without NumPy scalars.
+      result: the content of report.json, see `experiment._results`; without NumPy scalars.
       curves: arm -> returns [seeds, iterations].
       out: a JSON file; the figure goes next to it.
     """

@@ -1,6 +1,6 @@
 """Figures of runs and of models, as PNG files (matplotlib is imported only to draw one).
 
-    training_curves(workdir / "curves.png", steps, validations)
+    training_curves(workdir / "curves.png", rows)
     perturbation_grid(workdir / "examples.png", x, x_adv, labels, predictions, class_names)
 
 A failed write raises an `L2LError` and leaves the earlier file unchanged.
@@ -47,31 +47,28 @@ def canvas(size: tuple[float, float], rows: int = 1, columns: int = 1, **how: An
     return figure, figure.subplots(rows, columns, squeeze=False, **how)
 
 
-def training_curves(
-    path: Path, steps: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, Any]], title: str = ""
-) -> None:
+def training_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Draw the loss and the accuracies of a run against its steps, as PNG.
 
     Args:
       path: the file to write.
-      steps: rows {step, loss, accuracy, robust_accuracy} of training batches; the last may be absent.
-      validations: rows {step, clean_acc, robust_acc}; may be empty.
+      rows: {step, loss, accuracy, robust_accuracy, val_clean_acc, val_robust_acc}; the last three may be absent.
       title: above the panels.
     """
     from matplotlib.ticker import MaxNLocator
 
     figure, ((left, right),) = canvas((10, 4), 1, 2, sharex=True)
     figure.suptitle(title)
-    at, loss = _series(steps, "loss")
+    at, loss = _series(rows, "loss")
     few = {"marker": "o"} if len(at) < 3 else {}  # a line of one point is invisible
     left.plot(at, loss, color=LIGHT_BLUE, linewidth=1, label="per batch", **few)
     left.plot(at, running_mean(loss), color=BLUE, linewidth=2, label="running mean", **few)
-    curves = (("accuracy", "clean_acc", "clean", BLUE), ("robust_accuracy", "robust_acc", "robust", VERMILLION))
+    curves = (("accuracy", "val_clean_acc", "clean", BLUE), ("robust_accuracy", "val_robust_acc", "robust", VERMILLION))
     for train, val, label, color in curves:
-        at, accuracy = _series(steps, train)
+        at, accuracy = _series(rows, train)
         if len(at):
             right.plot(at, 100 * running_mean(accuracy), color=color, linewidth=2, label=f"train, {label}", **few)
-        at, accuracy = _series(validations, val)
+        at, accuracy = _series(rows, val)
         if len(at):
             right.plot(at, 100 * accuracy, "o:", color=color, markeredgecolor="white", label=f"val, {label}")
     left.set_ylabel("training loss")
@@ -96,11 +93,11 @@ def perturbation_grid(
 
     Args:
       path: the file to write.
-      x: images [N, H, W, 1 or 3] in [0, 1], N >= 1.
+      x: images [N, H, W, C] in [0, 1], N >= 1; of C channels the first three are drawn, of two the first.
       x_adv: adversarial images, of the same shape.
       labels: true classes [N].
       predictions: classes [N] predicted for `x_adv`.
-      class_names: the names of the classes; their numbers by default.
+      class_names: the names of the first classes; numbers stand for the others.
       attack: what made `x_adv`, beside its row.
     """
     x, x_adv, labels, predictions = (np.asarray(a)[:MAX_EXAMPLES] for a in (x, x_adv, labels, predictions))
@@ -109,7 +106,8 @@ def perturbation_grid(
     delta = x_adv.astype(float) - x
     factor = 0.5 / (np.abs(delta).max() or 0.5)
     rows = {"clean": x, f"perturbation\nx {factor:.3g}": amplified(x, x_adv, factor), attack: x_adv}
-    names = {k: class_names[k] if class_names else str(k) for k in map(int, (*labels, *predictions))}
+    known = dict(enumerate(class_names or ()))
+    names = {k: known.get(k, str(k)) for k in map(int, (*labels, *predictions))}
     size = min(12, 120 / (2 + max(map(len, names.values()))))  # a title fits over its column
     figure, grid = canvas((1.25 * len(x) + 0.6, 1.25 * len(rows) + 0.6), len(rows), len(x))
     for line, (row, images) in zip(grid, rows.items(), strict=True):
@@ -252,7 +250,7 @@ def loss_landscape(path: Path, surfaces: Mapping[str, Any]) -> None:
 
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and finite values of `key`. For a step logged twice, by a resumed run, the later row counts."""
+    """Return steps and finite values of `key`."""
     values = {row["step"]: row[key] for row in rows if row.get(key) is not None and math.isfinite(row[key])}
     return np.array(sorted(values), int), np.array([values[step] for step in sorted(values)], float)
 
@@ -264,6 +262,7 @@ def running_mean(values: np.ndarray, window: int | None = None) -> np.ndarray:
 
 
 def _show(axes: Any, image: np.ndarray) -> None:
+    image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
     axes.imshow(np.broadcast_to(image.clip(0, 1), (*image.shape[:2], 3)), interpolation="nearest")
     axes.set(xticks=[], yticks=[])
 

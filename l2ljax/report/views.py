@@ -2,7 +2,7 @@
 
     curves = sweep(plan, dataset.test, key)
 
-All functions take a `Plan`, a split and one key, and return a mapping for JSON, arrays included.
+A figure's function takes a `Plan`, a split and one key, and returns a mapping for JSON, arrays included.
 """
 
 import functools
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     models: Mapping[str, LogitsFn]
     """Name -> images to logits: the judged model, and the baseline if there is one."""
     attackers: Mapping[str, Callable[..., Attack]]
-    """Name -> loader of the learned attacker, see `setup.load_attacker`."""
+    """Name -> loader of the learned attacker, see `run.trained.load_attacker`."""
     ball: Ball
     class_names: tuple[str, ...]
     batch_size: int = 250

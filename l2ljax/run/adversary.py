@@ -16,7 +16,7 @@ import numpy as np
 
 from l2ljax import attacks, defenses
 from l2ljax.attacks import names
-from l2ljax.evaluate import evaluate
+from l2ljax.evaluate import AttackRow, evaluate
 from l2ljax.files import locked
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, resolve
@@ -96,33 +96,31 @@ def _train(flags: Flags, setup: Setup, start: TrainState) -> dict[str, Any]:
     settings = setup.settings
     workdir = Workdir(Path(settings.workdir or ""), {**settings.saved(), **setup.identity()})
     untrained = jax.tree.map(np.asarray, (start.params.attacker, start.stats.attacker))  # training donates them
-    state, _, _, seconds = train(setup, start, workdir)
+    state, _, history = train(setup, start, workdir)
 
     logits_fn = setup.logits_fn(state.params, state.stats)
     own: Any = setup.defense.attack  # not None: there are parameters
     named = named_attacks(setup, state.params, state.stats)
     named |= {"random signs": attacks.random_signs(setup.ball), "untrained": own(*untrained)}
     named |= {f"draw {i}": own(state.params.attacker, state.stats.attacker) for i in range(flags.draws)}
-    rows: dict[str, dict[str, float]] = {}
-    drawn = []
+    tried: dict[str, AttackRow] = {}
     for i, (name, attack) in enumerate(named.items()):
         key = jax.random.fold_in(setup.eval_key, i)
         scores = evaluate(logits_fn, setup.eval_split, {name: attack}, key=key, batch_size=EVAL_BATCH)
-        if name.startswith("draw "):
-            drawn.append(scores.attacks[name])
-        else:
-            rows |= scored(scores)["attacks"]
-    accuracies = [row.robust_acc for row in drawn]
-    for which, accuracy in {
-        "all draws": float(np.logical_and.reduce([row.correct for row in drawn]).mean()),
-        "strongest draw": min(accuracies),
-        "mean draw": float(np.mean(accuracies)),
-        "weakest draw": max(accuracies),
-    }.items():
-        rows[which] = {"robust_acc": accuracy, "seconds": drawn[0].seconds, "passes": drawn[0].passes}
-    worst = min(row["robust_acc"] for row in rows.values())
-    about = {**describe(setup, state, seconds), "victim": flags.victim, "draws": flags.draws}
-    result = {**about, **scored(scores), "attacks": rows, "worst_case_acc": worst}
+        tried |= scores.attacks
+    draws = [tried.pop(f"draw {i}") for i in range(flags.draws)]
+    accuracies, seconds_each, passes, correct = map(list, zip(*draws, strict=True))
+    together = np.logical_and.reduce(correct)
+    rows = {
+        **tried,
+        "all draws": AttackRow(float(together.mean()), sum(seconds_each), sum(passes), together),
+        "strongest draw": min(draws, key=lambda row: row.robust_acc),
+        "mean draw": draws[0]._replace(robust_acc=float(np.mean(accuracies))),
+        "weakest draw": max(draws, key=lambda row: row.robust_acc),
+    }
+    worst = np.logical_and.reduce([together, *(row.correct for row in tried.values())]).mean()
+    about = {**describe(setup, state, history), "victim": flags.victim, "draws": flags.draws}
+    result = {**about, **scored(scores._replace(attacks=rows, worst_case_acc=float(worst)))}
     markdown.write(workdir.path, result, [])
     print(markdown.table([result]))
     return result

@@ -64,7 +64,7 @@ class Result(NamedTuple):
     best: Best
     """The players at the best validation; its score is -1 where there are no validation images."""
     history: list[dict[str, Any]]
-    """The rows of metrics, one a step."""
+    """The rows of metrics, one a step; some have the seconds since the one before that has them."""
     dataset: data.Dataset
     """As it was split: train, val and test."""
     settings: Settings
@@ -187,9 +187,9 @@ def run(settings: Settings, **parts: Any) -> Result:
                     f"--no-checkpoint: {settings.workdir} holds a run: leave it out, or choose another folder"
                 )
             workdir = hosts.on_first(Workdir, settings.workdir, about)
-        state, best, history, seconds = train(setup, state, workdir)
+        state, best, history = train(setup, state, workdir)
         if workdir is not None:
-            report = hosts.on_first(_write_report, setup, state, best, seconds, workdir)
+            report = hosts.on_first(_write_report, setup, state, best, history, workdir)
             print(markdown.table([report]))
             print(f"report, figures and checkpoints: {workdir.path}")
     attack = trained_attack(setup.defense, state.params.attacker, state.stats.attacker)
@@ -214,13 +214,11 @@ def save(result: Result, workdir: str | Path) -> None:
     saved.save(int(result.state.step), {"last": result.state, "best": result.best})
 
 
-def train(
-    setup: Setup, state: TrainState, workdir: Workdir | None
-) -> tuple[TrainState, Best, list[dict[str, Any]], float]:
+def train(setup: Setup, state: TrainState, workdir: Workdir | None) -> tuple[TrainState, Best, list[dict[str, Any]]]:
     """Train from `state`, which is donated, or from the workdir's newest checkpoint.
 
     Returns:
-      The state after the last step, the best one on the way, the rows of all steps, and the seconds it took.
+      The state after the last step, the best one on the way, and the rows of all steps.
 
     Raises:
       L2LError, Interrupted: as `fit` does.
@@ -250,12 +248,12 @@ def train(
     ends = settings.on_overfitting in ("stop", "restore")
     alarm = hosts.on_first(lambda: ends and ALARM in (history or [{}])[-1])
     if alarm or int(state.step) == setup.steps:
-        return state, best, history, 0.0
+        return state, best, history
     best = jax.tree.map(jnp.copy, best)  # the state's own buffers are donated to the first step
     if workdir:
         print(estimate(setup, state, next(_batches(setup, int(state.step)))[1]), flush=True)
     save_every = settings.checkpoint_every or setup.epoch_steps
-    began = time.perf_counter()
+    before = time.perf_counter()
     with contextlib.ExitStack() as stack:
         hidden = None if hosts.is_first() else True  # None: shown on a terminal alone
         size, how = settings.batch_size, {"unit": "img", "unit_scale": True, "leave": False, "disable": hidden}
@@ -275,6 +273,8 @@ def train(
                             good = state.evaluated
                             best = Best(jnp.float32(scores["val_robust_acc"]), state.step, good.params, good.stats)
                             best = jax.tree.map(jnp.copy, best)  # training donates the state
+                    now = time.perf_counter()
+                    rows[-1]["seconds"], before = now - before, now
                     history += rows
                     if workdir and hosts.is_first():
                         workdir.record(rows)
@@ -285,7 +285,7 @@ def train(
                     if alarm or due(done, save_every, steps=until):
                         hosts.on_first(save)
                     if alarm:
-                        return state, best, history, time.perf_counter() - began
+                        return state, best, history
         except NonFiniteLoss as error:
             if not hosts.is_first():
                 raise  # process 0 knows the checkpoints
@@ -298,7 +298,7 @@ def train(
                 raise L2LError(f"{stop}; nothing is saved, because of --no-checkpoint") from stop
             hosts.on_first(save)
             raise
-    return state, best, history, time.perf_counter() - began
+    return state, best, history
 
 
 def _batches(setup: Setup, start: int) -> Iterator[tuple[int, Batch]]:
@@ -314,8 +314,10 @@ def _batches(setup: Setup, start: int) -> Iterator[tuple[int, Batch]]:
     return data.repeated(batches, times, start)
 
 
-def _write_report(setup: Setup, state: TrainState, best: Best, seconds: float, workdir: Workdir) -> dict[str, Any]:
+def _write_report(
+    setup: Setup, state: TrainState, best: Best, history: list[dict[str, Any]], workdir: Workdir
+) -> dict[str, Any]:
     """Evaluate, write the report and the figures, and return the content of report.json."""
-    result = summarize(setup, state, best, seconds)
+    result = summarize(setup, state, best, history)
     markdown.write(workdir.path, result, draw(setup, state, workdir))
     return result

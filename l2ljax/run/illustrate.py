@@ -20,7 +20,7 @@ from l2ljax.data import Dataset, Split
 from l2ljax.files import write_files
 from l2ljax.report import figures, views
 from l2ljax.report.views import Plan
-from l2ljax.run.trained import check_threat, learned, load_attacker, load_classifier, read_config
+from l2ljax.run.trained import check_dataset, check_threat, learned, load_attacker, load_classifier, read_config
 from l2ljax.runtime.workdir import read_json
 from l2ljax.threat import Ball
 from l2ljax.types import Key, L2LError, LogitsFn
@@ -50,8 +50,7 @@ def make_plan(
 
     def fits(workdir: str, attacks: bool) -> str:
         saved = read_config(workdir, "dataset", "norm", "eps")
-        if saved["dataset"] != dataset.name:
-            raise L2LError(f"{workdir} is a run on {saved['dataset']}, not {dataset.name}: give one on that")
+        check_dataset(workdir, saved, dataset.name)
         check_threat(workdir, saved, ball if attacks else None)
         return workdir
 

@@ -77,7 +77,8 @@ class Flags:
     baseline: str | None = None
     """The workdir of a run to draw beside the victim."""
     out: Path | None = None
-    """A folder; VICTIM/evaluation for a run (evaluation_best for WORKDIR@best), ./evaluation otherwise."""
+    """A folder; VICTIM/evaluation for a run (evaluation_best for WORKDIR@best), ./evaluation/NAME for pretrained:NAME,
+    ./evaluation otherwise. It holds the attacks that are done: empty it when the code of an --import changes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -122,9 +123,12 @@ def run(flags: Flags) -> dict[str, Any]:
             raise L2LError(f"--attacks={name} is for models with noise of their own: give --stochastic or no {name}")
     jobs = {name: _job(name, flags.victim, ball, victim if name == "rand" else logits_fn) for name in wanted}
     black_box = [*filter(None, ("fgsm,pgd10" if flags.black_box is None else flags.black_box).split(","))]
+    surrogates = [*filter(None, flags.surrogates.split(","))]
+    for who in surrogates:
+        trained.check_dataset(who, trained.read_config(who, "dataset"), dataset.name)
     crossings = {
         f"{name} on {who}": (who, name, _job(name, who, ball, logits_fn, trained.load_classifier(who)))
-        for who in filter(None, flags.surrogates.split(","))
+        for who in surrogates
         for name in black_box
     }
     robust: dict[str, np.ndarray] = {}
@@ -161,7 +165,7 @@ def run(flags: Flags) -> dict[str, Any]:
             "parameters": {name: attacks.parameters(name, ball) for name in jobs if not trained.learned(name)},
             "black_box": transferred,
             "worst_case_acc": float(np.logical_and.reduce(list(robust.values())).mean()) if robust else None,
-            "model_sha256": checksum(victim),
+            "model_sha256": checksum(victim) if isinstance(victim, jax.tree_util.Partial) else None,
             "checks": [check._asdict() for check in checks],
         },
     }

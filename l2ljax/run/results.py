@@ -21,7 +21,7 @@ from l2ljax.types import Players
 __all__ = ["describe", "draw", "scored", "summarize"]
 
 
-def summarize(setup: Setup, state: TrainState, best: Best, seconds: float) -> dict[str, Any]:
+def summarize(setup: Setup, state: TrainState, best: Best, history: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the content of report.json."""
 
     def scores(whose: str, params: Players, stats: Players) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def summarize(setup: Setup, state: TrainState, best: Best, seconds: float) -> di
 
     evaluated = state.evaluated
     last = scores("last", evaluated.params, evaluated.stats)
-    result = {**describe(setup, state, seconds), **last}
+    result = {**describe(setup, state, history), **last}
     if state.average:
         result["raw"] = scores("raw", state.params, state.stats)
     if best.score >= 0:
@@ -57,14 +57,14 @@ def scored(evaluation: Evaluation) -> dict[str, Any]:
     return {**about, "attacks": attacked}
 
 
-def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
-    """Return what report.json says about the run itself."""
+def describe(setup: Setup, state: TrainState, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what report.json says about the run itself; the seconds are those of all processes that trained it."""
     names = ("recipe", "method", "schedule", "selection", "dataset", "arch", "eps", "norm", "seed", "epochs")
     sizes = {player: sum(a.size for a in jax.tree.leaves(tree)) for player, tree in state.params._asdict().items()}
     return {
         **{name: getattr(setup.settings, name) for name in names},
         "eval_size": len(setup.eval_split.labels),
-        "train_seconds": seconds,
+        "train_seconds": sum(row.get("seconds", 0.0) for row in history),
         **({"ended_at": int(state.step)} if state.step < setup.steps else {}),  # catastrophic overfitting ended it
         "parameters": sizes,
         "versions": versions(),
@@ -74,16 +74,10 @@ def describe(setup: Setup, state: TrainState, seconds: float) -> dict[str, Any]:
 
 def draw(setup: Setup, state: TrainState, workdir: Workdir) -> list[Path]:
     """Draw the figures; returns their paths."""
-    rows = workdir.rows()
-    validations = [
-        {"step": row["step"], "clean_acc": row["val_clean_acc"], "robust_acc": row["val_robust_acc"]}
-        for row in rows
-        if "val_clean_acc" in row
-    ]
     curves, grid = workdir.figures / "training.png", workdir.figures / "perturbations.png"
     settings = setup.settings
     title = f"{settings.method}: {settings.arch} on {settings.dataset}, {settings.norm} eps {settings.eps}"
-    figures.training_curves(curves, rows, validations, title)
+    figures.training_curves(curves, workdir.rows(), title)
     state = state.evaluated
     logits_fn = setup.logits_fn(state.params, state.stats)
     x, y = jnp.asarray(data.pixels(setup.eval_split.images[:8])), setup.eval_split.labels[:8]

@@ -30,7 +30,8 @@ __all__ = ["finished", "plan", "write"]
 def plan(dataset: str, method: str, config: Config) -> list[Settings]:
     """Return the runs of seeds `seed`, ..., `seed + seeds - 1`.
 
-    Of several, that of seed 3 is in WORKDIR/s3, where --workdir is given. Bad settings are an L2LError.
+    Of several, that of seed 3 is in WORKDIR/s3, where --workdir is given, and in WORKDIR/s3/METHOD where --method names
+    several. Bad settings are an L2LError.
     """
     config = checked(config)
     seeds = range(config.seed, config.seed + config.seeds)
@@ -48,6 +49,8 @@ def finished(settings: Settings) -> dict[str, Any] | None:
     if not report.exists() or not config.exists() or report.stat().st_mtime_ns < config.stat().st_mtime_ns:
         return None  # a run writes its configuration at its beginning, the report at its end
     saved, wanted = read_json(config), {**settings.saved(), **data_identity(settings)}
+    if settings.pretrained and not settings.init_from:
+        wanted["init_from"] = str(folder / "classifier")  # see `experiment.run`
     free = set(ABOUT_REPORTING) - {"attacks", "eval_size"}
     return read_json(report) if all(saved.get(k) == v for k, v in wanted.items() if k not in free) else None
 
@@ -60,8 +63,8 @@ def write(dataset: str, config: Config, rows: Mapping[str, Sequence[Mapping[str,
       config: of all runs.
       rows: method -> the content of each seed's report.json.
     """
-    last = config.seed + config.seeds - 1
-    name = f"{named(config.dataset or dataset)}_{config.method or next(iter(rows))}_s{config.seed}-{last}"
+    last, arch = config.seed + config.seeds - 1, next(iter(rows.values()))[0]["arch"]
+    name = f"{named(config.dataset or dataset)}_{config.method or next(iter(rows))}_{arch}_s{config.seed}-{last}"
     folder = Path(os.path.expanduser(config.workdir or f"runs/{name}"))
     summary = {method: markdown.summary(runs) for method, runs in rows.items()}
     report = {**provenance(), "seeds": list(range(config.seed, last + 1)), "summary": summary, "rows": rows}

@@ -26,8 +26,8 @@ from l2ljax.runtime.workdir import check_network, read_json
 from l2ljax.types import Array, Attack, Classifier, Defense, L2LError, Tree
 
 __all__ = [
-    "Learned", "check_threat", "learned", "load", "load_attacker", "load_classifier", "load_function", "named_attack",
-    "read_config", "restore_attacker", "table", "trained_attack",
+    "Learned", "check_dataset", "check_threat", "learned", "load", "load_attacker", "load_classifier", "load_function",
+    "named_attack", "read_config", "restore_attacker", "table", "trained_attack",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -139,6 +139,12 @@ def restore_attacker(workdir: str | Path, ball: threat.Ball | None = None) -> tu
     batch = jnp.zeros((saved.get("batch_size", 1), *saved["image_shape"]))  # free_adv's parameters are of one
     like = defense.init(jax.random.key(0), batch)
     return defense, checkpoint.restore_player(workdir, "attacker", like)
+
+
+def check_dataset(workdir: str | Path, saved: Mapping[str, Any], name: str) -> None:
+    """Raise an L2LError where a run's config.json names other data."""
+    if saved["dataset"] != name:
+        raise L2LError(f"{workdir} is a run on {saved['dataset']}, not {name}: give one on that")
 
 
 def check_threat(workdir: str | Path, saved: Mapping[str, Any], ball: threat.Ball | None) -> threat.Ball:
