@@ -135,8 +135,9 @@ def make_step(
             params = state.params._replace(**dict(zip(moving, moved, strict=True)))
             return defense.objective(params, state.stats, keys, batch, mode)
 
-        gradients, aux = jax.grad(objective, has_aux=True)([getattr(state.params, name) for name in moving])
-        gradients, (stats, metrics) = jax.lax.pmean((gradients, aux), AXIS)
+        gradients, (stats, metrics) = jax.grad(objective, has_aux=True)([getattr(state.params, n) for n in moving])
+        gradients, metrics = jax.lax.pmean((gradients, metrics), AXIS)
+        stats = jax.tree.map(_mean, stats)
         params, opt_state = state.params, state.opt_state
         for name, gradient in zip(moving, gradients, strict=True):
             if name == "attacker":
@@ -282,6 +283,11 @@ def loop(
         if stop or (done == steps and stopping()):  # the second while the last step was validated and saved
             raise Interrupted(done)
         flushed = time.monotonic()
+
+
+def _mean(a: Array) -> Array:
+    """Return the mean over the devices, or integers, like a count of passes, which are the same on all."""
+    return jax.lax.pmean(a, AXIS) if jnp.issubdtype(jnp.result_type(a), jnp.inexact) else a
 
 
 def _not_finite(row: dict[str, float]) -> list[tuple[str, float]]:

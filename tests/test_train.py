@@ -261,6 +261,26 @@ def test_the_loop_stops_at_a_gradient_that_is_not_finite():
         next(yielded)
 
 
+def test_integer_statistics_stay_integers():
+    """A count of passes, as some networks keep one beside the means."""
+    clf = tiny_classifier()
+
+    def init(key, x):
+        variables = clf.init(key, x)
+        return {**variables, "batch_stats": {"passes": jnp.int32(0), "rest": variables["batch_stats"]}}
+
+    def train(variables, x, key, axis_name=None):
+        stats = variables["batch_stats"]
+        logits, rest = clf.train({**variables, "batch_stats": stats["rest"]}, x, key, axis_name)
+        return logits, {"passes": stats["passes"] + 1, "rest": rest}
+
+    state, step, batch = setup("plain", clf=clf._replace(init=init, train=train))
+    for _ in range(2):
+        state, _ = step(state, batch)
+    passes = state.stats.classifier["passes"]
+    assert passes.dtype == jnp.int32 and passes == 2
+
+
 def test_the_loop_yields_its_state_when_asked_to_stop():
     run = Recorder(np.arange(12))
     with pytest.raises(Interrupted, match="stopped after step 6"):
