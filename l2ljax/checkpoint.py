@@ -44,7 +44,7 @@ class Checkpoints:
     With several processes (see `runtime.hosts`), each object belongs to one process: one saves, the others need not.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path) -> None:
         import orbax.checkpoint as ocp  # slow to import, and needed only to save
 
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs each phase of a save, and errors it raises
@@ -58,7 +58,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=False, enable_async_checkpointing=False,
+                max_to_keep=2, create=False, enable_async_checkpointing=False,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
             )  # fmt: skip
             self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -92,8 +92,8 @@ class Checkpoints:
         """Return parts of the newest saved tree: (like, prefix) -> what lies below that path, with like's structure.
 
         Raises:
-          L2LError: nothing is saved, it is damaged (the message names the last sound step), or it has another structure
-            or other shapes.
+          L2LError: nothing is saved, it is damaged (the message names the last sound step), or it has another
+            structure, or other shapes or types.
         """
         step, flat, damaged = self._newest()
         if damaged:
@@ -113,7 +113,7 @@ class Checkpoints:
         Damaged checkpoints after it are deleted, so that their steps can be saved again; a line on stderr says so.
 
         Raises:
-          L2LError: all are damaged, or the sound one has another structure or other shapes.
+          L2LError: all are damaged, or the sound one has another structure, or other shapes or types.
         """
         step, flat, damaged = self._newest()
         if step is None and damaged:
@@ -150,8 +150,8 @@ class Checkpoints:
 
     def _part(self, step: int, flat: Mapping[str, Any], like: Tree, prefix: str = "") -> Tree:
         saved = {name.removeprefix(prefix): leaf for name, leaf in flat.items() if name.startswith(prefix)}
-        shapes = [{name: np.shape(leaf) for name, leaf in arrays.items()} for arrays in (_to_flat(like), saved)]
-        differing = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
+        wanted, found = ({name: (a.shape, a.dtype) for name, a in tree.items()} for tree in (_to_flat(like), saved))
+        differing = sorted({name for name, _ in wanted.items() ^ found.items()})
         if differing:
             raise L2LError(
                 f"the checkpoint of step {step} in {self.folder} is of another configuration "
@@ -225,6 +225,8 @@ def _to_flat(tree: Tree) -> dict[str, np.ndarray]:
 def _from_flat(flat: dict[str, Any], like: Tree) -> Tree:
     def restore(path: Any, leaf: Any) -> Any:
         saved = flat[jax.tree_util.keystr(path)]
-        return jax.random.wrap_key_data(saved) if is_key(leaf) else jax.numpy.asarray(saved)
+        if is_key(leaf):
+            return jax.random.wrap_key_data(saved, impl=jax.random.key_impl(leaf))
+        return jax.numpy.asarray(saved)
 
     return jax.tree_util.tree_map_with_path(restore, like)

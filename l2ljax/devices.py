@@ -94,10 +94,17 @@ def on_each(function: Callable[..., Any], *, whole: int = 1, count: int | None =
       function: (*replicated, *sharded) -> tree of arrays [B, ...], like an `Attack` with a key per example.
       whole: number of leading arguments to copy to each device, like the logits function.
       count: use the first `count` local devices; all by default.
+
+    Raises:
+      L2LError: when called, one key, or a B that is not a multiple of the number of devices (see `round_up`).
     """
     mesh, split = Mesh(np.array(first(count)), (AXIS,)), PartitionSpec(AXIS)
 
     def sharded(*args: Any) -> Any:
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(args[whole:])]
+        if any(not shape or shape[0] % mesh.size for shape in shapes):
+            fix = f"give arrays [B], keys by types.example_keys(key, B), with B a multiple of {mesh.size}"
+            raise L2LError(f"the arguments do not split over {mesh.size} devices: {fix}")
         parts = (*[PartitionSpec()] * whole, *[split] * (len(args) - whole))
         return jax.shard_map(function, mesh=mesh, in_specs=parts, out_specs=split, check_vma=False)(*args)
 

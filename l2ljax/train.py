@@ -49,10 +49,10 @@ class Interrupted(Exception):
 
 
 class NonFiniteLoss(L2LError):
-    """The loss became NaN or infinite at `step`."""
+    """The loss or a player's gradient became NaN or infinite at `step`."""
 
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"the loss is {loss} at step {step}")
+    def __init__(self, step: int, metric: str, value: float) -> None:
+        super().__init__(f"the {metric.replace('_', ' ')} is {value} at step {step}")
         self.step = step
 
 
@@ -135,8 +135,9 @@ def make_step(
             params = state.params._replace(**dict(zip(moving, moved, strict=True)))
             return defense.objective(params, state.stats, keys, batch, mode)
 
-        gradients, aux = jax.grad(objective, has_aux=True)([getattr(state.params, name) for name in moving])
-        gradients, (stats, metrics) = jax.lax.pmean((gradients, aux), AXIS)
+        gradients, (stats, metrics) = jax.grad(objective, has_aux=True)([getattr(state.params, n) for n in moving])
+        gradients, metrics = jax.lax.pmean((gradients, metrics), AXIS)
+        stats = jax.tree.map(_mean, stats)
         params, opt_state = state.params, state.opt_state
         for name, gradient in zip(moving, gradients, strict=True):
             if name == "attacker":
@@ -257,7 +258,7 @@ def loop(
       {"step": s, metric: value, ...} come each once and in order.
 
     Raises:
-      NonFiniteLoss: the loss is not finite.
+      NonFiniteLoss: the loss, or the norm of a gradient, is not finite; also where the optimizer skips such gradients.
       Interrupted: `stopping()`; the state yielded last is the one after that step.
     """
     pending: list[tuple[int, dict[str, Array]]] = []
@@ -273,14 +274,26 @@ def loop(
             continue
         rows = [{"step": s, **{k: float(v) for k, v in metrics.items()}} for s, metrics in jax.device_get(pending)]
         pending.clear()
-        finite = list(itertools.takewhile(lambda row: np.isfinite(row["loss"]), rows))
+        finite = list(itertools.takewhile(lambda row: not _not_finite(row), rows))
         if finite:
             yield state, finite
         if len(finite) < len(rows):
-            raise NonFiniteLoss(int(rows[len(finite)]["step"]), rows[len(finite)]["loss"])
+            bad = rows[len(finite)]
+            raise NonFiniteLoss(int(bad["step"]), *_not_finite(bad)[0])
         if stop or (done == steps and stopping()):  # the second while the last step was validated and saved
             raise Interrupted(done)
         flushed = time.monotonic()
+
+
+def _mean(a: Array) -> Array:
+    """Return the mean over the devices, or integers, like a count of passes, which are the same on all."""
+    return jax.lax.pmean(a, AXIS) if jnp.issubdtype(jnp.result_type(a), jnp.inexact) else a
+
+
+def _not_finite(row: dict[str, float]) -> list[tuple[str, float]]:
+    """Return the loss and the norms of the gradients that are not finite; the latter spoil the parameters first."""
+    watched = ["loss", *(name for name in row if name.endswith("gradient_norm"))]
+    return [(name, row[name]) for name in watched if not np.isfinite(row[name])]
 
 
 def due(step: int | float, every: int, *, steps: int) -> bool:

@@ -110,6 +110,8 @@ def test_what_cannot_be_is_told_in_one_line(victim, tmp_path):
         adversary.run(Flags(victim=str(tmp_path)))
     with pytest.raises(L2LError, match="pgd_adv learns nothing: choose from advgan, gap"):
         adversary.run(Flags(victim=str(victim), attacker="pgd_adv", workdir=str(tmp_path / "a")))
+    with pytest.raises(L2LError, match="free_adv learns nothing: choose from advgan, gap"):
+        adversary.run(Flags(victim=str(victim), attacker="free_adv", workdir=str(tmp_path / "a")))
     with pytest.raises(L2LError, match="unknown method 'gan'"):
         adversary.run(Flags(victim=str(victim), attacker="gan"))
     with pytest.raises(L2LError, match="plain, whose attacker learns nothing"):

@@ -81,6 +81,18 @@ def test_a_pair_is_to_evaluate_on(tmp_path, monkeypatch):
         resolve(name, "plain", Config())
 
 
+def test_one_image_is_enough_to_evaluate_on():
+    assert data.load((TEST_IMAGES[:1], TEST_LABELS[:1] * 0 + 3)).num_classes == 4
+
+
+def test_floats_of_a_users_data_set_are_stored_in_single_precision():
+    own = data.from_arrays(*WHOLE.values())
+    for dtype in (np.float16, np.float64):
+        splits = (split._replace(images=(split.images / 255).astype(dtype)) for split in own[1:4])
+        found = data.load(data.Dataset("own", *splits, *own[4:]))
+        assert {split.images.dtype.name for split in found[1:4]} == {"float32"}
+
+
 def test_a_file_that_changes_is_read_again(tmp_path):
     name = saved(tmp_path / "mine.npz", **WHOLE)
     assert data.load(name).num_classes == 4

@@ -62,6 +62,23 @@ def test_what_is_saved_is_restored_bit_by_bit(saved):
     assert Checkpoints(saved / "others").resume(like=like)[0] == 0
 
 
+def test_keys_of_another_kind_come_back(tmp_path):
+    key = jax.random.key(3, impl="rbg")
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"key": key})
+    _, found = checkpoints.resume(like={"key": jax.random.key(0, impl="rbg")})
+    assert found["key"] == key
+    with pytest.raises(L2LError, match="is of another configuration"):
+        checkpoints.resume(like={"key": jax.random.key(0)})
+
+
+def test_arrays_of_another_type_are_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"a": jnp.arange(3)})
+    with pytest.raises(L2LError, match=r"is of another configuration \(1 arrays differ, \['a'\] first\)"):
+        checkpoints.resume(like={"a": jnp.zeros(3)})
+
+
 def test_a_flipped_bit_loads_as_no_other_number(saved):
     data = [file for file in files_of(saved, 6) if file.stat().st_size > 1000]
     noticed, contents = set(), {file: file.read_bytes() for file in files_of(saved, 6)}

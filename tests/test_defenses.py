@@ -58,6 +58,18 @@ def test_records_say_what_a_method_is(method):
     assert (defense.attack(phi, phi_stats, steps=2, path=True) is not None) == record.learns
 
 
+@pytest.mark.parametrize("method", ["plain", "stability", "pgd_adv", "ait"])
+def test_schedule_attacker_leaves_the_classifiers_statistics(method):
+    clf = tiny_classifier()
+    batch = Batch(digits().x[:8], digits().y[:8])
+    variables = clf.init(jax.random.key(0), batch.x)
+    defense = defenses.create(method, clf, BALL, **small(method))
+    phi, phi_stats = defense.init(jax.random.key(1), batch.x)
+    params, stats = Players(variables["params"], phi), Players(variables["batch_stats"], phi_stats)
+    _, (after, _) = jax.jit(defense.objective, static_argnums=4)(params, stats, jax.random.key(2), batch, "attacker")
+    chex.assert_trees_all_equal(after.classifier, stats.classifier)
+
+
 def build(method, **options):
     clf, params, stats = fitted_classifier()
     defense = defenses.create(method, clf, BALL, **{**(small(method) if method in LEARNED else {}), **options})

@@ -82,9 +82,20 @@ def test_what_does_not_split_is_told():
             devices.shard((np.ones((3, 2)), np.ones(3)))
         except devices.L2LError as error:
             print(error)
+        import jax
+        from l2ljax.types import example_keys
+        attack = jax.jit(devices.on_each(lambda logits_fn, key, x, y: x + y[:, None]))
+        for key, n in ((jax.random.key(0), 4), (example_keys(jax.random.key(0), 3), 3)):
+            try:
+                attack(None, key, np.ones((n, 2)), np.ones(n))
+            except devices.L2LError as error:
+                print(error)
+        print(attack(None, example_keys(jax.random.key(0), 4), np.ones((4, 2)), np.ones(4)).sum())
     """
     lines = run(code, JAX_NUM_CPU_DEVICES="2").splitlines()
-    assert lines == ["2 4 6", "a batch of 3 does not split over 2 devices: give a multiple of 2"]
+    fix = "give arrays [B], keys by types.example_keys(key, B), with B a multiple of 2"
+    told = f"the arguments do not split over 2 devices: {fix}"
+    assert lines == ["2 4 6", "a batch of 3 does not split over 2 devices: give a multiple of 2", told, told, "16.0"]
 
 
 @pytest.mark.parametrize("width", [7, 8])

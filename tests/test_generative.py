@@ -215,6 +215,16 @@ def test_more_weight_on_diversity_makes_perturbations_more_diverse():
     assert apart[20.0] > 2 * apart[0.0]
 
 
+def test_a_network_of_more_classes_than_the_generator_knows_is_refused():
+    """Indexing would clamp the labels silently. The network has ten classes."""
+    for method, options in (("l2l_da", {"num_classes": 10}), ("l2l_da", {"num_classes": 9, "label": False})):
+        _, defense, params, stats = build(method, **options)
+        jax.eval_shape(functools.partial(defense.objective, mode="joint"), params, stats, KEY, BATCH)
+    _, defense, params, stats = build(num_classes=9)
+    with pytest.raises(L2LError, match="num_classes=9 and the network has 10: give num_classes=10"):
+        jax.eval_shape(functools.partial(defense.objective, mode="joint"), params, stats, KEY, BATCH)
+
+
 def test_diversity_needs_a_latent():
     with pytest.raises(L2LError, match="latent=8, or diversity=0"):
         build(latent=0)

@@ -334,6 +334,13 @@ def test_unknown_inputs_are_told_the_known_ones(inputs):
         learned.convolutional(Pixelwise(), inputs=inputs)
 
 
+@pytest.mark.parametrize("name", ["slim", "slim_no_skip"])
+def test_odd_images_are_refused_by_the_attacker_that_halves_them(name):
+    attacker = learned.convolutional(attackers.create(name, width=8), inputs=("image",))
+    with pytest.raises(L2LError, match="images are 8 x 9: this attacker needs multiples of 2: pad them, or choose"):
+        jax.eval_shape(attacker.init, jax.random.key(0), jnp.zeros((1, 8, 9, 3)))
+
+
 def test_unknown_names_are_told_the_known_ones():
     with pytest.raises(L2LError, match=r"'huge'.*wide, wide_paper, one_block, slim, slim_no_skip"):
         attackers.create("huge")

@@ -218,6 +218,9 @@ def test_bad_input_is_told_plainly(built):
     for call in (classifier.logits, classifier.features, jax.jit(classifier.logits)):
         with pytest.raises(L2LError, match=r"resnet20 takes images \[B, H, W, C\], got \[32, 32, 3\]"):
             call(variables, jnp.ones((32, 32, 3)))
+    for channels in (2, 4):
+        with pytest.raises(L2LError, match=f"resnet20 normalizes 3 channels, and images have {channels}: use resnet18"):
+            models.create("resnet20").init(jax.random.key(0), jnp.ones((2, 8, 8, channels)))
     with pytest.raises(L2LError, match=r"vgg16 takes images \[B, 32, 32, C\]"):
         jax.eval_shape(models.create("vgg16").init, jax.random.key(0), jnp.ones((1, 28, 28, 1)))
 

@@ -114,8 +114,10 @@ def test_an_option_without_an_annotation_has_the_type_of_its_default(monkeypatch
 def test_help_describes_each_method_and_its_options():
     blocks = dict(block.split(maxsplit=1) for block in re.split(r"\n(?=  \w)", "\n" + defenses.table())[1:])
     assert list(blocks) == list(defenses.METHODS)
+    seen = set[str]()
     for name, text in blocks.items():
         first, *rest = text.splitlines()
-        assert len(first) > 20
+        assert len(first) > 20 and first not in seen
+        seen.add(first)
         listed = dict(pair.split("=", 1) for pair in rest[0].strip().split(", ")) if rest else {}
         assert listed == {option: str(value) for option, value in defenses.options(name).items()}

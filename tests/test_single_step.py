@@ -125,6 +125,16 @@ def test_free_perturbations_are_those_of_a_loop_and_live_on(ball):
         one(state, Batch(X[:8], Y[:8]))
 
 
+@pytest.mark.parametrize("ball", [threat.l2(3.0), threat.l1(3.0), threat.linf(0.8)], ids=lambda ball: ball.name)
+def test_free_perturbations_fill_a_ball_wider_than_half_the_pixels_range(ball):
+    """One pixel, pushed on: its change is the ball's radius, or the sparse direction's share of it."""
+    mover = defenses.free_adv(LINEAR, ball, step=0.7).mover
+    delta, gradient = jnp.zeros((1, 4, 4, 1)), jnp.zeros((1, 4, 4, 1)).at[0, 1, 2, 0].set(-1.0)
+    for _ in range(2):
+        delta += mover.update(gradient, mover.init(delta), delta)[0]
+    np.testing.assert_allclose(delta, -ball.eps * gradient, atol=1e-6)
+
+
 def test_repeated_batches_go_on_from_any_step():
     batches = lambda first: ((i, 10 * i) for i in itertools.count(first))
     whole = list(itertools.islice(data.repeated(batches(0), 3), 12))

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from l2ljax import defenses, threat, train
+from l2ljax import defenses, models, threat, train
 from l2ljax.train import AXIS, Interrupted, NonFiniteLoss, TrainState, due, init_state, loop, make_step
 from l2ljax.types import Batch, L2LError, Players
 from tests.tiny import small, tiny_classifier
@@ -28,8 +28,8 @@ def toy_batch(n=32):
     return Batch(x.at[jnp.arange(n), y // 4, y % 4, 0].add(0.8).clip(0, 1), y)
 
 
-def setup(method, schedule="joint", **options):
-    clf = tiny_classifier()
+def setup(method, schedule="joint", clf=None, **options):
+    clf = clf or tiny_classifier()
     defense = defenses.create(method, clf, BALL, axis_name=AXIS, **{**small(method), **options})
     optimizers = Players(optax.adam(1e-2), defense.mover or optax.adam(1e-2))
     batch = toy_batch()
@@ -247,6 +247,38 @@ def test_the_loop_stops_at_a_loss_that_is_not_finite():
         run.train(12, flush_seconds=100.0)
     assert run.saved == [4]
     assert [row["step"] for row in run.rows] == [1, 2, 3, 4, 5]
+
+
+def test_the_loop_stops_at_a_gradient_that_is_not_finite():
+    """The derivative of sqrt at 0 spoils the parameters while the loss is still finite."""
+    clf = models.from_functions(
+        lambda key, x: {"params": {"w": jnp.zeros((x[0].size, 10)), "zero": jnp.zeros(())}},
+        lambda variables, x: x.reshape(len(x), -1) @ variables["params"]["w"] + jnp.sqrt(variables["params"]["zero"]),
+    )
+    state, step, batch = setup("plain", clf=clf)
+    yielded = loop(state, step, iter([(0, batch)]), steps=1, every=(1,))
+    with pytest.raises(NonFiniteLoss, match="the classifier gradient norm is (nan|inf) at step 1"):
+        next(yielded)
+
+
+def test_integer_statistics_stay_integers():
+    """A count of passes, as some networks keep one beside the means."""
+    clf = tiny_classifier()
+
+    def init(key, x):
+        variables = clf.init(key, x)
+        return {**variables, "batch_stats": {"passes": jnp.int32(0), "rest": variables["batch_stats"]}}
+
+    def train(variables, x, key, axis_name=None):
+        stats = variables["batch_stats"]
+        logits, rest = clf.train({**variables, "batch_stats": stats["rest"]}, x, key, axis_name)
+        return logits, {"passes": stats["passes"] + 1, "rest": rest}
+
+    state, step, batch = setup("plain", clf=clf._replace(init=init, train=train))
+    for _ in range(2):
+        state, _ = step(state, batch)
+    passes = state.stats.classifier["passes"]
+    assert passes.dtype == jnp.int32 and passes == 2
 
 
 def test_the_loop_yields_its_state_when_asked_to_stop():

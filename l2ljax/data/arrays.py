@@ -97,9 +97,11 @@ def as_dataset(content: Any, name: str = "") -> Dataset:
     """Return the data set in a mapping, tuple or `Dataset` (see the module); raise an L2LError for anything else."""
     name = name or getattr(content, "name", "arrays")
     if isinstance(content, Dataset):
-        for split in (content.train, content.val, content.test):
+        splits = (content.train, content.val, content.test)
+        for split in splits:
             check_examples(*split, content.num_classes, where=f"{name}: ")
-        return content._replace(name=name)
+        train, val, test = (split._replace(images=_stored(split.images)) for split in splits)
+        return content._replace(name=name, train=train, val=val, test=test)
     if isinstance(content, tuple | list) and len(content) in (2, 4):
         content = dict(zip(TO_EVALUATE if len(content) == 2 else TO_TRAIN, content, strict=True))
     if not isinstance(content, Mapping):
@@ -186,7 +188,11 @@ def _split(images: Any, labels: Any, where: str) -> Split:
         raise L2LError(f"{where}images have the shape {list(images.shape)}: give one or more")
     if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
         raise L2LError(f"{where}images are {list(images.shape)}, channels first: give images.transpose(0, 2, 3, 1)")
-    return Split(images if images.dtype == np.uint8 else images.astype(np.float32), labels.astype(np.int32))
+    return Split(_stored(images), labels.astype(np.int32))
+
+
+def _stored(images: Any) -> Any:
+    return images if images.dtype == np.uint8 else images.astype(np.float32, copy=False)
 
 
 def _hold_out(split: Split) -> tuple[Split, Split]:
@@ -197,7 +203,8 @@ def _hold_out(split: Split) -> tuple[Split, Split]:
 
 
 def _dataset(name: str, train: Split, test: Split, class_names: Sequence[str], augment: str | None) -> Dataset:
-    names = tuple(class_names) or tuple(map(str, range(int(max(*train.labels, *test.labels)) + 1)))
+    labels = np.concatenate([train.labels, test.labels])
+    names = tuple(class_names) or tuple(map(str, range(labels.max() + 1)))
     for split in (train, test):
         check_examples(*split, len(names), where=f"{name}: ")
     none = Split(train.images[:0], train.labels[:0])

@@ -53,16 +53,20 @@ def l2l_da(
         batch, mean or none. With the last two, this input is orders of magnitude smaller than the image.
       attacker_width: channels of its first convolution, 64 by default.
       num_classes: K, for `label`.
+
+    Raises:
+      L2LError: a diversity without a latent; in training, a network with more classes than `num_classes`.
     """
     if diversity and not latent:
         raise L2LError("diversity needs a latent: give latent=8, or diversity=0")
     inputs = ("clean", "gradient", *(["delta"] if delta else []))
-    network = UNet(attacker_width or 64, latent, num_classes if label else 0)
+    known = num_classes if label else 0
+    network = UNet(attacker_width or 64, latent, known)
     player = learned.convolutional(network, inputs=inputs, normalize=normalize, step=step, latent=latent, remat=True)
     draws = 2 if latent else 1
     bonus = (lambda params, batch, ascent, end: diversity * diversity_of(ascent)) if diversity else None
     return saddle.unrolled(
-        classifier, player, ball, clean_and_adversarial(draws), steps=steps, start=clean, weights=[1.0] * steps,
+        classifier, player, ball, clean_and_adversarial(draws, known), steps=steps, start=clean, weights=[1.0] * steps,
         draws=draws, bonus=bonus, axis_name=axis_name,
     )  # fmt: skip
 
@@ -76,12 +80,17 @@ The paper says little of its network; here it is the same U-Net without latent, 
 """
 
 
-def clean_and_adversarial(draws: int) -> saddle.Criterion:
-    """Return the cross-entropy over the clean images and `draws` attacks of them, in one pass with equal weights."""
+def clean_and_adversarial(draws: int, known: int = 0) -> saddle.Criterion:
+    """Return the cross-entropy over the clean images and `draws` attacks of them, in one pass with equal weights.
+
+    The attacker has parameters for `known` classes, 0 if it does not see the label; of more, an L2LError.
+    """
 
     def end(forward: saddle.Forward, stats: Tree, batch: Batch, x_adv: Array) -> tuple[Array, Array, Tree]:
         n = len(x_adv) // draws
         logits, stats = forward(stats, jnp.concatenate([batch.x[:n], x_adv]))
+        if 0 < known < (classes := logits.shape[1]):  # indexing would take the last known class for the others
+            raise L2LError(f"num_classes={known} and the network has {classes}: give num_classes={classes}")
         return losses.cross_entropy(logits, jnp.concatenate([batch.y[:n], batch.y])), logits[n:], stats
 
     return saddle.Criterion(saddle.adversarial().inner, end, draws / (draws + 1))

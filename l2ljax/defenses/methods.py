@@ -38,14 +38,17 @@ class Method(NamedTuple):
     """Their annotations, as `values.check` and `values.parse` take them."""
     learns: bool
     """Whether its attacker has parameters."""
+    help: str
+    """A line for `table`, by default the first of the docstring."""
 
 
-def _record(make: Make, *, learns: bool = False, rest: Make | None = None) -> Method:
+def _record(make: Make, *, learns: bool = False, rest: Make | None = None, help: str = "") -> Method:
     """Return the record of `make`, whose **keywords, if any, are those of `rest`."""
     known = {**(_keywords(rest) if rest else {}), **_keywords(make)}
     known = {p.name: p for p in known.values() if isinstance(p.default, int | float | str | None)}
     options = {name: p.default for name, p in known.items() if name != "axis_name"}
-    return Method(make, options, {name: _kind(known[name]) for name in options}, learns)
+    line = help or (inspect.getdoc(getattr(make, "func", make)) or "-").splitlines()[0]
+    return Method(make, options, {name: _kind(known[name]) for name in options}, learns, line)
 
 
 def _keywords(make: Make) -> dict[str, inspect.Parameter]:
@@ -63,8 +66,8 @@ def _kind(parameter: inspect.Parameter) -> Any:
     return None | bool | int | float | str if parameter.default is None else type(parameter.default)
 
 
-def _l2l(inputs: tuple[str, ...], steps: int) -> Method:
-    return _record(functools.partial(convolutional_l2l, inputs=inputs, steps=steps), learns=True)
+def _l2l(inputs: tuple[str, ...], steps: int, help: str) -> Method:
+    return _record(functools.partial(convolutional_l2l, inputs=inputs, steps=steps), learns=True, help=help)
 
 
 METHODS = {
@@ -80,11 +83,11 @@ METHODS = {
     "trades": _record(trades),
     "mart": _record(mart),
     "stability": _record(stability),
-    "naive_l2l": _l2l(("image",), 1),
-    "grad_l2l": _l2l(("image", "gradient"), 1),
-    "two_step_l2l": _l2l(("image", "gradient"), 2),
-    "grad_only_l2l": _l2l(("gradient",), 1),
-    "two_step_grad_only_l2l": _l2l(("gradient",), 2),
+    "naive_l2l": _l2l(("image",), 1, "Train on a convolutional attacker that sees the image."),
+    "grad_l2l": _l2l(("image", "gradient"), 1, "Train on a convolutional attacker that sees image and gradient."),
+    "two_step_l2l": _l2l(("image", "gradient"), 2, "Train on two steps of one that sees image and gradient."),
+    "grad_only_l2l": _l2l(("gradient",), 1, "Train on a convolutional attacker that sees the gradient alone."),
+    "two_step_grad_only_l2l": _l2l(("gradient",), 2, "Train on two steps of one that sees the gradient alone."),
     "ait": _record(ait),
     "ait_l2l": _record(ait_l2l, learns=True),
     "rnn_adv": _record(rnn_adv, learns=True),
@@ -92,7 +95,9 @@ METHODS = {
     "fgsm_sdi": _record(fgsm_sdi, learns=True),
     "las_at": _record(las_at, learns=True),
     "l2l_da": _record(l2l_da, learns=True),
-    "l2l_star": _record(l2l_star, learns=True),
+    "l2l_star": _record(
+        l2l_star, learns=True, help="Train on L2L-DA's baseline: one shot from image and gradient, deterministic."
+    ),
 }
 """The records by `--method` name."""
 ATTACKERS = {
@@ -146,11 +151,10 @@ def options(method: str) -> dict[str, Any]:
 
 
 def table() -> str:
-    """Return each method with the first line of its docstring, and below it its options, as text."""
+    """Return each method with its line of help, and below it its options, as text."""
     lines = []
     for name, record in METHODS.items():
-        make = getattr(record.make, "func", record.make)  # of a partial
-        lines.append(f"  {name:24}{(inspect.getdoc(make) or '-').splitlines()[0]}")
+        lines.append(f"  {name:24}{record.help}")
         if record.options:
             lines.append(" " * 26 + ", ".join(f"{option}={value}" for option, value in record.options.items()))
     return "\n".join(lines)

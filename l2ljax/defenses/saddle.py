@@ -219,6 +219,8 @@ def without_attacker(
             return criterion.end(forward, stats.classifier, batch, x)
 
         values, logits, batch_stats = ended(shift(lambda theta: ended(theta)[0].mean(), params.classifier))
+        if mode == "attacker":
+            batch_stats = stats.classifier
         metrics = {"loss": values.mean(), "accuracy": losses.accuracy(logits, batch.y).mean()}
         return values.mean(), (Players(batch_stats, stats.attacker), metrics)
 

@@ -16,8 +16,8 @@ from l2ljax.types import Array, L2LError
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "ATTACKERS", "GeneratorBlock", "RecurrentOptimizer", "SlimAttacker", "StrategyNetwork", "WideAttacker", "create",
-    "xavier", "xavier_sqrt2",
+    "ATTACKERS", "GeneratorBlock", "RecurrentOptimizer", "SlimAttacker", "StrategyNetwork", "WideAttacker",
+    "check_multiple", "create", "xavier", "xavier_sqrt2",
 ]  # fmt: skip
 
 xavier = variance_scaling(1.0, "fan_avg", "uniform")
@@ -127,6 +127,7 @@ class SlimAttacker(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, channels: int, train: bool, axis_name: str | None = None, **_: Any) -> Array:
         """Map [B, H, W, C'], H and W even, to [B, H, W, channels] in (-1, 1)."""
+        check_multiple(x, 2)
         norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=axis_name)
         y = Conv(self.width, strides=2, padding=1, use_bias=False, dtype=x.dtype)(x)
         y = nn.relu(norm(epsilon=1e-3)(y))
@@ -171,6 +172,13 @@ ATTACKERS: dict[str, tuple[int, Callable[[int], Any]]] = {
     "slim_no_skip": (128, lambda width: SlimAttacker(width, skip=False)),
 }
 """Name -> (the papers' width, network of a given width). All are L2L's but one_block, which is FGSM-SDI's."""
+
+
+def check_multiple(x: Array, n: int) -> None:
+    """Raise an L2LError unless the height and the width of x [B, H, W, C] are multiples of n."""
+    if x.shape[1] % n or x.shape[2] % n:
+        fix = "pad them, or choose another"
+        raise L2LError(f"images are {x.shape[1]} x {x.shape[2]}: this attacker needs multiples of {n}: {fix}")
 
 
 @checked

@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn.initializers import normal
 
-from l2ljax.models.attackers import xavier
+from l2ljax.models.attackers import check_multiple, xavier
 from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose
-from l2ljax.types import Array, L2LError
+from l2ljax.types import Array
 
 __all__ = ["ConditionalBatchNorm", "Discriminator", "EncoderDecoder", "UNet"]
 
@@ -61,7 +61,7 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, channels: int, train: bool, y: Any, z: Any, axis_name: str | None = None) -> Array:
         """Map x [B, H, W, C'], H and W multiples of 4, y [B] and z [B, latent] to [B, H, W, channels] in (-1, 1)."""
-        _check_halves_twice(x)
+        check_multiple(x, 4)
         conv = functools.partial(Conv, use_bias=False, padding=1, kernel_init=normal(0.02), dtype=x.dtype)
         up = functools.partial(ConvTranspose, kernel_init=normal(0.02), dtype=x.dtype)
 
@@ -101,7 +101,7 @@ class EncoderDecoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, channels: int, train: bool, axis_name: str | None = None, **unused: Any) -> Array:
         """Map x [B, H, W, C'], H and W multiples of 4, to [B, H, W, channels] in (-1, 1)."""
-        _check_halves_twice(x)
+        check_multiple(x, 4)
         conv = functools.partial(Conv, padding=1, use_bias=False, dtype=x.dtype)
         norm = functools.partial(BatchNorm, not train, axis_name if train else None)
         a = nn.relu(norm()(conv(self.width)(x)))
@@ -126,8 +126,3 @@ class Discriminator(nn.Module):
         for features in (self.width, 2 * self.width, 4 * self.width):
             x = nn.leaky_relu(Conv(features, 4, strides=2, padding=1, dtype=x.dtype)(x), 0.2)
         return nn.Dense(1, dtype=x.dtype)(x.mean((1, 2)))[:, 0]
-
-
-def _check_halves_twice(x: Array) -> None:
-    if x.shape[1] % 4 or x.shape[2] % 4:
-        raise L2LError(f"images are {x.shape[1]} x {x.shape[2]}: the generator needs multiples of 4")

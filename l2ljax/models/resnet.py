@@ -1,7 +1,8 @@
 """Residual networks: one `ResNet`, two blocks, and six networks as partials of it.
 
 For small images `resnet20` (zero-padding shortcuts, input normalization inside), `resnet18`, `preact_resnet18`,
-`wrn_28_10`, `wrn_34_10`; for large images `resnet18_imagenet`. All take images of any size and number of channels.
+`wrn_28_10`, `wrn_34_10`; for large images `resnet18_imagenet`. All take images of any size, and of any number of
+channels but `resnet20`, of 1 or 3.
 """
 
 import functools
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from l2ljax.models import layers
-from l2ljax.types import Array, Key
+from l2ljax.types import Array, Key, L2LError
 
 __all__ = [
     "RESNETS", "BasicBlock", "PreActBlock", "ResNet", "preact_resnet18", "resnet18", "resnet18_imagenet", "resnet20",
@@ -116,6 +117,8 @@ class ResNet(nn.Module):
         conv = functools.partial(layers.Conv, use_bias=False, kernel_init=self.conv_init, dtype=self.dtype)
         norm = functools.partial(layers.BatchNorm, not self.train, self.axis_name, dtype=self.dtype)
         if self.mean is not None:
+            if x.shape[-1] not in (1, n := len(self.mean)):
+                raise L2LError(f"resnet20 normalizes {n} channels, and images have {x.shape[-1]}: use resnet18")
             x = (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         size, strides = (7, 2) if self.stem_quarters else (3, 1)
         x = conv(self.stem, size, strides=strides, padding=size // 2)(x)

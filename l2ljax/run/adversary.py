@@ -83,10 +83,11 @@ def run(flags: Flags) -> dict[str, Any]:
       L2LError: bad settings, no victim there, an attacker that learns nothing.
       Interrupted: SIGTERM or Ctrl-C during training; the state is saved.
     """
-    settings = _specify(checked(flags))
-    setup, start = prepare(settings)
-    if not jax.tree.leaves(start.params.attacker):
+    flags = checked(flags)
+    if not defenses.find(flags.attacker).learns:
         raise L2LError(f"{flags.attacker} learns nothing: choose from {learners()}")
+    settings = _specify(flags)
+    setup, start = prepare(settings)
     with locked(settings.workdir or ""):
         return _train(flags, setup, start)
 

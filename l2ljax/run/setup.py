@@ -122,8 +122,12 @@ def prepare(
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
     images = jnp.zeros((settings.batch_size, *whole.image_shape))
     state = init_state(k_init, classifier, defense, movers, images)
-    if settings.attacker_from and not jax.tree.leaves(state.params.attacker):
-        raise L2LError(f"--attacker-from={settings.attacker_from}: {settings.method} learns no attacker: leave it out")
+    if defense.attack(state.params.attacker, state.stats.attacker) is None:
+        learns_none = f"{settings.method} learns no attacker"
+        if settings.attacker_from:
+            raise L2LError(f"--attacker-from={settings.attacker_from}: {learns_none}: leave it out")
+        if settings.schedule == "attacker":
+            raise L2LError(f"--schedule=attacker: {learns_none}: give joint")
     variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
     classes = jax.eval_shape(classifier.logits, variables, images).shape[-1]
     if classes < whole.num_classes:

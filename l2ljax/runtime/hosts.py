@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from l2ljax.train import Interrupted
-from l2ljax.types import L2LError, Tree, is_key
+from l2ljax.types import Array, L2LError, Tree, is_key
 
 __all__ = ["AGREE_EVERY", "agreed", "from_first", "is_first", "joined", "on_first", "part"]
 
@@ -131,8 +131,11 @@ def from_first(tree: Tree) -> Tree:
     if jax.process_count() == 1:
         return tree
     sent = jax.tree.map(lambda leaf: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree)
-    wrap = lambda leaf, here: jax.random.wrap_key_data(leaf) if is_key(here) else jnp.asarray(leaf)
-    return jax.tree.map(wrap, multihost_utils.broadcast_one_to_all(sent), tree)
+
+    def received(leaf: Array, here: Array) -> Array:
+        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(here)) if is_key(here) else jnp.asarray(leaf)
+
+    return jax.tree.map(received, multihost_utils.broadcast_one_to_all(sent), tree)
 
 
 def agreed(asked: Callable[[], bool]) -> Callable[[], bool]:
