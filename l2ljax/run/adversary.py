@@ -103,7 +103,7 @@ def _train(flags: Flags, setup: Setup, start: TrainState) -> dict[str, Any]:
     named = named_attacks(setup, state.params, state.stats)
     named |= {"random signs": attacks.random_signs(setup.ball), "untrained": own(*untrained)}
     named |= {f"draw {i}": own(state.params.attacker, state.stats.attacker) for i in range(flags.draws)}
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     drawn = []
     for i, (name, attack) in enumerate(named.items()):
         key = jax.random.fold_in(setup.eval_key, i)
