@@ -25,7 +25,7 @@ from l2ljax.data import Split, pixels
 from l2ljax.evaluate.accuracy import evaluate
 from l2ljax.evaluate.loop import examples_of, job_of, over
 from l2ljax.threat import BALLS, Ball
-from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in, one_key
+from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in, one_key
 from l2ljax.values import Count, checked
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 StochasticLogitsFn = Callable[[Array, Key], Array]
-"""(images [B, H, W, C], key) -> logits [B, K]."""
+"""(images [B, H, W, C], keys [B]) -> logits [B, K]."""
 LARGEST_ZERO_FRACTION = 0.1
 WIDE = {"linf": 1.0, "l2": 100.0, "l1": 1e6}
 """A radius at which every model must fail."""
@@ -162,19 +162,21 @@ def path_faults(
 def randomized(stochastic: StochasticLogitsFn, key: Key) -> LogitsFn:
     """Return a logits function that draws a stochastic model's noise anew at every image.
 
-    A call's key is folded from the images' bits, so that the function stays pure: equal images get equal noise.
+    An image's key is folded from its bits, so that the function stays pure: equal images get equal noise.
     """
 
     def logits_fn(x: Array) -> Array:
         bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-        return stochastic(x, fold_in(key, jnp.sum(bits, dtype=jnp.uint32)))
+        sums = jnp.sum(bits, axis=range(1, x.ndim), dtype=jnp.uint32)
+        return stochastic(x, jax.vmap(jax.random.fold_in, (None, 0))(key, sums))
 
     return logits_fn
 
 
 def _deterministic(stochastic: StochasticLogitsFn, split: Split, key: Key) -> Check:
     x = jnp.asarray(pixels(split.images[:100]))
-    one, two = (np.asarray(jax.jit(stochastic)(x, fold_in(key, i))) for i in (0, 1))
+    keys = example_keys(key, len(x))
+    one, two = (np.asarray(jax.jit(stochastic)(x, fold_in(keys, i))) for i in (0, 1))
     gap = float(np.abs(one - two).max())
     figure = f"logits differ by up to {gap:.2g} between two keys" + (": use the version rand" if gap else "")
     return Check("the model is deterministic", gap == 0, figure)
