@@ -85,6 +85,11 @@ def test_noise_rings(workdir, split):
     np.testing.assert_allclose(model(x[:1]), model(x)[:1], atol=1e-4)  # whatever their neighbours
 
 
+def test_a_ball_without_a_norms_name_has_no_other_radius(split):
+    with pytest.raises(L2LError, match="a ball named 'mine' has no other radius: name it after its norm"):
+        masking.masking_checks(jnp.sum, split, BALL._replace(name="mine"), key=KEY)
+
+
 def test_ties_and_missing_gradients_are_counted_along_the_path():
     x = np.linspace(0.1, 0.9, 8, dtype=np.float32).reshape(4, 2, 1, 1)
 

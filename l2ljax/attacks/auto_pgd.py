@@ -231,8 +231,9 @@ def _attack(
 
     @entered
     def attack(logits_fn: Model, keys: Key, x: Array, y: Array) -> Array:
-        clean = logits_fn(x) if eot == 1 else logits_fn(x, fold_in(keys, 0))
-        goals = jnp.repeat(goals_of(logits_fn, x, clean, y), restarts, axis=0)
+        model = logits_fn if eot == 1 else lambda x: logits_fn(x, fold_in(keys, 0))
+        clean = model(x)
+        goals = jnp.repeat(goals_of(model, x, clean, y), restarts, axis=0)
 
         def run(reached: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
             i, goal = at

@@ -24,7 +24,7 @@ from l2ljax.attacks.square_search import MOVES
 from l2ljax.data import Split, pixels
 from l2ljax.evaluate.accuracy import evaluate
 from l2ljax.evaluate.loop import examples_of, job_of, over
-from l2ljax.threat import BALLS, Ball
+from l2ljax.threat import Ball, resized
 from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in, one_key
 from l2ljax.values import Count, checked
 
@@ -72,14 +72,14 @@ def masking_checks(
       batch_size: examples per batch.
 
     Raises:
-      L2LError: as `evaluate`, for instance for probabilities instead of logits.
+      L2LError: as `evaluate`, for instance for probabilities instead of logits; as `threat.resized`.
     """
     split, key = examples_of(split), one_key(key)
 
     def steps(n: int, ball: Ball = ball, loss: Callable[..., Array] = losses.cross_entropy) -> Attack:
         return pgd(ball, steps=n, step_size=max(2.5 * ball.eps / n, ball.eps / 10), loss=loss, keep="first")
 
-    wide = BALLS[ball.name](WIDE[ball.name])
+    wide = resized(ball, WIDE.get(ball.name, 0))
     margin = functools.partial(losses.margin, kappa=50.0)
     black = {"Square": square(ball, queries=queries)} if ball.name in MOVES else {}  # it has no moves in l1
     named = {
@@ -88,7 +88,7 @@ def masking_checks(
         "50 steps": steps(50),
         "100 steps": steps(100),
         "100 steps on the margin": steps(100, loss=margin),
-        "50 steps in twice the radius": steps(50, BALLS[ball.name](min(2 * ball.eps, WIDE[ball.name]))),
+        "50 steps in twice the radius": steps(50, resized(ball, min(2 * ball.eps, wide.eps))),
         "50 steps in any radius": best_of([steps(50, wide), steps(50, wide, margin)]),
         **black,
         "random search": random_noise(ball, samples=queries),
