@@ -8,7 +8,6 @@ Defend by Learning to Attack, appendix E. A difference of accuracies counts beyo
 difference, and attacks keep their best iterate, so that sound models raise no alarm.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,14 +17,14 @@ import numpy as np
 from jax.extend import core
 
 from l2ljax import losses
-from l2ljax.attacks import best_of, pgd, random_noise, square
+from l2ljax.attacks import best_of, create, pgd, random_noise, square
 from l2ljax.attacks.ascent import finite
 from l2ljax.attacks.square_search import MOVES
 from l2ljax.data import Split, pixels
 from l2ljax.evaluate.accuracy import evaluate
 from l2ljax.evaluate.loop import examples_of, job_of, over
 from l2ljax.threat import Ball, resized
-from l2ljax.types import Array, Attack, Key, LogitsFn, example_keys, fold_in, one_key
+from l2ljax.types import Array, Key, LogitsFn, example_keys, fold_in, one_key
 from l2ljax.values import Count, checked
 
 __all__ = [
@@ -76,20 +75,16 @@ def masking_checks(
     """
     split, key = examples_of(split), one_key(key)
 
-    def steps(n: int, ball: Ball = ball, loss: Callable[..., Array] = losses.cross_entropy) -> Attack:
-        return pgd(ball, steps=n, step_size=max(2.5 * ball.eps / n, ball.eps / 10), loss=loss, keep="first")
-
     wide = resized(ball, WIDE.get(ball.name, 0))
-    margin = functools.partial(losses.margin, kappa=50.0)
     black = {"Square": square(ball, queries=queries)} if ball.name in MOVES else {}  # it has no moves in l1
     named = {
         "one step": pgd(ball, steps=1, step_size=ball.eps),
-        "10 steps": steps(10),
-        "50 steps": steps(50),
-        "100 steps": steps(100),
-        "100 steps on the margin": steps(100, loss=margin),
-        "50 steps in twice the radius": steps(50, resized(ball, min(2 * ball.eps, wide.eps))),
-        "50 steps in any radius": best_of([steps(50, wide), steps(50, wide, margin)]),
+        "10 steps": create("pgd10+first", ball),
+        "50 steps": create("pgd50+first", ball),
+        "100 steps": create("pgd100+first", ball),
+        "100 steps on the margin": create("margin100+first", ball),
+        "50 steps in twice the radius": create("pgd50+first", resized(ball, min(2 * ball.eps, wide.eps))),
+        "50 steps in any radius": best_of([create("pgd50+first", wide), create("margin50+first", wide)]),
         **black,
         "random search": random_noise(ball, samples=queries),
     }
