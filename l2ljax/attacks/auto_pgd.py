@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import losses
-from l2ljax.attacks.ascent import AdaptiveAscent, GradientFn, Point, Start, Trace, finite
+from l2ljax.attacks.ascent import Start, finite
 from l2ljax.attacks.boundary import nearest_wrong
 from l2ljax.attacks.entrance import entered
 from l2ljax.attacks.gradient import PerExampleLoss, likeliest_wrong
-from l2ljax.attacks.sparse_ascent import ascend_in_l1
+from l2ljax.attacks.sparse_ascent import AdaptiveAscent, GradientFn, Point, Trace, ascend_in_l1
 from l2ljax.threat import Ball, choose, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 from l2ljax.values import Count, Natural, Share, checked
