@@ -5,8 +5,8 @@
 A pass is one forward and one input gradient over the batch, as in a PGD step. The count is of multiplications in
 convolutions and matrix products inside `logits_fn` (marked by a name scope), after dead code is removed, times the
 length of the scans around them: a forward pass counts about a half, the attacker's own network nothing. Branches that
-depend on data (a line search) count as the longest one, a `while` loop, whose length is not in the program, as one
-round.
+depend on data (a line search) count as the longest one. A `while` loop, whose length is not in the program, counts as
+one round inside a model; an attack with one (Square, some C&W) has no number of passes.
 """
 
 import math
@@ -29,8 +29,8 @@ __all__ = ["mark", "multiplications", "passes"]
 SCOPE = "counted_classifier"
 
 
-def passes(attack: Attack, logits_fn: LogitsFn, x: ArrayLike, y: ArrayLike) -> float:
-    """Return the attack's number of passes over the batch x [B, H, W, C], y [B]."""
+def passes(attack: Attack, logits_fn: LogitsFn, x: ArrayLike, y: ArrayLike) -> float | None:
+    """Return the attack's number of passes over the batch x [B, H, W, C], y [B]; None if the images decide it."""
     marked, x, y = mark(logits_fn), jnp.asarray(x), jnp.asarray(y)
 
     def one(x: Array) -> Array:
@@ -40,11 +40,12 @@ def passes(attack: Attack, logits_fn: LogitsFn, x: ArrayLike, y: ArrayLike) -> f
         return attack(marked, example_keys(jax.random.key(0), len(x)), x, y)
 
     # The program of a model that rounds its input has gradient 0: there a pass is twice a forward pass.
-    if whole := multiplications(one, x) or 2 * multiplications(marked, x):
-        return multiplications(attacked, x) / whole
+    whole = multiplications(one, x) or 2 * multiplications(marked, x)
     # A model without products: its forward passes. One that does not look at its input has none.
-    forward = multiplications(marked, x, forward=True)
-    return multiplications(attacked, x, forward=True) / forward if forward else 0.0
+    forward = not whole
+    whole = whole or multiplications(marked, x, forward=True)
+    count = multiplications(attacked, x, forward=forward) / whole if whole else 0.0
+    return count if math.isfinite(count) else None
 
 
 def mark(logits_fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,7 +61,8 @@ def mark(logits_fn: Callable[..., Any]) -> Callable[..., Any]:
 def multiplications(function: Callable[..., Tree], *args: Any, forward: bool = False) -> float:
     """Count multiplications of convolutions and matrix products in marked functions, forward and backward.
 
-    Convolutions count by their definition, however they are computed. With `forward`, all other operations of forward
+    Convolutions count by their definition, however they are computed; a `while` loop around a marked function makes the
+    count infinite. With `forward`, all other operations of forward
     passes count too, one for each number that they return.
     """
     with stock_convolution():
@@ -75,6 +77,8 @@ def _count(equation: core.JaxprEqn, marked: bool, forward: bool) -> float:
     inner = [sum(_count(inside, marked, forward) for inside in jaxpr.eqns) for jaxpr in jaxprs]
     if equation.primitive.name == "cond":
         return max(inner)
+    if equation.primitive.name == "while" and not marked and any(inner):
+        return math.inf
     if inner:
         return sum(inner) * equation.params.get("length", 1)
     if not marked or not equation.outvars:

@@ -14,7 +14,7 @@ from l2ljax.types import Array, L2LError
 
 __all__ = [
     "accuracy", "classes", "cosine_distance", "cross_entropy", "dlr", "dlr_targeted", "kl", "log_cross_entropy",
-    "margin", "soft_cross_entropy",
+    "margin",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -87,11 +87,6 @@ def kl(p_logits: Array, q_logits: Array) -> Array:
 def classes(y: Array) -> Array:
     """Return integer labels [B], of distributions [B, K] the likeliest classes."""
     return y.argmax(axis=1) if y.ndim == 2 else y
-
-
-def soft_cross_entropy(logits: Array, labels: Array) -> Array:
-    """Return -sum_k labels_k log softmax(logits)_k, [B], for distributions `labels` [B, K]."""
-    return optax.softmax_cross_entropy(_wide(logits), labels)
 
 
 def cosine_distance(a: Array, b: Array) -> Array:

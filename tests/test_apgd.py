@@ -264,6 +264,15 @@ def test_gradients_of_a_stochastic_model_are_means_of_its_draws():
     assert LINF.norm(x_adv - x).max() <= LINF.eps * (1 + 1e-5)
 
 
+def test_the_nearest_targets_of_a_stochastic_model_are_those_of_one_draw():
+    """A model that ignores its keys is attacked as without them."""
+    ignoring = lambda x, keys: LOGITS(x)
+    make = lambda eot: auto_pgd.apgd_targeted(L2, steps=3, target_classes=2, order="nearest", eot=eot)
+    one, two = jax.jit(lambda: (make(1)(LOGITS, KEY, X, Y), make(2)(ignoring, KEY, X, Y)))()
+    np.testing.assert_allclose(one, two, atol=1e-6)
+    assert (one != X).any()
+
+
 def test_a_model_that_breaks_gives_no_broken_images():
     brittle = lambda x: jnp.sqrt(0.51 - x[:, 0, 0]) * jnp.array([-1.0, 1.0])  # NaN above, and so is its gradient
     x = jnp.full((2, 2, 2, 1), 0.5)

@@ -357,6 +357,17 @@ def test_the_version_rand_averages_gradients_over_draws_of_the_model(short):
     assert list(found.after) == ["apgd-ce", "apgd-dlr"]
 
 
+def test_each_attack_meets_noise_of_its_own():
+    """Attacks that do nothing: what stands against k of them is what the noise of k + 1 passes leaves right."""
+    loud = lambda x, keys: linear(WEIGHTS, x + jax.vmap(lambda k: jax.random.normal(k, SHAPE))(keys))
+    none = {name: lambda f, keys, x, y: x for name in "ab"}
+    images, labels = np.tile(X, (50, 1, 1, 1)), np.tile(Y, 50)
+    found = run_in_turn(loud, images, labels, none, key=KEY, stochastic=True, batch_size=500)
+    right = jax.vmap(lambda key: loud(X, jax.random.split(key, N)).argmax(axis=1) == Y)(jax.random.split(KEY, 1000))
+    expected = [(np.asarray(right).mean(axis=0) ** passes).mean() for passes in (1, 2, 3)]
+    np.testing.assert_allclose([found.clean_acc, *found.after.values()], expected, atol=0.06)  # four deviations
+
+
 def test_attacks_in_turn_leave_what_each_alone_leaves(tmp_path):
     ball = threat.linf(float(np.median(distances(1))))
     named = {name: attacks.create(name, ball) for name in ("fgsm", "margin5")}

@@ -81,6 +81,19 @@ def test_a_model_without_a_gradient_has_passes_too():
     assert cost.passes(attacks.create("random4", BALL), rounded, X, Y) == pytest.approx(4 / 2)
 
 
+@pytest.mark.parametrize("name", ["square300", "square300+restarts2", "l2l_cw50", "cw_l2100"])
+def test_searches_of_an_open_length_have_no_number_of_passes(name):
+    assert cost.passes(attacks.create(name, BALL), logits, X, Y) is None
+
+
+def test_a_loop_inside_the_model_counts_as_one_round():
+    def looping(x):
+        once = jax.lax.stop_gradient(x)
+        return jax.lax.while_loop(lambda z: (z < 0).all(), lambda z: z + logits(once), -jnp.ones((len(x), 3)))
+
+    assert cost.passes(attacks.create("random4", BALL), looping, X, Y) == pytest.approx(4 / 2)
+
+
 def test_combinators_add_their_forward_passes():
     pgd = attacks.create("pgd3", BALL)
     assert cost.passes(attacks.restarts(pgd, 2), logits, X, Y) == pytest.approx(2 * (3 + 0.5) + 0.5)

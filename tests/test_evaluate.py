@@ -9,7 +9,7 @@ import pytest
 
 from l2ljax import attacks, losses, threat
 from l2ljax.data import Split
-from l2ljax.evaluate import check_batch, check_logits, evaluate, loop, losses_of_draws, run_in_turn
+from l2ljax.evaluate import check_logits, evaluate, loop, losses_of_draws, run_in_turn
 from l2ljax.evaluate.masking import masking_checks
 from l2ljax.evaluate.standard import run_standard_evaluation
 from l2ljax.types import L2LError
@@ -150,30 +150,15 @@ def test_data_that_are_no_pair_are_refused(data):
 X, Y = np.zeros((2, 4, 4, 1), np.float32), np.array([0, 2])
 
 
-@pytest.mark.parametrize(
-    "x, y, message",
-    [
-        (np.zeros((2, 4, 4, 1), np.uint8), Y, r"images are uint8: give floats in \[0, 1\]"),
-        (X + 1.5, Y, r"reach from 1.5 to 1.5: scale them to \[0, 1\]"),
-        (X - 0.1, Y, "scale them"),
-        (X * np.nan, Y, "hold NaN"),
-        (X[0], Y, r"shape \[4, 4, 1\]"),
-        (X, np.eye(3)[Y], r"one-hot ones y.argmax"),
-        (X, Y.astype(float), "labels are float64: give integers"),
-        (X, Y[:1], "2 images and 1 labels"),
-        (X, Y + 1, r"labels reach from 1 to 3: the classes are 0..2"),
-        (X, Y - 1, "labels reach from -1"),
-    ],
-)
-def test_batches_that_attacks_cannot_take_are_refused(x, y, message):
-    with pytest.raises(L2LError, match=message):
-        check_batch(x, y, num_classes=3)
-
-
-def test_good_batches_and_logits_pass():
-    check_batch(X, Y, num_classes=3)
-    check_batch(X[:0], Y[:0], num_classes=3)
-    check_logits(np.array([[0.2, 0.3, 0.6], [0.1, 0.1, 0.8]]), Y)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("classes", [10, 100, 1000])
+def test_probabilities_of_any_precision_are_no_logits(dtype, classes):
+    y = np.arange(8)
+    logits = jnp.asarray(np.random.RandomState(0).normal(0, 3, (8, classes)), dtype)
+    with pytest.raises(L2LError, match="the model returns probabilities"):
+        check_logits(jax.nn.softmax(logits), y)
+    for sound in (logits, jnp.abs(logits), jax.nn.softmax(logits) * 1.02):
+        check_logits(sound, y)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,14 @@ def test_methods_without_a_learned_attacker_have_no_own(tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_attacks_of_an_open_length_have_no_passes_and_no_part_in_the_estimate(tmp_path, capsys):
+    few = {"epochs": 1, "train_size": 100, "val_size": 0, "no_checkpoint": True}
+    result = run(tmp_path, "pgd_adv", attacks="fgsm,square20", **few)
+    assert [row["passes"] for row in result["attacks"].values()] == [1, None]
+    assert "without square20, whose passes depend on the images" in capsys.readouterr().out
+    assert re.search(r"\| square20 +\| .* - \|", (tmp_path / "run" / "report.md").read_text())
+
+
 def test_the_test_split_is_touched_by_the_report_alone(tmp_path, monkeypatch):
     flags = {"epochs": 1, "attacks": "fgsm"}
     seen = run(tmp_path / "a", **flags)

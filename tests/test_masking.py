@@ -71,17 +71,24 @@ def test_a_quantized_input_rings(workdir, split):
 def test_noise_rings(workdir, split):
     sound = load_classifier(str(workdir))
 
-    def noisy(x, key):
-        return sound(x) + jax.random.normal(key, (len(x), 10))
+    def noisy(x, keys):
+        return sound(x) + jax.vmap(lambda key: jax.random.normal(key, (10,)))(keys)
 
     check = masking._deterministic(noisy, split, KEY)
     assert not check.passed and "version rand" in check.figure
-    assert masking._deterministic(lambda x, key: sound(x), split, KEY).passed
+    assert masking._deterministic(lambda x, keys: sound(x), split, KEY).passed
     model = masking.randomized(noisy, KEY)
     x = jnp.asarray(split.images[:4], jnp.float32) / 255
     np.testing.assert_array_equal(model(x), model(x))  # pure, and yet
     one, two = model(x) - sound(x), model(x + 1e-6) - sound(x + 1e-6)
     assert jnp.abs(one - two).max() > 0.1  # other images meet other noise
+    assert jnp.abs(one[0] - one[1]).max() > 0.1
+    np.testing.assert_allclose(model(x[:1]), model(x)[:1], atol=1e-4)  # whatever their neighbours
+
+
+def test_a_ball_without_a_norms_name_has_no_other_radius(split):
+    with pytest.raises(L2LError, match="a ball named 'mine' has no other radius: name it after its norm"):
+        masking.masking_checks(jnp.sum, split, BALL._replace(name="mine"), key=KEY)
 
 
 def test_ties_and_missing_gradients_are_counted_along_the_path():

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
             "margin4+targeted",
             lambda ball: attacks.multi_targeted(
                 lambda loss: attacks.pgd(ball, step_size=0.625 * ball.eps, steps=4, loss=loss),
-                loss=functools.partial(losses.margin, kappa=50),
+                loss=losses.margin,
             ),
         ),
     ],
@@ -38,6 +38,15 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def test_names_are_short_for_calls(name, same):
     got, expected = (jax.jit(make(LINF))(LOGITS, KEY, X, Y) for make in (functools.partial(attacks.create, name), same))
     chex.assert_trees_all_close(got, expected, atol=1e-6)
+
+
+def test_a_targeted_margin_is_not_clipped_where_the_target_is_far():
+    """The scale of the logits changes nothing, though by 1024 they differ by more than kappa = 50."""
+    attack = attacks.create("margin5+targeted", LINF)
+    one, large = (attack(logits_fn, KEY, X, Y) for logits_fn in (LOGITS, lambda x: 1024 * LOGITS(x)))
+    assert jnp.abs(losses.margin(1024 * LOGITS(X), Y)).min() > 50
+    np.testing.assert_array_equal(one, large)
+    assert parameters("margin5+targeted", LINF)["loss"] == "margin(kappa=inf)"
 
 
 @pytest.mark.parametrize("name", ["apgd10+best", "pgd10+worst", "square10+targeted", "pgd10+restarts0", "cw_l2+first"])

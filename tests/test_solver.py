@@ -12,7 +12,7 @@ from l2ljax import attacks, threat
 from l2ljax.attacks.solver import solvers
 from l2ljax.data import Split
 from l2ljax.evaluate import evaluate, run_in_turn
-from l2ljax.types import example_keys
+from l2ljax.types import example_keys, fold_in
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 N, SHAPE, CLASSES = 64, (4, 4, 1), 3
@@ -138,6 +138,17 @@ def test_runs_one_after_another_leave_out_those_that_earlier_ones_fooled(form):
     assert row.passes < 0.7 * other.passes
     found = run_in_turn(LOGITS_FN, X, Y, {"it": attack}, key=KEY, batch_size=24)
     np.testing.assert_array_equal(found.robust, run_in_turn(LOGITS_FN, X, Y, {"it": at_once(attack)}, key=KEY).robust)
+
+
+def test_pieces_of_members_draw_as_the_members_at_once():
+    member = attacks.square_on_budget(half_robust(), queries=12)
+    run = jax.jit(lambda keys: member(LOGITS_FN, keys, X, Y))
+    keys = example_keys(KEY, N)
+    for i, solver in enumerate(solvers(attacks.restarts(member, 2))):
+        carry = jax.jit(solver.init)(LOGITS_FN, keys, X, Y)
+        carry = jax.jit(solver.advance, static_argnames="n")(LOGITS_FN, keys, X, Y, carry, n=solver.steps)
+        np.testing.assert_array_equal(carry.x, run(fold_in(keys, i)))
+        assert 0.02 < (carry.x != X).any(axis=(1, 2, 3)).mean() < 0.98
 
 
 def test_other_attacks_are_one_piece():

@@ -10,6 +10,7 @@ the rivals' are timed in turn. The results are written after every round, so a s
 """
 
 import functools
+import math
 import os
 import threading
 import time
@@ -133,9 +134,10 @@ def _attack(cell: Cell, flags: Flags) -> list[Build]:
     ball, key = threat.linf(threat.parse_eps(flags.eps)), jax.random.key(0)
     attack = attacks.create(cell.what, ball)
     marked = jax.tree_util.Partial(cost.mark(logits_fn))
+    flops = 2 * cost.multiplications(lambda x: attack(marked, key, x, y), x)
     known = {
         "passes": cost.passes(attack, logits_fn, x, y),
-        "flops": 2 * cost.multiplications(lambda x: attack(marked, key, x, y), x),
+        "flops": flops if math.isfinite(flops) else None,  # of a loop whose length depends on the images
     }
 
     def ours() -> Built:

@@ -132,6 +132,8 @@ _RATES = ("TFLOP/s", "% of these")
 
 
 def _rates(row: Mapping[str, Any], most: float | None) -> list[str]:
+    if row["flops"] is None:
+        return ["-", "-"]
     reached = row["flops"] / statistics.median(row["seconds"])
     return [f"{reached / 1e12:.3g}", f"{100 * reached / most:.1f}" if most else "-"]
 

@@ -23,43 +23,14 @@ from l2ljax.types import Array, Key, Tree, example_keys
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "AdaptiveAscent", "Ascent", "Best", "GradientFn", "LossFn", "Point", "Start", "Trace", "advance",
-    "ascend", "clean", "close", "finite", "gaussian", "init", "keep_best", "larger", "stop_at_success", "uniform",
+    "Ascent", "Best", "LossFn", "Start", "advance", "ascend", "clean", "close", "finite", "gaussian", "init",
+    "keep_best", "larger", "stop_at_success", "uniform",
 ]  # fmt: skip
 
 LossFn = Callable[[Array], tuple[Array, Any]]
 """x [B, H, W, C] -> (losses [B], aux)."""
-GradientFn = Callable[[Array, Array], tuple[Array, Array, Array]]
-"""(x [B, H, W, C], step number) -> gradient of the losses [B, H, W, C], losses [B], misclassified [B]."""
 Start = Callable[[threat.Ball, Key, Array], Array]
 """(ball, key, x0) -> the first iterate, in the ball."""
-
-
-class Trace(NamedTuple):
-    """The ascent at x_0..x_T, stacked [T + 1, ...]."""
-
-    x: Array  # the iterates [T + 1, B, H, W, C]
-    losses: Array  # [T + 1, B]
-    best_losses: Array  # the largest loss so far [T + 1, B]
-    step_sizes: Array  # [T + 1, B]: of the step from x_t, after any halving at a checkpoint; the last is not used
-
-
-class AdaptiveAscent(NamedTuple):
-    """The result of T steps, per example."""
-
-    adversarial: Array  # the last misclassified iterate [B, H, W, C]; the start if none
-    fooled: Array  # whether any iterate is misclassified [B]
-    best: Array  # the iterate of largest loss [B, H, W, C]
-    best_loss: Array  # its loss [B]
-    trace: Trace | None  # if requested
-
-
-class Point(NamedTuple):
-    """An iterate of an ascent, per example."""
-
-    x: Array
-    gradient: Array
-    loss: Array
 
 
 class Ascent(NamedTuple):

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import losses
-from l2ljax.attacks.ascent import AdaptiveAscent, GradientFn, Point, Start, Trace, finite
+from l2ljax.attacks.ascent import Start, finite
 from l2ljax.attacks.boundary import nearest_wrong
 from l2ljax.attacks.entrance import entered
 from l2ljax.attacks.gradient import PerExampleLoss, likeliest_wrong
-from l2ljax.attacks.sparse_ascent import ascend_in_l1
+from l2ljax.attacks.sparse_ascent import AdaptiveAscent, GradientFn, Point, Trace, ascend_in_l1
 from l2ljax.threat import Ball, choose, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 from l2ljax.values import Count, Natural, Share, checked
@@ -231,8 +231,9 @@ def _attack(
 
     @entered
     def attack(logits_fn: Model, keys: Key, x: Array, y: Array) -> Array:
-        clean = logits_fn(x) if eot == 1 else logits_fn(x, fold_in(keys, 0))
-        goals = jnp.repeat(goals_of(logits_fn, x, clean, y), restarts, axis=0)
+        model = logits_fn if eot == 1 else lambda x: logits_fn(x, fold_in(keys, 0))
+        clean = model(x)
+        goals = jnp.repeat(goals_of(model, x, clean, y), restarts, axis=0)
 
         def run(reached: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
             i, goal = at

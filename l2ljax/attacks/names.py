@@ -5,6 +5,7 @@
 
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -102,9 +103,9 @@ def create(name: str, ball: Ball) -> Attack:
 
     A name is one of `FAMILIES`, its number, @ and a paper if it has such step sizes, and options, like
     pgd100@l2l+best+restarts5. +best returns the iterate of largest loss and +first the first misclassified one, instead
-    of the last. +targeted runs towards each of the nine likeliest wrong classes. +restartsN makes N runs and returns
-    per example the image of largest margin loss (`evaluate.run_in_turn` with +first: the first that fools). Attacks
-    without +best and +first choose their iterate themselves.
+    of the last. +targeted runs towards each of the nine likeliest wrong classes, on the margin without kappa.
+    +restartsN makes N runs and returns per example the image of largest margin loss (`evaluate.run_in_turn` with
+    +first: the first that fools). Attacks without +best and +first choose their iterate themselves.
 
     Raises:
       L2LError: an unknown name, or an option that the attack lacks; the message lists the choices.
@@ -227,6 +228,8 @@ def _read(name: str, ball: Ball) -> tuple[Callable[..., Attack], dict[str, Any],
             repeats = _count(name, count[1])
         elif option == "targeted":
             goal = takes["loss"]
+            if "kappa" in getattr(goal, "keywords", {}):  # it would clip the side on which a target is far
+                goal = chosen["loss"] = functools.partial(goal, kappa=math.inf)
         else:
             chosen["keep"] = option
     return family.make, chosen, goal, repeats

@@ -51,7 +51,8 @@ def one_by_one(attack: Attack, members: Sequence[Attack]) -> Attack:
     if not all(hasattr(member, "solvers") for member in members):
         return attack
     numbered = [(np.int32(i), solver) for i, member in enumerate(members) for solver in solvers(member)]
-    attack.solvers = tuple(s._replace(init=Partial(_folded, s.init, i)) for i, s in numbered)  # type: ignore[attr-defined]
+    fold = lambda piece, i: piece and Partial(_folded, piece, i)
+    attack.solvers = tuple(Solver(fold(s.init, i), fold(s.advance, i), s.steps) for i, s in numbered)  # type: ignore[attr-defined]
     return attack
 
 
@@ -87,5 +88,5 @@ def _at_once(attack: Attack, logits_fn: LogitsFn, keys: Key, x: Array, y: Array)
     return Carry(entered(attack)(logits_fn, keys, x, y), jnp.ones(len(x), bool))
 
 
-def _folded(init: Partial, i: Array, logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Carry:
-    return init(logits_fn, fold_in(example_keys(keys, len(x)), i), x, y)
+def _folded(piece: Partial, i: Array, logits_fn: LogitsFn, keys: Key, x: Array, *rest: Any, **n: int) -> Carry:
+    return piece(logits_fn, fold_in(example_keys(keys, len(x)), i), x, *rest, **n)

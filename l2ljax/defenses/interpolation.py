@@ -104,7 +104,7 @@ def interpolated(
             logits, batch_stats = classifier.train(variables, stop_gradient(ascent.x), fold_in(keys, 2), axis_name)
             one_hot = lambda y: y if y.ndim == 2 else jax.nn.one_hot(y, logits.shape[1])
             y, other = one_hot(batch.y), one_hot(partner.y)
-            return losses.soft_cross_entropy(logits, label(y, other, label_eps)).mean(), (logits, batch_stats)
+            return losses.cross_entropy(logits, label(y, other, label_eps)).mean(), (logits, batch_stats)
 
         loss, (logits, batch_stats) = ended(shift(lambda theta: ended(theta)[0], params.classifier))
         if mode == "attacker":

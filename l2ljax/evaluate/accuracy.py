@@ -28,9 +28,9 @@ class AttackRow(NamedTuple):
     """Fraction of the N classified correctly, before and after the attack."""
     seconds: float
     """Seconds of the attack on all N, without compilation."""
-    passes: float
+    passes: float | None
     """Forward and input-gradient passes through the classifier per batch, counted in the program (see `cost`); for an
-    attack that stops at success, the mean of those taken."""
+    attack that stops at success, the mean of those taken; None if its program does not hold their number."""
     correct: np.ndarray
     """bool [N], whether each example is classified correctly before and after."""
 
@@ -91,8 +91,9 @@ def _row(job: Job, name: str, attack: Attack, key: Key, clean: np.ndarray) -> At
     seconds, steps = state.spent.sum(axis=0)
     whole = sum(turn.solver.steps for turn in todo) * -(-len(clean) // job.batch_size) * job.batch_size
     _, x, y = job.batch(key, np.resize(np.arange(len(clean)), job.batch_size))
-    passes = cost.passes(attack, job.logits_fn, x, y) * (steps / whole if whole else 1.0)
-    return AttackRow(float(correct.mean()), float(seconds), float(passes), correct)
+    passes = cost.passes(attack, job.logits_fn, x, y)
+    taken = passes if passes is None else float(passes * (steps / whole if whole else 1.0))
+    return AttackRow(float(correct.mean()), float(seconds), taken, correct)
 
 
 @checked

@@ -20,7 +20,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from l2ljax import devices
-from l2ljax.attacks.entrance import check_floats, check_output, reach
+from l2ljax.attacks.entrance import check_output, reach
 from l2ljax.attacks.solver import Solver, as_tree
 from l2ljax.data import Split, pixels
 from l2ljax.data.arrays import check_examples
@@ -28,7 +28,7 @@ from l2ljax.threat import Ball
 from l2ljax.types import Array, Key, L2LError, Tree, one_key
 
 __all__ = [
-    "ROUND", "STANDS", "Job", "Progress", "Turn", "attack_in_turn", "check_batch", "check_logits", "clean_logits",
+    "ROUND", "STANDS", "Job", "Progress", "Turn", "attack_in_turn", "check_logits", "clean_logits",
     "examples_of", "job_of", "over",
 ]  # fmt: skip
 
@@ -117,17 +117,6 @@ def job_of(
     return Job(devices.replicate(as_tree(logits_fn)), images, labels, size, unit, stochastic, ball)
 
 
-def check_batch(x: Array | np.ndarray, y: Array | np.ndarray, num_classes: int | None = None) -> None:
-    """Check that images and labels are valid inputs of attacks. Runs on the host: not under jit.
-
-    Raises:
-      L2LError: x is not float [B, H, W, C] in [0, 1], or y not integers [B] in 0..K-1.
-    """
-    x = np.asarray(x) if hasattr(x, "dtype") else x
-    check_floats(x)
-    check_examples(pixels(x), np.asarray(y), num_classes)
-
-
 def check_logits(logits: Array | np.ndarray, y: Array | np.ndarray) -> None:
     """Check that a model returned logits [B, K] for labels y.
 
@@ -141,7 +130,8 @@ def check_logits(logits: Array | np.ndarray, y: Array | np.ndarray) -> None:
             "the model returned NaN logits or infinite ones: its training diverged, or its input is wrong; "
             "give a class that is ruled out a finite logit, like -1e9"
         )
-    if (logits >= -1e-6).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-4):
+    near = max(1e-4, float(jnp.finfo(logits.dtype).eps))
+    if (logits >= -1e-6).all() and np.allclose(logits.sum(axis=1, dtype=np.float32), 1, atol=near):
         raise L2LError("the model returns probabilities: give its logits (before the softmax), or attacks fail")
 
 

@@ -8,7 +8,6 @@ Defend by Learning to Attack, appendix E. A difference of accuracies counts beyo
 difference, and attacks keep their best iterate, so that sound models raise no alarm.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,14 +17,14 @@ import numpy as np
 from jax.extend import core
 
 from l2ljax import losses
-from l2ljax.attacks import best_of, pgd, random_noise, square
+from l2ljax.attacks import best_of, create, pgd, random_noise, square
 from l2ljax.attacks.ascent import finite
 from l2ljax.attacks.square_search import MOVES
 from l2ljax.data import Split, pixels
 from l2ljax.evaluate.accuracy import evaluate
 from l2ljax.evaluate.loop import examples_of, job_of, over
-from l2ljax.threat import BALLS, Ball
-from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in, one_key
+from l2ljax.threat import Ball, resized
+from l2ljax.types import Array, Key, LogitsFn, example_keys, fold_in, one_key
 from l2ljax.values import Count, checked
 
 __all__ = [
@@ -34,7 +33,7 @@ __all__ = [
 ]  # fmt: skip
 
 StochasticLogitsFn = Callable[[Array, Key], Array]
-"""(images [B, H, W, C], key) -> logits [B, K]."""
+"""(images [B, H, W, C], keys [B]) -> logits [B, K]."""
 LARGEST_ZERO_FRACTION = 0.1
 WIDE = {"linf": 1.0, "l2": 100.0, "l1": 1e6}
 """A radius at which every model must fail."""
@@ -72,24 +71,20 @@ def masking_checks(
       batch_size: examples per batch.
 
     Raises:
-      L2LError: as `evaluate`, for instance for probabilities instead of logits.
+      L2LError: as `evaluate`, for instance for probabilities instead of logits; as `threat.resized`.
     """
     split, key = examples_of(split), one_key(key)
 
-    def steps(n: int, ball: Ball = ball, loss: Callable[..., Array] = losses.cross_entropy) -> Attack:
-        return pgd(ball, steps=n, step_size=max(2.5 * ball.eps / n, ball.eps / 10), loss=loss, keep="first")
-
-    wide = BALLS[ball.name](WIDE[ball.name])
-    margin = functools.partial(losses.margin, kappa=50.0)
+    wide = resized(ball, WIDE.get(ball.name, 0))
     black = {"Square": square(ball, queries=queries)} if ball.name in MOVES else {}  # it has no moves in l1
     named = {
         "one step": pgd(ball, steps=1, step_size=ball.eps),
-        "10 steps": steps(10),
-        "50 steps": steps(50),
-        "100 steps": steps(100),
-        "100 steps on the margin": steps(100, loss=margin),
-        "50 steps in twice the radius": steps(50, BALLS[ball.name](min(2 * ball.eps, WIDE[ball.name]))),
-        "50 steps in any radius": best_of([steps(50, wide), steps(50, wide, margin)]),
+        "10 steps": create("pgd10+first", ball),
+        "50 steps": create("pgd50+first", ball),
+        "100 steps": create("pgd100+first", ball),
+        "100 steps on the margin": create("margin100+first", ball),
+        "50 steps in twice the radius": create("pgd50+first", resized(ball, min(2 * ball.eps, wide.eps))),
+        "50 steps in any radius": best_of([create("pgd50+first", wide), create("margin50+first", wide)]),
         **black,
         "random search": random_noise(ball, samples=queries),
     }
@@ -162,19 +157,21 @@ def path_faults(
 def randomized(stochastic: StochasticLogitsFn, key: Key) -> LogitsFn:
     """Return a logits function that draws a stochastic model's noise anew at every image.
 
-    A call's key is folded from the images' bits, so that the function stays pure: equal images get equal noise.
+    An image's key is folded from its bits, so that the function stays pure: equal images get equal noise.
     """
 
     def logits_fn(x: Array) -> Array:
         bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-        return stochastic(x, fold_in(key, jnp.sum(bits, dtype=jnp.uint32)))
+        sums = jnp.sum(bits, axis=range(1, x.ndim), dtype=jnp.uint32)
+        return stochastic(x, jax.vmap(jax.random.fold_in, (None, 0))(key, sums))
 
     return logits_fn
 
 
 def _deterministic(stochastic: StochasticLogitsFn, split: Split, key: Key) -> Check:
     x = jnp.asarray(pixels(split.images[:100]))
-    one, two = (np.asarray(jax.jit(stochastic)(x, fold_in(key, i))) for i in (0, 1))
+    keys = example_keys(key, len(x))
+    one, two = (np.asarray(jax.jit(stochastic)(x, fold_in(keys, i))) for i in (0, 1))
     gap = float(np.abs(one - two).max())
     figure = f"logits differ by up to {gap:.2g} between two keys" + (": use the version rand" if gap else "")
     return Check("the model is deterministic", gap == 0, figure)

@@ -119,7 +119,7 @@ def run_in_turn(
     size = batch_size or default_batch_size(x.shape[1:])
     job = job_of(logits_fn, (x, y), batch_size=size, sizes=8, stochastic=stochastic, ball=ball)
     x, y = job.images, job.labels
-    logits = clean_logits(job, jax.random.fold_in(key, 0))
+    logits = clean_logits(job, jax.random.fold_in(key, 2**32 - 1))  # the turns draw from the numbers from 0 on
     clean = logits.argmax(axis=1) == y
     named = list(attacks(logits.shape[1]) if callable(attacks) else attacks.items())
     keys = [jax.random.fold_in(key, i) for i in range(len(named))]

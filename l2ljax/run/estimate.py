@@ -22,10 +22,12 @@ def estimate(setup: Setup, state: TrainState, batch: Batch) -> str:
     n_val *= setup.settings.selection != "last"
     size = min(EVAL_BATCH, n_test)
     x, y = jnp.asarray(data.pixels(setup.eval_split.images[:size])), setup.eval_split.labels[:size]
-    reported = named_attacks(setup, state.params, state.stats)
-    counted = sum(cost.passes(attack, logits_fn, x, y) for attack in reported.values())
-    counts = counted * (2 if n_val else 1) * n_test  # the last parameters and the best ones
-    validation = cost.passes(attacks.create(setup.settings.selection_attack, setup.ball), logits_fn, x, y) * n_val
+    reported, selecting = named_attacks(setup, state.params, state.stats), setup.settings.selection_attack
+    named = reported | ({selecting: attacks.create(selecting, setup.ball)} if n_val else {})
+    passes = {name: cost.passes(attack, logits_fn, x, y) for name, attack in named.items()}
+    counts = sum(passes[name] or 0 for name in reported) * (2 if n_val else 1) * n_test  # the last and best parameters
+    validation = (passes.get(selecting) or 0) * n_val
+    unknown = [name for name, count in passes.items() if count is None]
     reporting = monitor.pass_seconds(logits_fn, x, y) / size * (counts + validation * -(-left // setup.epoch_steps))
     compiling *= len(reported) + bool(n_val)  # each attack is a program about as large as the step
     total, of_it = (monitor.duration(s) for s in (left * step + reporting + compiling, compiling))
@@ -34,4 +36,5 @@ def estimate(setup: Setup, state: TrainState, batch: Batch) -> str:
         f"{settings.method}, {settings.arch} on {settings.dataset} ({setup.dataset.sizes}), recipe {settings.recipe} "
         f"({settings.source}): {left} steps of {settings.batch_size} images at {1000 * step:.0f} ms on {device}, then "
         f"evaluation; estimate {total}, {of_it} of it to compile"
+        + (f"; without {', '.join(unknown)}, whose passes depend on the images" if unknown else "")
     )

@@ -31,7 +31,7 @@ from l2ljax.run.settings import Norm
 from l2ljax.runtime.flags import checked, read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
-from l2ljax.types import Array, Key, L2LError, LogitsFn, example_keys
+from l2ljax.types import Array, L2LError, LogitsFn
 from l2ljax.values import Count, Range, Seed, check
 
 __all__ = ["PAPER", "Flags", "evaluation_folder", "main", "run"]
@@ -109,12 +109,8 @@ def run(flags: Flags) -> dict[str, Any]:
     dataset = data.load(about["dataset"], flags.data_dir or about.get("data_dir"))
     split = data.Split(*(a[: flags.eval_size] for a in dataset.test))
     batch_size = flags.batch_size or default_batch_size(split.images.shape[1:])
-
-    def stochastic(x: Array, key: Key) -> Array:
-        return victim(x, example_keys(key, len(x)))
-
-    _check_images(stochastic if flags.stochastic else victim, flags, dataset)
-    logits_fn = randomized(stochastic, jax.random.key(flags.seed)) if flags.stochastic else victim
+    _check_images(victim, flags, dataset)
+    logits_fn = randomized(victim, jax.random.key(flags.seed)) if flags.stochastic else victim
     wanted = [n for name in flags.attacks.split(",") if name for n in (PAPER if name == "paper" else (name,))]
     about_victim = (flags.figures, flags.victim, logits_fn, ball, dataset)
     plan = illustrate.make_plan(*about_victim, baseline=flags.baseline, attackers=wanted, batch_size=batch_size)
@@ -143,7 +139,7 @@ def run(flags: Flags) -> dict[str, Any]:
             print(f"{title}: {robust[title].mean():.2%}", flush=True)
     key = jax.random.key(flags.seed)
     clean = evaluate(logits_fn, split, {}, key=key, batch_size=batch_size).clean_acc
-    noise = stochastic if flags.stochastic else None
+    noise = victim if flags.stochastic else None
     checks = masking_checks(logits_fn, split, ball, key=key, stochastic=noise) if flags.masking else []
     drawn = illustrate.draw(plan, split, folder, key=key)
     transferred: dict[str, dict[str, float]] = {}
@@ -205,7 +201,7 @@ def _check_images(victim: Callable[..., Array], flags: Flags, dataset: data.Data
     """Ask the victim for the shape of its logits, without computing them."""
     x = jax.ShapeDtypeStruct((2, *dataset.image_shape), np.float32)
     try:
-        jax.eval_shape(victim, x, *([jax.random.key(0)] if flags.stochastic else []))
+        jax.eval_shape(victim, x, *([jax.random.split(jax.random.key(0), 2)] if flags.stochastic else []))
     except Exception as error:  # whatever a model of the user's raises
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
         raise L2LError(
