@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2ljax.gail import environments, experts, gym_adapter, policy, rollout
+from l2ljax.gail import acrobot, environments, experts, gym_adapter, policy, rollout
 from l2ljax.gail.environments import Box, Discrete
 from l2ljax.types import L2LError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-NAMES = ("CartPole-v0", "CartPole-v1", "MountainCar-v0", "Pendulum-v1")
+NAMES = ("CartPole-v0", "CartPole-v1", "MountainCar-v0", "Acrobot-v1", "Pendulum-v1")
 
 
 def random_action(spec, rng):
@@ -60,11 +60,28 @@ def test_mountain_car_at_wall_and_goal(x, v, action):
     assert bool(terminated) == their_end
 
 
+@pytest.mark.parametrize("action", [0, 1, 2])
+@pytest.mark.parametrize("at", [(2.8, 0.3, 1.0, -0.5), (-3.1, 3.1, -12.5, 28.2), (1.2, -2.9, 12.5, -28.2)])
+def test_acrobot_at_the_bar_and_at_its_largest_rates(at, action):
+    env, theirs = environments.create("Acrobot-v1"), gymnasium.make("Acrobot-v1").unwrapped
+    theirs.reset(seed=0)
+    theirs.state = np.array(at)
+    with jax.enable_x64(True):
+        state, reward, terminated = env.step(env.params, acrobot.State(*map(jnp.float64, at)), action)
+        _, their_reward, their_end, _, _ = theirs.step(action)
+        # the remainder of an angle by a turn is exact to a few units in the last place
+        np.testing.assert_allclose(state, theirs.state, rtol=0, atol=1e-10)
+        assert (float(reward), bool(terminated)) == (their_reward, their_end)
+        tip = -np.cos(theirs.state[0]) - np.cos(theirs.state[0] + theirs.state[1])
+        assert env.potential(env.params, env.observe(state)) == pytest.approx((2 + tip) / 4)
+
+
 @pytest.mark.parametrize(
     "name, low, high",
     [
         ("CartPole-v1", [-0.05] * 4, [0.05] * 4),
         ("MountainCar-v0", [-0.6, 0], [-0.4, 0]),
+        ("Acrobot-v1", [-0.1] * 4, [0.1] * 4),
         ("Pendulum-v1", [-np.pi, -1], [np.pi, 1]),
     ],
 )

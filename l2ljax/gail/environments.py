@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from l2ljax.gail import acrobot
 from l2ljax.types import Array, Key, L2LError, Tree
 
 __all__ = [
@@ -220,11 +221,13 @@ _V1 = Spec("CartPole-v1", "CartPole-v1", 4, Discrete(2), 500, sign=1, solved=475
 _FIXED = Spec("FixedCartPole", None, 5, Discrete(2), 500, sign=1, solved=475.0, stride=10)
 _CAR = Spec("MountainCar-v0", "MountainCar-v0", 2, Discrete(3), 200, sign=-1, solved=-110.0, stride=5)
 _PENDULUM = Spec("Pendulum-v1", "Pendulum-v1", 3, Box(1), 200, sign=1, solved=-250.0, stride=5)
+_ACROBOT = Spec("Acrobot-v1", "Acrobot-v1", 6, Discrete(3), 500, sign=-1, solved=-100.0, stride=5)
 ENVIRONMENTS = {environment.spec.name: environment for environment in (
     Environment(_V0, CartPoleParams(), _cart_pole_reset, _cart_pole_step, jnp.stack),
     Environment(_V1, CartPoleParams(), _cart_pole_reset, _cart_pole_step, jnp.stack),
     Environment(_FIXED, CartPoleParams(), _fixed_reset, _fixed_step, _fixed_observe),
     Environment(_CAR, MountainCarParams(), _mountain_car_reset, _mountain_car_step, jnp.stack, _mountain_car_energy),
+    Environment(_ACROBOT, acrobot.Params(), acrobot.reset, acrobot.step, acrobot.observe, acrobot.height),
     Environment(_PENDULUM, PendulumParams(), _pendulum_reset, _pendulum_step, _pendulum_observe),
 )}  # fmt: skip
 

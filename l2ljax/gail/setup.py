@@ -51,7 +51,8 @@ class Config:
     """The flags."""
 
     env: str = "CartPole-v1"
-    """CartPole-v0, CartPole-v1, FixedCartPole, MountainCar-v0, Pendulum-v1, or gym:ID of one of gymnasium's."""
+    """CartPole-v0, CartPole-v1, FixedCartPole, MountainCar-v0, Acrobot-v1, Pendulum-v1, or gym:ID of one of
+    gymnasium's."""
     updater: str = "adam"
     """Updaters of the discriminator: adam, ascent, l2l_dense, l2l_coordinate; several, separated by commas."""
     lr: str = ""
@@ -67,7 +68,7 @@ class Config:
     pairs: Annotated[int, Range(1, 10**6)] = 5000
     """Steps per iteration, rounded down to whole columns of the environment's horizon."""
     trajectories: Many = 10
-    """Number of the expert's trajectories; every 10th (CartPole) or 5th (MountainCar) step of them is used."""
+    """Number of the expert's trajectories; every 10th (CartPole) or 5th (others) step of them is used."""
     hidden: str = "64,32"
     """Hidden layers of policy and value function."""
     disc_hidden: str = "64,32"
