@@ -533,6 +533,10 @@ CASES = {
         ("ours:attackers", "RNN on AdvTrain", "PGD", 0.9, 0.9),
         ("ours:attackers", "RNN on AdvTrain", "trained", 0.8, 0.95),
     ],
+    claims.learned_attacker_pays: [
+        ("ours:equal-passes", "N-FGSM", "AutoAttack, fast", 0.37, 0.37),
+        ("ours:equal-passes", "RNN-Adv, T = 2", "AutoAttack, fast", 0.40, 0.34),
+    ],
     claims.diversity_helps: [
         ("l2l_da:table1a", "R-, D+", "PGD100", 0.9, 0.8), ("l2l_da:table1a", "R-, D-", "PGD100", 0.8, 0.9),
     ],

@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from l2ljax import defenses
 from l2ljax.report.markdown import grid
+from papers import equal
 from papers.compare import Record
 from papers.jobs import BESIDE
 from papers.plan import AS_PRINTED
@@ -34,6 +36,7 @@ __all__ = [
     "exceeds",
     "gail_is_steadied",
     "interpolation_falls",
+    "learned_attacker_pays",
     "learned_attacker_wins",
     "naive_fails",
     "rnn_beats_adv_train",
@@ -245,6 +248,15 @@ def learned_attacker_wins(records: Sequence[Record], results: Path) -> list[Answ
     return [*said, exceeds("RNN-Adv's optimizer beats PGD at equal steps", "MNIST, AdvTrain", pgd, rnn)]
 
 
+def learned_attacker_pays(records: Sequence[Record], results: Path) -> list[Answer]:
+    """At equal passes on CIFAR-10, against the best single step by hand."""
+    table, verdict, cheap = "ours:equal-passes", "AutoAttack, fast", "N-FGSM"
+    group = lambda row: column(records, table, row, verdict)._replace(name=row)
+    learned = [row for row, (method, *_) in equal.ROWS.items() if defenses.find(method).learns]
+    where = f"CIFAR-10, {verdict}"
+    return [exceeds(f"{row} beats {cheap} at equal passes", where, group(row), group(cheap)) for row in learned]
+
+
 def diversity_helps(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L-DA, Table 1a."""
     pairs = {row: worst(records, "l2l_da:table1a", f"{row}, D+", f"{row}, D-") for row in ("R-", "R+")}
@@ -266,5 +278,5 @@ def gail_is_steadied(records: Sequence[Record], results: Path) -> list[Answer]:
 
 CLAIMS: tuple[Callable[[Sequence[Record], Path], list[Answer]], ...] = (
     rnn_beats_adv_train, alternating_beats_joint, two_steps_beat_one, naive_fails, interpolation_falls,
-    learned_attacker_wins, diversity_helps, gail_is_steadied,
+    learned_attacker_wins, learned_attacker_pays, diversity_helps, gail_is_steadied,
 )  # fmt: skip
