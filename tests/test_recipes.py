@@ -154,6 +154,12 @@ def test_the_best_parameters_are_chosen_where_the_recipe_says():
     assert resolve("mnist", "l2l_da", Config(val_size=100)).selection == "validation"
 
 
+def test_an_ingredient_of_the_recipe_is_left_out_by_0():
+    assert find("digits", "rnn_adv").cutout == 2
+    for flag, cutout in ((None, 2), (0, None), (3, 3)):
+        assert resolve("digits", "rnn_adv", Config(cutout=flag)).cutout == cutout
+
+
 @pytest.mark.parametrize(
     "dataset, method, flags",
     [

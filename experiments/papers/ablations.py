@@ -1,6 +1,6 @@
 """The tables of experiments/ablation.py: name -> row -> flags on top of the recipe `ours` on digits.
 
-All but "methods" set the learning rate, too: a later choice of the recipe leaves them as they are.
+All but "methods" set the rate and Cutout, too: a later choice of the recipe leaves them as they are.
 """
 
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["TABLES", "TITLES"]
 
 _Rows = dict[str, dict[str, Any]]
-_CONSTANT: dict[str, Any] = {"lr": 1e-3, "lr_schedule": "constant"}
-_CYCLE = {"lr": 3e-3, "lr_schedule": "onecycle"}
+_CONSTANT: dict[str, Any] = {"lr": 1e-3, "lr_schedule": "constant", "cutout": 0}
+_CYCLE = {"lr": 3e-3, "lr_schedule": "onecycle", "cutout": 0}
 
 
 def _each(shared: dict[str, Any], rows: _Rows) -> _Rows:

@@ -180,9 +180,8 @@ def resolve(
         stretch = given["epochs"] / settings.epochs
         given = {"warmup": settings.warmup * stretch, **given}
         settings = settings._replace(milestones=tuple(m * stretch for m in settings.milestones))
-    given |= {
-        field: given.get(field) or None for field in ("ema", "awp", "cutout", "cutmix", "label_smoothing")
-    }  # 0: none
+    ingredients = {"ema", "awp", "cutout", "cutmix", "label_smoothing"} & given.keys()
+    given |= {field: given[field] or None for field in ingredients}  # 0: none, where the recipe has it
     check_workdir(config.workdir or "")
     folder = config.workdir or f"runs/{named(name)}_{method}_{given.get('arch', settings.arch)}_s{config.seed}"
     several = config.workdir and len(methods(config)) > 1
