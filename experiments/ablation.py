@@ -22,9 +22,9 @@ from papers.ablations import TABLES
 class Flags:
     """The table to make."""
 
-    table: Literal["methods", "rnn", "ingredients", "steps", "slim"] = "methods"
-    """methods (in both schedules and as printed), rnn (RNN-Adv's choices), ingredients (averages, rates, AWP), steps
-    (what an attack needs, by hand and learned, at three radii), or slim (L2L's slim attacker)."""
+    table: Literal["methods", "recipes", "rnn", "ingredients", "steps", "slim"] = "methods"
+    """methods, recipes (as released or printed, and ours), rnn (RNN-Adv's choices), ingredients (averages, rates, AWP),
+    steps (what an attack needs, by hand and learned, at three radii), or slim (L2L's slim attacker)."""
     seeds: Count = 3
     attacker_width: Count = 16
     """Channels of the L2L methods' attacker (64 in the paper)."""

@@ -35,10 +35,16 @@ TABLES: dict[str, _Rows] = {
             "plain", "fgsm_rs", "n_fgsm", "pgd_adv", "trades", "rnn_adv", "rnn_trades", "fgsm_sdi", "naive_l2l",
             "grad_l2l", "two_step_l2l",
         )},
-        "rnn_adv, as printed": {"options": "scale=5,normalize=none"},
         "rnn_adv, phi frozen at its start": {"attacker_lr": 0.0},
-        **{f"{m}, alternating": {"method": m, "schedule": "alternating"} for m in ("grad_l2l", "two_step_l2l")},
     },
+    "recipes": _each(_CONSTANT, {
+        "grad_l2l, joint": {"method": "grad_l2l"},
+        "grad_l2l, alternating": {"method": "grad_l2l", "schedule": "alternating"},
+        "two_step_l2l, joint": {"method": "two_step_l2l"},
+        "two_step_l2l, alternating": {"method": "two_step_l2l", "schedule": "alternating"},
+        "rnn_adv, ours": {},
+        "rnn_adv, as printed": {"options": "scale=5,normalize=none"},
+    }),
     "rnn": _each(_CONSTANT, {
         "default: scale 1, example, weights t": {},
         "scale 0.25": {"options": "scale=0.25"},
@@ -68,6 +74,7 @@ TABLES: dict[str, _Rows] = {
 }  # fmt: skip
 TITLES = {
     "methods": "digits: methods, the L2L ones with attackers of width 16",
+    "recipes": "digits: as released or printed, and ours, at a constant rate",
     "rnn": "digits: RNN-Adv's choices, at a constant rate",
     "ingredients": "digits: ingredients of training, RNN-Adv with 3 steps",
     "steps": "digits: the attack in training, at a constant rate",

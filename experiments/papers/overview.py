@@ -95,8 +95,9 @@ def _point(run: Mapping[str, Any], steps: int | None, share: float, accuracy: fl
 
 
 def draw(path: Path, found: Sequence[Point]) -> None:
-    """Draw a panel for each data set that has points, as PNG: a line for a method, solid if its attacker learns."""
-    shown = [panel for panel in PANELS if any(point.panel == panel for point in found)]
+    """Draw a panel per data set of three points or more, as PNG: a line for a method, solid if its attacker learns."""
+    shown = [panel for panel in PANELS if sum(point.panel == panel for point in found) >= 3]
+    found = [point for point in found if point.panel in shown]
     figure, panels = canvas((4.6 * len(shown) + 1.5, 4.2), 1, len(shown))
     methods = sorted({point.method for point in found}, key=lambda name: (defenses.find(name).learns, name))
     for axes, panel in zip(panels[0], shown, strict=True):
