@@ -599,6 +599,7 @@ def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path
         return [about | {"attacks": {"pgd100": {"robust_acc": accuracy}}} for accuracy in accuracies]
 
     rows = {"plain": run("plain", 0.0), "pgd_adv": run("pgd_adv", 0.5, 0.7), "rnn_adv": run("rnn_adv", 0.8)}
+    rows["n_fgsm"] = run("n_fgsm", 0.4)
     rows["rnn_adv, phi frozen at its start"] = run("rnn_adv", 0.1)
     (tmp_path / "digits_methods.json").write_text(json.dumps({"rows": rows}))
     (tmp_path / "papers").mkdir()
@@ -612,7 +613,8 @@ def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path
     found = overview.points(tmp_path)
     digits, _, cifar = overview.PANELS
     assert [(p.panel, p.method, p.passes, round(p.accuracy, 6)) for p in found] == [
-        (digits, "pgd_adv", 660, 0.6), (digits, "rnn_adv", 660, 0.8), (cifar, "pgd_adv", 15, 0.4),
+        (digits, "pgd_adv", 660, 0.6), (digits, "rnn_adv", 660, 0.8), (digits, "n_fgsm", 120, 0.4),
+        (cifar, "pgd_adv", 15, 0.4),
     ]  # fmt: skip
     rows = {f"{name}, eps {eps}": run(m, a) for eps, a in (("0.1", 0.5), ("0.2", 0.25)) for name, m in
             {"N-FGSM": "n_fgsm", "RNN-Adv, 3 steps": "rnn_adv"}.items()}  # fmt: skip

@@ -122,7 +122,12 @@ def test_the_readmes_results_are_the_kept_ones():
     kept = json.loads((ROOT / "experiments" / "results" / "digits_methods.json").read_text())["rows"]
     rows = {method: summary(runs) for method, runs in kept.items()}
     names = ("clean", "pgd100", "worst case")
-    expected = [f"| {method} | {' | '.join(cell(row[name]) for name in names)} |" for method, row in rows.items()]
+    shown = [*defenses.METHODS, "rnn_adv, phi frozen at its start"]
+    expected = [
+        f"| {method} | {' | '.join(cell(row[name]) for name in names)} |"
+        for method, row in rows.items()
+        if method in shown
+    ]
     assert "\n".join(expected) in README
 
 

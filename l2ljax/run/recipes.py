@@ -129,7 +129,7 @@ _PGD10 = {"steps": 10, "start": "uniform"}
 # Ours ----------------------------------------------------------------------------------------------------------------
 # One perturbation for both players (schedule "joint") takes half the passes of the released L2L code, and RNN-Adv with
 # steps in units of eps and the gradient scaled per example needs no other scale for other radii; on digits both are
-# within the spread of three seeds of the released and printed forms (BENCHMARKS.md, digits: as released). There a one-cycle
+# within the spread of three seeds of the released and printed forms (BENCHMARKS.md, digits). There a one-cycle
 # rate and Cutout are worth more than that spread; moving averages beside them are not, and of what label smoothing adds
 # under PGD-100 half is gone under targeted APGD (digits: ingredients). On digits fewer than 10 steps cost accuracy
 # (digits: the attack in training); on MNIST 7, and 5 for TRADES, reach the papers' level, see the pretrained models.
