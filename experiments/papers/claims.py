@@ -195,11 +195,11 @@ def rnn_beats_adv_train(records: Sequence[Record], results: Path) -> list[Answer
     pairs = _two_places(records, results, table, ("RNN-Adv", "AdvTrain"), ("rnn_adv", "pgd_adv"))
     said = [exceeds("RNN-Adv, ours, beats AdvTrain", *pair) for pair in pairs]
     printed, ours = (digits(results, "recipes", f"rnn_adv, {form}") for form in ("as printed", "ours"))
-    pair = lambda rival: (_WORST[table], *worst(records, table, AS_PRINTED, rival))
+    against = lambda rival: worst(records, table, AS_PRINTED, rival)
     return [
         *said,
-        exceeds("RNN-Adv as printed beats AdvTrain", *pair("AdvTrain")),
-        exceeds("RNN-Adv as printed beats ours", *pair("RNN-Adv")),
+        exceeds("RNN-Adv as printed beats AdvTrain", _WORST[table], *against("AdvTrain")),
+        exceeds("RNN-Adv as printed beats ours", _WORST[table], *against("RNN-Adv")),
         exceeds("RNN-Adv as printed beats ours", "digits, PGD-100", printed, ours),
     ]
 
