@@ -62,8 +62,8 @@ def multiplications(function: Callable[..., Tree], *args: Any, forward: bool = F
     """Count multiplications of convolutions and matrix products in marked functions, forward and backward.
 
     Convolutions count by their definition, however they are computed; a `while` loop around a marked function makes the
-    count infinite. With `forward`, all other operations of forward
-    passes count too, one for each number that they return.
+    count infinite. With `forward`, all other operations of forward passes count too, one for each number that they
+    return.
     """
     with stock_convolution():
         closed = jax.make_jaxpr(function)(*args)

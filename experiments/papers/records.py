@@ -41,10 +41,8 @@ def is_kept(part: Part) -> bool:
     """Return whether the file has the part's columns of the plan's model; of a script's own file, whether it is of the
     plan's command."""
     if not part.columns or part.victim is None:
-        job, path = part.jobs[-1], Path(part.jobs[-1].made)
-        return path.exists() and _run(read_json(path).get("command", "")) == _run(
-            shlex.join(["python", *job.command()])
-        )
+        path, planned = Path(part.jobs[-1].made), shlex.join(["python", *part.jobs[-1].command()])
+        return path.exists() and _run(read_json(path).get("command", "")) == _run(planned)
     record = _of_this_model(part)
     return record is not None and set(part.columns) <= set(record["values"])
 
