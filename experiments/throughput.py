@@ -34,8 +34,7 @@ def main(flags: Flags) -> None:
     if flags.stock_scan and not flags.variants:
         raise L2LError("--stock-scan does nothing without --variants")
     if not flags.variants:
-        if flags.devices != 1:
-            devices.one_per_core()
+        devices.one_per_core(flags.devices)
         throughput.run(flags)
         return
     taken = ("batch_sizes", "repeats", "attacker_width", "out", "variants", "stock_scan")

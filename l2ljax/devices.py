@@ -4,7 +4,9 @@
     x_adv = jax.jit(devices.on_each(attack))(logits_fn, keys, x, y)       # keys [B]; the batch is split over devices
 
 XLA:CPU splits every convolution over its threads. With a device per core, each with its own part of the batch, nothing
-is split and no thread waits: compare PGD-10 on one device and on two in BENCHMARKS.md.
+is split and no thread waits: compare PGD-10 on one device and on two in BENCHMARKS.md. `one_per_core` also has glibc
+keep the memory that is freed: XLA allocates a program's temporary arrays anew in each call, hundreds of MB in a
+training step, and the kernel would map and clear their pages each time.
 
 The functions here do not communicate between devices. A program that does (a training step, a jitted reduction over a
 sharded batch) may have at most 32 launches in flight on CPU devices: XLA makes the 33rd wait on a thread of the
@@ -12,7 +14,9 @@ executing pool, and a device that waits in a reduction for its neighbour then wa
 two. Your own loop should call `jax.block_until_ready` on the result of the step before the last.
 """
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +35,7 @@ __dir__ = lambda: __all__
 AXIS = "examples"
 MOST = 8
 """The largest number of devices of `one_per_core`: the parts of a batch must not become too small."""
+_ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1  # of malloc.h
 
 
 def cores() -> int:
@@ -42,10 +47,11 @@ def cores() -> int:
 def one_per_core(most: Count | None = None) -> bool:
     """Make each CPU core available to this process a device, at most `most` (`MOST`); one device shares all cores.
 
-    GPUs and TPUs are unaffected, and JAX's own settings (JAX_NUM_CPU_DEVICES, or XLA_FLAGS with
-    --xla_force_host_platform_device_count) stay. Return False if it is too late: JAX has computed on the CPU, with
-    fewer devices.
+    The process keeps the memory that it frees, for its next arrays. GPUs and TPUs are unaffected, and settings of the
+    environment stay: JAX's (JAX_NUM_CPU_DEVICES, or XLA_FLAGS with --xla_force_host_platform_device_count) and glibc's
+    (any MALLOC_...). Return False if it is too late for devices: JAX has computed on the CPU, with fewer.
     """
+    _keep_freed_memory()
     chosen = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return True
@@ -55,6 +61,14 @@ def one_per_core(most: Count | None = None) -> bool:
     except RuntimeError:  # too late
         return jax.default_backend() != "cpu" or jax.local_device_count() >= count
     return True
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc allocate everything in one arena, which neither maps arrays on their own nor shrinks: mallopt(3)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):
+        for parameter, value in {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: -1}.items():
+            mallopt(parameter, value)
 
 
 def own_core() -> bool:

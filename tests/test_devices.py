@@ -73,6 +73,23 @@ def test_each_core_becomes_a_device_unless_jax_was_told_otherwise():
     assert run(late).strip() == "1"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_freed_memory_is_kept_unless_glibc_was_told_otherwise():
+    code = """
+        import resource
+        from l2ljax import devices
+        devices.one_per_core()
+        def faults():  # of writing 64 MB in pages of 4 kB, or in larger ones
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            len(b"1" * 2**26)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        faults()
+        print(faults())
+    """
+    assert int(run(code)) < 100
+    assert int(run(code, MALLOC_PERTURB_="0")) > 10_000
+
+
 def test_what_does_not_split_is_told():
     code = """
         import numpy as np
