@@ -508,6 +508,17 @@ def test_a_difference_is_held_against_seeds_and_images(more, less, images, answe
     assert claims.exceeds("claim", "where", *groups).answer == answer
 
 
+def test_what_is_open_names_the_budget_that_would_settle_it():
+    def by(more, less, **flags):
+        return claims.exceeds("claim", "where", *(claims.Group("", v, 100, **flags) for v in (more, less))).settled_by
+
+    assert by([], [0.5], hours=2.0) == "5 runs, 10.0 h"
+    assert by([0.60], [0.55, 0.55]) == "3 runs"
+    assert by([0.60], [0.10]) == ""  # answered
+    # Two standard errors of a difference at 1/2, 2 sqrt(1/2 / n), reach two points at n = 5,000.
+    assert by([0.51] * 3, [0.49] * 3) == "4,998 images"
+
+
 def answer(found, claim, results, at=0):
     return claim(found, results)[at].answer
 

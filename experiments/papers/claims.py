@@ -18,30 +18,13 @@ from l2ljax import defenses
 from l2ljax.report.markdown import grid
 from papers import equal
 from papers.compare import Record
-from papers.jobs import BESIDE
-from papers.plan import AS_PRINTED
+from papers.jobs import BESIDE, effort_of
+from papers.plan import AS_PRINTED, PARTS
 
 __all__ = [
-    "ATTACKS",
-    "NEEDED",
-    "Answer",
-    "Group",
-    "alike",
-    "alternating_beats_joint",
-    "answers",
-    "as_markdown",
-    "column",
-    "digits",
-    "diversity_helps",
-    "exceeds",
-    "gail_is_steadied",
-    "interpolation_falls",
-    "learned_attacker_pays",
-    "learned_attacker_wins",
-    "naive_fails",
-    "rnn_beats_adv_train",
-    "two_steps_beat_one",
-    "worst",
+    "ATTACKS", "NEEDED", "Answer", "Group", "alike", "alternating_beats_joint", "answers", "as_markdown", "column",
+    "digits", "diversity_helps", "exceeds", "gail_is_steadied", "interpolation_falls", "learned_attacker_pays",
+    "learned_attacker_wins", "naive_fails", "rnn_beats_adv_train", "two_steps_beat_one", "worst",
 ]  # fmt: skip
 
 NEEDED = 3
@@ -55,6 +38,8 @@ class Group(NamedTuple):
     values: Sequence[float]
     images: int | None = None
     """The number of images of an accuracy; None for other numbers."""
+    hours: float = 0.0
+    """The time of one more seed on two CPU cores, as estimated; 0 if unknown."""
 
 
 class Answer(NamedTuple):
@@ -68,13 +53,15 @@ class Answer(NamedTuple):
     """The numbers and the noise."""
     seeds: int = 0
     """The number of seeds of the smaller group: with one, the noise does not include the seeds'."""
+    settled_by: str = ""
+    """The budget that would settle an open claim."""
 
 
 def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
     """Return whether `more` is above `less` by more than the noise."""
     if not more.values or not less.values:
         missing = ", ".join(group.name for group in (more, less) if not group.values)
-        return Answer(claim, where, "open", f"not run: {missing}")
+        return Answer(claim, where, "open", f"not run: {missing}", settled_by=_seeds(more, less))
     difference = statistics.mean(more.values) - statistics.mean(less.values)
     spread = max(max(group.values) - min(group.values) for group in (more, less))
     noise = max(spread, 2 * math.hypot(_error(more), _error(less)))
@@ -86,7 +73,16 @@ def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
     else:
         answer = "open"
     sides = [f"{group.name} {', '.join(_number(value, group) for value in group.values)}" for group in (more, less)]
-    return Answer(claim, where, answer, f"{'; '.join(sides)}; noise {_number(noise, more)}", seeds)
+    enough = f"{(more.images or 0) * (noise / difference) ** 2:,.0f} images" if seeds >= NEEDED else _seeds(more, less)
+    shown = f"{'; '.join(sides)}; noise {_number(noise, more)}"
+    return Answer(claim, where, answer, shown, seeds, enough if answer == "open" else "")
+
+
+def _seeds(*groups: Group) -> str:
+    """Return the seeds that the groups lack of `NEEDED`, with their hours: with all, few answers remain open."""
+    missing = [max(NEEDED - len(group.values), 0) for group in groups]
+    hours = sum(count * group.hours for count, group in zip(missing, groups, strict=True))
+    return f"{sum(missing)} runs" + f", {hours:.1f} h" * (hours > 0)
 
 
 def _error(group: Group) -> float:
@@ -108,13 +104,15 @@ def answers(records: Sequence[Record], results: Path) -> list[Answer]:
 
 def as_markdown(given: Sequence[Answer]) -> str:
     """Return the section of BENCHMARKS.md."""
-    rows = [[a.claim, a.where, a.answer + ", one seed" * (a.seeds == 1), a.shown] for a in given]
+    rows = [[a.claim, a.where, a.answer + ", one seed" * (a.seeds == 1), a.shown, a.settled_by] for a in given]
     about = (
         "Answered by rules from the kept results (experiments/papers/claims.py), for the schedules that were run, not "
         "the papers'. Noise is the larger of the seeds' range and two standard errors of the images; a difference "
-        f"within it is no where both sides have {NEEDED} seeds and their range hides it, and open otherwise."
+        f"within it is no where both sides have {NEEDED} seeds and their range hides it, and open otherwise: then runs "
+        f"up to {NEEDED} seeds of each side, estimated in hours of two CPU cores, or more images would settle it."
     )
-    return "\n\n".join(["## What reproduces", about, grid(["claim", "where", "answer", "numbers"], rows)])
+    header = ["claim", "where", "answer", "numbers", "to settle it"]
+    return "\n\n".join(["## What reproduces", about, grid(header, rows)])
 
 
 # The numbers ---------------------------------------------------------------------------------------------------------
@@ -139,6 +137,7 @@ def worst(records: Sequence[Record], table: str, *rows: str) -> list[Group]:
             row,
             [min(values[c]["value"] for c in common) for values in seeds if common],
             min((values[c]["images"] for values in seeds for c in common), default=None),
+            _hours(table, row),
         )
         for row, seeds in of_row.items()
     ]
@@ -148,7 +147,13 @@ def column(records: Sequence[Record], table: str, row: str, name: str) -> Group:
     """Return one column per seed, if they are `alike`."""
     seeds = alike([r for r in records if (r["table"], r["row"]) == (table, row) and name in r["values"]])
     cells = [record["values"][name] for record in seeds]
-    return Group(name, [c["value"] for c in cells], min((c["images"] for c in cells), default=None))
+    images = min((c["images"] for c in cells), default=None)
+    return Group(name, [c["value"] for c in cells], images, _hours(table, row))
+
+
+def _hours(table: str, row: str) -> float:
+    """Return the time of one seed of a row, with the attackers and judgements that it needs."""
+    return effort_of([p for p in PARTS if (p.table, p.row, p.seed) == (table, row, 0)]).hours("cpu")
 
 
 def digits(results: Path, table: str, row: str) -> Group:
@@ -168,7 +173,8 @@ def _falls(records: Sequence[Record], *rows: tuple[str, str]) -> list[Group]:
     for table, row in rows:
         seeds = [r["values"] for r in both if (r["table"], r["row"]) == (table, row)]
         images = min((values["AutoAttack"]["images"] for values in seeds), default=None)
-        groups.append(Group(row, [v[beside]["value"] - v["AutoAttack"]["value"] for v in seeds], images))
+        falls = [values[beside]["value"] - values["AutoAttack"]["value"] for values in seeds]
+        groups.append(Group(row, falls, images, _hours(table, row)))
     return groups
 
 

@@ -6,15 +6,15 @@ part.jobs[0].command({"mnist": "/data/mnist"})
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from papers import effort
 from papers.effort import Effort
 
 __all__ = [
-    "AUTOATTACK", "BESIDE", "NEUTRAL", "RESULTS", "Job", "Part", "attacker", "black", "judged", "kept", "trained",
-    "white",
+    "AUTOATTACK", "BESIDE", "NEUTRAL", "RESULTS", "Job", "Part", "attacker", "black", "effort_of", "judged", "kept",
+    "trained", "white",
 ]  # fmt: skip
 
 RESULTS = "experiments/results"
@@ -56,6 +56,11 @@ class Part(NamedTuple):
     seed: int = 0
     victim: Job | None = None
     """The training run behind the columns."""
+
+
+def effort_of(parts: Iterable[Part]) -> Effort:
+    """Return the effort of all jobs of the parts, of those they share once."""
+    return sum((job.effort for job in {job.made: job for part in parts for job in part.jobs}.values()), Effort())
 
 
 def trained(

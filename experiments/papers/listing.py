@@ -8,7 +8,7 @@ from l2ljax.report.markdown import grid
 from l2ljax.types import L2LError
 from papers import plan, records
 from papers.effort import Effort
-from papers.jobs import Job, Part
+from papers.jobs import Job, Part, effort_of
 from papers.printed import printed
 from papers.targets import ARCHITECTURES, TABLES
 from papers.work import complete
@@ -46,11 +46,10 @@ def listed(only: str = "") -> str:
     for name, row in wanted(only):
         table = TABLES[name]
         parts = [part for part in plan.PARTS if (part.table, part.row) == (name, row)]
-        jobs = {job.made: job for part in parts for job in part.jobs}
         if parts:
             missing |= {j.made: j for p in parts if not records.is_kept(p) for j in p.jobs if not complete(j)}
-        work, own = sum((job.effort for job in jobs.values()), Effort()), printed(name, row)
-        alone = sum((job.effort for job in {job.made: job for part in own for job in part.jobs}.values()), Effort())
+        own = printed(name, row)
+        work, alone = effort_of(parts), effort_of(own)
         done = sum(map(records.is_kept, parts))
         cells.append([
             name, row, state(parts), f"{done}/{len(parts)}" if parts else "-",
