@@ -7,6 +7,7 @@ import fcntl
 import importlib
 import json
 import os
+import shlex
 import textwrap
 import threading
 import time
@@ -239,12 +240,12 @@ FAKE = """
         step += 1
     with open(made.parent / "starts", "a") as file:
         file.write(f"{step} ")
+    command = shlex.join(["python", *sys.argv])
     if made.name == "report.json":
         (made.parent / "config.json").write_text(json.dumps({"method": "plain", "dataset": "mnist", "arch": "small_cnn",
             "epochs": 6, "train_size": None, "data_dir": "/a/place", "seed": 0}))
-        made.write_text(json.dumps({"method": "plain", "seed": 0, "parameters": {"classifier": 1}, "versions": {}}))
+        made.write_text(json.dumps({"command": command, "parameters": {"classifier": 1}, "versions": {}}))
     else:
-        command = shlex.join(["python", *sys.argv])
         made.write_text(json.dumps({"command": command, "clean_acc": "99.00",
             "provenance": {"images": 100, "date": "today", "machine": "m", "attacks": {"pgd10@rnn": 0.25},
             "black_box": {}}}))
@@ -392,11 +393,22 @@ def test_a_finished_workdir_counts_whoever_made_it_but_not_of_another_run(at):
     part = fake(how="killed")
     Path("runs/Plain").mkdir(parents=True)
     made = Path("runs/Plain/report.json")
-    made.write_text(json.dumps({"method": "plain", "seed": 0}))
+    planned = shlex.join(["python", *part.jobs[0].command()])
+    made.write_text(json.dumps({"command": f"{planned} --data-dir=data"}))
     assert work.complete(part.jobs[0])
-    made.write_text(json.dumps({"method": "plain", "seed": 3}))
-    with pytest.raises(L2LError, match="seed=3, not 0: move it away"):
+    made.write_text(json.dumps({"command": f"{planned} --lr=3"}))
+    with pytest.raises(L2LError, match="of another run, python fake.py .* --lr=3: move its folder away"):
         work.work([part], minutes=minutes(30))
+
+
+def test_a_scripts_result_of_another_command_is_made_again(at):
+    job = Job("fake.py", ("good", "experiments/results/mine.json", "1"), "experiments/results/mine.json")
+    part, path = Part("rnn_adv:open", "mine", (job,)), Path(job.made)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"command": "python fake.py other"}))
+    assert not records.is_kept(part)
+    assert work.work([part], minutes=minutes(30), tell=lambda line: None)
+    assert records.is_kept(part) and (path.parent / "starts").read_text() == "1 "
 
 
 def test_places_of_data_are_looked_at_before_anything_runs(at):

@@ -19,7 +19,7 @@ from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from papers.jobs import Job, Part
 
-__all__ = ["FOLDER", "SETTINGS", "is_kept", "keep", "path_of", "read", "training"]
+__all__ = ["FOLDER", "SETTINGS", "is_kept", "is_of", "keep", "path_of", "read", "training"]
 
 FOLDER = Path("experiments/results/papers")
 SETTINGS = (
@@ -41,15 +41,16 @@ def is_kept(part: Part) -> bool:
     """Return whether the file has the part's columns of the plan's model; of a script's own file, whether it is of the
     plan's command."""
     if not part.columns or part.victim is None:
-        path, planned = Path(part.jobs[-1].made), shlex.join(["python", *part.jobs[-1].command()])
-        return path.exists() and _run(read_json(path).get("command", "")) == _run(planned)
+        path = Path(part.jobs[-1].made)
+        return path.exists() and is_of(read_json(path), part.jobs[-1])
     record = _of_this_model(part)
     return record is not None and set(part.columns) <= set(record["values"])
 
 
-def _run(command: str) -> str:
-    """Return a command without the file that it writes, which most scripts leave out of their results."""
-    return re.sub(r" --out=\S+", "", command)
+def is_of(content: Mapping[str, Any], job: Job) -> bool:
+    """Return whether a script's result is of the job's command, whatever its output file and its data's folder."""
+    bare = lambda command: re.sub(r" --(out|data-dir)=\S+", "", command)
+    return bool(bare(content.get("command", "")) == bare(shlex.join(["python", *job.command()])))
 
 
 def _of_this_model(part: Part) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from l2ljax.runtime.monitor import duration, stopping_on_signals
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from papers import records
-from papers.jobs import Job, Part
+from papers.jobs import RESULTS, Job, Part
 
 __all__ = ["GRACE", "at_work_on", "complete", "data_dirs", "log_of", "run", "tell", "work"]
 
@@ -49,14 +49,18 @@ def data_dirs(folder: Path | None, jobs: Iterable[Job]) -> dict[str, str]:
 
 
 def complete(job: Job) -> bool:
-    """Return whether the job's last file exists; raise an L2LError if that file belongs to another run."""
+    """Return whether the job's last file exists; a script writes its kept result again if that is of another command.
+
+    Raises:
+      L2LError: the file belongs to another training run.
+    """
     made = Path(job.made)
-    if made.exists() and job.about:
-        saved = read_json(made)
-        for name, value in job.about.items():
-            if saved.get(name) != value:
-                raise L2LError(f"{made} is of a run with {name}={saved.get(name)}, not {value}: move it away")
-    return made.exists()
+    if not made.exists():
+        return False
+    other = not records.is_of(content := read_json(made), job)
+    if job.about and other:
+        raise L2LError(f"{made} is of another run, {content.get('command')}: move its folder away")
+    return not other or not job.made.startswith(RESULTS)
 
 
 def work(
