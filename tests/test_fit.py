@@ -290,7 +290,7 @@ def test_a_network_of_the_users_is_loaded_as_fit_took_it(tmp_path):
     np.testing.assert_array_equal(logits_fn(IMAGES), result.logits_fn(IMAGES))
     assert attack is None
     another = type("Net", (Net,), {"__call__": lambda self, x: -Net.__call__(self, x)})()  # of the same weights
-    with pytest.raises(L2LError, match="holds a run of another network, of the same name"):
+    with pytest.raises(L2LError, match="holds a run of another network: give that one"):
         l2ljax.load(tmp_path / "kept", another)
 
 
@@ -317,10 +317,22 @@ def test_a_workdir_does_not_go_on_with_other_data_or_another_network(tmp_path):
         l2ljax.fit(another, (IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
 
 
-def test_ones_own_optimizers_replace_the_one_that_a_method_prescribes():
-    movers = Players(optax.sgd(0.1), optax.sgd(0.0))
-    result = l2ljax.fit("digits_cnn", "digits", method="free_adv", optimizers=movers, epochs=1, val_size=0)
+def test_ones_own_optimizers_leave_the_one_that_a_method_prescribes(capsys, tmp_path):
+    """Another one would take free_adv's perturbations out of the ball."""
+    flags = {"epochs": 1, "val_size": 0, "attacks": "", "workdir": tmp_path / "run"}
+    movers = Players(optax.set_to_zero(), optax.sgd(100.0))
+    result = l2ljax.fit("digits_cnn", "digits", method="free_adv", optimizers=movers, **flags)
     delta = result.state.params.attacker["delta"]
-    assert delta.shape == (100, 8, 8, 1) and not delta.any()
-    result = l2ljax.fit("digits_cnn", "digits", method="free_adv", epochs=1, val_size=0)
-    assert float(np.abs(result.state.params.attacker["delta"]).max()) == pytest.approx(0.2)
+    assert delta.shape == (100, 8, 8, 1) and float(np.abs(delta).max()) == pytest.approx(0.2)
+    assert "(ours), Cutout 2, 8 steps a batch:" in capsys.readouterr().out  # not the recipe's adam
+
+
+def test_results_are_shown_without_their_arrays():
+    result = l2ljax.fit(Net(), (IMAGES, LABELS), **FLAGS)
+    assert len(repr(result)) < 500 and "Net on " in repr(result) and "'loss': " in repr(result)
+
+
+def test_cutout_of_whole_images_is_refused():
+    size = min(IMAGES.shape[1:3])
+    with pytest.raises(L2LError, match=f"--cutout={size} covers images of .*: give less than {size}"):
+        l2ljax.fit(Net(), (IMAGES, LABELS), cutout=size, **FLAGS)

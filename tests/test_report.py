@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -384,6 +385,15 @@ def test_results_of_the_speed_and_strength_scripts_are_told():
     row = next(line for line in tables.strength(found).splitlines() if "PGD" in line)
     assert [cell.strip() for cell in row.strip("|").split("|")] == ["robust", "PGD", "0.500", "2.000", "0.250"]
     assert tables.runs({"reports": [PLAIN]}) == markdown.table([PLAIN])
+
+
+def test_what_cannot_be_checked_in_a_ball_is_said():
+    """In l1 there is no Square to search without gradients."""
+    checks = [SimpleNamespace(name=name, verdict="ok", figure="1 %") for name in list(markdown.CHECKLIST.values())[:3]]
+    known = {"attacks": {}, "norm": "l1", "eps_value": 2.0, "images": 9, "seeds": [0], "black_box": {}, "command": "C"}
+    about = dict.fromkeys(("name", "architecture", "dataset", "clean_acc", "eps"), "x")
+    page = markdown.judgement({**about, "provenance": known}, checks)
+    assert page.count("not checked: no attack for it in l1 balls") == len(markdown.CHECKLIST) - 3
 
 
 def test_judgements_share_a_table_and_name_what_rang():

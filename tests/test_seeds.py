@@ -44,7 +44,7 @@ def test_seeds_are_single_runs_and_a_killed_command_goes_on(tmp_path, monkeypatc
 
     monkeypatch.setattr(experiment, "run", dies_at_the_third)
     flags = {"seed": 4, "seeds": 3, "workdir": tmp_path / "all"}
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         command(monkeypatch, **flags)
     command(monkeypatch, **flags)
     assert started == [4, 5, 6, 6]  # the two that were finished are not run again
@@ -75,7 +75,7 @@ def test_the_table_has_mean_spread_and_lowest():
         about = {"dataset": "D", "arch": "A", "norm": "linf", "eps": "0.1", "epochs": 3, "eval_size": 9}
         return {**about, "clean_acc": acc, "attacks": rows, "worst_case_acc": acc / 2}
 
-    rows = {"one": [run(0.9), run(0.6), run(0.6)], "two": [run(0.5, own=0.25)]}
+    rows = {"one": [run(0.9), run(0.6), run(0.6)], "two": [{**run(0.5, own=0.25), "ended_at": 4}]}
     summary = markdown.summary(rows["one"])
     assert summary["clean"] == {
         "mean": pytest.approx(0.7),
@@ -88,7 +88,7 @@ def test_the_table_has_mean_spread_and_lowest():
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
     assert cells[0] == ["setting", "seeds", "clean", "pgd20", "own", "worst case"]
     assert cells[2] == ["one", "3", "70.00 ± 17.32 (60.00)", "35.00 ± 8.66 (30.00)", "-", "35.00 ± 8.66 (30.00)"]
-    assert cells[3][4] == "25.00 ± 0.00 (25.00)"
+    assert cells[3][0] == "two, 1 ended by catastrophic overfitting" and cells[3][4] == "25.00 ± 0.00 (25.00)"
 
 
 def test_only_the_same_run_counts_as_finished(tmp_path):

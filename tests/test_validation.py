@@ -60,13 +60,14 @@ def test_training_ends_as_asked(monkeypatch, capsys, tmp_path, choice, last):
     result = l2ljax.fit("digits_cnn", "digits", **flags)
     assert int(result.state.step) == last and result.history[5][ALARM] == 1.0
     told = capsys.readouterr().err
+    assert ("; with on_overfitting stop or restore" if choice == "ignore" else ", and training ends") in told
     assert told.count("catastrophic overfitting") == 1 and "step 6" in told and "than at step 3" in told
     assert int(result.best.step) == 3
     now, best = jax.tree.leaves(result.state.params), jax.tree.leaves(result.best.params)
     assert all(bool((a == b).all()) for a, b in zip(now, best, strict=True)) == (choice == "restore")
     if choice != "ignore":
         assert "ended at step 6 by catastrophic overfitting" in (tmp_path / "run" / "report.md").read_text()
-    again = l2ljax.fit("digits_cnn", "digits", **flags)
+    again = l2ljax.fit("digits_cnn", "digits", **{**flags, "on_overfitting": "stop"})  # as the alarm proposes
     assert int(again.state.step) == last
     jax.tree.map(np.testing.assert_array_equal, again.state.params, result.state.params)
 

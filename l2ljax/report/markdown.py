@@ -99,8 +99,10 @@ def _ended(result: Mapping[str, Any]) -> str:
 
 
 def _recipe(result: Mapping[str, Any]) -> str:
-    """Return the recipe and who moves, which older reports lack."""
-    return f"recipe {result['recipe']}, schedule {result['schedule']}, " if "recipe" in result else ""
+    """Return the recipe, its ingredients and who moves, which older reports lack."""
+    if "training" not in result:
+        return ""
+    return f"recipe {result['recipe']} ({result['training']}), {result['schedule']} updates, "
 
 
 def write(workdir: Path, result: Mapping[str, Any], figures: Sequence[Path] = ()) -> None:
@@ -144,7 +146,8 @@ def judgement(result: Mapping[str, Any], checks: Sequence[Any], drawn: Sequence[
         rows = [[c.name, c.verdict, c.figure] for c in checks]
         parts += ["## Masked gradients?", grid(["a sound model", "verdict", "measured"], rows)]
         found = {check.name: f"{check.verdict} ({check.figure})" for check in checks}
-        points = [f"- {point}: {found[name]}" for point, name in CHECKLIST.items()]
+        missing = f"not checked: no attack for it in {known['norm']} balls"
+        points = [f"- {point}: {found.get(name, missing)}" for point, name in CHECKLIST.items()]
         points.append(f"- a diverse set of attacks, clean accuracy reported: {', '.join(known['attacks'])} above")
         parts += ["## Checklist (Learning to Defend by Learning to Attack, appendix E)", "\n".join(points)]
     parts += [shown(path.name) for path in drawn]
@@ -182,9 +185,13 @@ def over_seeds(record: Mapping[str, Any]) -> str:
             return "-"
         return f"{percent(row['mean'])} ± {percent(row['deviation'])} ({percent(row['lowest'])})"
 
+    def ended(title: str) -> str:
+        count = sum("ended_at" in run for run in record["rows"][title])
+        return f", {count} ended by catastrophic overfitting" * bool(count)
+
     names.append("worst case")
     rows = [
-        [title, f"{len(record['rows'][title])}", *(cell(row.get(name)) for name in names)]
+        [title + ended(title), f"{len(record['rows'][title])}", *(cell(row.get(name)) for name in names)]
         for title, row in known.items()
     ]
     run = next(iter(record["rows"].values()))[0]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from l2ljax import data, defenses
 from l2ljax.run import recipes
 from l2ljax.run.settings import (
+    INGREDIENTS,
     AttackerOptimizer,
     Augment,
     Dtype,
@@ -61,7 +62,9 @@ class Config:
     awp: Annotated[float, Range(0, 1)] | None = None
     """Adversarial weight perturbation of that size, with any method; 0 is none, 0.005 its paper's."""
     epochs: Positive | None = None
+    """Passes over the training images."""
     batch_size: Count | None = None
+    """Images of a step, on all devices together."""
     replays: Count | None = None
     """Steps on each batch, one after the other (for free_adv); the epochs count them all, so that the images are seen
     in epochs / replays of them."""
@@ -75,20 +78,21 @@ class Config:
     cutout: Natural | None = None
     """Side of a square that is set to 0 in each training image, in pixels; 0: none."""
     cutmix: Share | None = None
-    """The share of training images into which a box of another is pasted, with its part of the label."""
+    """The share of training images into which a box of another is pasted, with its part of the label; 0: none."""
     label_smoothing: Annotated[float, Range(0, 0.999)] | None = None
-    """The part of each label that is spread evenly over all classes."""
+    """The part of each label that is spread evenly over all classes; 0: none."""
     lr_schedule: LrSchedule | None = None
     """steps (falls at the recipe's milestones, which stretch with --epochs), constant, cosine, warmup_cosine, onecycle,
     or cyclic (a triangle)."""
     ema: Annotated[float, Range(0, 0.99999)] | None = None
     """Evaluate a moving average of the weights with this decay, like 0.999; 0: the weights themselves."""
     on_overfitting: OnOverfitting | None = None
-    """Where validation shows catastrophic overfitting (robust to one step, no longer to several): ignore (say so and go
-    on), stop (end the training), or restore (end it with the best parameters)."""
+    """Where images held out (--val-size) show catastrophic overfitting (robust to one step, no longer to several):
+    ignore (say so and go on; the default), stop (end the training), or restore (end it with the best parameters)."""
     attacker_optimizer: AttackerOptimizer | None = None
     """As --optimizer."""
     attacker_lr: NonNegative | None = None
+    """As --lr."""
     warmup: NonNegative | None = None
     """Epochs of plain training at the start, of the run's."""
     schedule: Schedule | None = None
@@ -180,8 +184,7 @@ def resolve(
         stretch = given["epochs"] / settings.epochs
         given = {"warmup": settings.warmup * stretch, **given}
         settings = settings._replace(milestones=tuple(m * stretch for m in settings.milestones))
-    ingredients = {"ema", "awp", "cutout", "cutmix", "label_smoothing"} & given.keys()
-    given |= {field: given[field] or None for field in ingredients}  # 0: none, where the recipe has it
+    given |= {field: given[field] or None for field in INGREDIENTS.keys() & given.keys()}  # 0: none
     check_workdir(config.workdir or "")
     folder = config.workdir or f"runs/{named(name)}_{method}_{given.get('arch', settings.arch)}_s{config.seed}"
     several = config.workdir and len(methods(config)) > 1

@@ -34,7 +34,7 @@ def estimate(setup: Setup, state: TrainState, batch: Batch) -> str:
     settings, device = setup.settings, f"{len(setup.devices)} x {setup.devices[0].device_kind}"
     return (
         f"{settings.method}, {settings.arch} on {settings.dataset} ({setup.dataset.sizes}), recipe {settings.recipe} "
-        f"({settings.source}): {left} steps of {settings.batch_size} images at {1000 * step:.0f} ms on {device}, then "
-        f"evaluation; estimate {total}, {of_it} of it to compile"
+        f"({settings.source}), {settings.training}: {left} steps of {settings.batch_size} images at "
+        f"{1000 * step:.0f} ms on {device}, then evaluation; estimate {total}, {of_it} of it to compile"
         + (f"; without {', '.join(unknown)}, whose passes depend on the images" if unknown else "")
     )

@@ -23,7 +23,7 @@ def main(dataset: str | None, arguments: Sequence[str] | None = None) -> None:
 
     Without a data set there is `--help` alone.
     """
-    about = f"Adversarial training on {dataset or 'DATASET'}. Flags replace entries of its recipes."
+    about = f"Adversarial training on {dataset or 'DATASET'}. Flags replace entries of its recipes; 0 leaves one out."
     recipe = lambda: {"Recipes": recipes.table(dataset)} if dataset else {"DATASET": ", ".join(data.NAMES)}
     tables = lambda: {**recipe(), "Methods and --options": defenses.table(), "Attacks": names.table()}
     config = flags.read(Config, about, tables, arguments)

@@ -73,6 +73,11 @@ class Result(NamedTuple):
     report: dict[str, Any] | None
     """The content of report.json; None without a workdir."""
 
+    def __repr__(self) -> str:
+        """Return what was trained and its last metrics, without the arrays."""
+        settings, last = self.settings, {k: v for k, v in (self.history or [{}])[-1].items() if k != "seconds"}
+        return f"Result({settings.method}, {settings.arch} on {settings.dataset}, workdir={settings.workdir}, {last})"
+
     @property
     def variables(self) -> dict[str, Any]:
         """The evaluated classifier's {"params", "batch_stats"} after the last step: with `ema`, the average."""
@@ -105,13 +110,17 @@ def fit(
       ball: the threat; by default the recipe's.
       defense: in place of the one that the method's name stands for, built with `axis_name=train.AXIS`; what it
         trained is loaded as its class's name, not the method's, so `load_attacker` refuses it.
-      optimizers: optax optimizers of (classifier, attacker), in place of the recipe's.
+      optimizers: optax optimizers of (classifier, attacker), in place of the recipe's; free_adv moves its attacker
+        itself.
       options: of the method, like {"scale": 1}.
       workdir: where checkpoints, metrics, report and figures go, as the scripts have them, and from where the same call
         goes on when it was stopped. Without one everything stays in memory, and nothing is reported.
       **settings: epochs, lr, batch_size, schedule, seed, val_size, steps, devices and the other flags of the scripts;
         those that are not given come from the method's recipe on that data set, or on the known one that is nearest in
         size.
+
+    Returns:
+      A `Result`: logits_fn, attack, best, variables, history, report and more.
 
     Raises:
       L2LError: bad settings or data, a workdir of another run, a loss that is not finite, a full disk.
@@ -158,6 +167,8 @@ def fit(
         complete = complete._replace(workdir=None)
     if defense is not None:
         complete = complete._replace(method=type(defense).__name__)
+    if optimizers is not None:
+        complete = complete._replace(optimizer="own")
     users = None if isinstance(dataset, str) else dataset
     return run(complete, dataset=users, classifier=made, ball=ball, defense=defense, movers=optimizers)
 

@@ -283,14 +283,9 @@ def table(dataset: str) -> str:
     rows = []
     for method in defenses.METHODS:
         r = find(dataset, method)
-        falls = f"x{r.decay:g} at {'/'.join(f'{m:.4g}' for m in r.milestones)}" if r.milestones else "constant"
-        others = [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.options.items()]
-        others += ["classifier trained first"] * r.pretrained
-        others += [f"{r.replays} steps a batch"] * bool(r.replays) + [f"Cutout {r.cutout}"] * bool(r.cutout)
-        others += [f"{r.warmup:.2g} epochs plain"] * bool(r.warmup) + [f"clip {r.clip_norm}"] * bool(r.clip_norm)
         optimizers = [f"{r.optimizer} {r.lr:g}", f"{r.attacker_optimizer} {r.attacker_lr:g}"]
-        rate = falls if r.lr_schedule == "steps" else r.lr_schedule
-        settings = [r.arch, r.eps, f"{r.epochs:.4g}", str(r.batch_size), optimizers[0], rate, f"{r.weight_decay:g}"]
-        rows.append([r.recipe, method, *settings, optimizers[1], r.schedule, r.selection, ", ".join(others) or "-"])
-    header = ["recipe", "method", "arch", "eps", "epochs", "batch", "optimizer", "rate", "decay", "attacker"]
-    return grid([*header, "schedule", "selection", "options"], rows)
+        settings = [r.arch, r.eps, f"{r.epochs:.4g}", str(r.batch_size), optimizers[0], r.rate, f"{r.weight_decay:g}"]
+        ends = [r.schedule, r.selection, ", ".join(r.ingredients) or "-"]
+        rows.append([r.recipe, method, *settings, optimizers[1], *ends])
+    header = ["recipe", "method", "arch", "eps", "epochs", "batch", "optimizer", "rate", "weight decay", "attacker"]
+    return grid([*header, "schedule", "selection", "ingredients"], rows)

@@ -59,10 +59,12 @@ def scored(evaluation: Evaluation) -> dict[str, Any]:
 
 def describe(setup: Setup, state: TrainState, history: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what report.json says about the run itself; the seconds are those of all processes that trained it."""
+    settings = setup.settings
     names = ("recipe", "method", "schedule", "selection", "dataset", "arch", "eps", "norm", "seed", "epochs")
     sizes = {player: sum(a.size for a in jax.tree.leaves(tree)) for player, tree in state.params._asdict().items()}
     return {
-        **{name: getattr(setup.settings, name) for name in names},
+        **{name: getattr(settings, name) for name in names},
+        "training": settings.training,
         "eval_size": len(setup.eval_split.labels),
         "train_seconds": sum(row.get("seconds", 0.0) for row in history),
         **({"ended_at": int(state.step)} if state.step < setup.steps else {}),  # catastrophic overfitting ended it

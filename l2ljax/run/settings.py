@@ -20,8 +20,8 @@ from l2ljax.types import L2LError, Players, Tree
 from l2ljax.values import LARGEST
 
 __all__ = [
-    "LR_SCHEDULES", "OPTIMIZERS", "AttackerOptimizer", "Augment", "Dtype", "LrSchedule", "Norm", "OnOverfitting",
-    "Optimizer", "Schedule", "Selection", "Settings", "average", "optimizers", "total_steps",
+    "INGREDIENTS", "LR_SCHEDULES", "OPTIMIZERS", "AttackerOptimizer", "Augment", "Dtype", "LrSchedule", "Norm",
+    "OnOverfitting", "Optimizer", "Schedule", "Selection", "Settings", "average", "optimizers", "total_steps",
 ]  # fmt: skip
 
 Augment = Literal["none", "flip", "crop", "crop_flip"]
@@ -33,6 +33,13 @@ OnOverfitting = Literal["ignore", "stop", "restore"]
 Optimizer = Literal["sgd", "adam", "adamw", "lion", "schedule_free"]
 Schedule = Literal["joint", "alternating", "classifier", "attacker"]
 Selection = Literal["validation", "test", "last"]
+
+
+INGREDIENTS = {
+    "ema": "EMA {:g}", "awp": "AWP {:g}", "cutout": "Cutout {}", "cutmix": "CutMix {:g}",
+    "label_smoothing": "smoothing {:g}",
+}  # fmt: skip
+"""Ingredients of any method, beside its options: setting -> its words. As a flag, 0 leaves out a recipe's."""
 
 
 class Settings(NamedTuple):
@@ -50,6 +57,7 @@ class Settings(NamedTuple):
     lr: float
     batch_size: int = 128
     optimizer: str = "sgd"
+    """A name of `OPTIMIZERS`, or own for the caller's."""
     weight_decay: float = 0.0
     nesterov: bool = False
     lr_schedule: str = "steps"
@@ -118,6 +126,27 @@ class Settings(NamedTuple):
     def ball(self) -> threat.Ball:
         """The threat."""
         return threat.BALLS[self.norm](threat.parse_eps(self.eps))
+
+    @property
+    def rate(self) -> str:
+        """The schedule of the learning rate in words."""
+        falls = f"x{self.decay:g} at {'/'.join(f'{m:.4g}' for m in self.milestones)}" if self.milestones else "constant"
+        return falls if self.lr_schedule == "steps" else self.lr_schedule
+
+    @property
+    def training(self) -> str:
+        """The classifier's optimizer and rate, unless they are the caller's, and the ingredients, in words."""
+        mover = [] if self.optimizer == "own" else [f"{self.optimizer} {self.lr:g} {self.rate}"]
+        return ", ".join([*mover, *self.ingredients])
+
+    @property
+    def ingredients(self) -> list[str]:
+        """The method's options, and all else that is not usual, in words."""
+        words = [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.options.items()]
+        words += [text.format(value) for name, text in INGREDIENTS.items() if (value := getattr(self, name))]
+        words += ["classifier trained first"] * self.pretrained + [f"{self.replays} steps a batch"] * bool(self.replays)
+        words += [f"{self.warmup:.2g} epochs plain"] * bool(self.warmup)
+        return words + [f"clip {self.clip_norm}"] * bool(self.clip_norm)
 
     def saved(self) -> dict[str, Any]:
         """Return the content of config.json."""

@@ -96,7 +96,7 @@ def prepare(
       classifier: the network.
       ball: the threat.
       defense: built with `axis_name=train.AXIS`.
-      movers: the optax optimizers of (classifier, attacker).
+      movers: the optax optimizers of (classifier, attacker); the attacker's moves no method that prescribes its own.
     """
     if settings.pretrained and not settings.init_from:
         start = "give init_from=WORKDIR of a run of plain"
@@ -104,6 +104,9 @@ def prepare(
     devices = _devices(settings.devices, settings.batch_size)
     ball = ball or settings.ball
     whole = load(settings, dataset)
+    if (settings.cutout or 0) >= min(size := whole.image_shape[:2]):
+        fix = f"give less than {min(size)}"
+        raise L2LError(f"--cutout={settings.cutout} covers images of {size[0]} x {size[1]}: {fix}")
     classifier = classifier or models.create(
         settings.arch, num_classes=whole.num_classes, dtype=jnp.dtype(settings.dtype), remat=settings.remat
     )
@@ -113,12 +116,12 @@ def prepare(
     epoch_steps = data.steps_per_epoch(len(whole.train.labels), settings.batch_size)
     last = total_steps(settings, epoch_steps)
 
-    def own_movers(settings: Settings) -> Players:
-        made = optimizers(settings, epoch_steps)
+    def movers_of(settings: Settings) -> Players:
+        made = movers or optimizers(settings, epoch_steps)
         return made if defense.mover is None else made._replace(attacker=defense.mover)
 
-    first_movers = movers or own_movers(settings if settings.clip_warmup else settings._replace(clip_norm=None))
-    movers = movers or own_movers(settings)
+    first_movers = movers_of(settings if settings.clip_warmup else settings._replace(clip_norm=None))
+    movers = movers_of(settings)
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
     images = jnp.zeros((settings.batch_size, *whole.image_shape))
     state = init_state(k_init, classifier, defense, movers, images)

@@ -56,10 +56,11 @@ def validate(setup: Setup, state: TrainState, history: Sequence[Mapping[str, flo
     if good is None:
         return row
     if not any(ALARM in past for past in history):
+        ends = setup.settings.on_overfitting in ("stop", "restore")
+        ending = ", and training ends" if ends else "; with on_overfitting stop or restore training would end here"
         print(
             f"step {state.step}: catastrophic overfitting: the network learns to resist FGSM, but resists {name} less "
-            f"than at step {good}; the best parameters so far are kept (--on-overfitting=stop or restore ends "
-            "training here)",
+            f"than at step {good}; the best parameters so far are kept{ending}",
             file=sys.stderr,
         )
     return {**row, ALARM: 1.0}

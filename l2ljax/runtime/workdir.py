@@ -18,6 +18,7 @@ __all__ = ["ABOUT_REPORTING", "Workdir", "check_network", "holds_run", "read_jso
 
 ABOUT_REPORTING = (
     "workdir", "data_dir", "devices", "remat", "checkpoint_every", "no_checkpoint", "eval_size", "attacks",
+    "on_overfitting",  # changes nothing before the alarm
     "trained_on", "network",  # have their own messages
 )  # fmt: skip
 """Settings that may differ between two runs of the same training."""
@@ -130,4 +131,4 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
 def check_network(path: str | Path, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
     """Raise an L2LError if two of `models.fingerprint`, if there are two, differ in one version of JAX."""
     if theirs and ours and theirs[0] == ours[0] and theirs[1] != ours[1]:
-        raise L2LError(f"{path} holds a run of another network, of the same name: choose another --workdir")
+        raise L2LError(f"{path} holds a run of another network: give that one, or choose another --workdir")
