@@ -218,14 +218,16 @@ def moving_average(decay: float) -> Callable[[TrainState], tuple[Tree, Tree]]:
 
         a_t = d_t a_{t-1} + (1 - d_t) theta_t,    d_t = min(decay, (1 + t) / (10 + t)),    t = 1, 2, ...
 
-    The ramp of d_t forgets the random start; it is TensorFlow's. Averages of adversarially trained weights: Gowal et
+    Integers, as counters in the statistics, are the newest. The ramp of d_t forgets the random start; it is
+    TensorFlow's. Averages of adversarially trained weights: Gowal et
     al. (2020), section 4.5.
     """
 
     def average(state: TrainState) -> tuple[Tree, Tree]:
         kept = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
         raw = state.params.classifier, state.stats.classifier
-        return optax.incremental_update(raw, state.average, 1 - kept)
+        mean = lambda new, old: optax.incremental_update(new, old, 1 - kept)
+        return jax.tree.map(lambda n, o: mean(n, o) if jnp.issubdtype(n.dtype, jnp.inexact) else n, raw, state.average)
 
     return average
 

@@ -33,6 +33,13 @@ def advgan(victim):
     return victim.parent / "advgan", adversary.run(flags)
 
 
+def test_an_attacker_learns_on_images_as_they_are():
+    """The recipe's Cutout is for a classifier that learns."""
+    for attacker in ("rnn_adv", "advgan"):
+        settings = adversary._specify(Flags(victim="pretrained:digits_trades", attacker=attacker))
+        assert settings.cutout is None and not settings.ema and not settings.label_smoothing
+
+
 @pytest.mark.slow
 def test_a_trained_advgan_beats_chance_by_far(advgan):
     found = {name: row["robust_acc"] for name, row in advgan[1]["attacks"].items()}

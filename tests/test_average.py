@@ -1,6 +1,7 @@
 """Averaged weights: the moving average against a loop in NumPy, resumed, and without effect on training."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,17 @@ def test_a_moving_average_is_that_of_a_loop_and_training_does_not_see_it(decay):
     close(state.average, expected, rtol=1e-5, atol=1e-7)
     assert raw(state.evaluated) is not raw(state) and not state.evaluated.average
     close(raw(state.evaluated), state.average, rtol=0, atol=0)
+
+
+def test_integers_stay_integers_in_a_moving_average():
+    """As a counter in BatchNorm's place: an average of another type could not be loaded."""
+    state = SimpleNamespace(
+        step=jnp.int32(3), params=Players({"w": jnp.float32(2)}, {}), stats=Players({"seen": jnp.int32(7)}, {}),
+        average=({"w": jnp.float32(1)}, {"seen": jnp.int32(4)}),
+    )  # fmt: skip
+    params, stats = moving_average(0.3)(state)
+    assert float(params["w"]) == pytest.approx(0.3 + 0.7 * 2)
+    assert stats["seen"].dtype == jnp.int32 and int(stats["seen"]) == 7
 
 
 def test_schedule_free_is_evaluated_at_its_average():

@@ -83,6 +83,22 @@ def test_objectives_of_hard_labels_are_those_of_their_distributions(method):
     np.testing.assert_allclose(value(jax.nn.one_hot(y, 10)), value(y), rtol=1e-5)
 
 
+def test_the_doubt_of_mart_is_in_the_likeliest_class_of_a_smoothed_label():
+    """With a clean image classified well the divergence counts nothing, however the label is smoothed."""
+    classifier, x = tiny_classifier(), jnp.zeros((1, 8, 8, 1))
+    smooth = jnp.full((1, 10), 0.01).at[0, 3].set(0.91)
+    three, five = 50.0 * jax.nn.one_hot(3, 10), 10.0 * jax.nn.one_hot(5, 10)
+    sure = lambda variables, images: three + five * images.sum(axis=(1, 2, 3), keepdims=True)[..., 0, 0]  # at 0 alone
+    train = lambda variables, images, *_, **__: (sure(variables, images), {})
+    classifier = classifier._replace(logits=sure, train=train)
+    values = []
+    for beta in (1.0, 1000.0):
+        defense = defenses.create("mart", classifier, threat.linf(0.1), beta=beta, steps=1)
+        players = Players({}, {}), Players({}, {})
+        values.append(float(defense.objective(*players, jax.random.key(3), Batch(x, smooth), "classifier")[0]))
+    assert values[0] == pytest.approx(values[1])
+
+
 def objective_of(method):
     classifier, x, y = tiny_classifier(), jax.random.uniform(jax.random.key(0), (4, 8, 8, 1)), jnp.arange(4)
     defense = defenses.create(method, classifier, threat.linf(0.1), **small(method))

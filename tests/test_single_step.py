@@ -99,6 +99,14 @@ def test_elle_adds_the_squared_error_of_interpolated_losses(weight):
     assert 1000 * (error**2).mean() > 1e-3 * loss(x_adv).mean()  # ten times that tolerance
 
 
+def test_in_a_ball_of_radius_0_one_step_moves_nothing():
+    defense = defenses.fgsm_rs(LINEAR, threat.linf(0.0))
+    plain = defenses.create("plain", LINEAR, threat.linf(0.0))
+    players = Players(jnp.ones((X[0].size, 3)), {}), Players({}, {})
+    loss = lambda method: method.objective(*players, KEY, Batch(X, Y), "classifier")[0]
+    np.testing.assert_allclose(loss(defense), loss(plain), rtol=1e-6)
+
+
 @pytest.mark.parametrize("ball", [threat.linf(0.3), threat.l2(0.5)])
 def test_free_perturbations_are_those_of_a_loop_and_live_on(ball):
     step, rate = 0.7, 0.1

@@ -134,7 +134,7 @@ def mart(
         wrong = jax.nn.one_hot(jnp.where(true, -jnp.inf, logits).argmax(axis=1), logits.shape[1], dtype=bool)
         rest = jax.nn.logsumexp(jnp.where(wrong, -jnp.inf, logits), axis=1)  # log(1 - p_k) without a difference from 1
         boosted = losses.cross_entropy(logits, batch.y) + jax.nn.logsumexp(logits, axis=1) - rest
-        doubt = -jnp.expm1(-losses.cross_entropy(clean, batch.y))
+        doubt = -jnp.expm1(-losses.cross_entropy(clean, losses.classes(batch.y)))
         return boosted + beta * doubt * losses.kl(clean, logits), logits, stats
 
     criterion = saddle.adversarial()._replace(end=end)

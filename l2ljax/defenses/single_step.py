@@ -33,7 +33,7 @@ def fgsm_rs(classifier: Classifier, ball: Ball, *, step: Positive = 1.25, axis_n
     Args:
       step: in units of eps, 1.25 in the paper.
     """
-    return pgd_adv(classifier, ball, steps=1, step_size=step * ball.eps, axis_name=axis_name)
+    return pgd_adv(classifier, ball, steps=1, step_size=step * ball.eps or None, axis_name=axis_name)
 
 
 @checked

@@ -22,7 +22,7 @@ from l2ljax.report import markdown
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.fit import train
 from l2ljax.run.results import describe, scored
-from l2ljax.run.settings import Settings
+from l2ljax.run.settings import INGREDIENTS, Settings
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks, prepare
 from l2ljax.run.trained import read_config
 from l2ljax.runtime.flags import checked, read
@@ -143,4 +143,5 @@ def _specify(flags: Flags) -> Settings:
         **{name: victim[name] for name in ("arch", "eps", "norm", "dtype")},
     }
     fixed = {"method": flags.attacker, "schedule": "attacker", "init_from": flags.victim, "val_size": 0, "warmup": 0.0}
+    fixed |= dict.fromkeys(INGREDIENTS, 0)  # the recipe's, for a classifier that learns
     return resolve(victim["dataset"], flags.attacker, Config(**{**given, **fixed}))
