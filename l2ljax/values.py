@@ -21,7 +21,7 @@ from l2ljax.types import L2LError
 
 __all__ = [
     "EXAMPLES", "LARGEST", "Count", "Natural", "NonNegative", "Positive", "Range", "Seed", "Share", "check", "checked",
-    "describe", "parse", "parse_list", "plain",
+    "describe", "kind_of", "members", "parse", "parse_list", "plain",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -80,12 +80,12 @@ def check(annotation: Any, value: Any, name: str) -> Any:
     Raises:
       L2LError: any other value; the message begins with `name`.
     """
-    members = _members(annotation)
-    known = all(get_origin(m) is Literal or _kind(m) in {**KINDS, **EXAMPLES} for m in members)
+    choices = members(annotation)
+    known = all(get_origin(m) is Literal or kind_of(m) in {**KINDS, **EXAMPLES} for m in choices)
     if isinstance(value, jax.core.Tracer) or not known:
         return value
     value = plain(value)
-    if not any(_fits(member, value) for member in members):
+    if not any(_fits(member, value) for member in choices):
         shown = str(value).replace("\n", " ")
         raise L2LError(f"{name}={shown}: give {describe(annotation)}")
     return value
@@ -109,8 +109,8 @@ def plain(value: Any) -> Any:
 
 def parse(annotation: Any, text: str, name: str) -> Any:
     """Return the value that a text means under an annotation, checked as by `check`. Digits are 0 to 9 alone."""
-    for member in _members(annotation):
-        kind = _kind(member)
+    for member in members(annotation):
+        kind = kind_of(member)
         if kind is types.NoneType and text.lower() == "none":
             return None
         if kind is bool and text.lower() in ("true", "false"):
@@ -139,11 +139,11 @@ def describe(annotation: Any) -> str:
     """Return the values that an annotation allows, in words: "a whole number from 0 to 5, or none"."""
     named = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "none"}
     words = []
-    for member in _members(annotation):
+    for member in members(annotation):
         if get_origin(member) is Literal:
             words.append(" or ".join(map(str, get_args(member))))
         else:
-            kind = _kind(member)
+            kind = kind_of(member)
             words.append(named.get(kind, EXAMPLES.get(kind, "a value of its type")) + str(_range(member) or ""))
     return ", or ".join(words)
 
@@ -164,12 +164,12 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members(annotation: Any) -> tuple[Any, ...]:
     """Return the members of a union, or the annotation alone."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _kind(member: Any) -> Any:
+def kind_of(member: Any) -> Any:
     """Return int for int and for Annotated[int, ...]."""
     return get_args(member)[0] if get_origin(member) is Annotated else member
 
@@ -179,7 +179,7 @@ def _range(member: Any) -> Range | None:
 
 
 def _fits(member: Any, value: Any) -> bool:
-    kind, allowed = _kind(member), _range(member)
+    kind, allowed = kind_of(member), _range(member)
     if get_origin(member) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in get_args(member))
     fits = isinstance(value, KINDS.get(kind, kind)) and (kind is bool or not isinstance(value, bool))

@@ -292,11 +292,11 @@ def test_models_of_few_classes_get_the_evaluation_that_is_possible(short):
 
 
 def test_plus_names_its_attacks_without_dlr():
-    ensemble.check_attacks("plus", classes=3, only=["apgd-dlr", "fab"])
+    ensemble.check_attacks("plus", threat.linf(0.1), classes=3, only=["apgd-dlr", "fab"])
     with pytest.raises(L2LError, match=r"apgd-dlr needs 3, apgd-t needs 4.*\['apgd-ce', 'fab', 'square', 'fab-t'\]"):
-        ensemble.check_attacks("plus", classes=2)
+        ensemble.check_attacks("plus", threat.linf(0.1), classes=2)
     with pytest.raises(L2LError, match="apgd-t needs 4: choose another attack"):
-        ensemble.check_attacks("standard", classes=2, only=["apgd-t"])
+        ensemble.check_attacks("standard", threat.linf(0.1), classes=2, only=["apgd-t"])
 
 
 def test_attacks_that_leave_the_ball_are_refused():

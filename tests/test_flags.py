@@ -184,7 +184,8 @@ class Some:
 def test_values_arrive_as_their_types(capsys):
     read = flags.read(Some, "", arguments=["--sizes", "3", "4", "--shape", "5", "6", "--choice=b", "--share=.25"])
     assert read == Some((3, 4), (5, 6), "b", 0.25)
-    assert flags.read(Some, "", arguments=["--share=None", "--choice", "None"]) == Some(share=None)
+    assert flags.read(Some, "", arguments=["--share=None"]) == Some(share=None)
+    assert "--choice=None: give a or b" in fails(capsys, Some, "--choice", "None")  # unset is no value of its own
     assert flags.read(Some, "", arguments=[], default=Some(choice="b")) == Some(choice="b")
     assert "--sizes=x" in fails(capsys, Some, "--sizes", "3", "x")
     for wrong in ({"sizes": (1, 0)}, {"choice": "c"}, {"share": float("nan")}, {"share": True}, {"sizes": ("1",)}):
@@ -248,6 +249,12 @@ NAMES = [
     "nofile.npz",
 ]
 NAMES += ["pgd" + 20 * "9", "all,all", "plain,foo", "scale=1,,scale=2", "weights=", "builtins:dict", "[1", "~nouser/x"]
+
+
+def test_a_stop_is_one_line(capsys):
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise KeyboardInterrupt
+    assert end.value.code == 130 and capsys.readouterr().err == "stopped: run the same command again to resume\n"
 
 
 @pytest.mark.parametrize("text", NAMES, ids=lambda text: ascii(text)[:20])

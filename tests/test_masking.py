@@ -169,7 +169,7 @@ def test_a_judgement_of_a_run_and_of_a_function(workdir, tmp_path, monkeypatch):
     with pytest.raises(L2LError, match="name an importable module"):
         judge.run(judge.Flags(victim="no_such_module:make", dataset="digits", eps="0.1", **options))
     with pytest.raises(L2LError, match="unknown attack"):
-        judge.run(judge.Flags(victim=str(workdir), **{**options, "attacks": "pgd"}))
+        judge.run(judge.Flags(victim=str(workdir), **{**options, "attacks": "pdg"}))
 
 
 @pytest.mark.parametrize(

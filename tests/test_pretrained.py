@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import json
 import math
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,15 +15,16 @@ import numpy as np
 import pytest
 
 import l2ljax
-from l2ljax import attacks, data, losses, models
+from l2ljax import attacks, data, defenses, losses, models
 from l2ljax.checkpoint import Checkpoints
 from l2ljax.evaluate.standard import checksum
 from l2ljax.files import write_json
 from l2ljax.models import shipped
 from l2ljax.run import judge, trained
-from l2ljax.run.config import Config, resolve
+from l2ljax.run.config import Config, methods, resolve
 from l2ljax.run.results import Best
 from l2ljax.run.setup import prepare
+from l2ljax.runtime import flags
 from l2ljax.train import TrainState
 from l2ljax.types import L2LError, Players
 
@@ -65,6 +67,19 @@ def test_a_card_says_all(name):
     assert ("own" in judged["attacks"]) == bool(card["parameters"]["attacker"])
     assert judged["images"] >= (len(data.load("digits").test.labels) if card["dataset"] == "digits" else 1000)
     assert judged["attacks"]["standard"] <= min(judged["attacks"].values()) + 0.005 < judged["clean_acc"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cards_command_still_trains_the_same_model(name):
+    """A recipe that changes would leave a command that trains something else."""
+    card = shipped.card(name)
+    script, *arguments = shlex.split(card["command"])[1:]
+    config = flags.read(Config, "", arguments=arguments)
+    settings = resolve(Path(script).stem, methods(config)[0], config).saved()
+    settings["options"] = {**defenses.options(card["method"]), **settings["options"]}
+    about = card.keys() & settings.keys() - {"source", "image_shape", "num_classes"}
+    assert {"lr", "lr_schedule", "cutout", "ema", "options"} <= about
+    assert {name: card[name] for name in about} == {name: settings[name] for name in about}
 
 
 def test_files_are_small_and_each_has_its_card():

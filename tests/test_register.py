@@ -58,12 +58,12 @@ def test_a_number_counts_what_the_record_says():
     check_same("draws", attacks.random_noise(LINF, samples=7))
     attacks.register("signs", attacks.random_signs)
     check_same("signs", attacks.random_signs(LINF))
-    with pytest.raises(L2LError, match="unknown attack 'signs3'"):
+    with pytest.raises(L2LError, match="'signs3': signs takes no number"):
         attacks.create("signs3", LINF)
     with pytest.raises(L2LError, match="signs has the options restartsN, not best"):
         attacks.create("signs+best", LINF)
     attacks.register("square_n", lambda ball, *, steps: attacks.square(ball, queries=steps))
-    with pytest.raises(L2LError, match="unknown attack 'square_n'"):  # it has no number of its own
+    with pytest.raises(L2LError, match="'square_n': square_n takes a number"):  # it has no number of its own
         attacks.create("square_n", LINF)
     attacks.create("square_n20", LINF)
 

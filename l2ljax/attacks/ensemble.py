@@ -226,31 +226,34 @@ def autoattack(ball: Ball, version: str = "standard") -> Attack:
         (for stochastic models, called as logits_fn(x, keys [B])).
 
     Raises:
-      L2LError: an unknown version; when called, a model with fewer than four classes.
+      L2LError: an unknown version, an l1 ball; when called, a model with fewer than four classes.
     """
-    check_attacks(version)
+    check_attacks(version, ball)
     attacks, stochastic = VERSIONS[version]
     whole = cascade([make(ball, **keywords) for make, keywords in attacks.values()], stochastic=stochastic)
 
     @entered
     def attack(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array) -> Array:
-        check_attacks(version, (), jax.eval_shape(logits_fn, x, *[keys] * stochastic).shape[1])
+        check_attacks(version, ball, (), jax.eval_shape(logits_fn, x, *[keys] * stochastic).shape[1])
         return whole(logits_fn, keys, x, y)
 
     return attack
 
 
-def check_attacks(version: str, only: Collection[str] = (), classes: int = 4) -> None:
+def check_attacks(version: str, ball: Ball, only: Collection[str] = (), classes: int = 4) -> None:
     """Check that a version has the attacks `only`, and the model the classes that those, or all, need.
 
     Raises:
-      L2LError: an unknown version or name; an attack whose loss needs more classes than the model has.
+      L2LError: an unknown version or name; all attacks in an l1 ball; an attack whose loss needs more classes than
+        the model has.
     """
     known = VERSIONS[check(Literal["standard", "fast", "plus", "rand"], version, "version")].attacks
     if not isinstance(only, Collection):
         raise L2LError(f"only={only}: give names of attacks out of {', '.join(known)}, or () for all")
     if unknown := sorted({str(name) for name in only} - set(known)):
         raise L2LError(f"{version} has no attack {', '.join(unknown)}: choose from {', '.join(known)}")
+    if ball.name == "l1" and not only:
+        raise L2LError(f"{version}: AutoAttack has no attacks in l1 but APGD: give linf or l2, or attack with apgd")
     names = [name for name in known if name in only or not only]
     able = [name for name in names if CLASSES.get(name, 2) <= classes]
     if able != names:

@@ -20,8 +20,8 @@ from l2ljax.types import Attack, L2LError
 from l2ljax.values import Range, checked, parse
 
 __all__ = [
-    "FAMILIES", "PAPERS", "RESERVED", "Family", "Keywords", "check_name", "create", "keywords", "listing", "parameters",
-    "register", "table",
+    "FAMILIES", "OPTIONS", "PAPERS", "RESERVED", "Family", "Keywords", "check_name", "create", "keywords", "listing",
+    "parameters", "register", "table",
 ]  # fmt: skip
 
 Keywords = Callable[[Ball, int], dict[str, Any]]
@@ -93,6 +93,13 @@ FAMILIES = {
     ),
 }  # fmt: skip
 """The records by name, in the order of `--help`."""
+OPTIONS = {
+    "NAME+best, NAME+first": "the iterate of largest loss, or the first that fools, in place of the last",
+    "NAME+targeted": "towards each of the nine likeliest wrong classes",
+    "NAME+restartsN": "N runs; the image of largest margin loss",
+    "own, ownN, trained:WORKDIR": "the attacker that the run, or that of WORKDIR, trained, with its own or N steps",
+}
+"""Options that follow a name in --attacks, and names that no family has."""
 RESERVED = ("own", "trained", "paper", *VERSIONS)
 """Names that scripts use otherwise."""
 
@@ -136,6 +143,8 @@ def register(
     """Add an attack to the names that `create`, `--attacks` and all reports accept.
 
         attacks.register("mine", mine)      # with def mine(ball, *, steps=20): mine, mine50, mine50+restarts5
+
+    An attack's `key` may be one key or [B] of them, one per image, which reports give: see `types.example_keys`.
 
     Args:
       name: letters, digits and underscores.
@@ -189,8 +198,8 @@ def listing() -> dict[str, str]:
 
 
 def table() -> str:
-    """Return the names as text, one a line."""
-    rows = listing()
+    """Return the names as text, one a line, and the options that follow a name."""
+    rows = listing() | OPTIONS
     width = max(map(len, rows)) + 2
     return "\n".join(f"  {forms:{width}}{help}" for forms, help in rows.items())
 
@@ -199,7 +208,9 @@ def _read(name: str, ball: Ball) -> tuple[Callable[..., Attack], dict[str, Any],
     """Return the make, keywords, loss of +targeted, and number of restarts that a name means."""
     families = "|".join(sorted(FAMILIES, key=len, reverse=True))
     match = re.fullmatch(rf"({families})([1-9]\d*)?(?:@(\w+))?((?:\+\w+)*)", name, re.ASCII)
-    if match is None or not _counted(FAMILIES[match[1]], match[2]):
+    if match and not _counted(FAMILIES[match[1]], match[2]):
+        raise L2LError(f"{name!r}: {match[1]} takes {'no number' if match[2] else f'a number, like {match[1]}20'}")
+    if match is None:
         raise L2LError(
             f"unknown attack {name!r}: choose from {', '.join(listing())} (N a number, like pgd20), with options "
             "like pgd20+best; --import=MODULE adds yours, in Python load_attacker(WORKDIR) returns a trained one, and "

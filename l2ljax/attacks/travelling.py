@@ -112,7 +112,9 @@ def traveller(
       L2LError: another ball; damaged weights.
     """
     if ball.name != "linf":
-        raise L2LError(f"traveller learned in linf balls, not {ball.name}: give threat.linf(eps), or attack with pgd")
+        raise L2LError(
+            f"traveller learned in linf balls, not {ball.name}: give threat.linf(eps) (--norm=linf), or attack with pgd"
+        )
     rule = annealed(horizon=steps).rule(weights(), {}, None, None)
     return gradient_attack(ball, rule, steps=steps, loss=loss, start=start, keep=keep, unroll=unroll)
 

@@ -45,6 +45,10 @@ class InTurn(NamedTuple):
     robust: np.ndarray
     """bool [N], whether no attack fools the model on it."""
 
+    def __repr__(self) -> str:
+        """Return the accuracies alone."""
+        return f"InTurn(clean_acc={self.clean_acc:.4f}, robust_acc={self.robust_acc:.4f}, after={self.after})"
+
 
 @checked
 def run_standard_evaluation(
@@ -67,10 +71,10 @@ def run_standard_evaluation(
         classes for one, with those that it has enough for.
     """
     only = (only,) if isinstance(only, str) else only
-    check_attacks(version, only)
+    check_attacks(version, ball, only)
 
     def parts(classes: int) -> list[tuple[str, Attack]]:
-        check_attacks(version, only, classes)
+        check_attacks(version, ball, only, classes)
         return list(stages(ball, version, num_classes=classes, only=tuple(only)))
 
     return run_in_turn(

@@ -40,6 +40,8 @@ def name_of(workdir: str | Path) -> str | None:
 
 def card(name: str) -> dict[str, Any]:
     """Return a model's card; an unknown name is an L2LError, and so is a damaged card."""
+    if name.endswith("@best"):
+        raise L2LError(f"{PREFIX}{name}: a pretrained model has one state: leave @best out")
     if name not in PRETRAINED:
         raise L2LError(f"unknown model {name!r}: choose one of {', '.join(PRETRAINED)}")
     try:

@@ -60,7 +60,9 @@ class Flags:
     """The data set, by default a run's own, as for the next three; a module:function has none. A name, or arrays of
     yours as a .npz file or module:function (see l2ljax.data.arrays)."""
     data_dir: str | None = None
+    """A folder or archive with the data."""
     eps: str | None = None
+    """The threat's radius, like 8/255 or 0.031."""
     norm: Norm | None = None
     """linf by default."""
     eval_size: Count = 1000
@@ -169,7 +171,7 @@ def run(flags: Flags) -> dict[str, Any]:
     texts = {"robustbench.json": json.dumps(result, indent=2) + "\n", "evaluation.md": page}
     texts["index.html"] = html.page(page)
     write_files({folder / name: text.encode() for name, text in texts.items()})
-    print(page)
+    print(f"{page}\nreport and figures: {folder}")
     return result
 
 

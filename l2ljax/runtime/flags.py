@@ -63,9 +63,12 @@ def read(
         _look_over(kind, others)
         try:
             config, registry = (tyro.conf.FlagCreatePairsOff,), _texts()
-            about = f"{about}\n\n{HELP}"
-            flags = tyro.cli(kind, args=others, description=about, config=config, registry=registry, **given)
-            return _each(flags, _meant)
+            about, before = f"{about}\n\n{HELP}", len(sys.argv) - len(sys.argv[1:] if arguments is None else arguments)
+            program = " ".join([_program(), *sys.argv[1:before]])  # l2ljax train digits
+            flags = tyro.cli(
+                kind, prog=program, description=about, args=others, config=config, registry=registry, **given
+            )
+            return _each(flags, _parsed)
         except SystemExit as end:
             if end.code == 0:  # after --help
                 for title, table in tables().items():
@@ -78,15 +81,22 @@ def checked(flags: T) -> T:
     return _each(flags, values.check)
 
 
-def _meant(kind: Any, value: Any, name: str) -> Any:
+def _program() -> str:
+    return sys.argv[0] if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
+
+
+def _parsed(kind: Any, value: Any, name: str) -> Any:
     return (values.parse if isinstance(value, str) else values.check)(kind, value, name)
 
 
 def _each(flags: T, function: Callable[[Any, Any, str], Any]) -> T:
     """Return the flags with function(annotation, value, name) in place of each value, or of each of a tuple."""
     new: dict[str, Any] = {}
+    defaults = {field.name: field.default for field in dataclasses.fields(flags)}  # type: ignore[arg-type]
     for name, kind in typing.get_type_hints(type(flags), include_extras=True).items():
         value, named = getattr(flags, name), f"--{name.replace('_', '-')}"
+        if value is not None and defaults[name] is None:
+            kind = _unwrapped(kind)  # None is a flag that is not given, and no text means it
         if isinstance(value, str | Path) and Path in (kind, *typing.get_args(kind)):
             new[name] = Path(os.path.expanduser(value))
         elif isinstance(value, tuple):
@@ -119,6 +129,12 @@ def _look_over(kind: Any, arguments: Sequence[str]) -> None:
             raise L2LError(f"{argument}: give a value, or leave it out")
 
 
+def _unwrapped(annotation: Any) -> Any:
+    """Return an annotation without None."""
+    members = [member for member in values.members(annotation) if member is not type(None)]
+    return members[0] if len(members) == 1 else annotation
+
+
 def _texts() -> Any:
     """Return the rule that leaves numbers and choices as they are written, for `values.parse`."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -127,11 +143,13 @@ def _texts() -> Any:
 
     @registry.primitive_rule
     def text(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        choice = info.type_origin is typing.Literal
-        if not choice and info.type not in (int, float):
+        member = values.kind_of(_unwrapped(info.type))
+        choice = typing.get_origin(member) is typing.Literal
+        if not choice and member not in (int, float, str):
             return None
-        word = f"{{{','.join(map(str, typing.get_args(info.type)))}}}" if choice else info.type.__name__.upper()
-        return PrimitiveConstructorSpec(1, word, lambda texts: texts[0], lambda value: True, lambda value: [str(value)])
+        word = f"{{{','.join(map(str, typing.get_args(member)))}}}" if choice else member.__name__.upper()
+        shown = lambda value: ["unset" if value is None else str(value)]
+        return PrimitiveConstructorSpec(1, word, lambda texts: texts[0], lambda value: True, shown)
 
     return registry
 

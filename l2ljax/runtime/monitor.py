@@ -63,8 +63,8 @@ def one_line_errors() -> Iterator[None]:
     except L2LError as error:
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         sys.exit(2)
-    except Interrupted as stop:
-        print(f"{stop}: run the same command again to resume", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"{str(stop) or 'stopped'}: run the same command again to resume", file=sys.stderr)
         sys.exit(130)
 
 
