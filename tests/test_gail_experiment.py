@@ -87,6 +87,14 @@ def test_a_run_that_was_stopped_goes_on_exactly(small, tmp_path, monkeypatch):
         experiment.run(small("stopped"))
 
 
+def test_seeds_one_after_another_are_those_of_one_program(small, tmp_path):
+    whole, apart = experiment.run(small("whole")), experiment.run(small("apart", together=1))
+    for name in ("final_return", "last_return", "lowest_late"):
+        np.testing.assert_allclose(apart["arms"]["adam"][name], whole["arms"]["adam"][name], rtol=0.05)
+    assert len(set(whole["arms"]["adam"]["final_return"])) == 2  # the seeds differ, so their order counts
+    assert {path.name for path in (tmp_path / "apart").iterdir()} >= {"adam_s0", "adam_s1"}
+
+
 def test_rows_that_are_gone_or_none_are_told(small, tmp_path):
     whole = experiment.run(small("run"))
     file = tmp_path / "run" / "adam" / "metrics.jsonl"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -94,7 +95,7 @@ def _results(
     chunks = functools.cache(functools.partial(_chunk, config, task))  # arms with the same program compile once
     for name, arm in arms(task, data).items():
         try:
-            rows, agents, speed = _train(config, task, arm, name, workdir, chunks)
+            rows, agents, speed = _train_in_turn(config, task, arm, name, workdir, chunks)
         except Diverged as error:
             result["arms"][name] = {"diverged": str(error)}
             continue
@@ -113,6 +114,24 @@ def _chunk(config: Config, task: Task, updater: Updater, sign: int) -> tuple[Ite
     length = next(n for n in range(min(CHUNK, config.iterations), 0, -1) if config.iterations % n == 0)
     run = gym_adapter.iterations(task.environment, task.networks, learn, columns=task.columns, length=length)
     return run, length
+
+
+def _train_in_turn(
+    config: Config, task: Task, arm: Arm, name: str, workdir: Path, chunks: Chunks
+) -> tuple[dict[str, np.ndarray], Agent, dict[str, float | None]]:
+    """Return what `_train` returns, of `config.together` seeds at a time; the speed is that of the first."""
+    size, parts = config.together or config.seeds, []
+    for first in range(0, config.seeds, size):
+        keys = task.keys[first : first + size]
+        some = dataclasses.replace(config, seed=config.seed + first, seeds=len(keys))
+        title = name if size >= config.seeds else f"{name}_s{some.seed}"
+        parts.append(_train(some, task._replace(keys=keys), arm, title, workdir, chunks))
+    rows, agents, speeds = zip(*parts, strict=True)
+    joined = (
+        jax.tree.map(lambda *arrays: np.concatenate(arrays), *rows),
+        jax.tree.map(lambda *a: jnp.concatenate(a), *agents),
+    )
+    return *joined, speeds[0]
 
 
 def _train(

@@ -64,6 +64,8 @@ class Config:
     seeds: Annotated[int, Range(1, 1000)] = 8
     seed: Seed = 0
     """The first seed."""
+    together: Count | None = None
+    """Seeds in one program, all by default; the others follow. For l2l_dense, which takes some GB for each."""
     iterations: Count = 250
     pairs: Annotated[int, Range(1, 10**6)] = 5000
     """Steps per iteration, rounded down to whole columns of the environment's horizon."""
