@@ -595,8 +595,9 @@ def test_claims_ask_digits_for_settings_of_the_ablation(tmp_path, monkeypatch):
 
 def test_gail_is_answered_from_its_own_results(tmp_path):
     def plant(learned, adam):
-        arms = {"l2l_coordinate": {"lowest_late": learned}, "adam": {"lowest_late": adam}}
-        (tmp_path / "gail_figure6_CartPole-v1.json").write_text(json.dumps({"arms": arms}))
+        for file, arm, values in (("_dense", "l2l_dense", learned), ("", "adam", adam)):
+            content = json.dumps({"arms": {arm: {"lowest_late": values}}})
+            (tmp_path / f"gail_figure6_CartPole-v1{file}.json").write_text(content)
         return answer([], claims.gail_is_steadied, tmp_path)
 
     assert answer([], claims.gail_is_steadied, tmp_path) == "open"

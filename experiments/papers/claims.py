@@ -270,15 +270,19 @@ def diversity_helps(records: Sequence[Record], results: Path) -> list[Answer]:
     return [exceeds("L2L-DA's diversity term helps", where.format(row), *pair) for row, pair in pairs.items()]
 
 
+UPDATERS = {"l2l_dense": "as in the paper", "l2l_coordinate": "per coordinate"}
+
+
 def gail_is_steadied(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L v1, Figure 6: long training declines less."""
     said = []
     for environment in ("CartPole-v1", "MountainCar-v0"):
-        path = results / f"gail_figure6_{environment}.json"
-        arms = json.loads(path.read_text())["arms"] if path.exists() else {}
-        late = [Group(name, arms.get(name, {}).get("lowest_late", [])) for name in ("l2l_coordinate", "adam")]
+        paths = (results / f"gail_figure6_{environment}{kind}.json" for kind in ("", "_dense"))
+        arms = {k: v for path in paths if path.exists() for k, v in json.loads(path.read_text())["arms"].items()}
+        late = {name: Group(name, arms.get(name, {}).get("lowest_late", [])) for name in (*UPDATERS, "adam")}
         where = f"{environment}, lowest mean of 20 iterations late in training"
-        said.append(exceeds("L2L's updater (per coordinate, the paper's is dense) steadies GAIL", where, *late))
+        for name, form in UPDATERS.items():
+            said.append(exceeds(f"L2L's updater, {form}, steadies GAIL", where, late[name], late["adam"]))
     return said
 
 

@@ -16,10 +16,12 @@ ROWS: dict[str, tuple[str, int, int | None, tuple[str, ...]]] = {
     "FGSM-SDI": ("fgsm_sdi", 3, 16, ()),
     "FGSM-RS": ("fgsm_rs", 2, None, ()),
     "Grad L2L, slim": ("grad_l2l", 2, 16, ("--attacker=slim",)),
+    "N-FGSM with smoothing": ("n_fgsm", 2, None, ("--label-smoothing=0.1",)),
+    "N-FGSM with AWP": ("n_fgsm", 3, None, ("--awp=0.005",)),
 }
-"""Row -> method, passes of a step, width of the learned attacker, flags. PGD's step is that of the search on digits,
-0.75 eps. The learned attackers' own networks are not in the passes: FGSM-SDI's and L2L's are a part of the time,
-RNN-Adv's is not."""
+"""Row -> method, passes of a step, width of the learned attacker, flags; the last two are an ablation. PGD's step is
+that of the search on digits, 0.75 eps. The learned attackers' own networks are not in the passes: FGSM-SDI's and L2L's
+are a part of the time, RNN-Adv's is not."""
 _SHARED = ("--lr=0.1", "--lr-schedule=onecycle", "--ema=0.999")
 
 
@@ -28,7 +30,7 @@ def model(row: str, seed: int = 0) -> Job:
     method, passes, width, flags = ROWS[row]
     return trained(
         "ours", "cifar10", "resnet20", method, PASSES // passes, seed, *_SHARED, *flags,
-        variant="equal-passes", width=width,
+        variant="-".join(["equal-passes", *row.split(" with ")[1:]]), width=width,
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def trained(
 ) -> Job:  # fmt: skip
     """Return a training run; `variant` distinguishes its folder from that of other flags. Its own report is short."""
     name = "-".join(filter(None, [dataset, arch, method, variant, f"{epochs}epochs", f"s{seed}"]))
-    steps = re.search(r"\bsteps=(\d+)", " ".join(flags))
+    steps, awp = (re.search(rf"\b{name}=([\d.]+)", " ".join(flags)) for name in ("steps", "awp"))
     sized = [f"--train-size={images}"] * (images is not None) + [f"--attacker-width={width}"] * (width is not None)
     fixed = (f"--recipe={recipe}", f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")
     return Job(
@@ -77,7 +77,14 @@ def trained(
         (*fixed, *flags, *sized, "--attacks=pgd10", "--eval-size=1000", f"--workdir=runs/{name}"),
         f"runs/{name}/report.json",
         effort.training(
-            dataset, arch, method, epochs=epochs, images=images, width=width or 64, steps=steps and int(steps[1])
+            dataset,
+            arch,
+            method,
+            epochs=epochs,
+            images=images,
+            width=width or 64,
+            steps=steps and int(steps[1]),
+            awp=float(awp[1]) if awp else 0.0,
         ),
         dataset,
         {"method": method, "dataset": dataset, "arch": arch, "epochs": epochs, "seed": seed},

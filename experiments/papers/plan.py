@@ -233,7 +233,8 @@ def equal_steps(row: str, name: str, victim: Job, pgd: str, *flags: str, epochs:
 _KEPT = f"--out={RESULTS}"
 _RNN_OPEN = ("--table=rnn", "--epochs=30", "--val-size=0", "--attacks=pgd100,own", _KEPT)
 _METHODS = ("--table=methods", "--attacks=pgd100,apgd_t20,square500", _KEPT)
-_GAIL = ("--updater=adam,ascent,l2l_coordinate", "--iterations=1000", "--seeds=5", "--controls=none")
+_GAIL = ("--iterations=1000", "--seeds=5", "--controls=none")
+_DENSE = ("--updater=l2l_dense", *_GAIL, "--together=1", "--checkpoint-every=500")  # 5 GB a seed
 _L2L_COSTS = (
     "--model=wrn_34_10", "--batch-sizes=8", "--train=plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l,rnn_adv",
     "--repeats=5", f"--out={RESULTS}/costs_wrn_34_10.json",
@@ -247,10 +248,21 @@ _STRENGTH = strength("strength", _STRONG[:2], _STRONG[1:])
 
 
 def _gail(environment: str) -> list[Part]:
-    name = f"gail_figure6_{environment}"
-    flags = (f"--env={environment}", *_GAIL, f"--out={RESULTS}/{name}.json")
-    short = environment.partition("-")[0]
-    return [kept("l2l:figure6", f"{who}, {short}", name, "gail", *flags) for who in ("GAIL", "L2L")]
+    name, short = f"gail_figure6_{environment}", environment.partition("-")[0]
+    arms = ("--updater=adam,ascent,l2l_coordinate", *_GAIL)
+    rows = {"GAIL": (name, arms), "L2L by coordinate": (name, arms), "L2L": (f"{name}_dense", _DENSE)}
+    return [
+        kept(
+            "l2l:figure6",
+            f"{who}, {short}",
+            file,
+            "gail",
+            f"--env={environment}",
+            *flags,
+            f"--out={RESULTS}/{file}.json",
+        )
+        for who, (file, flags) in rows.items()
+    ]
 
 
 PARTS: tuple[Part, ...] = (
