@@ -183,12 +183,12 @@ def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
         ),
         ({"optimizers": Players(optax.sgd(0.1), optax.sgd(0.1)), "lr": 0.1}, "optimizers of yours and lr"),
         ({"ball": 0.1}, "ball=0.1: give one like threat.linf"),
-        ({"epochs": 0}, "--epochs=0: give a number above 0"),
-        ({"batch_size": 1.5}, "--batch-size=1.5: give a whole number"),
-        ({"steps": "3"}, "--steps=3: give a whole number"),
-        ({"attacker_lr": [0.1]}, r"--attacker-lr=\[0.1\]: give a number"),
-        ({"seed": -1}, "--seed=-1: give a whole number from 0"),
-        ({"options": {"hidden": np.float32(2.5)}}, "--options=hidden=2.5: give a whole number"),
+        ({"epochs": 0}, "epochs=0: give a number above 0"),
+        ({"batch_size": 1.5}, "batch_size=1.5: give a whole number"),
+        ({"steps": "3"}, "steps=3: give a whole number"),
+        ({"attacker_lr": [0.1]}, r"attacker_lr=\[0.1\]: give a number"),
+        ({"seed": -1}, "seed=-1: give a whole number from 0"),
+        ({"options": {"hidden": np.float32(2.5)}}, "options=hidden=2.5: give a whole number"),
         ({"options": [("steps", 2)]}, r"options=\[\('steps', 2\)\]: give a dictionary"),
         ({"options": None}, "options=None: give a dictionary"),
         ({"workdir": ""}, "workdir='': give a folder, or None"),
@@ -196,7 +196,7 @@ def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
         ({"ball": None, "eps": True}, "eps=True is no radius"),
         ({"ball": None, "eps": 8}, r"eps=8.0 is larger than the pixel range"),
         ({"method": "mine"}, "unknown method 'mine'"),
-        ({"options": {"beta": 2}}, "--options=beta=2: rnn_adv takes"),
+        ({"options": {"beta": 2}}, "options=beta=2: rnn_adv takes"),
         ({"dataset": (IMAGES, LABELS[:5])}, "90 images and 5 labels"),
         ({"dataset": (IMAGES, np.arange(90) % 4)}, "returns 3 logits, but arrays has 4 classes"),
     ],
@@ -303,7 +303,7 @@ def test_without_checkpoints_a_run_that_is_there_is_refused_and_untouched(tmp_pa
     if kept == "checkpoints":
         (tmp_path / "metrics.jsonl").write_text("")
         before = {path: path.stat().st_mtime_ns for path in before}
-    with pytest.raises(L2LError, match="--no-checkpoint: .* holds a run: leave it out, or choose another folder"):
+    with pytest.raises(L2LError, match="no_checkpoint: .* holds a run: leave it out, or choose another folder"):
         l2ljax.fit(Linen(), (IMAGES, LABELS), **given, no_checkpoint=True)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -334,5 +334,5 @@ def test_results_are_shown_without_their_arrays():
 
 def test_cutout_of_whole_images_is_refused():
     size = min(IMAGES.shape[1:3])
-    with pytest.raises(L2LError, match=f"--cutout={size} covers images of .*: give less than {size}"):
+    with pytest.raises(L2LError, match=f"^cutout={size} covers images of .*: give less than {size}"):
         l2ljax.fit(Net(), (IMAGES, LABELS), cutout=size, **FLAGS)

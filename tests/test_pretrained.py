@@ -109,6 +109,10 @@ def test_damaged_files_are_refused(copied):
         models.pretrained(ONE)
     with pytest.raises(L2LError, match=f"^unknown model 'no_net': choose one of {NAMES[0]}"):
         models.pretrained("no_net")
+    with pytest.raises(L2LError, match=f"^there is no folder {ONE}: give one, or pretrained:{ONE}$"):
+        l2ljax.load(ONE)
+    with pytest.raises(L2LError, match=f"^pretrained:{ONE}@best: a pretrained model has one state: leave @best out$"):
+        l2ljax.load(f"pretrained:{ONE}@best")
     with pytest.raises(L2LError, match="^unknown model 'no_net'"):
         l2ljax.load("pretrained:no_net")
 

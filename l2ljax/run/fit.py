@@ -7,12 +7,14 @@
 """
 
 import contextlib
+import functools
 import os
+import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import flax.linen as nn
 import jax
@@ -37,6 +39,8 @@ from l2ljax.types import Attack, Batch, Classifier, Defense, L2LError, LogitsFn,
 
 __all__ = ["Result", "fit", "run", "save", "train"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
 FLAGS = sorted(
     Config.__dataclass_fields__.keys()
     & {*Settings._fields, "attacker", "attacker_width", "steps"} - {"dataset", "method", "arch", "options", "workdir"}
@@ -85,6 +89,21 @@ class Result(NamedTuple):
         return {"params": evaluated.params.classifier, "batch_stats": evaluated.stats.classifier}
 
 
+def _naming_keywords(function: Callable[P, T]) -> Callable[P, T]:
+    """Make errors name the keyword val_size where they name the scripts' flag --val-size."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except L2LError as error:
+            text = re.sub(r"--([a-z][a-z-]*[a-z])", lambda flag: flag[1].replace("-", "_"), str(error))
+            raise L2LError(text) from error
+
+    return wrapped
+
+
+@_naming_keywords
 def fit(
     classifier: Classifier | nn.Module | nnx.Module | str,
     dataset: Any,

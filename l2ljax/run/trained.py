@@ -175,6 +175,8 @@ def read_config(workdir: str | Path, *names: str) -> dict[str, Any]:
     """
     if (name := shipped.name_of(workdir)) is not None:
         return shipped.card(name)
+    if str(workdir) in models.PRETRAINED and not Path(workdir).exists():
+        raise L2LError(f"there is no folder {workdir}: give one, or {shipped.PREFIX}{workdir}")
     saved = read_json(checkpoint.place(workdir)[0] / "config.json")
     for name in names or KINDS:
         if not isinstance(saved.get(name), KINDS[name]) or (name == "norm" and saved[name] not in threat.BALLS):
