@@ -620,6 +620,7 @@ def test_digits_are_read_where_they_are_kept():
 def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path):
     def run(method, *accuracies):
         about = {"method": method, "dataset": "digits", "arch": "digits_cnn", "eps": "0.2", "epochs": 60}
+        about |= {"eval_size": 96}
         return [about | {"attacks": {"pgd100": {"robust_acc": accuracy}}} for accuracy in accuracies]
 
     rows = {"plain": run("plain", 0.0), "pgd_adv": run("pgd_adv", 0.5, 0.7), "rnn_adv": run("rnn_adv", 0.8)}
@@ -632,7 +633,7 @@ def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path
         training |= {"train_size": 25_000, "options": {"steps": 2}}
         record = {"table": "t", "row": "r", "seed": seed, "training": training}
         (tmp_path / "papers" / f"{seed}.json").write_text(
-            json.dumps({**record, "values": {"pgd100": {"value": accuracy}}})
+            json.dumps({**record, "values": {"pgd100": {"value": accuracy, "images": 1000}}})
         )
     found = overview.points(tmp_path)
     digits, _, cifar = overview.PANELS
@@ -640,6 +641,7 @@ def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path
         (digits, "pgd_adv", 660, 0.6), (digits, "rnn_adv", 660, 0.8), (digits, "n_fgsm", 120, 0.4),
         (cifar, "pgd_adv", 15, 0.4),
     ]  # fmt: skip
+    assert [round(p.error, 4) for p in found] == [0.1414, 0.0408, 0.05, 0.1414]  # of two seeds, of 96 images, ...
     rows = {f"{name}, eps {eps}": run(m, a) for eps, a in (("0.1", 0.5), ("0.2", 0.25)) for name, m in
             {"N-FGSM": "n_fgsm", "RNN-Adv, 3 steps": "rnn_adv"}.items()}  # fmt: skip
     rows = {

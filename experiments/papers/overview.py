@@ -3,10 +3,13 @@
 draw(Path("experiments/results/passes.png"), points(Path("experiments/results")))
 """
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from l2ljax import defenses
 from l2ljax.report.figures import COLORS, MARKERS, canvas, save, tidy
@@ -34,6 +37,8 @@ class Point(NamedTuple):
     """Forward and backward passes over a training image, in all epochs."""
     accuracy: float
     """Under PGD-100, the mean over seeds."""
+    error: float
+    """The larger of the seeds' standard deviation and the images' standard error."""
 
 
 def points(results: Path) -> list[Point]:
@@ -71,7 +76,7 @@ def _digits(results: Path) -> Iterator[Point]:
     for row, runs in (read_json(path)["rows"] if path.exists() else {}).items():
         if row == runs[0]["method"]:
             accuracies = [run["attacks"]["pgd100"]["robust_acc"] for run in runs]
-            yield from _point(runs[0], None, 1.0, statistics.mean(accuracies))
+            yield from _point(runs[0], None, 1.0, accuracies, runs[0]["eval_size"])
 
 
 def _papers(results: Path) -> Iterator[Point]:
@@ -82,16 +87,20 @@ def _papers(results: Path) -> Iterator[Point]:
     for seeds in rows.values():
         run = seeds[0]["training"]
         share = (run.get("train_size") or effort.TRAIN_IMAGES[run["dataset"]]) / effort.TRAIN_IMAGES[run["dataset"]]
-        accuracy = statistics.mean(record["values"]["pgd100"]["value"] for record in seeds)
-        yield from _point(run, run["options"].get("steps"), share, accuracy)
+        cells = [record["values"]["pgd100"] for record in seeds]
+        yield from _point(run, run["options"].get("steps"), share, [c["value"] for c in cells], cells[0]["images"])
 
 
-def _point(run: Mapping[str, Any], steps: int | None, share: float, accuracy: float) -> Iterator[Point]:
-    about = {"schedule": run.get("schedule", "joint"), "steps": steps}
+def _point(
+    run: Mapping[str, Any], steps: int | None, share: float, accuracies: Sequence[float], images: int
+) -> Iterator[Point]:
+    about = {"schedule": run.get("schedule", "joint"), "steps": steps, "awp": run.get("awp") or 0.0}
+    mean = statistics.mean(accuracies)
+    error = max(statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0, math.sqrt(mean * (1 - mean) / images))
     for panel, place in PANELS.items():
         if (run["dataset"], run["arch"], run["eps"]) == place and run["method"] != "plain":
             work = effort.training(*place[:2], run["method"], epochs=run["epochs"], images=1, **about)
-            yield Point(panel, run["method"], work.passes * share, accuracy)
+            yield Point(panel, run["method"], work.passes * share, mean, error)
 
 
 def draw(path: Path, found: Sequence[Point]) -> None:
@@ -104,12 +113,15 @@ def draw(path: Path, found: Sequence[Point]) -> None:
         for i, method in enumerate(methods):
             line = sorted(point[2:] for point in found if (point.panel, point.method) == (panel, method))
             learns = defenses.find(method).learns
-            axes.plot(
-                [passes for passes, _ in line], [100 * accuracy for _, accuracy in line],
+            passes, accuracies, errors = np.array(line).reshape(-1, 3).T
+            axes.errorbar(
+                passes * 1.012 ** (i - len(methods) / 2), 100 * accuracies, 100 * errors,  # side by side where equal
                 color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], linestyle="-" if learns else ":",
-                markerfacecolor=None if learns else "white", label=method,
+                markerfacecolor=None if learns else "white", label=method, elinewidth=1,
             )  # fmt: skip
-        axes.set(title=panel, xlabel="training passes over an image", xscale="log")
+        across = [point.passes for point in found if point.panel == panel]
+        limits = {"xlim": (min(across) / 1.5, max(across) * 1.5), "ylim": (0, None)}
+        axes.set(title=panel, xlabel="training passes over an image", xscale="log", **limits)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.tick_params("x", which="both", labelsize=7)
