@@ -526,7 +526,7 @@ def test_what_is_open_names_the_budget_that_would_settle_it():
 
     assert by([], [0.5], hours=2.0) == "5 runs, 10.0 h"
     assert by([0.60], [0.55, 0.55]) == "3 runs"
-    assert by([0.60], [0.10]) == ""  # answered
+    assert by([0.60], [0.10]) == by([0.60] * 3, [0.60] * 3) == ""  # answered, by no where there is no difference
     # Two standard errors of a difference at 1/2, 2 sqrt(1/2 / n), reach two points at n = 5,000.
     assert by([0.51] * 3, [0.49] * 3) == "4,998 images"
 

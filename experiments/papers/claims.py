@@ -73,9 +73,13 @@ def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
     else:
         answer = "open"
     sides = [f"{group.name} {', '.join(_number(value, group) for value in group.values)}" for group in (more, less)]
-    enough = f"{(more.images or 0) * (noise / difference) ** 2:,.0f} images" if seeds >= NEEDED else _seeds(more, less)
+    settled_by = ""
+    if answer == "open":
+        enough = seeds >= NEEDED  # then the difference is above the seeds' range, and so above 0
+        images = (more.images or 0) * (noise / difference) ** 2 if enough else 0
+        settled_by = f"{images:,.0f} images" if enough else _seeds(more, less)
     shown = f"{'; '.join(sides)}; noise {_number(noise, more)}"
-    return Answer(claim, where, answer, shown, seeds, enough if answer == "open" else "")
+    return Answer(claim, where, answer, shown, seeds, settled_by)
 
 
 def _seeds(*groups: Group) -> str:

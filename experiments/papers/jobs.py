@@ -70,22 +70,17 @@ def trained(
     """Return a training run; `variant` distinguishes its folder from that of other flags. Its own report is short."""
     name = "-".join(filter(None, [dataset, arch, method, variant, f"{epochs}epochs", f"s{seed}"]))
     steps, awp = (re.search(rf"\b{name}=([\d.]+)", " ".join(flags)) for name in ("steps", "awp"))
+    work = effort.training(
+        dataset, arch, method, epochs=epochs, images=images, width=width or 64, steps=steps and int(steps[1]),
+        awp=float(awp[1]) if awp else 0.0,
+    )  # fmt: skip
     sized = [f"--train-size={images}"] * (images is not None) + [f"--attacker-width={width}"] * (width is not None)
     fixed = (f"--recipe={recipe}", f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")
     return Job(
         f"experiments/{dataset}.py",
         (*fixed, *flags, *sized, "--attacks=pgd10", "--eval-size=1000", f"--workdir=runs/{name}"),
         f"runs/{name}/report.json",
-        effort.training(
-            dataset,
-            arch,
-            method,
-            epochs=epochs,
-            images=images,
-            width=width or 64,
-            steps=steps and int(steps[1]),
-            awp=float(awp[1]) if awp else 0.0,
-        ),
+        work,
         dataset,
         {"method": method, "dataset": dataset, "arch": arch, "epochs": epochs, "seed": seed},
     )

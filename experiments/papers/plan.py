@@ -251,17 +251,9 @@ def _gail(environment: str) -> list[Part]:
     name, short = f"gail_figure6_{environment}", environment.partition("-")[0]
     arms = ("--updater=adam,ascent,l2l_coordinate", *_GAIL)
     rows = {"GAIL": (name, arms), "L2L by coordinate": (name, arms), "L2L": (f"{name}_dense", _DENSE)}
+    own = lambda file, flags: (f"--env={environment}", *flags, f"--out={RESULTS}/{file}.json")
     return [
-        kept(
-            "l2l:figure6",
-            f"{who}, {short}",
-            file,
-            "gail",
-            f"--env={environment}",
-            *flags,
-            f"--out={RESULTS}/{file}.json",
-        )
-        for who, (file, flags) in rows.items()
+        kept("l2l:figure6", f"{who}, {short}", file, "gail", *own(file, flags)) for who, (file, flags) in rows.items()
     ]
 
 
