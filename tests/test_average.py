@@ -136,7 +136,7 @@ def test_a_state_without_an_average_is_refused():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"ema": 0.9}, "schedule_free averages the weights itself: give --ema=0"),
+        ({"ema": 0.9}, "schedule_free averages the weights itself: give ema=0"),
         ({"ema": 0, "lr_schedule": "cosine"}, "schedule_free needs a rate that stays: give constant"),
     ],
 )

@@ -97,7 +97,7 @@ def test_results_are_saved_and_loaded_with_their_attacker(tmp_path):
     logits_fn, attack = l2ljax.load(tmp_path / "a", classifier)
     x_adv = attack(logits_fn, jax.random.key(0), IMAGES[:5], LABELS[:5])
     np.testing.assert_array_equal(x_adv, result.attack(result.logits_fn, jax.random.key(0), IMAGES[:5], LABELS[:5]))
-    with pytest.raises(L2LError, match=r"holds a Classifier, a network of yours: load it with load_classifier\("):
+    with pytest.raises(L2LError, match=r"holds a Classifier, a network of yours: give it, as in load\("):
         l2ljax.load_classifier(tmp_path / "a")
     plain = l2ljax.fit(Linen(), (IMAGES, LABELS), method="plain", **flags)
     l2ljax.save(plain, tmp_path / "b")
@@ -313,7 +313,7 @@ def test_a_workdir_does_not_go_on_with_other_data_or_another_network(tmp_path):
     with pytest.raises(L2LError, match="holds a run with data="):
         l2ljax.fit(Net(), (1 - IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
     another = type("Net", (Net,), {"__call__": lambda self, x: -Net.__call__(self, x)})()
-    with pytest.raises(L2LError, match="holds a run of another network, of the same name"):
+    with pytest.raises(L2LError, match="holds a run of another network: give that one"):
         l2ljax.fit(another, (IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
 
 
