@@ -4,9 +4,7 @@
     x_adv = jax.jit(devices.on_each(attack))(logits_fn, keys, x, y)       # keys [B]; the batch is split over devices
 
 XLA:CPU splits every convolution over its threads. With a device per core, each with its own part of the batch, nothing
-is split and no thread waits: compare PGD-10 on one device and on two in BENCHMARKS.md. `one_per_core` also has glibc
-keep the memory that is freed: XLA allocates a program's temporary arrays anew in each call, hundreds of MB in a
-training step, and the kernel would map and clear their pages each time.
+is split and no thread waits: compare PGD-10 on one device and on two in BENCHMARKS.md.
 
 The functions here do not communicate between devices. A program that does (a training step, a jitted reduction over a
 sharded batch) may have at most 32 launches in flight on CPU devices: XLA makes the 33rd wait on a thread of the
@@ -28,7 +26,8 @@ from l2ljax.types import Array, L2LError, Tree
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "AXIS", "MOST", "cores", "first", "on_each", "one_per_core", "own_core", "placed", "replicate", "round_up", "shard",
+    "AXIS", "MOST", "cores", "first", "keep_freed_memory", "on_each", "one_per_core", "own_core", "placed", "replicate",
+    "round_up", "shard",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -47,11 +46,10 @@ def cores() -> int:
 def one_per_core(most: Count | None = None) -> bool:
     """Make each CPU core available to this process a device, at most `most` (`MOST`); one device shares all cores.
 
-    The process keeps the memory that it frees, for its next arrays. GPUs and TPUs are unaffected, and settings of the
-    environment stay: JAX's (JAX_NUM_CPU_DEVICES, or XLA_FLAGS with --xla_force_host_platform_device_count) and glibc's
-    (any MALLOC_...). Return False if it is too late for devices: JAX has computed on the CPU, with fewer.
+    GPUs and TPUs are unaffected, and JAX's own settings (JAX_NUM_CPU_DEVICES, or XLA_FLAGS with
+    --xla_force_host_platform_device_count) stay. Return False if it is too late: JAX has computed on the CPU, with
+    fewer devices.
     """
-    _keep_freed_memory()
     chosen = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return True
@@ -63,8 +61,14 @@ def one_per_core(most: Count | None = None) -> bool:
     return True
 
 
-def _keep_freed_memory() -> None:
-    """Have glibc allocate everything in one arena, which neither maps arrays on their own nor shrinks: mallopt(3)."""
+def keep_freed_memory() -> None:
+    """Have glibc keep all freed memory for the next arrays, in one arena that never shrinks: mallopt(3).
+
+    XLA:CPU allocates a program's temporary arrays anew in each call, hundreds of MB in a training step, and the kernel
+    would map and clear their pages each time. For processes that run one training or evaluation, as the scripts do:
+    beside the arrays of other libraries the arena is fragmented, and steps become slower. Any MALLOC_... in the
+    environment, other systems' allocators and accelerators are unaffected.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):
         for parameter, value in {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: -1}.items():

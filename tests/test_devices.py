@@ -74,11 +74,12 @@ def test_each_core_becomes_a_device_unless_jax_was_told_otherwise():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
-def test_freed_memory_is_kept_unless_glibc_was_told_otherwise():
+def test_freed_memory_is_kept_unless_glibc_was_told_otherwise(monkeypatch):
+    monkeypatch.delenv("MALLOC_PERTURB_")
     code = """
         import resource
         from l2ljax import devices
-        devices.one_per_core()
+        devices.keep_freed_memory()
         def faults():  # of writing 64 MB in pages of 4 kB, or in larger ones
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             len(b"1" * 2**26)

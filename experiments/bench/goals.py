@@ -39,8 +39,9 @@ COMMANDS = {
 
 BOUNDS = """What bounds the misses, by profiles on a processor with AVX-512: the compiler's convolutions and our
 gradients of kernels alone take about as long as torch's whole training step. The rest is elementwise: BatchNorm, ReLU
-and the compiler's copies pass over activations in memory. On one device the compiler cuts each convolution into parts
-for its threads, which wait for each other."""
+and the compiler's copies pass over activations in memory, in pages that the compiler's runtime frees after each step
+and the kernel maps again. On one device the compiler cuts each convolution into parts for its threads, which wait for
+each other."""
 """The reason for goals that are missed, as the tables report it."""
 
 

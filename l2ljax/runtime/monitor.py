@@ -50,6 +50,7 @@ def script(most_devices: int | None = None) -> Iterator[None]:
     Scripts that time compilation use `one_line_errors` instead.
     """
     devices.one_per_core(most_devices)
+    devices.keep_freed_memory()
     compilation.keep_programs()
     with one_line_errors():
         yield
