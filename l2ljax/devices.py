@@ -65,9 +65,9 @@ def keep_freed_memory() -> None:
     """Have glibc keep all freed memory for the next arrays, in one arena that never shrinks: mallopt(3).
 
     XLA:CPU allocates a program's temporary arrays anew in each call, hundreds of MB in a training step, and the kernel
-    would map and clear their pages each time. For processes that run one training or evaluation, as the scripts do:
-    beside the arrays of other libraries the arena is fragmented, and steps become slower. Any MALLOC_... in the
-    environment, other systems' allocators and accelerators are unaffected.
+    would map and clear their pages each time. For processes of JAX alone, as the scripts are: with torch in the same
+    process steps became slower, for a reason that is not known. Any MALLOC_... in the environment, other systems'
+    allocators and accelerators are unaffected.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):

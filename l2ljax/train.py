@@ -219,8 +219,7 @@ def moving_average(decay: float) -> Callable[[TrainState], tuple[Tree, Tree]]:
         a_t = d_t a_{t-1} + (1 - d_t) theta_t,    d_t = min(decay, (1 + t) / (10 + t)),    t = 1, 2, ...
 
     Integers, as counters in the statistics, are the newest. The ramp of d_t forgets the random start; it is
-    TensorFlow's. Averages of adversarially trained weights: Gowal et
-    al. (2020), section 4.5.
+    TensorFlow's. Averages of adversarially trained weights: Gowal et al. (2020), section 4.5.
     """
 
     def average(state: TrainState) -> tuple[Tree, Tree]:

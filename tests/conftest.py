@@ -6,7 +6,7 @@ import tempfile
 # could read half of one): tests that resume, repeat and compare runs compile most of them once.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="l2ljax-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-os.environ["MALLOC_PERTURB_"] = "0"  # a process with hundreds of programs would not gain by keep_freed_memory
+os.environ["MALLOC_PERTURB_"] = "0"  # keep_freed_memory is of scripts: the tests' processes stay as they are
 
 import jax
 import pytest
