@@ -105,14 +105,14 @@ def test_an_averaged_run_is_validated_kept_and_resumed(tmp_path):
 
     half = {**SHORT, "workdir": tmp_path / "half", "attacks": "fgsm", "eval_size": 20}
     with pytest.MonkeyPatch.context() as patch:
-        validated = l2ljax.run.fit.validate
+        validated = l2ljax.run.training.validate
         calls = []
 
         def second(*args):
             calls.append(1)
             return killed() if len(calls) == 2 else validated(*args)
 
-        patch.setattr(l2ljax.run.fit, "validate", second)
+        patch.setattr(l2ljax.run.training, "validate", second)
         with pytest.raises(KeyboardInterrupt):
             l2ljax.fit("digits_cnn", "digits", **half)
     resumed = l2ljax.fit("digits_cnn", "digits", **half)

@@ -20,11 +20,11 @@ from l2ljax.evaluate import AttackRow, evaluate
 from l2ljax.files import locked
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, resolve
-from l2ljax.run.fit import train
 from l2ljax.run.results import describe, scored
 from l2ljax.run.settings import INGREDIENTS, Settings
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks, prepare
 from l2ljax.run.trained import read_config
+from l2ljax.run.training import train
 from l2ljax.runtime.flags import checked, read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.workdir import Workdir

@@ -10,34 +10,30 @@ import contextlib
 import functools
 import os
 import re
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from flax import nnx
-from tqdm import tqdm
 
 from l2ljax import checkpoint, data, devices, models, threat
 from l2ljax.files import locked
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, check_workdir, resolve
-from l2ljax.run.estimate import estimate
 from l2ljax.run.results import draw, summarize
 from l2ljax.run.settings import Settings
 from l2ljax.run.setup import Setup, prepare
 from l2ljax.run.trained import trained_attack
-from l2ljax.run.validation import ALARM, Best, restored, validate
-from l2ljax.runtime import hosts, monitor
+from l2ljax.run.training import train
+from l2ljax.run.validation import Best
+from l2ljax.runtime import hosts
 from l2ljax.runtime.workdir import Workdir, holds_run
-from l2ljax.train import Interrupted, NonFiniteLoss, TrainState, due, loop
-from l2ljax.types import Attack, Batch, Classifier, Defense, L2LError, LogitsFn, Players
+from l2ljax.train import TrainState
+from l2ljax.types import Attack, Classifier, Defense, L2LError, LogitsFn, Players
 
-__all__ = ["Result", "fit", "run", "save", "train"]
+__all__ = ["Result", "fit", "run", "save"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -134,9 +130,9 @@ def fit(
       options: of the method, like {"scale": 1}.
       workdir: where checkpoints, metrics, report and figures go, as the scripts have them, and from where the same call
         goes on when it was stopped. Without one everything stays in memory, and nothing is reported.
-      **settings: epochs, lr, batch_size, schedule, seed, val_size, steps, devices and the other flags of the scripts;
-        those that are not given come from the method's recipe on that data set, or on the known one that is nearest in
-        size.
+      **settings: epochs, lr, batch_size, schedule, seed, val_size, steps, devices and the other flags of the scripts,
+        the fields of `l2ljax.run.config.Config`, each described there; those that are not given come from the method's
+        recipe on that data set, or on the known one that is nearest in size.
 
     Returns:
       A `Result`: logits_fn, attack, best, variables, history, report and more.
@@ -242,106 +238,6 @@ def save(result: Result, workdir: str | Path) -> None:
     folder.record(result.history)
     saved = checkpoint.Checkpoints(folder.path / "checkpoints")
     saved.save(int(result.state.step), {"last": result.state, "best": result.best})
-
-
-def train(setup: Setup, state: TrainState, workdir: Workdir | None) -> tuple[TrainState, Best, list[dict[str, Any]]]:
-    """Train from `state`, which is donated, or from the workdir's newest checkpoint.
-
-    Returns:
-      The state after the last step, the best one on the way, and the rows of all steps.
-
-    Raises:
-      L2LError, Interrupted: as `fit` does.
-    """
-    settings, history = setup.settings, list[dict[str, Any]]()
-    best = Best(jnp.float32(-1), state.step, state.params, state.stats)
-    checkpoints = None
-
-    def restore() -> None:
-        nonlocal checkpoints, state, best
-        if workdir and not settings.no_checkpoint:
-            checkpoints = checkpoint.Checkpoints(workdir.path / "checkpoints")
-            step, saved = checkpoints.resume(like={"last": state, "best": best})
-            state, best = saved["last"], saved["best"]
-            if step:
-                print(f"going on from step {step} of {setup.steps}")
-        if workdir:
-            workdir.forget_after(int(state.step))
-            history.extend(workdir.rows())
-
-    def save() -> None:
-        if checkpoints:
-            checkpoints.save(int(state.step), {"last": state, "best": best})
-
-    hosts.on_first(restore)
-    state, best = hosts.from_first((state, best))
-    ends = settings.on_overfitting in ("stop", "restore")
-    alarm = hosts.on_first(lambda: ends and ALARM in (history or [{}])[-1])
-    if alarm or int(state.step) == setup.steps:
-        return state, best, history
-    best = jax.tree.map(jnp.copy, best)  # the state's own buffers are donated to the first step
-    if workdir:
-        print(estimate(setup, state, next(_batches(setup, int(state.step)))[1]), flush=True)
-    save_every = settings.checkpoint_every or setup.epoch_steps
-    before = time.perf_counter()
-    with contextlib.ExitStack() as stack:
-        hidden = None if hosts.is_first() else True  # None: shown on a terminal alone
-        size, how = settings.batch_size, {"unit": "img", "unit_scale": True, "leave": False, "disable": hidden}
-        bar = stack.enter_context(tqdm(total=setup.steps * size, initial=int(state.step) * size, **how))
-        asked = stack.enter_context(monitor.stopping_on_signals()) if workdir else lambda: False
-        stopping = hosts.agreed(asked)
-        try:
-            for step, until in setup.phases:
-                batches, every = _batches(setup, int(state.step)), (setup.epoch_steps, save_every)
-                steps = loop(state, step, batches, steps=until, every=every, stopping=stopping)
-                for state, rows in steps:
-                    done = rows[-1]["step"]
-                    if due(done, setup.epoch_steps, steps=until):
-                        scores = hosts.on_first(validate, setup, state, history)
-                        rows[-1] |= scores
-                        if scores and scores["val_robust_acc"] > best.score:
-                            good = state.evaluated
-                            best = Best(jnp.float32(scores["val_robust_acc"]), state.step, good.params, good.stats)
-                            best = jax.tree.map(jnp.copy, best)  # training donates the state
-                    now = time.perf_counter()
-                    rows[-1]["seconds"], before = now - before, now
-                    history += rows
-                    if workdir and hosts.is_first():
-                        workdir.record(rows)
-                    monitor.show(bar, rows, size)
-                    alarm = ends and ALARM in rows[-1]
-                    if alarm and settings.on_overfitting == "restore":
-                        state = restored(state, best)
-                    if alarm or due(done, save_every, steps=until):
-                        hosts.on_first(save)
-                    if alarm:
-                        return state, best, history
-        except NonFiniteLoss as error:
-            if not hosts.is_first():
-                raise  # process 0 knows the checkpoints
-            saved = checkpoints.latest() if checkpoints else None
-            last = "no checkpoint is saved" if saved is None else f"the last good checkpoint is that of step {saved}"
-            place = f" in {workdir.path}" if workdir else ""
-            raise L2LError(f"{error}, {last}{place}: lower --lr or --eps, or use float32") from error
-        except Interrupted as stop:
-            if settings.no_checkpoint:
-                raise L2LError(f"{stop}; nothing is saved, because of --no-checkpoint") from stop
-            hosts.on_first(save)
-            raise
-    return state, best, history
-
-
-def _batches(setup: Setup, start: int) -> Iterator[tuple[int, Batch]]:
-    """Return this process's part of the batches from step `start` on."""
-    dataset, settings = setup.dataset, setup.settings
-    augment, size = settings.augment or dataset.augment, settings.batch_size
-    part, times = hosts.part(), settings.replays or 1
-    first = start // times
-    batches = data.stream(dataset.train, setup.data_key, batch_size=size, augment=augment, start=first, part=part)
-    mixing = data.Mixing(settings.cutout or 0, settings.cutmix or 0, settings.label_smoothing or 0)
-    if any(mixing):
-        batches = data.mixed(batches, setup.data_key, mixing, setup.num_logits, part)
-    return data.repeated(batches, times, start)
 
 
 def _write_report(
