@@ -308,6 +308,14 @@ def test_parts_of_a_row_share_its_file(at):
     assert set(json.loads(records.path_of(part).read_text())["values"]) == {"Natural", "PGD-10", "PGD"}
 
 
+def test_a_run_with_an_average_has_the_accuracies_with_and_without_it(tmp_path):
+    attacked = lambda value: {"attacks": {"pgd10": {"robust_acc": value}}}
+    report = {"eval_size": 50, "clean_acc": 0.75, **attacked(0.5), "raw": {"clean_acc": 0.25, **attacked(0.125)}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    values = {name: row["value"] for name, row in records.read(tmp_path / "report.json").items()}
+    assert values == {"pgd10": 0.5, "raw clean": 0.25, "raw pgd10": 0.125}
+
+
 def test_columns_of_another_model_neither_count_nor_stay(at):
     """A row trained by another command, as of fewer epochs, is run again and replaces the old one."""
     part = fake(steps=1)

@@ -23,6 +23,8 @@ ROWS: dict[str, tuple[str, int, int | None, tuple[str, ...]]] = {
 that of the search on digits, 0.75 eps. The learned attackers' own networks are not in the passes: FGSM-SDI's and L2L's
 are a part of the time, RNN-Adv's is not."""
 _SHARED = ("--lr=0.1", "--lr-schedule=onecycle", "--ema=0.999")
+_EMA = {"pgd10": "pgd10", "pgd10 without EMA": "raw pgd10", "Natural without EMA": "raw clean"}
+"""Columns from the training run's own report."""
 
 
 def model(row: str, seed: int = 0) -> Job:
@@ -40,6 +42,7 @@ PARTS: tuple[Part, ...] = tuple(
     for part in (
         white("ours:equal-passes", row, model(row), NEUTRAL, 1000, natural=True),
         white("ours:equal-passes", row, model(row), {"AutoAttack, fast": "fast"}, 1000, variant="fast"),
+        Part("ours:equal-passes", row, (model(row),), _EMA, 0, model(row)),
         white("ours:equal-passes", row, model(row), AUTOATTACK, 1000, variant="autoattack"),
     )
 )

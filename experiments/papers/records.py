@@ -119,8 +119,11 @@ def _landscape(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _report(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    images = content["eval_size"]
-    return {name: {"value": row["robust_acc"], "images": images} for name, row in content["attacks"].items()}
+    """Return the run's own attacks after the last step, and as `raw NAME` those of the weights without their average."""
+    values = {name: row["robust_acc"] for name, row in content["attacks"].items()}
+    if raw := content.get("raw"):
+        values |= {"raw clean": raw["clean_acc"], **{f"raw {k}": v["robust_acc"] for k, v in raw["attacks"].items()}}
+    return {name: {"value": value, "images": content["eval_size"]} for name, value in values.items()}
 
 
 def _sweep(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
