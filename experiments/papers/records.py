@@ -119,7 +119,7 @@ def _landscape(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _report(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the run's own attacks after the last step, and as `raw NAME` those of the weights without their average."""
+    """Return the run's own attacks after the last step, and as `raw NAME` those without the average of the weights."""
     values = {name: row["robust_acc"] for name, row in content["attacks"].items()}
     if raw := content.get("raw"):
         values |= {"raw clean": raw["clean_acc"], **{f"raw {k}": v["robust_acc"] for k, v in raw["attacks"].items()}}
