@@ -639,15 +639,15 @@ def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path
     for seed, accuracy in enumerate((0.3, 0.5)):
         training = {"method": "pgd_adv", "dataset": "cifar10", "arch": "resnet20", "eps": "8/255", "epochs": 10}
         training |= {"train_size": 25_000, "options": {"steps": 2}}
-        record = {"table": "t", "row": "r", "seed": seed, "training": training}
+        record = {"table": "t", "row": "r with AWP", "seed": seed, "training": training}
         (tmp_path / "papers" / f"{seed}.json").write_text(
             json.dumps({**record, "values": {"pgd100": {"value": accuracy, "images": 1000}}})
         )
     found = overview.points(tmp_path)
     digits, _, cifar = overview.PANELS
-    assert [(p.panel, p.method, p.passes, round(p.accuracy, 6)) for p in found] == [
+    assert [(p.panel, p.label, p.passes, round(p.accuracy, 6)) for p in found] == [
         (digits, "pgd_adv", 660, 0.6), (digits, "rnn_adv", 660, 0.8), (digits, "n_fgsm", 120, 0.4),
-        (cifar, "pgd_adv", 15, 0.4),
+        (cifar, "pgd_adv with AWP", 15, 0.4),
     ]  # fmt: skip
     assert [round(p.error, 4) for p in found] == [0.1414, 0.0408, 0.05, 0.1414]  # of two seeds, of 96 images, ...
     rows = {f"{name}, eps {eps}": run(m, a) for eps, a in (("0.1", 0.5), ("0.2", 0.25)) for name, m in

@@ -32,7 +32,8 @@ class Point(NamedTuple):
     """The models of one setting, all seeds together."""
 
     panel: str
-    method: str
+    label: str
+    """The method, and where the row adds an ingredient, as "n_fgsm with AWP"."""
     passes: float
     """Forward and backward passes over a training image, in all epochs."""
     accuracy: float
@@ -84,11 +85,13 @@ def _papers(results: Path) -> Iterator[Point]:
     for record in compare.read_records(results / "papers"):
         if "pgd100" in record["values"]:
             rows.setdefault((record["table"], record["row"]), []).append(record)
-    for seeds in rows.values():
-        run = seeds[0]["training"]
+    for (_, row), seeds in rows.items():
+        run, added = seeds[0]["training"], "".join(row.partition(" with ")[1:])
         share = (run.get("train_size") or effort.TRAIN_IMAGES[run["dataset"]]) / effort.TRAIN_IMAGES[run["dataset"]]
         cells = [record["values"]["pgd100"] for record in seeds]
-        yield from _point(run, run["options"].get("steps"), share, [c["value"] for c in cells], cells[0]["images"])
+        values, steps = [cell["value"] for cell in cells], run["options"].get("steps")
+        for point in _point(run, steps, share, values, cells[0]["images"]):
+            yield point._replace(label=point.label + added)
 
 
 def _point(
@@ -108,16 +111,17 @@ def draw(path: Path, found: Sequence[Point]) -> None:
     shown = [panel for panel in PANELS if sum(point.panel == panel for point in found) >= 3]
     found = [point for point in found if point.panel in shown]
     figure, panels = canvas((4.6 * len(shown) + 1.5, 4.2), 1, len(shown))
-    methods = sorted({point.method for point in found}, key=lambda name: (defenses.find(name).learns, name))
+    learns = {point.label: defenses.find(point.label.partition(" ")[0]).learns for point in found}
+    labels = sorted(learns, key=lambda label: (learns[label], label))
     for axes, panel in zip(panels[0], shown, strict=True):
-        for i, method in enumerate(methods):
-            line = sorted(point[2:] for point in found if (point.panel, point.method) == (panel, method))
-            learns = defenses.find(method).learns
+        for i, label in enumerate(labels):
+            line = sorted(point[2:] for point in found if (point.panel, point.label) == (panel, label))
             passes, accuracies, errors = np.array(line).reshape(-1, 3).T
+            style, face = ("-", None) if learns[label] else (":", "white")
             axes.errorbar(
-                passes * 1.012 ** (i - len(methods) / 2), 100 * accuracies, 100 * errors,  # side by side where equal
-                color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], linestyle="-" if learns else ":",
-                markerfacecolor=None if learns else "white", label=method, elinewidth=1,
+                passes * 1.012 ** (i - len(labels) / 2), 100 * accuracies, 100 * errors,  # side by side where equal
+                color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], linestyle=style, markerfacecolor=face,
+                label=label, elinewidth=1,
             )  # fmt: skip
         across = [point.passes for point in found if point.panel == panel]
         limits = {"xlim": (min(across) / 1.5, max(across) * 1.5), "ylim": (0, None)}
