@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,25 +120,11 @@ def run(flags: Flags) -> dict[str, Any]:
         if name in VERSIONS and VERSIONS[name].stochastic and not flags.stochastic:
             raise L2LError(f"--attacks={name} is for models with noise of their own: give --stochastic or no {name}")
     jobs = {name: _job(name, flags.victim, ball, victim if name == "rand" else logits_fn) for name in wanted}
-    black_box = [*filter(None, ("fgsm,pgd10" if flags.black_box is None else flags.black_box).split(","))]
-    surrogates = [*filter(None, flags.surrogates.split(","))]
-    for who in surrogates:
-        trained.check_dataset(who, trained.read_config(who, "dataset"), dataset.name)
-    crossings = {
-        f"{name} on {who}": (who, name, _job(name, who, ball, logits_fn, trained.load_classifier(who)))
-        for who in surrogates
-        for name in black_box
-    }
-    robust: dict[str, np.ndarray] = {}
-    x, seeds = data.pixels(split.images), range(flags.seed, flags.seed + flags.attack_seeds)
+    crossings = _crossings(flags, ball, logits_fn, dataset.name)
+    seeds = range(flags.seed, flags.seed + flags.attack_seeds)
     with locked(folder):
-        for title, job in {**jobs, **{title: job for title, (_, _, job) in crossings.items()}}.items():
-            for seed in seeds:
-                state = folder / "states" / f"{_file_name(title)}_{seed}.npz"
-                key = jax.random.key(seed)
-                scores = job(x, split.labels, key=key, batch_size=batch_size, progress=print, state_path=state)
-                robust[title] = robust.get(title, scores.robust) & scores.robust
-            print(f"{title}: {robust[title].mean():.2%}", flush=True)
+        both = {**jobs, **{title: job for title, (*_, job) in crossings.items()}}
+        robust = _verdicts(both, split, folder, seeds=seeds, batch_size=batch_size)
     key = jax.random.key(flags.seed)
     clean = evaluate(logits_fn, split, {}, key=key, batch_size=batch_size).clean_acc
     noise = victim if flags.stochastic else None
@@ -173,6 +159,36 @@ def run(flags: Flags) -> dict[str, Any]:
     write_files({folder / name: text.encode() for name, text in texts.items()})
     print(f"{page}\nreport and figures: {folder}")
     return result
+
+
+def _crossings(
+    flags: Flags, ball: threat.Ball, logits_fn: LogitsFn, dataset: str
+) -> dict[str, tuple[str, str, Callable[..., InTurn]]]:
+    """Return title -> (surrogate's workdir, attack, job) of the black box."""
+    black_box = [*filter(None, ("fgsm,pgd10" if flags.black_box is None else flags.black_box).split(","))]
+    surrogates = [*filter(None, flags.surrogates.split(","))]
+    for who in surrogates:
+        trained.check_dataset(who, trained.read_config(who, "dataset"), dataset)
+    return {
+        f"{name} on {who}": (who, name, _job(name, who, ball, logits_fn, trained.load_classifier(who)))
+        for who in surrogates
+        for name in black_box
+    }
+
+
+def _verdicts(
+    jobs: Mapping[str, Callable[..., InTurn]], split: data.Split, folder: Path, *, seeds: Iterable[int], batch_size: int
+) -> dict[str, np.ndarray]:
+    """Return title -> whether each image resists the attack with all seeds; the folder keeps what is done."""
+    robust: dict[str, np.ndarray] = {}
+    x = data.pixels(split.images)
+    for title, job in jobs.items():
+        for seed in seeds:
+            state, key = folder / "states" / f"{_file_name(title)}_{seed}.npz", jax.random.key(seed)
+            scores = job(x, split.labels, key=key, batch_size=batch_size, progress=print, state_path=state)
+            robust[title] = robust.get(title, scores.robust) & scores.robust
+        print(f"{title}: {robust[title].mean():.2%}", flush=True)
+    return robust
 
 
 def _job(

@@ -13,7 +13,7 @@ from l2ljax.evaluate.standard import checksum
 from l2ljax.run.settings import Settings, average, optimizers, total_steps
 from l2ljax.run.trained import named_attack, trained_attack
 from l2ljax.train import AXIS, Step, TrainState, averaged, init_state, make_step
-from l2ljax.types import Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
+from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
 
 __all__ = ["EVAL_BATCH", "Setup", "data_identity", "load", "named_attacks", "prepare"]
 
@@ -125,24 +125,8 @@ def prepare(
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
     images = jnp.zeros((settings.batch_size, *whole.image_shape))
     state = init_state(k_init, classifier, defense, movers, images)
-    if defense.attack(state.params.attacker, state.stats.attacker) is None:
-        learns_none = f"{settings.method} learns no attacker"
-        if settings.attacker_from:
-            raise L2LError(f"--attacker-from={settings.attacker_from}: {learns_none}: leave it out")
-        if settings.schedule == "attacker":
-            raise L2LError(f"--schedule=attacker: {learns_none}: give joint")
-    variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
-    classes = jax.eval_shape(classifier.logits, variables, images).shape[-1]
-    if classes < whole.num_classes:
-        has = f"{whole.name} has {whole.num_classes} classes"
-        raise L2LError(f"the network returns {classes} logits, but {has}: give it as many")
-    for player, workdir in Players(settings.init_from, settings.attacker_from)._asdict().items():
-        if workdir:
-            like = getattr(state.params, player), getattr(state.stats, player)
-            params, stats = checkpoint.restore_player(workdir, player, like)
-            both = state.params._replace(**{player: params}), state.stats._replace(**{player: stats})
-            begun = Players(*(o.init(p) for o, p in zip(movers, both[0], strict=True)))  # schedule_free keeps it
-            state = state._replace(params=both[0], stats=both[1], opt_state=begun)
+    classes = _check_players(settings, whole, classifier, defense, state, images)
+    state = _begun(settings, movers, state)
     step = make_step(defense, movers, schedule=settings.schedule, devices=devices)
     phases = [(step, last)]
     if settings.warmup:
@@ -155,6 +139,41 @@ def prepare(
     eval_split = data.Split(*(a[: settings.eval_size] for a in whole.test))
     parts = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps, classes)
     return Setup(*parts, k_data, k_eval), state
+
+
+def _check_players(
+    settings: Settings,
+    dataset: data.Dataset,
+    classifier: Classifier,
+    defense: Defense,
+    state: TrainState,
+    images: Array,
+) -> int:
+    """Return the network's number of logits; refuse one of too few, and settings of an attacker that learns nothing."""
+    if defense.attack(state.params.attacker, state.stats.attacker) is None:
+        learns_none = f"{settings.method} learns no attacker"
+        if settings.attacker_from:
+            raise L2LError(f"--attacker-from={settings.attacker_from}: {learns_none}: leave it out")
+        if settings.schedule == "attacker":
+            raise L2LError(f"--schedule=attacker: {learns_none}: give joint")
+    variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
+    classes = jax.eval_shape(classifier.logits, variables, images).shape[-1]
+    if classes < dataset.num_classes:
+        has = f"{dataset.name} has {dataset.num_classes} classes"
+        raise L2LError(f"the network returns {classes} logits, but {has}: give it as many")
+    return int(classes)
+
+
+def _begun(settings: Settings, movers: Players, state: TrainState) -> TrainState:
+    """Return the state with the trained players that the settings name."""
+    for player, workdir in Players(settings.init_from, settings.attacker_from)._asdict().items():
+        if workdir:
+            like = getattr(state.params, player), getattr(state.stats, player)
+            params, stats = checkpoint.restore_player(workdir, player, like)
+            both = state.params._replace(**{player: params}), state.stats._replace(**{player: stats})
+            begun = Players(*(o.init(p) for o, p in zip(movers, both[0], strict=True)))  # schedule_free keeps it
+            state = state._replace(params=both[0], stats=both[1], opt_state=begun)
+    return state
 
 
 def named_attacks(setup: Setup, params: Players, stats: Players) -> dict[str, Attack]:
