@@ -168,8 +168,9 @@ def _trained(
     arch: str, variant: str, method: str, batch: Batch, steps: int, optimizer: Any, variables: Tree = None
 ) -> tuple[TrainState, np.ndarray, np.ndarray]:
     """Return the state after joint steps on one batch from given or new weights, and an `Outcome`'s first fields."""
-    classifier, optimizers = _classifier(arch, variant), Players(optimizer, optimizer)
+    classifier = _classifier(arch, variant)
     defense = defenses.create(method, classifier, BALL, axis_name=AXIS)
+    optimizers = Players(optimizer, defense.mover or optimizer)
     step = make_step(defense, optimizers, devices=jax.local_devices()[:1])
     state = init_state(jax.random.key(2), classifier, defense, optimizers, batch.x)
     if variables is not None:
