@@ -2,11 +2,13 @@
 
 import functools
 import json
+import multiprocessing
+import os
 
 import numpy as np
 import pytest
 
-from bench import benchmark, rivals, throughput, training
+from bench import benchmark, processes, rivals, throughput, training
 from l2ljax.types import L2LError
 from papers import tables
 
@@ -138,9 +140,44 @@ def _build(nbytes):
     return lambda: np.ones(nbytes // 8).sum() + kept[0]
 
 
+def _counting():
+    runs = []
+
+    def program():
+        runs.append(1)
+        if len(runs) == 3:
+            raise ValueError(f"run {len(runs)} in process {os.getpid()}")
+
+    return program
+
+
+def test_a_program_apart_keeps_its_state_in_another_process_which_ends_with_it():
+    program = processes.apart(_counting)
+    assert [program(), program()] == [None, None]
+    with pytest.raises(L2LError, match=r"ValueError: run 3 in process \d+") as failed:
+        program()
+    process = int(str(failed.value).split()[-1])
+    assert process != os.getpid()
+    del program, failed  # whose traceback has it, too
+    for child in multiprocessing.active_children():
+        if child.pid == process:
+            child.join(20)
+            assert child.exitcode == 0
+
+
+def _killed():
+    return lambda: os._exit(3)
+
+
+def test_the_end_of_a_programs_process_is_one_error():
+    program = processes.apart(_killed)
+    with pytest.raises(L2LError, match="its process ended"):
+        program()
+
+
 def test_the_peak_is_what_a_step_holds_beside_what_stays():
     for nbytes in (200_000_000, 50_000_000):
-        peak = training.peak_bytes(big_and_small(nbytes))
+        peak = processes.peak_bytes(big_and_small(nbytes))
         if peak is None:
             pytest.skip("the system keeps no peak")
         assert peak == pytest.approx(nbytes, abs=5_000_000)

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from bench import benchmark, rivals, training
+from bench import benchmark, processes, rivals, training
 from bench.benchmark import Program
 from bench.cells import TRAINING, Cell, Flags, cells, presets, split
 from l2ljax import attacks, cost, devices, threat
@@ -173,13 +173,15 @@ def _training(cell: Cell, flags: Flags) -> list[Build]:
         task = training.Task(cell.model, cell.dtype, cell.batch_size, method, eps, cell.steps, flags.attacker_width)
         known = {"method": method, **training.known(task)}
         for name, build in training.builders(task, rival=rival, count=flags.devices).items():
-            peak = training.peak_bytes(build) if flags.memory else None
+            peak = processes.peak_bytes(build) if flags.memory else None
             builds.append((functools.partial(_built, name, build), {**known, "step_peak_bytes": peak}))
     return builds
 
 
 def _built(name: str, build: Callable[[], Program]) -> Built:
-    return {name: (build(), None)}
+    """Build a training step, on a CPU in a process of its own; an accelerator's memory is one process's."""
+    alone = jax.default_backend() == "cpu"
+    return {name: (processes.apart(build, like_a_script=name == "l2ljax") if alone else build(), None)}
 
 
 def _victim(cell: Cell, flags: Flags) -> tuple[Any, Any]:

@@ -1,18 +1,11 @@
-"""One training step for benchmarks: ours or a rival's in torch, its multiplications, its peak memory.
+"""One training step for benchmarks: ours or a rival's in torch, and its multiplications.
 
 task = training.Task("resnet20", "float32", 128, "grad_l2l:alternating", eps=8 / 255, attacker_width=16)
 programs = training.builders(task, rival=True)          # name -> what builds the program
-nbytes = training.peak_bytes(programs["l2ljax"])
 """
 
-import ctypes
 import functools
-import gc
-import multiprocessing
-import re
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +17,7 @@ from l2ljax import cost, defenses, devices, models, threat
 from l2ljax.train import AXIS, SCHEDULES, TrainState, init_state
 from l2ljax.types import Array, Batch, Classifier, Defense, L2LError, Tree, example_keys
 
-__all__ = ["Task", "builders", "defense", "known", "network", "options", "ours", "peak_bytes"]
+__all__ = ["Task", "builders", "defense", "known", "network", "options", "ours"]
 
 
 class Task(NamedTuple):
@@ -116,35 +109,3 @@ def builders(task: Task, *, rival: bool, count: int | None = None) -> dict[str, 
             name = ", ".join(filter(None, [rivals.named("torch"), which]))
             programs[name] = functools.partial(torch_training.program, task, which)
     return programs
-
-
-def peak_bytes(build: Callable[[], Program]) -> int | None:
-    """Return the most memory that a step needs beyond the state between steps, in its own process on a CPU.
-
-    After a first step, which compiles, free memory returns to the system. The result is the peak of resident memory
-    over three more steps, minus the resident memory before them. None if the system reports no such peak, or if the
-    steps run on another device.
-    """
-    if jax.default_backend() != "cpu" or not Path("/proc/self/clear_refs").exists():
-        return None
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
-        return pool.submit(_peak, build, jax.config.jax_num_cpu_devices).result()  # type: ignore[attr-defined]
-
-
-def _peak(build: Callable[[], Program], cpu_devices: int) -> int:
-    jax.config.update("jax_num_cpu_devices", cpu_devices)
-    program = build()
-    program()
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the resident memory
-    for _ in range(3):
-        program()
-    return _resident("VmHWM") - before
-
-
-def _resident(what: str) -> int:
-    match = re.search(rf"^{what}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return 1024 * int(match[1]) if match else 0
