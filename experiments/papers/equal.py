@@ -1,6 +1,6 @@
 """CIFAR-10, resnet20, all images, equal passes: single steps by hand and learned, 30 forward-backward passes an image.
 
-PARTS of the table `ours:equal-passes`; a method of two passes a step has 15 epochs, one of three has 10.
+PARTS of the table `ours:equal-passes`; a method of two passes a step has 15 epochs, one of three 10, one of four 7.
 """
 
 from papers.jobs import AUTOATTACK, NEUTRAL, Job, Part, trained, white
@@ -17,7 +17,7 @@ ROWS: dict[str, tuple[str, int, int | None, tuple[str, ...]]] = {
     "FGSM-RS": ("fgsm_rs", 2, None, ()),
     "Grad L2L, slim": ("grad_l2l", 2, 16, ("--attacker=slim",)),
     "N-FGSM with smoothing": ("n_fgsm", 2, None, ("--label-smoothing=0.1",)),
-    "N-FGSM with AWP": ("n_fgsm", 3, None, ("--awp=0.005",)),
+    "RNN-Adv, T = 2 with AWP": ("rnn_adv", 4, None, ("--steps=2", "--awp=0.005")),
 }
 """Row -> method, passes of a step, width of the learned attacker, flags; the last two are an ablation. PGD's step is
 that of the search on digits, 0.75 eps. The learned attackers' own networks are not in the passes: FGSM-SDI's and L2L's
