@@ -42,6 +42,15 @@ def test_it_rings_where_several_steps_fall_and_one_does_not(accuracies, good):
     assert overfits(as_raw[:-1], as_raw[-1]) == good  # an average that looks well does not hide it
 
 
+@pytest.mark.parametrize("attacked, good", [(0.35, 1), (0.25, None)])
+def test_where_labels_leak_it_rings_at_low_accuracies_too(attacked, good):
+    """N-FGSM with adversarial weight perturbation on CIFAR-10: 0.086 and 0.13, then 0.029 and 0.188."""
+    trained = [{"step": step, "accuracy": 0.3, "robust_accuracy": attacked} for step in (2, 3)]
+    before = [{"step": 0, "accuracy": 0.2, "robust_accuracy": 0.9}, row(1, 0.086, 0.13), *trained]
+    assert overfits(before, row(4, 0.029, 0.188)) == good
+    assert overfits([row(1, 0.0, 0.13), *trained], row(4, 0.0, 0.188)) is None
+
+
 SHORT = {"method": "fgsm_adv", "epochs": 4, "train_size": 300}
 
 
