@@ -108,6 +108,8 @@ def _point(
 
 def draw(path: Path, found: Sequence[Point]) -> None:
     """Draw a panel per data set of three points or more, as PNG: a line for a method, solid if its attacker learns."""
+    from matplotlib.ticker import LogLocator
+
     shown = [panel for panel in PANELS if sum(point.panel == panel for point in found) >= 3]
     found = [point for point in found if point.panel in shown]
     figure, panels = canvas((4.6 * len(shown) + 1.5, 4.2), 1, len(shown))
@@ -126,6 +128,7 @@ def draw(path: Path, found: Sequence[Point]) -> None:
         across = [point.passes for point in found if point.panel == panel]
         limits = {"xlim": (min(across) / 1.5, max(across) * 1.5), "ylim": (0, None)}
         axes.set(title=panel, xlabel="training passes over an image", xscale="log", **limits)
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 4, 6)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.tick_params("x", which="both", labelsize=7)
