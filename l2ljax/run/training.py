@@ -67,7 +67,7 @@ def train(setup: Setup, state: TrainState, workdir: Workdir | None) -> tuple[Tra
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(_progress(setup, int(state.step)))
         asked = stack.enter_context(monitor.stopping_on_signals()) if workdir else lambda: False
-        stack.enter_context(_ending(setup, checkpoints, save))
+        stack.enter_context(_ending(setup.settings.no_checkpoint, workdir, checkpoints, save))
         stopping = hosts.agreed(asked)
         for step, until in setup.phases:
             batches, every = _batches(setup, int(state.step)), (setup.epoch_steps, save_every)
@@ -105,7 +105,9 @@ def _progress(setup: Setup, start: int) -> Any:
 
 
 @contextlib.contextmanager
-def _ending(setup: Setup, checkpoints: checkpoint.Checkpoints | None, save: Callable[[], None]) -> Iterator[None]:
+def _ending(
+    no_checkpoint: bool, workdir: Workdir | None, checkpoints: checkpoint.Checkpoints | None, save: Callable[[], None]
+) -> Iterator[None]:
     """Save the state where training is interrupted, and say what is saved where its loss is not finite."""
     try:
         yield
@@ -114,10 +116,10 @@ def _ending(setup: Setup, checkpoints: checkpoint.Checkpoints | None, save: Call
             raise  # process 0 knows the checkpoints
         saved = checkpoints.latest() if checkpoints else None
         last = "no checkpoint is saved" if saved is None else f"the last good checkpoint is that of step {saved}"
-        place = f" in {setup.settings.workdir}" if setup.settings.workdir else ""
+        place = f" in {workdir.path}" if workdir else ""
         raise L2LError(f"{error}, {last}{place}: lower --lr or --eps, or use float32") from error
     except Interrupted as stop:
-        if setup.settings.no_checkpoint:
+        if no_checkpoint:
             raise L2LError(f"{stop}; nothing is saved, because of --no-checkpoint") from stop
         hosts.on_first(save)
         raise
