@@ -12,6 +12,7 @@ import ctypes
 import gc
 import multiprocessing
 import re
+import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -59,6 +60,7 @@ def apart(build: Callable[[], Program], *, like_a_script: bool = False) -> Progr
 
 
 def _serve(requests: Connection, build: Callable[[], Program], cpu_devices: int, like_a_script: bool) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the other process, and with it this one
     jax.config.update("jax_num_cpu_devices", cpu_devices)
     if like_a_script:
         devices.keep_freed_memory()
