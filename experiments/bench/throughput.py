@@ -6,7 +6,8 @@
     python experiments/throughput.py --preset=gpu --minutes=9
 
 A cell is an attack, or the training steps of some methods, on one model with one batch size and dtype: our programs and
-the rivals' are timed in turn. The results are written after every round, so a stopped run leaves complete JSON.
+the rivals' are timed in turn, training steps on a CPU in a process each. The results are written after every round, so
+a stopped run leaves complete JSON.
 """
 
 import functools
