@@ -18,7 +18,7 @@ from l2ljax import defenses
 from l2ljax.report.markdown import grid
 from papers import equal
 from papers.compare import Record
-from papers.jobs import BESIDE, effort_of
+from papers.jobs import FAST, effort_of
 from papers.plan import AS_PRINTED, PARTS
 
 __all__ = [
@@ -169,15 +169,13 @@ def digits(results: Path, table: str, row: str) -> Group:
 
 def _falls(records: Sequence[Record], *rows: tuple[str, str]) -> list[Group]:
     """Return for each (table, row) PGM-20's accuracy minus AutoAttack's on the same images, per seed, if `alike`."""
-    [beside] = BESIDE
-    both = alike([
-        r for r in records if (r["table"], r["row"]) in rows and {beside, "AutoAttack"} <= set(r["values"])
-    ])  # fmt: skip
+    [verdict] = FAST
+    both = alike([r for r in records if (r["table"], r["row"]) in rows and {"PGM-20", verdict} <= set(r["values"])])
     groups = []
     for table, row in rows:
         seeds = [r["values"] for r in both if (r["table"], r["row"]) == (table, row)]
-        images = min((values["AutoAttack"]["images"] for values in seeds), default=None)
-        falls = [values[beside]["value"] - values["AutoAttack"]["value"] for values in seeds]
+        images = min((values[verdict]["images"] for values in seeds), default=None)
+        falls = [values["PGM-20"]["value"] - values[verdict]["value"] for values in seeds]
         groups.append(Group(row, falls, images, _hours(table, row)))
     return groups
 
@@ -186,7 +184,7 @@ def _falls(records: Sequence[Record], *rows: tuple[str, str]) -> list[Group]:
 
 _WORST = {
     "rnn_adv:table3": "MNIST, worst common attack",
-    "l2l:table2": "CIFAR-10 stand-in, worst common attack",
+    "l2l:table2": "CIFAR-10, worst common attack",
 }
 _Pair = tuple[str, Group, Group]
 
@@ -242,7 +240,7 @@ def interpolation_falls(records: Sequence[Record], results: Path) -> list[Answer
     claim, said = "AIT loses more from PGM-20 to AutoAttack than PGM training", []
     for row in ("AIT", "AIT+Grad L2L"):
         pair = _falls(records, ("l2l:table4-v2", row), ("l2l:table2", "PGM Net"))
-        said.append(exceeds(claim, f"CIFAR-10 stand-in, {row}", *pair))
+        said.append(exceeds(claim, f"CIFAR-10, {row}", *pair))
     return said
 
 
@@ -260,7 +258,7 @@ def learned_attacker_wins(records: Sequence[Record], results: Path) -> list[Answ
 
 def learned_attacker_pays(records: Sequence[Record], results: Path) -> list[Answer]:
     """At equal passes on CIFAR-10, against the best single step by hand."""
-    table, verdict, cheap = "ours:equal-passes", "AutoAttack, fast", "N-FGSM"
+    table, cheap, [verdict] = "ours:equal-passes", "N-FGSM", FAST
     group = lambda row: column(records, table, row, verdict)._replace(name=row)
     learned = [row for row, (method, *_) in equal.ROWS.items() if defenses.find(method).learns]
     where = f"CIFAR-10, {verdict}"

@@ -3,7 +3,7 @@
 PARTS of the table `ours:equal-passes`; a method of two passes a step has 15 epochs, one of three 10, one of four 7.
 """
 
-from papers.jobs import AUTOATTACK, NEUTRAL, Job, Part, trained, white
+from papers.jobs import AUTOATTACK, FAST, NEUTRAL, Job, Part, trained, white
 
 __all__ = ["PARTS", "PASSES", "ROWS", "model"]
 
@@ -41,7 +41,7 @@ PARTS: tuple[Part, ...] = tuple(
     for row in ROWS
     for part in (
         white("ours:equal-passes", row, model(row), NEUTRAL, 1000, natural=True),
-        white("ours:equal-passes", row, model(row), {"AutoAttack, fast": "fast"}, 1000, variant="fast"),
+        white("ours:equal-passes", row, model(row), FAST, 1000, variant="fast"),
         Part("ours:equal-passes", row, (model(row),), _EMA, 0, model(row)),
         white("ours:equal-passes", row, model(row), AUTOATTACK, 1000, variant="autoattack"),
     )

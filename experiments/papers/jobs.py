@@ -13,7 +13,7 @@ from papers import effort
 from papers.effort import Effort
 
 __all__ = [
-    "AUTOATTACK", "BESIDE", "NEUTRAL", "RESULTS", "Job", "Part", "attacker", "black", "effort_of", "judged", "kept",
+    "AUTOATTACK", "FAST", "NEUTRAL", "RESULTS", "Job", "Part", "attacker", "black", "effort_of", "judged", "kept",
     "trained", "white",
 ]  # fmt: skip
 
@@ -146,8 +146,7 @@ def black(
 NEUTRAL = {"pgd100": "pgd100", "margin100": "margin100"}
 """In addition to every row's own attacks: two more for all papers, and AutoAttack."""
 AUTOATTACK = {"AutoAttack": "standard"}
-BESIDE = {"PGM-20 beside AutoAttack": "pgd20@l2l"}
-"""On the same images as AutoAttack: the difference is due to the model, not to another sample."""
+FAST = {"AutoAttack, fast": "fast"}
 
 
 def kept(table: str, row: str, name: str, script: str, *flags: str, before: tuple[Job, ...] = ()) -> Part:

@@ -7,8 +7,8 @@ If a schedule is shorter than the paper's, the result says so, from the run's ow
 
 from collections.abc import Mapping
 
-from papers import effort, equal, jobs
-from papers.jobs import AUTOATTACK, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
+from papers import effort, equal
+from papers.jobs import AUTOATTACK, FAST, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
 
 __all__ = [
     "AS_PRINTED", "DA_COLUMNS", "DA_MODELS", "DA_SURROGATES", "L2L_ROWS", "PARTS", "RNN_ROWS", "SMALL_METHODS",
@@ -99,38 +99,36 @@ L2L_ROWS = {
     "AIT": "ait", "AIT+Grad L2L": "ait_l2l", "FGSM Net": "fgsm_adv",
 }  # fmt: skip
 L2L_COLUMNS = {"PGM-20": "pgd20@l2l", "PGM-100": "pgd100@l2l"}
+INTERPOLATION = {"CW-20": "margin20@ait", "CW-100": "margin100@ait"}
+"""AIT's own evaluation, beside PGM."""
 _BUDGET = (
-    "--val-size=0", "--optimizer=adam", "--lr=0.002", "--lr-schedule=cosine", "--batch-size=50", "--eps=0.031",
+    "--val-size=0", "--lr-schedule=onecycle", "--ema=0.999", "--batch-size=128", "--eps=0.031", "--schedule=joint",
 )  # fmt: skip
 
 
-def cifar(row: str, seed: int = 0, *, slim: bool = False) -> Job:
-    """Return the stand-in of a row of L2L's tables: resnet20, 3 epochs of 10,000 images, attackers of width 16.
-
-    Slim attackers have width 32 instead of 128.
-    """
-    method, wide = L2L_ROWS[row], 32 if slim else 16
+def cifar(row: str, seed: int = 0) -> Job:
+    """Return the model of a row of L2L's tables: resnet20, 10 epochs, slim attackers of width 16, 3 steps of PGM."""
+    method = L2L_ROWS[row]
+    learned = ("--attacker=slim",) if method in effort.GENERATORS else ()
+    pgm = ("--options=steps=3,step_size=0.0155",) if method == "pgd_adv" else ()
     return trained(
-        "l2l_v2" if "AIT" in row else "l2l", "cifar10", "resnet20", method, 3, seed, *_BUDGET,
-        *(["--attacker=slim"] if slim else []),
-        variant="slim" if slim else "small", images=10_000, width=wide if method in effort.GENERATORS else None,
+        "l2l_v2" if "AIT" in row else "l2l", "cifar10", "resnet20", method, 10, seed, *_BUDGET, *learned, *pgm,
+        width=16 if learned else None,
     )  # fmt: skip
 
 
 def l2l_table2(row: str) -> list[Part]:
-    """Return all columns of a row."""
-    table = "l2l:table4-v2" if row.startswith("AIT") else "l2l:table2"
-    victim = PLAIN_CIFAR if row == "Plain" else cifar(row)
-    strongest = [
-        white(table, row, victim, AUTOATTACK, 200, variant="autoattack"),
-        white(table, row, victim, jobs.BESIDE, 200, variant="beside"),
-    ]
-    if row.startswith("AIT"):
-        margins = {"CW-20": "margin20@ait", "CW-100": "margin100@ait", "pgd100": "pgd100"}
-        return [white(table, row, victim, L2L_COLUMNS | margins, 1000, natural=True), *strongest]
+    """Return all columns of a row: its own attacks, AutoAttack, and outside of AIT the slow ones."""
+    interpolated = row.startswith("AIT")
+    table, victim = "l2l:table4-v2" if interpolated else "l2l:table2", cifar(row)
     own = {"own attacker": "own"} if L2L_ROWS[row] in effort.GENERATORS else {}
-    slow = white(table, row, victim, {"CW": "l2l_cw100", "Random": "random10000"}, 100, variant="slow")
-    return [white(table, row, victim, L2L_COLUMNS | NEUTRAL | own, 1000, natural=True), *strongest, slow]
+    columns = {**L2L_COLUMNS, **NEUTRAL, **own, **(INTERPOLATION if interpolated else {})}
+    parts = [
+        white(table, row, victim, columns, 1000, natural=True),
+        white(table, row, victim, FAST, 1000, variant="fast"),
+    ]
+    slow = {"CW": "l2l_cw100", "Random": "random10000"}
+    return parts if interpolated else [*parts, white(table, row, victim, slow, 100, variant="slow")]
 
 
 def l2l_table4(row: str) -> Part:
@@ -148,19 +146,6 @@ def l2l_figure(table: str, row: str, figures: str) -> Part:
     job = job._replace(made=f"{job.folder}/{figures}.json", effort=effort.judging("resnet20", ["pgd400"], 1000))
     return Part(table, row, (victim, baseline, job), {figures: figures}, 0, victim)
 
-
-PLAIN_CIFAR = trained(
-    "ours",
-    "cifar10",
-    "resnet20",
-    "plain",
-    15,
-    0,
-    "--optimizer=adam",
-    "--lr=0.002",
-    "--lr-schedule=cosine",
-    variant="full",
-)
 
 # Adversarial Defense via Learning to Generate Diverse Attacks --------------------------------------------------------
 
@@ -273,9 +258,9 @@ PARTS: tuple[Part, ...] = (
     *(rnn_table3(row, 1, which) for row in ("RNN-Adv", "AdvTrain") for which in ("paper", "neutral")),
     *(rnn_table3(row, 2, which) for row in ("RNN-Adv", "AdvTrain") for which in ("paper", "neutral")),
     *(rnn_table3(row, 0, "autoattack") for row in ("RNN-Adv", "AdvTrain", "Plain", "TRADES", "RNN-TRADES")),
-    *(part for row in ("PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L") for part in l2l_table2(row)[:3]),
-    *(part for row in ("AIT", "AIT+Grad L2L", "Grad-only L2L", "2-Step Grad-only") for part in l2l_table2(row)[:3]),
-    *(l2l_table2(row)[3] for row in ("PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L")),
+    *(part for row in ("PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L") for part in l2l_table2(row)[:2]),
+    *(part for row in ("AIT", "AIT+Grad L2L", "Grad-only L2L", "2-Step Grad-only") for part in l2l_table2(row)[:2]),
+    *(l2l_table2(row)[2] for row in ("PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L")),
     *(da_white("l2l_da:table2-mnist", row, DA_COLUMNS | NEUTRAL) for row in ("Plain", "PGD10", "L2L-DA", "L2L*")),
     *(da_white("l2l_da:table1a", row, {k: DA_COLUMNS[k] for k in ("FGSM", "PGD100", "CW1000")} | NEUTRAL)
       for row in ("L2L*", "R-, D-", "R-, D+", "R+, D-", "R+, D+")),
@@ -290,7 +275,7 @@ PARTS: tuple[Part, ...] = (
     *(da_white("l2l_da:table1b", row, {k: DA_COLUMNS[k] for k in ("FGSM", "PGD100", "CW1000")} | NEUTRAL)
       for row in ("delta+, y+", "delta+, y-", "delta-, y+", "delta-, y-")),
     *(l2l_table4(row) for row in ("Plain", "PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L")),
-    *l2l_table2("Plain")[:3],
+    *l2l_table2("Plain")[:2],
     *(l2l_figure("l2l:figure4", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
     *(l2l_figure("l2l:figure9", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
     *(l2l_figure("l2l:figure5", row, "perturbations") for row in ("PGM Net", "2-Step L2L")),
@@ -298,8 +283,8 @@ PARTS: tuple[Part, ...] = (
       for row in RNN_ROWS),
     *(black("rnn_adv:table7", row, mnist(row, 0), _OTHERS, {"": "pgd10@rnn"})
       for row in ("AdvTrain", "TRADES", "L2LDA", "RNN-Adv", "RNN-TRADES")),
-    *(white("l2l:table8", row, cifar(row, slim=True), {"FGSM": "fgsm", "PGM-20": "pgd20@l2l"} | NEUTRAL, 1000,
-            natural=True)
+    *(white("l2l:table8", row, cifar(row), {"FGSM": "fgsm", "PGM-20": "pgd20@l2l"}, 1000, natural=True,
+            variant="fgsm")
       for row in ("Naive L2L", "Grad L2L", "2-Step L2L")),
     equal_steps("L2L-DA on PGD10", "l2l_da", lenet("PGD10"), "pgd10@l2l_da", epochs=4, width=16),
     *(da_tuned(row, column, name) for row in ("PGD10", "L2L-DA")
