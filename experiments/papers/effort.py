@@ -34,9 +34,9 @@ PASSES = {
     "fgsm_sdi": 3, "las_at": 15, "free_adv": 1,
 }  # fmt: skip
 """Passes per image of a training step on one perturbation."""
-STEPS = {"pgd_adv": 10, "trades": 10, "mart": 10, "rnn_adv": 10, "rnn_trades": 10, "pgd_bls_adv": 10}
+STEPS = {"pgd_adv": 10, "trades": 10, "mart": 10, "rnn_adv": 10, "rnn_trades": 10, "pgd_bls_adv": 10, "l2l_da": 10}
 """Steps of the attack in them."""
-STEP = {"pgd_bls_adv": 3}
+STEP = {"pgd_bls_adv": 3, "l2l_da": 2}
 """Passes of such a step, 1 elsewhere."""
 ENDS = {"elle": 4, "trades": 2, "mart": 2, "stability": 2, "rnn_trades": 2, "l2l_da": 3, "l2l_star": 2}
 """Those that train the classifier, 1 elsewhere: adversarial weight perturbation makes them twice."""
@@ -107,8 +107,8 @@ def training(
     seen = epochs * (images or TRAIN_IMAGES[dataset])
     attacker = GENERATORS.get(method, 0.0) * (width / 64) ** 2 * PIXELS.get(dataset, 1024) / 1024
     passes = (ALTERNATING if schedule == "alternating" else PASSES).get(method, PASSES[method])
-    attacker *= passes / PASSES[method]
     passes += STEP.get(method, 1) * (steps - STEPS.get(method, steps)) if steps else 0
+    attacker *= passes / PASSES[method]
     passes += ENDS.get(method, 1) * (2 if schedule == "alternating" else 1) * (awp > 0)
     return Effort(seen * passes, ((arch, seen * (2 * passes + 1)),), 3 * seen * attacker)
 
