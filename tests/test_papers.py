@@ -23,7 +23,7 @@ from l2ljax.run import adversary, judge
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.trained import learned
 from l2ljax.types import L2LError
-from papers import ablations, claims, compare, effort, listing, overview, plan, printed, records, tables, work
+from papers import ablations, claims, compare, effort, jobs, listing, overview, plan, printed, records, tables, work
 from papers.jobs import Job, Part
 from papers.targets import ARCHITECTURES, TABLES
 
@@ -334,6 +334,26 @@ def test_what_is_kept_is_not_run_again_even_without_its_workdirs(at):
         path.unlink() if path.is_file() else path.rmdir()
     assert work.work([fake()], minutes=minutes(30))
     assert not (at / "runs/Plain").exists()
+
+
+def test_a_model_that_comes_with_the_library_is_judged_and_not_trained_again(at, monkeypatch):
+    part = fake(how="killed")
+    command = shlex.join(["python", *part.victim.command()])
+    monkeypatch.setattr(jobs, "_shipped", lambda: {command: "pretrained:mnist_pgd_adv"})
+    assert jobs.judged(part.victim._replace(about={"arch": "small_cnn"}), ["fgsm"], 10).flags[0] == (
+        "--victim=pretrained:mnist_pgd_adv"
+    )
+    assert work.work([part], minutes=minutes(30), tell=lambda line: None)
+    record = json.loads(records.path_of(part).read_text())
+    assert record["training"]["epochs"] == 12 and record["training"]["command"] == command  # as its card says
+    assert not os.path.exists("runs/Plain/report.json")
+    own = part._replace(jobs=part.jobs[:1], columns={"PGD-10": "pgd10"})  # the run's own report needs the run
+    assert work.left(own) == [part.victim]
+
+
+def test_the_plan_knows_the_models_that_come_with_the_library():
+    models = {plan.mnist("AdvTrain", 0).model, plan.mnist("AdvTrain", 1).model}
+    assert models == {"pretrained:mnist_pgd_adv", "runs/mnist-small_cnn-pgd_adv-12epochs-s1"}
 
 
 def test_a_killed_child_is_not_done_and_the_list_goes_on(at):

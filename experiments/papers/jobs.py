@@ -5,10 +5,13 @@ part = white("rnn_adv:table3", "RNN-Adv", victim, {"PGD-10": "pgd10@rnn"}, image
 part.jobs[0].command({"mnist": "/data/mnist"})
 """
 
+import functools
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from l2ljax.models import shipped
 from papers import effort
 from papers.effort import Effort
 
@@ -38,10 +41,22 @@ class Job(NamedTuple):
         """The workdir of a run."""
         return self.made.rpartition("/")[0]
 
+    @property
+    def model(self) -> str:
+        """Where a run's trained players are: pretrained:NAME if they come with the library, else its workdir."""
+        return _shipped().get(shlex.join(["python", *self.command()]), self.folder)
+
     def command(self, data_dirs: Mapping[str, str] = {}) -> list[str]:
         """Return script and flags, with the data folder if given."""
         given = [f"--data-dir={data_dirs[self.dataset]}"] if self.dataset in data_dirs else []
         return [self.script, *self.flags, *given]
+
+
+@functools.cache
+def _shipped() -> dict[str, str]:
+    """Return training command -> pretrained:NAME."""
+    commands = {f"{shipped.PREFIX}{name}": shipped.card(name)["command"] for name in shipped.PRETRAINED}
+    return {re.sub(r" --data-dir=\S+", "", command): name for name, command in commands.items()}
 
 
 class Part(NamedTuple):
@@ -89,7 +104,7 @@ def trained(
 def judged(victim: Job, attacks: list[str], images: int, *flags: str, variant: str = "white") -> Job:
     """Return an evaluation of a trained model on the first test images, in a folder next to it."""
     out = f"{victim.folder}/judged-{variant}-{images}"
-    fixed = (f"--victim={victim.folder}", f"--attacks={','.join(attacks)}", f"--eval-size={images}", "--no-masking")
+    fixed = (f"--victim={victim.model}", f"--attacks={','.join(attacks)}", f"--eval-size={images}", "--no-masking")
     work = effort.judging(str(victim.about["arch"]), attacks, images)
     made = f"{out}/robustbench.json"
     return Job("experiments/evaluate.py", (*fixed, *flags, f"--out={out}"), made, work, victim.dataset)
@@ -106,7 +121,7 @@ def attacker(
     dataset, arch = str(victim.about["dataset"]), str(victim.about["arch"])
     method = name if name in effort.PASSES else "l2l_star"  # AdvGAN and GAP are one-shot networks too
     sized = [f"--attacker-width={width}"] * (width is not None)
-    fixed = (f"--attacker={name}", f"--victim={victim.folder}", f"--epochs={epochs}")
+    fixed = (f"--attacker={name}", f"--victim={victim.model}", f"--epochs={epochs}")
     judging = (f"--attacks={beside}", "--draws=1", "--eval-size=10000", f"--workdir={folder}")
     return Job(
         "experiments/attack.py",
@@ -133,12 +148,12 @@ def black(
     variant: str = "black",
 ) -> Part:  # fmt: skip
     """Return attacks on other models, tested on `victim`; a column's name joins the surrogate's and the attack's."""
-    listed = ",".join(job.folder for job in surrogates.values())
+    listed = ",".join(job.model for job in surrogates.values())
     flags = (f"--surrogates={listed}", f"--black-box={','.join(attacks.values())}")
     work = effort.judging(str(victim.about["arch"]), [*attacks.values()] * len(surrogates), 1000)
     job = judged(victim, [], 1000, *flags, variant=variant)._replace(effort=work)
     pairs = [(*surrogate, *attack) for surrogate in surrogates.items() for attack in attacks.items()]
-    columns = {who + column: f"{name} on {other.folder}" for who, other, column, name in pairs}
+    columns = {who + column: f"{name} on {other.model}" for who, other, column, name in pairs}
     jobs = (victim, *surrogates.values(), *before, job)
     return Part(table, row, jobs, columns, int(str(victim.about["seed"])), victim)
 

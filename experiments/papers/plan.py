@@ -55,7 +55,7 @@ def rnn_table3(row: str, seed: int, which: str) -> Part:
     """Return one of four groups of columns."""
     table, victim, optimizer = "rnn_adv:table3", mnist(row, seed), mnist("RNN-Adv", 0)
     if which == "paper":
-        columns = {"PGD-10": "pgd10@rnn", "PGD-100": "pgd100@rnn", "RNN-Adv": f"trained:{optimizer.folder}"}
+        columns = {"PGD-10": "pgd10@rnn", "PGD-100": "pgd100@rnn", "RNN-Adv": f"trained:{optimizer.model}"}
         return white(table, row, victim, columns, 10_000, optimizer, natural=True)
     if which == "neutral":
         return white(table, row, victim, {"CW100": "cw100", **NEUTRAL}, 1000)
@@ -76,11 +76,11 @@ def rnn_figure3(row: str) -> Part:
 def strength(name: str, victims: tuple[Job, ...], attackers: tuple[Job, ...]) -> tuple[str, ...]:
     """Return the flags of experiments/strength.py for those models."""
     named = {"victims": victims, "attackers": attackers}
-    folders = (f"--{kind}={','.join(job.folder for job in models)}" for kind, models in named.items())
+    folders = (f"--{kind}={','.join(job.model for job in models)}" for kind, models in named.items())
     return (*folders, "--eval-size=500", f"--out={RESULTS}/{name}.json")
 
 
-_LONGER = {f"{n} steps": f"trained{n if n > 10 else ''}:{mnist('RNN-Adv', 0).folder}" for n in (10, 40)}
+_LONGER = {f"{n} steps": f"trained{n if n > 10 else ''}:{mnist('RNN-Adv', 0).model}" for n in (10, 40)}
 _OTHERS = {"Plain-Net": mnist("Plain", 1), "PGD-Net": mnist("AdvTrain", 1)}
 CURVES = ("AdvTrain", "TRADES", "RNN-Adv", "RNN-TRADES")
 _CURVED = tuple(mnist(row, 0) for row in CURVES)
@@ -141,7 +141,7 @@ def l2l_table4(row: str) -> Part:
 def l2l_figure(table: str, row: str, figures: str) -> Part:
     """Return a figure of a model against PGM Net."""
     victim, baseline = cifar(row), cifar("PGM Net")
-    beside = () if row == "PGM Net" else (f"--baseline={baseline.folder}",)
+    beside = () if row == "PGM Net" else (f"--baseline={baseline.model}",)
     job = judged(victim, [], 500, f"--figures={figures}", *beside, variant=figures)
     job = job._replace(made=f"{job.folder}/{figures}.json", effort=effort.judging("resnet20", ["pgd400"], 1000))
     return Part(table, row, (victim, baseline, job), {figures: figures}, 0, victim)

@@ -139,7 +139,7 @@ def printed(table: str, row: str, seed: int = 0) -> list[Part]:
             columns[column] = "own"
         elif column in ("RNN-Adv", "10 steps", "40 steps"):
             optimizer = model(table, "RNN-Adv", seed)
-            columns[column] = f"trained{'40' if column == '40 steps' else ''}:{optimizer.folder}"
+            columns[column] = f"trained{'40' if column == '40 steps' else ''}:{optimizer.model}"
             before[optimizer.made] = optimizer
         elif column in TUNED:
             tuned = _tuned(TUNED[column], victim)
@@ -151,6 +151,6 @@ def printed(table: str, row: str, seed: int = 0) -> list[Part]:
 
 def _tuned(name: str, victim: Job) -> Job:
     """Return the attacker that L2L-DA's code trains for 48,000 steps on the frozen model, from its own if any."""
-    begun = [f"--attacker-from={victim.folder}"] * (victim.about["method"] == name)
+    begun = [f"--attacker-from={victim.model}"] * (victim.about["method"] == name)
     epochs = 48_000 * 100 // effort.TRAIN_IMAGES[victim.dataset]
     return attacker(name, victim, "--batch-size=100", *begun, epochs=epochs)

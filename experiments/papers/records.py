@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from l2ljax.files import write_json
+from l2ljax.models import shipped
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from papers.jobs import Job, Part
@@ -93,8 +94,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def training(victim: Job) -> dict[str, Any]:
-    """Return the settings of the run, and the plan's command."""
-    config, report = read_json(Path(victim.folder) / "config.json"), read_json(Path(victim.made))
+    """Return the settings of the run, or of the model that comes with the library, and the plan's command."""
+    if name := shipped.name_of(victim.model):
+        config = report = shipped.card(name)
+    else:
+        config, report = read_json(Path(victim.folder) / "config.json"), read_json(Path(victim.made))
     settings = {name: config[name] for name in SETTINGS if name in config}
     about = {name: report[name] for name in ("parameters", "versions")}
     return {**settings, **about, "command": shlex.join(["python", *victim.command()])}

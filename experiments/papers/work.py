@@ -22,7 +22,7 @@ from l2ljax.types import L2LError
 from papers import records
 from papers.jobs import RESULTS, Job, Part
 
-__all__ = ["GRACE", "at_work_on", "complete", "data_dirs", "log_of", "run", "tell", "work"]
+__all__ = ["GRACE", "at_work_on", "complete", "data_dirs", "left", "log_of", "run", "tell", "work"]
 
 GRACE = 90.0
 """Seconds that a job has to finish its step and save, within the given time."""
@@ -63,6 +63,15 @@ def complete(job: Job) -> bool:
     return not other or not job.made.startswith(RESULTS)
 
 
+def left(part: Part) -> list[Job]:
+    """Return the jobs of a part that are not done; a model that comes with the library is not trained again.
+
+    Raises:
+      L2LError: see `complete`.
+    """
+    return [job for job in part.jobs if not complete(job) and (job.model == job.folder or job == part.jobs[-1])]
+
+
 def work(
     parts: Sequence[Part], *, minutes: float, data_dir: Path | None = None, tell: Callable[[str], None] = tell
 ) -> bool:
@@ -75,21 +84,19 @@ def work(
     """
     until = time.monotonic() + 60 * minutes - GRACE
     missing = [part for part in parts if not records.is_kept(part)]
-    dirs = data_dirs(data_dir, [job for part in missing for job in part.jobs if not complete(job)])
+    dirs = data_dirs(data_dir, [job for part in missing for job in left(part)])
     failed: set[str] = set()
     with stopping_on_signals() as stopping:
         over = lambda: stopping() or time.monotonic() >= until
         for part in missing:
             name = f"{part.table}, {part.row}, seed {part.seed}"
-            for job in part.jobs:
-                if complete(job):
-                    continue
+            for job in left(part):
                 if job.made in failed:
                     break
                 if over():
                     return False
-                left = duration(max(until - time.monotonic(), 0))
-                tell(f"{name}: {' '.join(job.command())} ({left} left)")
+                time_left = duration(max(until - time.monotonic(), 0))
+                tell(f"{name}: {' '.join(job.command())} ({time_left} left)")
                 ended = run(job, dirs, over)
                 if complete(job):
                     continue
