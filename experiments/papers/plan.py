@@ -34,19 +34,20 @@ ATTACKS = {
     "AdvTrain+BLS": ("--steps=7",), AS_PRINTED: ("--options=steps=7,scale=3.3333,normalize=none",),
 }  # fmt: skip
 """Flags of their attacks in training: fewer steps than the papers' 10, the same number for a learned one as by hand."""
-# The generator takes 2 s a step: 1,200 steps, with Adam because those are few.
 SMALL_DA = (
-    "--batch-size=100", "--warmup=1", "--optimizer=adam", "--lr=0.001", "--lr-schedule=constant",
+    "--batch-size=50", "--warmup=0.2", "--optimizer=adam", "--lr=0.001", "--lr-schedule=cosine", "--ema=0.999",
     "--attacker-optimizer=adam", "--attacker-lr=0.001", "--val-size=0",
 )  # fmt: skip
+"""Flags of all lenet5 models, and of all with L2L-DA's generator: 6,000 small steps in 5 epochs. Without the plain
+steps of the warm-up lenet5 ends in one class for all (12.6 %)."""
+FIVE = "steps=5,step=0.5"
+"""The recursion of these generators: as far in all as the paper's 10 steps of 0.25 eps, in half of the time."""
 
 
 def mnist(row: str, seed: int) -> Job:
     """Return the model of a row of RNN-Adv's Table 3."""
     if row == "L2LDA":
-        return trained(
-            "ours", "mnist", "small_cnn", "l2l_da", 6, seed, *SMALL_DA, variant="small", images=20_000, width=16
-        )
+        return trained("ours", "mnist", "small_cnn", "l2l_da", 5, seed, *SMALL_DA, f"--options={FIVE}", width=8)
     flags, variant = ATTACKS.get(row, ()), "as-printed" if row == AS_PRINTED else ""
     return trained("ours", "mnist", "small_cnn", SMALL_METHODS[row], 12, seed, *SMALL_CNN, *flags, variant=variant)
 
@@ -61,7 +62,7 @@ def rnn_table3(row: str, seed: int, which: str) -> Part:
         return white(table, row, victim, {"CW100": "cw100", **NEUTRAL}, 1000)
     if which == "autoattack":
         return white(table, row, victim, AUTOATTACK, 1000, variant="autoattack")
-    tuned = attacker("l2l_da", victim, width=16)
+    tuned = attacker("l2l_da", victim, width=8)
     return white(table, row, victim, {"L2LDA": f"trained:{tuned.folder}"}, 1000, tuned, variant="l2lda")
 
 
@@ -150,15 +151,8 @@ def l2l_figure(table: str, row: str, figures: str) -> Part:
 # Adversarial Defense via Learning to Generate Diverse Attacks --------------------------------------------------------
 
 DA_COLUMNS = {"FGSM": "fgsm", "PGD10": "pgd10@l2l_da", "PGD100": "pgd100@l2l_da", "CW100": "cw100", "CW1000": "cw1000"}
-_LENET = (
-    "--batch-size=50", "--warmup=0.2", "--optimizer=adam", "--lr=0.001", "--lr-schedule=cosine", "--ema=0.999",
-    "--attacker-optimizer=adam", "--attacker-lr=0.001", "--val-size=0",
-)  # fmt: skip
-"""Flags of all lenet5 models. Without the plain steps of the warm-up PGD training ends in one class (12.6 %)."""
 _MIXED = "--options=clean_weight=0.3333"
 """L2L-DA's own share of clean images."""
-_FIVE = "steps=5,step=0.5"
-"""The recursion of these generators: as far in all as the paper's 10 steps of 0.25 eps, in half of the time."""
 DA_MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "Plain": ("plain", "", ()),
     "FGSM": ("fgsm_adv", "", ()),
@@ -166,13 +160,13 @@ DA_MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "PGD100": ("pgd_adv", "pgd100_mixed", ("--steps=100", _MIXED)),
     "C&W100": ("cw_adv", "", ()),
     "L2L*": ("l2l_star", "", ()),
-    "L2L-DA": ("l2l_da", "", (f"--options={_FIVE}",)),
+    "L2L-DA": ("l2l_da", "", (f"--options={FIVE}",)),
     "R-, D-": ("l2l_da", "one_shot", ("--options=steps=1,step=1.0,diversity=0.0",)),
     "R-, D+": ("l2l_da", "one_shot_diverse", ("--options=steps=1,step=1.0",)),
-    "R+, D-": ("l2l_da", "not_diverse", (f"--options={_FIVE},diversity=0.0",)),
-    "delta+, y-": ("l2l_da", "no_label", (f"--options={_FIVE},label=False",)),
-    "delta-, y+": ("l2l_da", "no_delta", (f"--options={_FIVE},delta=False",)),
-    "delta-, y-": ("l2l_da", "no_delta_no_label", (f"--options={_FIVE},delta=False,label=False",)),
+    "R+, D-": ("l2l_da", "not_diverse", (f"--options={FIVE},diversity=0.0",)),
+    "delta+, y-": ("l2l_da", "no_label", (f"--options={FIVE},label=False",)),
+    "delta-, y+": ("l2l_da", "no_delta", (f"--options={FIVE},delta=False",)),
+    "delta-, y-": ("l2l_da", "no_delta_no_label", (f"--options={FIVE},delta=False,label=False",)),
 }
 """Row -> method, suffix of the folder, flags."""
 _FULL = {"R+, D+": "L2L-DA", "delta+, y+": "L2L-DA"}
@@ -182,7 +176,7 @@ def lenet(row: str, seed: int = 0) -> Job:
     """Return the model of a row of L2L-DA's MNIST tables: 6,000 steps in 5 epochs, generators of width 8."""
     method, variant, flags = DA_MODELS[_FULL.get(row, row)]
     return trained(
-        "l2l_da", "mnist", "lenet5", method, 5, seed, *_LENET, *flags, variant=variant,
+        "l2l_da", "mnist", "lenet5", method, 5, seed, *SMALL_DA, *flags, variant=variant,
         width=8 if method.startswith("l2l") else None,
     )  # fmt: skip
 
@@ -195,7 +189,7 @@ def da_white(table: str, row: str, columns: Mapping[str, str]) -> Part:
 def da_tuned(row: str, column: str, name: str) -> Part:
     """Return a column of Table 2 whose attacker is trained on the row's model."""
     victim = lenet(row)
-    tuned = attacker(name, victim, width=16 if name == "l2l_da" else None)
+    tuned = attacker(name, victim, width=8 if name == "l2l_da" else None)
     return white("l2l_da:table2-mnist", row, victim, {column: f"trained:{tuned.folder}"}, 1000, tuned, variant=name)
 
 
@@ -293,10 +287,10 @@ PARTS: tuple[Part, ...] = (
     *(white("l2l:table8", row, cifar(row), {"FGSM": "fgsm", "PGM-20": "pgd20@l2l"}, 1000, natural=True,
             variant="fgsm")
       for row in ("Naive L2L", "Grad L2L", "2-Step L2L")),
-    equal_steps("L2L-DA on PGD10", "l2l_da", lenet("PGD10"), "pgd10@l2l_da", epochs=4, width=16),
+    equal_steps("L2L-DA on PGD10", "l2l_da", lenet("PGD10"), "pgd10@l2l_da", epochs=4, width=8),
     *(da_tuned(row, column, name) for row in ("PGD10", "L2L-DA")
       for column, name in {"AdvGAN": "advgan", "GAP": "gap", "L2L-DA": "l2l_da"}.items()),
-    *(da_black(lenet(row), row, letter, lenet(other, 1), attacker("l2l_da", lenet(other, 1), width=16))
+    *(da_black(lenet(row), row, letter, lenet(other, 1), attacker("l2l_da", lenet(other, 1), width=8))
       for letter, other in DA_SURROGATES.items()
       for row in ("Plain", "PGD10", "L2L-DA", "L2L*", "PGD100", "C&W100")),
     *(kept("l2l:table3", row, "costs_wrn_34_10", "throughput", *_L2L_COSTS)
