@@ -16,6 +16,8 @@ from l2ljax.run.config import Config, resolve
 from l2ljax.run.trained import load_attacker, load_classifier
 from l2ljax.types import L2LError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory):

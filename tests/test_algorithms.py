@@ -113,7 +113,7 @@ def attacker_function(net, channels=1):
     return g
 
 
-@pytest.mark.parametrize("method, steps", [("grad_l2l", 1), ("two_step_l2l", 2)])
+@pytest.mark.parametrize("method, steps", [pytest.param("grad_l2l", 1, marks=pytest.mark.slow), ("two_step_l2l", 2)])
 def test_l2l(method, steps):
     g = attacker_function(attackers.create("wide", width=4))
 

@@ -135,34 +135,35 @@ def test_bfloat16_computes_the_classifier_and_keeps_float32_parameters(tmp_path)
     assert {a.dtype for name, a in final(tmp_path / "run").items() if ".params" in name} == {np.dtype(np.float32)}
 
 
-def test_stopped_runs_go_on_to_the_same_bits(tmp_path):
-    """One run is stopped by SIGTERM, one killed; both end as the one that nothing interrupts."""
+def test_a_run_that_is_stopped_and_killed_goes_on_to_the_same_bits(tmp_path):
+    """By SIGTERM, then by SIGKILL; it ends as the one that nothing interrupts."""
     flags = {"epochs": 6, "checkpoint_every": 4, "attacks": "fgsm"}
-    folders = {how: tmp_path / str(how) for how in (None, signal.SIGTERM, signal.SIGKILL)}
-    for how, folder in folders.items():
-        process = script(*flags_of(folder, **flags))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    saved = lambda: max((int(p.name) for p in (broken / "checkpoints").glob("*") if p.name.isdigit()), default=0)
+    begins = []
+    for how, status in {signal.SIGTERM: 130, signal.SIGKILL: -signal.SIGKILL, None: 0}.items():
+        begins.append(saved())
+        process = script(*flags_of(broken, **flags))
         deadline = time.monotonic() + 120
         while how and time.monotonic() < deadline:
-            if any(p.name.isdigit() for p in (folder / "checkpoints").glob("*")):
+            if saved() > begins[-1]:
                 process.send_signal(how)
                 break
             time.sleep(0.01)
-        _, err = process.communicate(timeout=240)
-        assert process.returncode == {None: 0, signal.SIGTERM: 130, signal.SIGKILL: -signal.SIGKILL}[how], err
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == status, err
+        assert begins[-1] == 0 or f"going on from step {begins[-1]} of 36" in out
         if how == signal.SIGTERM:
             assert re.search(r"stopped after step \d+: run the same command again to resume", err)
-        if how:
-            assert steps_of(folder)[-1] < 36
-            again = script(*flags_of(folder, **flags))
-            out, err = again.communicate(timeout=240)
-            assert again.returncode == 0, err
-            assert int(re.search(r"going on from step (\d+) of 36", out)[1]) > 0
-        assert steps_of(folder) == list(range(1, 37))
-    ends = [final(folder) for folder in folders.values()]
-    for end in ends[1:]:
-        assert end.keys() == ends[0].keys()
-        for name in end:
-            np.testing.assert_array_equal(end[name], ends[0][name], err_msg=name)
+        assert (steps_of(broken)[-1] < 36) == bool(how)
+    assert begins == sorted(set(begins))
+    process = script(*flags_of(whole, **flags))
+    process.communicate(timeout=240)
+    assert steps_of(broken) == steps_of(whole) == list(range(1, 37))
+    ends = final(broken), final(whole)
+    assert ends[0].keys() == ends[1].keys()
+    for name in ends[0]:
+        np.testing.assert_array_equal(ends[0][name], ends[1][name], err_msg=name)
 
 
 def test_a_workdir_of_another_configuration_is_refused_and_untouched(tmp_path):

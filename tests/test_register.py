@@ -162,8 +162,6 @@ def test_the_examples_names_are_loaded_by_the_scripts(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["options"] == {"size": 0.25}
 
     flags = ["--victim=run", "--attacks=nesterov3", "--eval-size=20", "--no-masking"]
-    done = script("evaluate.py", *flags)
-    assert done.returncode == 2 and done.stderr.startswith("error: unknown attack 'nesterov3'"), done.stderr
     done = script("evaluate.py", "--import", "new_attack", *flags)
     assert done.returncode == 0, done.stderr
     judged = json.loads((tmp_path / "run" / "evaluation" / "robustbench.json").read_text())["provenance"]

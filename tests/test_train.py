@@ -117,8 +117,8 @@ def run_with_two_devices(code):
     return done.stdout.splitlines()
 
 
-FEW = [("rnn_adv", "joint", 0.05), ("grad_l2l", "alternating", 0), ("l2l_da", "joint", 0), ("free_adv", "joint", 0)]
-OTHERS = [("ait_l2l", "joint", 0), ("fgsm_sdi", "joint", 0), ("las_at", "alternating", 0)]
+FEW = [("rnn_adv", "joint", 0.05), ("grad_l2l", "alternating", 0), ("free_adv", "joint", 0)]
+OTHERS = [("l2l_da", "joint", 0), ("ait_l2l", "joint", 0), ("fgsm_sdi", "joint", 0), ("las_at", "alternating", 0)]
 
 
 @pytest.mark.parametrize(
