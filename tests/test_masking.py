@@ -28,7 +28,7 @@ def workdir(tmp_path_factory):
     """An adversarially trained digits classifier."""
     folder = tmp_path_factory.mktemp("robust") / "run"
     config = Config(
-        method="pgd_adv", steps=4, eps="0.1", epochs=12, val_size=0, attacks="fgsm", eval_size=100, workdir=str(folder)
+        method="pgd_adv", steps=4, eps="0.1", epochs=6, val_size=0, attacks="fgsm", eval_size=100, workdir=str(folder)
     )
     experiment.run(resolve("digits", "pgd_adv", config))
     return folder
