@@ -201,6 +201,8 @@ def test_the_papers_own_setting_is_said_to_be_it():
     assert compare.shortened(saved, "rnn_adv:table3", "AdvTrain") == "as in the paper"
     shorter = compare.shortened({**saved, "epochs": 6}, "rnn_adv:table3", "AdvTrain")
     assert shorter.startswith("6 of 100 epochs; milestones")
+    smooth = compare.shortened({**saved, "lr_schedule": "onecycle", "milestones": []}, "rnn_adv:table3", "AdvTrain")
+    assert smooth == "lr schedule onecycle for steps"
 
 
 def test_black_box_tables_have_slim_attackers_of_width_128():

@@ -150,7 +150,10 @@ def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
     images, everything = training.get("train_size"), TRAIN_IMAGES.get(training["dataset"])
     if images is not None and images != everything:
         said.append(f"{images:,} of {everything:,} training images" if everything else f"{images:,} training images")
+    stepped = training.get("lr_schedule", paper.lr_schedule) == paper.lr_schedule  # else there are no milestones
     for name in COMPARED:
+        if name in ("milestones", "decay") and not stepped:
+            continue
         theirs, ours = getattr(paper, name), training.get(name, ...)
         if name in ("milestones", "warmup"):  # in epochs: stretched like the run
             stretch = training["epochs"] / paper.epochs
