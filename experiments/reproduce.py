@@ -4,7 +4,7 @@
     python experiments/reproduce.py --only=rnn_adv:table3 --minutes=90 --data-dir=FOLDER
     python experiments/reproduce.py --tables                                  # experiments/results -> BENCHMARKS.md
 
---minutes runs the list and stops in time; the next call resumes. On a CPU run one per core (`taskset -c 0`).
+--minutes runs the list in that time; the next call goes on. Models of the library are only judged. One per CPU core.
 """
 
 import dataclasses
