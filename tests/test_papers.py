@@ -195,6 +195,12 @@ def test_rows_have_their_papers_schedules(table, row, settings):
     assert {name: getattr(paper, name) for name in settings} == settings
 
 
+def test_our_shorter_recursions_are_not_taken_for_the_papers():
+    assert printed.setting("l2l_da:table1a", "R+, D-").options.get("steps", 10) == 10
+    training = {**printed.setting("l2l_da:table1a", "R+, D-").saved(), "options": {"steps": 5, "diversity": 0.0}}
+    assert "steps 5 for 10" in compare.shortened(training, "l2l_da:table1a", "R+, D-")
+
+
 def test_the_papers_own_setting_is_said_to_be_it():
     settings = printed.setting("rnn_adv:table3", "AdvTrain").saved()
     saved = {field: settings[field] for field in records.SETTINGS}

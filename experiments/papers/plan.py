@@ -162,21 +162,23 @@ DA_MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "PGD100": ("pgd_adv", "pgd100_mixed", ("--steps=100", _MIXED)),
     "C&W100": ("cw_adv", "", ()),
     "L2L*": ("l2l_star", "", ()),
-    "L2L-DA": ("l2l_da", "", (f"--options={FIVE}",)),
+    "L2L-DA": ("l2l_da", "", ()),
     "R-, D-": ("l2l_da", "one_shot", ("--options=steps=1,step=1.0,diversity=0.0",)),
     "R-, D+": ("l2l_da", "one_shot_diverse", ("--options=steps=1,step=1.0",)),
-    "R+, D-": ("l2l_da", "not_diverse", (f"--options={FIVE},diversity=0.0",)),
-    "delta+, y-": ("l2l_da", "no_label", (f"--options={FIVE},label=False",)),
-    "delta-, y+": ("l2l_da", "no_delta", (f"--options={FIVE},delta=False",)),
-    "delta-, y-": ("l2l_da", "no_delta_no_label", (f"--options={FIVE},delta=False,label=False",)),
+    "R+, D-": ("l2l_da", "not_diverse", ("--options=diversity=0.0",)),
+    "delta+, y-": ("l2l_da", "no_label", ("--options=label=False",)),
+    "delta-, y+": ("l2l_da", "no_delta", ("--options=delta=False",)),
+    "delta-, y-": ("l2l_da", "no_delta_no_label", ("--options=delta=False,label=False",)),
 }
-"""Row -> method, suffix of the folder, flags."""
+"""Row -> method, suffix of the folder, flags; `lenet` makes the recursions shorter."""
 _FULL = {"R+, D+": "L2L-DA", "delta+, y+": "L2L-DA"}
 
 
 def lenet(row: str, seed: int = 0) -> Job:
     """Return the model of a row of L2L-DA's MNIST tables: 6,000 steps in 5 epochs, generators of width 8."""
     method, variant, flags = DA_MODELS[_FULL.get(row, row)]
+    if method == "l2l_da" and not row.startswith("R-"):
+        flags = (f"--options={','.join([FIVE, *(flag.removeprefix('--options=') for flag in flags)])}",)
     return trained(
         "ours", "mnist", "lenet5", method, 5, seed, *SMALL_DA, *flags, variant=variant,
         width=8 if method.startswith("l2l") else None,
