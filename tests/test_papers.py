@@ -207,6 +207,8 @@ def test_the_papers_own_setting_is_said_to_be_it():
     assert compare.shortened(saved, "rnn_adv:table3", "AdvTrain") == "as in the paper"
     shorter = compare.shortened({**saved, "epochs": 6}, "rnn_adv:table3", "AdvTrain")
     assert shorter.startswith("6 of 100 epochs; milestones")
+    elsewhere = compare.shortened({**saved, "lr": 0.5}, "rnn_adv:table6", "AdvTrain")
+    assert elsewhere == "mnist for cifar10; small_cnn for vgg16; 0.3 for 8/255; 100 of 200 epochs"
     smooth = compare.shortened({**saved, "lr_schedule": "onecycle", "milestones": []}, "rnn_adv:table3", "AdvTrain")
     assert smooth == "lr schedule onecycle for steps"
 
@@ -485,8 +487,9 @@ def test_a_shorter_schedule_says_so_and_only_that_one_does():
         == "clean weight 0.3 for 0"
     )
     assert "resnet20 for wrn_34_10" in compare.shortened({**FULL, "arch": "resnet20"}, "l2l:table2", "PGM Net")
-    assert "schedule joint for alternating" in compare.shortened(FULL, "l2l:table2", "Grad L2L")
-    alternating = compare.shortened({**FULL, "schedule": "alternating", "eps": "8/255"}, "l2l:table2", "Grad L2L")
+    here = {**FULL, "dataset": "cifar10"}
+    assert "schedule joint for alternating" in compare.shortened(here, "l2l:table2", "Grad L2L")
+    alternating = compare.shortened({**here, "schedule": "alternating", "eps": "8/255"}, "l2l:table2", "Grad L2L")
     assert "schedule" not in alternating.replace("lr schedule", "") and "8/255 for 0.031" in alternating
     text = compare.section("rnn_adv:table3", table, [record(training=short, PGD_10=0.9)])
     assert "as in the paper" not in text and "6 of 100 epochs" in text

@@ -150,6 +150,8 @@ def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
     images, everything = training.get("train_size"), TRAIN_IMAGES.get(training["dataset"])
     if images is not None and images != everything:
         said.append(f"{images:,} of {everything:,} training images" if everything else f"{images:,} training images")
+    if training["dataset"] != paper.dataset:  # its rates and steps are for other images
+        return "; ".join(said)
     stepped = training.get("lr_schedule", paper.lr_schedule) == paper.lr_schedule  # else there are no milestones
     for name in COMPARED:
         if name in ("milestones", "decay") and not stepped:
