@@ -42,9 +42,6 @@ JUDGE = """
 """
 
 
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
-
 def run(code, **environment):
     env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
     done = subprocess.run(
@@ -55,7 +52,8 @@ def run(code, **environment):
 
 
 def test_evaluations_are_the_same_on_two_devices_as_on_one():
-    one, two = (json.loads(run(JUDGE, JAX_NUM_CPU_DEVICES=str(n), **QUICK)) for n in (1, 2))
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    one, two = (json.loads(run(JUDGE, JAX_NUM_CPU_DEVICES=str(n), **quick)) for n in (1, 2))
     assert one[:2] == [1, 1]
     assert two[:2] == [2, 2]
     assert two[2] == one[2]

@@ -158,7 +158,8 @@ def test_a_run_that_is_stopped_and_killed_goes_on_to_the_same_bits(tmp_path):
         assert (steps_of(broken)[-1] < 36) == bool(how)
     assert begins == sorted(set(begins))
     process = script(*flags_of(whole, **flags))
-    process.communicate(timeout=240)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
     assert steps_of(broken) == steps_of(whole) == list(range(1, 37))
     ends = final(broken), final(whole)
     assert ends[0].keys() == ends[1].keys()

@@ -16,8 +16,8 @@ from papers import effort
 from papers.effort import Effort
 
 __all__ = [
-    "AUTOATTACK", "FAST", "NEUTRAL", "RESULTS", "Job", "Part", "attacker", "black", "effort_of", "judged", "kept",
-    "trained", "white",
+    "AUTOATTACK", "FAST", "NEUTRAL", "RESULTS", "Job", "Part", "attacker", "bare", "black", "effort_of", "judged",
+    "kept", "trained", "white",
 ]  # fmt: skip
 
 RESULTS = "experiments/results"
@@ -44,7 +44,7 @@ class Job(NamedTuple):
     @property
     def model(self) -> str:
         """Where a run's trained players are: pretrained:NAME if they come with the library, else its workdir."""
-        return _shipped().get(shlex.join(["python", *self.command()]), self.folder)
+        return _shipped().get(bare(shlex.join(["python", *self.command()])), self.folder)
 
     def command(self, data_dirs: Mapping[str, str] = {}) -> list[str]:
         """Return script and flags, with the data folder if given."""
@@ -56,7 +56,12 @@ class Job(NamedTuple):
 def _shipped() -> dict[str, str]:
     """Return training command -> pretrained:NAME."""
     commands = {f"{shipped.PREFIX}{name}": shipped.card(name)["command"] for name in shipped.PRETRAINED}
-    return {re.sub(r" --data-dir=\S+", "", command): name for name, command in commands.items()}
+    return {bare(command): name for name, command in commands.items()}
+
+
+def bare(command: str) -> str:
+    """Return a command without its output file and its data's folder, which leave a result as it is."""
+    return re.sub(r" --(out|data-dir)=\S+", "", command)
 
 
 class Part(NamedTuple):

@@ -18,7 +18,7 @@ from l2ljax.files import write_json
 from l2ljax.models import shipped
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
-from papers.jobs import Job, Part
+from papers.jobs import Job, Part, bare
 
 __all__ = ["FOLDER", "SETTINGS", "is_kept", "is_of", "keep", "path_of", "read", "training"]
 
@@ -50,7 +50,6 @@ def is_kept(part: Part) -> bool:
 
 def is_of(content: Mapping[str, Any], job: Job) -> bool:
     """Return whether a script's result is of the job's command, whatever its output file and its data's folder."""
-    bare = lambda command: re.sub(r" --(out|data-dir)=\S+", "", command)
     return bool(bare(content.get("command", "")) == bare(shlex.join(["python", *job.command()])))
 
 

@@ -77,8 +77,7 @@ class Settings(NamedTuple):
     clip_norm: float | None = None
     """The longest gradient, of either player."""
     clip_warmup: bool = True
-    """Whether the warm-up's gradients are clipped, too. Without, Adam's second moments of larger gradients shorten its
-    steps after the warm-up: with L2L-DA on LeNet-5 the generator then wins for over a thousand steps."""
+    """Whether the warm-up's gradients are clipped, too."""
     warmup: float = 0.0
     replays: int | None = None
     """Steps on each batch; by default 1."""
