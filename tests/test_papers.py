@@ -656,6 +656,20 @@ def test_digits_are_read_where_they_are_kept():
         assert len(group.values) == 3 and group.images == 397
 
 
+def test_costs_stand_beside_the_papers_in_both_forms(tmp_path):
+    def cells(text):
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+
+    rows = {"plain": [1.0, 2.0], "grad_l2l": [2.0, 6.0], "grad_l2l:alternating": [5.0, 10.0]}
+    speed = [{"method": method, "program": "l2ljax", "seconds": seconds} for method, seconds in rows.items()]
+    speed.append({"method": "grad_l2l", "program": "torch", "seconds": [9.0, 9.0]})
+    (tmp_path / "costs_wrn_34_10.json").write_text(json.dumps({"speed": speed}))
+    said = cells(compare.costs(tmp_path))
+    assert ["grad_l2l", "2", "4", "2.50 (2.00-3.00)", "5.00 (5.00-5.00)", "5.80"] in said  # 617.5 s / 106.5 s
+    assert ["two_step_l2l", "3", "6", "-", "-", "7.56"] in said
+    assert ["rnn_trades", "-", "1.65"] in said  # 443.52 s / 268.5 s; not measured
+
+
 def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path):
     def run(method, *accuracies):
         about = {"method": method, "dataset": "digits", "arch": "digits_cnn", "eps": "0.2", "epochs": 60}

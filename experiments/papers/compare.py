@@ -15,15 +15,16 @@ from typing import Any
 from l2ljax import defenses
 from l2ljax.report.markdown import grid
 from l2ljax.run import recipes
+from l2ljax.runtime.workdir import read_json
 from l2ljax.threat import parse_eps
-from papers import effort, records
+from papers import effort, records, tables
 from papers.effort import TRAIN_IMAGES
 from papers.plan import PARTS
 from papers.printed import METHODS, setting
 from papers.targets import TABLES, Table
 
 __all__ = [
-    "COMPARED", "Record", "as_markdown", "cell", "elsewhere", "images_of", "passes", "read_records",
+    "COMPARED", "Record", "as_markdown", "cell", "costs", "elsewhere", "images_of", "read_records",
     "section", "shortened",
 ]  # fmt: skip
 
@@ -36,11 +37,12 @@ def read_records(folder: Path = records.FOLDER) -> list[Record]:
     return sorted(rows, key=lambda r: (r["table"], r["row"], r["seed"]))
 
 
-def as_markdown(measured: Sequence[Record]) -> str:
-    """Return a section per table that has rows."""
+def as_markdown(measured: Sequence[Record], results: Path) -> str:
+    """Return a section per table that has rows, after the costs of training steps in the folder `results`."""
     of_table = {name: [record for record in measured if record["table"] == name] for name in TABLES}
     sections = [section(name, TABLES[name], rows) for name, rows in of_table.items() if rows]
-    return "\n\n".join(["## The papers' tables, ours beside them", _ABOUT, elsewhere(measured), passes(), *sections])
+    head = ["## The papers' tables, ours beside them", _ABOUT, elsewhere(measured), costs(results)]
+    return "\n\n".join([*head, *sections])
 
 
 def elsewhere(measured: Sequence[Record]) -> str:
@@ -60,16 +62,45 @@ def elsewhere(measured: Sequence[Record]) -> str:
     return "\n".join([said, "", "In sections of their own, by the name of the JSON in experiments/results:", *lines])
 
 
-def passes() -> str:
-    """Return the passes of a training step of L2L's methods, in both forms, beside the papers' times."""
-    seconds = {row: columns["CIFAR-10"] for row, columns in TABLES["l2l:table3"].rows.items()}
-    cells = []
-    for row, time in seconds.items():
-        method = METHODS[row]
-        released = effort.ALTERNATING.get(method, "-")
-        cells.append([method, f"{effort.PASSES[method]}", f"{released}", f"{time / seconds['Plain']:.2f}"])
-    about = "Passes (forward and backward) through the classifier in a step of L2L's Table 3, and its times:"
-    return f"{about}\n\n{grid(['method', 'joint', 'alternating, as released', 'paper, time / plain'], cells)}"
+def costs(results: Path) -> str:
+    """Return the passes and times of a training step of L2L's methods, in both forms, beside the papers' times.
+
+    Also those of RNN-Adv's Table 2. The times are of experiments/results/costs_*.json, where these are kept.
+    """
+    paper = {row: columns["CIFAR-10"] for row, columns in TABLES["l2l:table3"].rows.items()}
+    measured = _seconds(results / "costs_wrn_34_10.json")
+    cells = [
+        [
+            *(method := METHODS[row], f"{effort.PASSES[method]}", f"{effort.ALTERNATING.get(method, '-')}"),
+            *(_ratio(measured, name, "plain") for name in (method, f"{method}:alternating")),
+            f"{time / paper['Plain']:.2f}",
+        ]
+        for row, time in paper.items()
+    ]
+    header = ["time / plain, wrn_34_10", "passes, joint", "passes, alternating, as released", "joint", "alternating"]
+    about = "Passes (forward and backward) through the classifier in a step of L2L's Table 3, and times:"
+    first = grid([*header, "paper"], cells)
+    rows = {row: columns["seconds per epoch"] for row, columns in TABLES["rnn_adv:table2"].rows.items()}
+    measured = _seconds(results / "costs_resnet20.json")
+    cells = [
+        [METHODS[row], _ratio(measured, METHODS[row], "rnn_adv"), f"{time / rows['RNN-Adv']:.2f}"]
+        for row, time in rows.items()
+    ]
+    second = grid(["time / rnn_adv", "resnet20", "paper, network not named"], cells)
+    return "\n\n".join([about, first, "The same of RNN-Adv's Table 2:", second])
+
+
+def _seconds(path: Path) -> dict[str, Sequence[float]]:
+    """Return method -> seconds of a training step of ours, by round."""
+    rows = read_json(path)["speed"] if path.exists() else []
+    return {row["method"]: row["seconds"] for row in rows if row["program"] == "l2ljax"}
+
+
+def _ratio(seconds: Mapping[str, Sequence[float]], method: str, other: str) -> str:
+    """Return the median of a method's times by another's, round by round, and the range; "-" without either."""
+    if method not in seconds or other not in seconds:
+        return "-"
+    return tables.RATIO.format(**tables.quotient(seconds[method], seconds[other]))
 
 
 _ABOUT = """A cell is ours, then the paper's number, then the difference, in points; between different data sets none

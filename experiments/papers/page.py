@@ -27,7 +27,7 @@ def markdown(results: Path) -> str:
     sections = {name: f"## {titles[name]}\n\n{tables.tell(record)}" for name, record in records.items()}
     first = [sections.pop(name) for name in SPEED if name in sections]
     rows = compare.read_records(results / "papers")
-    papers = [claims.as_markdown(claims.answers(rows, results)), compare.as_markdown(rows)]
+    papers = [claims.as_markdown(claims.answers(rows, results)), compare.as_markdown(rows, results)]
     text = "\n\n".join([*first, *papers, *sections.values()])
     return f"{HEAD}\n{compact(text)}\n"
 

@@ -225,8 +225,9 @@ _METHODS = ("--table=methods", "--attacks=pgd100,apgd_t20,square500", _KEPT)
 _GAIL = ("--iterations=1000", "--seeds=5", "--controls=none")
 _DENSE = ("--updater=l2l_dense", *_GAIL, "--together=1", "--checkpoint-every=500")  # 5 GB a seed
 _L2L_COSTS = (
-    "--model=wrn_34_10", "--batch-sizes=8", "--train=plain,pgd_adv,naive_l2l,grad_l2l,two_step_l2l,rnn_adv",
-    "--repeats=5", f"--out={RESULTS}/costs_wrn_34_10.json",
+    "--model=wrn_34_10", "--batch-sizes=8", "--repeats=5", f"--out={RESULTS}/costs_wrn_34_10.json",
+    "--train=plain,pgd_adv,naive_l2l,naive_l2l:alternating,grad_l2l,grad_l2l:alternating,two_step_l2l,"
+    "two_step_l2l:alternating",
 )  # fmt: skip
 _RNN_COSTS = (
     "--model=resnet20", "--batch-sizes=32", "--train=plain,pgd_adv,rnn_adv,rnn_trades,l2l_da", "--repeats=3",

@@ -13,8 +13,8 @@ from l2ljax.report.markdown import grid, over_seeds, percent, table
 from papers import overview
 
 __all__ = [
-    "TABLES", "autoattack", "cycle", "gail_speed", "goals", "judgements", "quotient", "runs", "scaling", "speed",
-    "strength", "tell", "throughput", "traveller", "verdicts",
+    "RATIO", "TABLES", "autoattack", "cycle", "gail_speed", "goals", "judgements", "quotient", "runs", "scaling",
+    "speed", "strength", "tell", "throughput", "traveller", "verdicts",
 ]  # fmt: skip
 
 
@@ -45,12 +45,12 @@ def quotient(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, 
     return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
-_RATIO = "{median:.2f} ({least:.2f}-{most:.2f})"
+RATIO = "{median:.2f} ({least:.2f}-{most:.2f})"
 _TIMES = ("median s (range)", "runs", "images/s")
 
 
 def _quotient(seconds: Sequence[float], reference: Sequence[float]) -> str:
-    return _RATIO.format(**quotient(seconds, reference))
+    return RATIO.format(**quotient(seconds, reference))
 
 
 def _times(row: Mapping[str, Any]) -> list[str]:
@@ -220,7 +220,7 @@ def goals(record: Mapping[str, Any]) -> str:
         theirs = f"{statistics.median(row['theirs']):.4g} ({row['rival']})" if "rival" in row else "-"
         wanted = f"{'at most' if row['most'] else 'at least'} {row['goal']:g}"
         ours, met = f"{statistics.median(row['ours']):.4g}", "yes" if row["met"] else "no"
-        return [row["title"], wanted, _RATIO.format(**row["ratio"]), met, ours, theirs]
+        return [row["title"], wanted, RATIO.format(**row["ratio"]), met, ours, theirs]
 
     header = ["torch's time / ours, or seconds", "goal", "median (range)", "met", "ours, s", "theirs, s"]
     parts = [grid(header, [cells(row) for row in record["goals"]]), record["bounds"]]
