@@ -58,7 +58,6 @@ def test_cells_are_methods_in_turn_for_each_batch_size_and_number_of_steps(flags
         return lambda: order.append((task.method, task.batch_size, training.options(task).get("steps")))
 
     monkeypatch.setattr(training, "ours", build)
-    monkeypatch.setattr(processes, "apart", lambda build, **options: build())
     found = throughput.run(flags(train="plain,pgd_adv", batch_sizes="2,4", steps="1,5"))
     once = [[("plain", size, None), ("pgd_adv", size, steps)] for size in (2, 4) for steps in (1, 5)]
     assert order == [program for cell in once for program in 3 * cell]

@@ -6,8 +6,8 @@
     python experiments/throughput.py --preset=gpu --minutes=9
 
 A cell is an attack, or the training steps of some methods, on one model with one batch size and dtype: our programs and
-the rivals' are timed in turn, training steps on a CPU in a process each. The results are written after every round, so
-a stopped run leaves complete JSON.
+the rivals' are timed in turn, training steps on a CPU beside rivals in a process each. The results are written after
+every round, so a stopped run leaves complete JSON.
 """
 
 import functools
@@ -48,6 +48,8 @@ def run(flags: Flags) -> dict[str, Any]:
     began, lock = time.monotonic(), threading.Lock()
     if flags.rivals:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs some of a GPU's memory too
+    else:
+        devices.keep_freed_memory()  # as the scripts of training do
     limit = float("inf") if flags.minutes is None else 60 * flags.minutes
     wanted = cells(flags)
     check_writable(flags.out)
@@ -175,14 +177,14 @@ def _training(cell: Cell, flags: Flags) -> list[Build]:
         known = {"method": method, **training.known(task)}
         for name, build in training.builders(task, rival=rival, count=flags.devices).items():
             peak = processes.peak_bytes(build) if flags.memory else None
-            builds.append((functools.partial(_built, name, build), {**known, "step_peak_bytes": peak}))
+            make = functools.partial(_built, name, build, apart=bool(flags.rivals) and jax.default_backend() == "cpu")
+            builds.append((make, {**known, "step_peak_bytes": peak}))
     return builds
 
 
-def _built(name: str, build: Callable[[], Program]) -> Built:
-    """Build a training step, on a CPU in a process of its own; an accelerator's memory is one process's."""
-    alone = jax.default_backend() == "cpu"
-    return {name: (processes.apart(build, like_a_script=name == "l2ljax") if alone else build(), None)}
+def _built(name: str, build: Callable[[], Program], *, apart: bool) -> Built:
+    """Build a training step, or, `apart`, let a process of its own do so; an accelerator's memory is one process's."""
+    return {name: (processes.apart(build, like_a_script=name == "l2ljax") if apart else build(), None)}
 
 
 def _victim(cell: Cell, flags: Flags) -> tuple[Any, Any]:
