@@ -661,10 +661,15 @@ def test_costs_stand_beside_the_papers_in_both_forms(tmp_path):
         return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
 
     rows = {"plain": [1.0, 2.0], "grad_l2l": [2.0, 6.0], "grad_l2l:alternating": [5.0, 10.0]}
-    speed = [{"method": method, "program": "l2ljax", "seconds": seconds} for method, seconds in rows.items()]
+    speed = [
+        {"method": method, "program": "l2ljax", "seconds": seconds, "batch_size": 8} for method, seconds in rows.items()
+    ]
     speed.append({"method": "grad_l2l", "program": "torch", "seconds": [9.0, 9.0]})
-    (tmp_path / "costs_wrn_34_10.json").write_text(json.dumps({"speed": speed}))
-    said = cells(compare.costs(tmp_path))
+    about = {"machine": "a machine", "devices": 1, "date": "today"}
+    (tmp_path / "costs_wrn_34_10.json").write_text(json.dumps({**about, "speed": speed}))
+    text = compare.costs(tmp_path)
+    assert "a machine, 1 device(s), today: a step of plain on 8 images takes 1.5 s." in text
+    said = cells(text)
     assert ["grad_l2l", "2", "4", "2.50 (2.00-3.00)", "5.00 (5.00-5.00)", "5.80"] in said  # 617.5 s / 106.5 s
     assert ["two_step_l2l", "3", "6", "-", "-", "7.56"] in said
     assert ["rnn_trades", "-", "1.65"] in said  # 443.52 s / 268.5 s; not measured

@@ -59,16 +59,16 @@ def elsewhere(measured: Sequence[Record]) -> str:
         f"Of {count} rows {run} have results of the runs that are planned for them, {older} of earlier ones, shown "
         "below; `python experiments/reproduce.py --list` says what each would take."
     )
-    return "\n".join([said, "", "In sections of their own, by the name of the JSON in experiments/results:", *lines])
+    return "\n".join([said, "", "Not in these tables, by the name of the JSON in experiments/results:", *lines])
 
 
 def costs(results: Path) -> str:
-    """Return the passes and times of a training step of L2L's methods, in both forms, beside the papers' times.
+    """Return the times of training steps beside the papers', from experiments/results/costs_*.json where kept.
 
-    Also those of RNN-Adv's Table 2. The times are of experiments/results/costs_*.json, where these are kept.
+    L2L's methods stand in both forms, with their passes.
     """
     paper = {row: columns["CIFAR-10"] for row, columns in TABLES["l2l:table3"].rows.items()}
-    measured = _seconds(results / "costs_wrn_34_10.json")
+    measured, about = _measured(results / "costs_wrn_34_10.json")
     cells = [
         [
             *(method := METHODS[row], f"{effort.PASSES[method]}", f"{effort.ALTERNATING.get(method, '-')}"),
@@ -78,22 +78,31 @@ def costs(results: Path) -> str:
         for row, time in paper.items()
     ]
     header = ["time / plain, wrn_34_10", "passes, joint", "passes, alternating, as released", "joint", "alternating"]
-    about = "Passes (forward and backward) through the classifier in a step of L2L's Table 3, and times:"
-    first = grid([*header, "paper"], cells)
     rows = {row: columns["seconds per epoch"] for row, columns in TABLES["rnn_adv:table2"].rows.items()}
-    measured = _seconds(results / "costs_resnet20.json")
-    cells = [
-        [METHODS[row], _ratio(measured, METHODS[row], "rnn_adv"), f"{time / rows['RNN-Adv']:.2f}"]
+    others, about_others = _measured(results / "costs_resnet20.json")
+    other_cells = [
+        [METHODS[row], _ratio(others, METHODS[row], "rnn_adv"), f"{time / rows['RNN-Adv']:.2f}"]
         for row, time in rows.items()
     ]
-    second = grid(["time / rnn_adv", "resnet20", "paper, network not named"], cells)
-    return "\n\n".join([about, first, "The same of RNN-Adv's Table 2:", second])
+    return "\n\n".join([
+        f"Training steps of L2L's Table 3, and of RNN-Adv's Table 2 below. A pass is forward and backward through the "
+        f"classifier; to the images alone it takes two thirds of the multiplications of a training step. {about}",
+        grid([*header, "paper"], cells),
+        about_others,
+        grid(["time / rnn_adv", "resnet20", "paper, network not named"], other_cells),
+    ])  # fmt: skip
 
 
-def _seconds(path: Path) -> dict[str, Sequence[float]]:
-    """Return method -> seconds of a training step of ours, by round."""
-    rows = read_json(path)["speed"] if path.exists() else []
-    return {row["method"]: row["seconds"] for row in rows if row["program"] == "l2ljax"}
+def _measured(path: Path) -> tuple[dict[str, Sequence[float]], str]:
+    """Return method -> seconds of a training step of ours, by round, and a sentence about the measurement."""
+    if not path.exists():
+        return {}, "Not measured."
+    record = read_json(path)
+    first, *_ = rows = [row for row in record["speed"] if row["program"] == "l2ljax"]
+    return {row["method"]: row["seconds"] for row in rows}, (
+        f"{record['machine']}, {record['devices']} device(s), {record['date']}: a step of {first['method']} on "
+        f"{first['batch_size']} images takes {statistics.median(first['seconds']):.2g} s."
+    )
 
 
 def _ratio(seconds: Mapping[str, Sequence[float]], method: str, other: str) -> str:

@@ -15,13 +15,14 @@ section, and of a row of the papers' tables in experiments/results/papers, has i
 learning rates for GAIL are in experiments/results/searched.
 [Accuracy against training passes](experiments/results/passes.png) draws the models.
 """
-SPEED = ("goals", "speed", "costs_resnet20", "costs_wrn_34_10", "gail_speed", "throughput", "scaling")
-"""Results about speed, which come first."""
+SPEED = ("goals", "speed", "gail_speed", "throughput", "scaling")
+"""Results about speed, which come first; costs_*.json is in the papers' part."""
 
 
 def markdown(results: Path) -> str:
     """Return BENCHMARKS.md: speed, reproduced claims, the papers' tables, all other results."""
     records = {path.stem: read_json(path) for path in sorted(results.glob("*.json"))}
+    records = {name: record for name, record in records.items() if not name.startswith("costs_")}
     digits = {f"digits_{table}": title for table, title in ablations.TITLES.items()}
     titles = {name: record.get("title") or digits.get(name, name.replace("_", " ")) for name, record in records.items()}
     sections = {name: f"## {titles[name]}\n\n{tables.tell(record)}" for name, record in records.items()}
