@@ -53,12 +53,18 @@ def mnist(row: str, seed: int) -> Job:
     return trained("ours", "mnist", "small_cnn", SMALL_METHODS[row], 12, seed, *SMALL_CNN, *flags, variant=variant)
 
 
+_STEPS = {f"{n} steps": f"trained{n}:{mnist('RNN-Adv', 0).model}" for n in (10, 40)}
+"""The attacker of RNN-Adv with the paper's numbers of steps; it is trained with 7."""
+
+
 def rnn_table3(row: str, seed: int, which: str) -> Part:
-    """Return one of four groups of columns."""
-    table, victim, optimizer = "rnn_adv:table3", mnist(row, seed), mnist("RNN-Adv", 0)
+    """Return one of five groups of columns."""
+    table, victim = "rnn_adv:table3", mnist(row, seed)
     if which == "paper":
-        columns = {"PGD-10": "pgd10@rnn", "PGD-100": "pgd100@rnn", "RNN-Adv": f"trained:{optimizer.model}"}
-        return white(table, row, victim, columns, 10_000, optimizer, natural=True)
+        return white(table, row, victim, {"PGD-10": "pgd10@rnn", "PGD-100": "pgd100@rnn"}, 10_000, natural=True)
+    if which == "rnn":
+        column = {"RNN-Adv": _STEPS["10 steps"]}
+        return white(table, row, victim, column, 10_000, mnist("RNN-Adv", 0), variant="rnn")
     if which == "neutral":
         return white(table, row, victim, {"CW100": "cw100", **NEUTRAL}, 1000)
     if which == "autoattack":
@@ -82,7 +88,6 @@ def strength(name: str, victims: tuple[Job, ...], attackers: tuple[Job, ...]) ->
     return (*folders, "--eval-size=500", f"--out={RESULTS}/{name}.json")
 
 
-_LONGER = {f"{n} steps": f"trained{n if n > 10 else ''}:{mnist('RNN-Adv', 0).model}" for n in (10, 40)}
 _OTHERS = {"Plain-Net": mnist("Plain", 1), "PGD-Net": mnist("AdvTrain", 1)}
 CURVES = ("AdvTrain", "TRADES", "RNN-Adv", "RNN-TRADES")
 _CURVED = tuple(mnist(row, 0) for row in CURVES)
@@ -101,8 +106,10 @@ L2L_ROWS = {
     "AIT": "ait", "AIT+Grad L2L": "ait_l2l", "FGSM Net": "fgsm_adv",
 }  # fmt: skip
 L2L_COLUMNS = {"PGM-20": "pgd20@l2l", "PGM-100": "pgd100@l2l"}
-INTERPOLATION = {"CW-20": "margin20@ait", "CW-100": "margin100@ait"}
-"""AIT's own evaluation, beside PGM."""
+INTERPOLATION = {
+    "PGM-20": "pgd20@l2l_v2", "PGM-100": "pgd100@l2l_v2", "CW-20": "margin20@ait", "CW-100": "margin100@ait",
+}  # fmt: skip
+"""AIT's own evaluation."""
 _BUDGET = (
     "--val-size=0", "--lr-schedule=onecycle", "--ema=0.999", "--batch-size=128", "--eps=0.031", "--schedule=joint",
 )  # fmt: skip
@@ -124,7 +131,7 @@ def l2l_table2(row: str) -> list[Part]:
     interpolated = row.startswith("AIT")
     table, victim = "l2l:table4-v2" if interpolated else "l2l:table2", cifar(row)
     own = {"own attacker": "own"} if L2L_ROWS[row] in effort.GENERATORS else {}
-    columns = {**L2L_COLUMNS, **NEUTRAL, **own, **(INTERPOLATION if interpolated else {})}
+    columns = {**(INTERPOLATION if interpolated else L2L_COLUMNS), **NEUTRAL, **own}
     parts = [
         white(table, row, victim, columns, 1000, natural=True),
         white(table, row, victim, FAST, 1000, variant="fast"),
@@ -247,6 +254,7 @@ def _gail(environment: str) -> list[Part]:
     ]
 
 
+_WHITE = ("paper", "neutral", "rnn")
 PARTS: tuple[Part, ...] = (
     kept("rnn_adv:open", "scale, gradient, learning rate of phi, w_t, biases", "digits_rnn", "ablation", *_RNN_OPEN),
     kept("rnn_adv:open", "phi frozen at its start", "digits_methods", "ablation", *_METHODS),
@@ -255,13 +263,13 @@ PARTS: tuple[Part, ...] = (
     *equal.PARTS,
     *_gail("CartPole-v1"),
     *_gail("MountainCar-v0"),
-    *(rnn_table3(row, 0, which) for row in ("RNN-Adv", "AdvTrain", "Plain") for which in ("paper", "neutral")),
-    *(rnn_table3(row, 0, which) for row in ("TRADES", "RNN-TRADES") for which in ("paper", "neutral")),
+    *(rnn_table3(row, 0, which) for row in ("RNN-Adv", "AdvTrain", "Plain") for which in _WHITE),
+    *(rnn_table3(row, 0, which) for row in ("TRADES", "RNN-TRADES") for which in _WHITE),
     equal_steps("RNN on AdvTrain", "rnn_adv", mnist("AdvTrain", 0), "pgd10@rnn", "--attacker-lr=0.01", epochs=1),
     *(rnn_figure3(row) for row in ("Plain", "AdvTrain", "TRADES", "RNN-Adv", "RNN-TRADES")),
-    *(rnn_table3(AS_PRINTED, 0, which) for which in ("paper", "neutral", "autoattack")),
-    *(rnn_table3(row, 1, which) for row in ("RNN-Adv", "AdvTrain") for which in ("paper", "neutral")),
-    *(rnn_table3(row, 2, which) for row in ("RNN-Adv", "AdvTrain") for which in ("paper", "neutral")),
+    *(rnn_table3(AS_PRINTED, 0, which) for which in (*_WHITE, "autoattack")),
+    *(rnn_table3(row, 1, which) for row in ("RNN-Adv", "AdvTrain") for which in _WHITE),
+    *(rnn_table3(row, 2, which) for row in ("RNN-Adv", "AdvTrain") for which in _WHITE),
     *(rnn_table3(row, 0, "autoattack") for row in ("RNN-Adv", "AdvTrain", "Plain", "TRADES", "RNN-TRADES")),
     *(part for row in ("PGM Net", "Grad L2L", "2-Step L2L", "Naive L2L") for part in l2l_table2(row)[:2]),
     *(part for row in ("AIT", "AIT+Grad L2L", "Grad-only L2L", "2-Step Grad-only") for part in l2l_table2(row)[:2]),
@@ -272,10 +280,9 @@ PARTS: tuple[Part, ...] = (
     *(white("rnn_adv:table1", row, mnist(row, 0), {"PGD": "pgd10@rnn", "PGD+BLS": "bls10"}, 1000, variant="bls",
             natural=True)
       for row in ("AdvTrain", "AdvTrain+BLS")),
-    *(rnn_table3("L2LDA", 0, which) for which in ("paper", "neutral", "autoattack")),
+    *(rnn_table3("L2LDA", 0, which) for which in (*_WHITE, "autoattack")),
     *(Part("rnn_adv:figure2", row, (*_CURVED, mnist("L2LDA", 0), _CURVE)) for row in CURVES),
-    *(rnn_table3(row, seed, which) for seed in (1, 2) for row in ("TRADES", "RNN-TRADES")
-      for which in ("paper", "neutral")),
+    *(rnn_table3(row, seed, which) for seed in (1, 2) for row in ("TRADES", "RNN-TRADES") for which in _WHITE),
     *(da_white("l2l_da:table2-mnist", row, DA_COLUMNS | NEUTRAL) for row in ("PGD100", "C&W100")),
     *(da_white("l2l_da:table1b", row, {k: DA_COLUMNS[k] for k in ("FGSM", "PGD100", "CW1000")} | NEUTRAL)
       for row in ("delta+, y+", "delta+, y-", "delta-, y+", "delta-, y-")),
@@ -284,7 +291,7 @@ PARTS: tuple[Part, ...] = (
     *(l2l_figure("l2l:figure4", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
     *(l2l_figure("l2l:figure9", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
     *(l2l_figure("l2l:figure5", row, "perturbations") for row in ("PGM Net", "2-Step L2L")),
-    *(white("rnn_adv:table6", row, mnist(row, 0), _LONGER, 10_000, mnist("RNN-Adv", 0), variant="steps")
+    *(white("rnn_adv:table6", row, mnist(row, 0), _STEPS, 10_000, mnist("RNN-Adv", 0), variant="steps")
       for row in RNN_ROWS),
     *(black("rnn_adv:table7", row, mnist(row, 0), _OTHERS, {"": "pgd10@rnn"})
       for row in ("AdvTrain", "TRADES", "L2LDA", "RNN-Adv", "RNN-TRADES")),

@@ -139,7 +139,7 @@ def printed(table: str, row: str, seed: int = 0) -> list[Part]:
             columns[column] = "own"
         elif column in ("RNN-Adv", "10 steps", "40 steps"):
             optimizer = model(table, "RNN-Adv", seed)
-            columns[column] = f"trained{'40' if column == '40 steps' else ''}:{optimizer.model}"
+            columns[column] = f"trained{'40' if column == '40 steps' else '10'}:{optimizer.model}"
             before[optimizer.made] = optimizer
         elif column in TUNED:
             tuned = _tuned(TUNED[column], victim)
