@@ -13,7 +13,7 @@ from papers.jobs import AUTOATTACK, FAST, NEUTRAL, RESULTS, Job, Part, attacker,
 __all__ = [
     "AS_PRINTED", "DA_COLUMNS", "DA_MODELS", "DA_SURROGATES", "L2L_ROWS", "PARTS", "RNN_ROWS", "SMALL_METHODS",
     "cifar", "da_black", "da_tuned", "da_white", "equal_steps", "l2l_figure", "l2l_table2", "l2l_table4", "lenet",
-    "mnist", "rnn_figure3", "rnn_table3", "strength",
+    "mnist", "rnn_attacker", "rnn_figure3", "rnn_table3", "strength",
 ]  # fmt: skip
 
 # Improved Adversarial Training via Learned Optimizer -----------------------------------------------------------------
@@ -53,24 +53,26 @@ def mnist(row: str, seed: int) -> Job:
     return trained("ours", "mnist", "small_cnn", SMALL_METHODS[row], 12, seed, *SMALL_CNN, *flags, variant=variant)
 
 
-_STEPS = {f"{n} steps": f"trained{n}:{mnist('RNN-Adv', 0).model}" for n in (10, 40)}
-"""The attacker of RNN-Adv with the paper's numbers of steps; it is trained with 7."""
-
-
 def rnn_table3(row: str, seed: int, which: str) -> Part:
     """Return one of five groups of columns."""
     table, victim = "rnn_adv:table3", mnist(row, seed)
     if which == "paper":
         return white(table, row, victim, {"PGD-10": "pgd10@rnn", "PGD-100": "pgd100@rnn"}, 10_000, natural=True)
     if which == "rnn":
-        column = {"RNN-Adv": _STEPS["10 steps"]}
-        return white(table, row, victim, column, 10_000, mnist("RNN-Adv", 0), variant="rnn")
+        return rnn_attacker(table, row, seed, "RNN-Adv", 10)
     if which == "neutral":
         return white(table, row, victim, {"CW100": "cw100", **NEUTRAL}, 1000)
     if which == "autoattack":
         return white(table, row, victim, AUTOATTACK, 1000, variant="autoattack")
     tuned = attacker("l2l_da", victim, width=8)
     return white(table, row, victim, {"L2LDA": f"trained:{tuned.folder}"}, 1000, tuned, variant="l2lda")
+
+
+def rnn_attacker(table: str, row: str, seed: int, column: str, steps: int) -> Part:
+    """Return a column under RNN-Adv's attacker, which is trained with 7 steps, with the paper's 10 or 40."""
+    optimizer = mnist("RNN-Adv", 0)
+    attack = {column: f"trained{steps}:{optimizer.model}"}
+    return white(table, row, mnist(row, seed), attack, 10_000, optimizer, variant=f"rnn{steps}")
 
 
 def rnn_figure3(row: str) -> Part:
@@ -291,8 +293,7 @@ PARTS: tuple[Part, ...] = (
     *(l2l_figure("l2l:figure4", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
     *(l2l_figure("l2l:figure9", row, "sweep") for row in ("PGM Net", "Grad L2L", "2-Step L2L")),
     *(l2l_figure("l2l:figure5", row, "perturbations") for row in ("PGM Net", "2-Step L2L")),
-    *(white("rnn_adv:table6", row, mnist(row, 0), _STEPS, 10_000, mnist("RNN-Adv", 0), variant="steps")
-      for row in RNN_ROWS),
+    *(rnn_attacker("rnn_adv:table6", row, 0, f"{n} steps", n) for row in RNN_ROWS for n in (10, 40)),
     *(black("rnn_adv:table7", row, mnist(row, 0), _OTHERS, {"": "pgd10@rnn"})
       for row in ("AdvTrain", "TRADES", "L2LDA", "RNN-Adv", "RNN-TRADES")),
     *(white("l2l:table8", row, cifar(row), {"FGSM": "fgsm", "PGM-20": "pgd20@l2l"}, 1000, natural=True,
