@@ -73,11 +73,11 @@ TABLES: dict[str, _Rows] = {
     }),
 }  # fmt: skip
 TITLES = {
-    "methods": "digits: methods, the L2L ones with attackers of width 16",
-    "recipes": "digits: as released or printed, and ours, at a constant rate",
-    "rnn": "digits: RNN-Adv's choices, at a constant rate",
-    "ingredients": "digits: ingredients of training, RNN-Adv with 3 steps",
-    "steps": "digits: the attack in training, at a constant rate",
-    "slim": "digits: L2L's slim attacker, at a constant rate",
+    "methods": "digits: methods as `ours` (one-cycle rate to 3e-3, Cutout 2), the L2L ones with attackers of width 16",
+    "recipes": "digits: as released or printed, and ours, at a constant rate of 1e-3 without Cutout",
+    "rnn": "digits: RNN-Adv's choices, at a constant rate of 1e-3 without Cutout",
+    "ingredients": "digits: ingredients of training, RNN-Adv with 3 steps, constant rate of 1e-3 or one-cycle to 3e-3",
+    "steps": "digits: the attack in training, at a constant rate of 1e-3 without Cutout",
+    "slim": "digits: L2L's slim attacker, at a constant rate of 1e-3 without Cutout",
 }
 """Table -> its title in BENCHMARKS.md."""

@@ -1,104 +1,26 @@
-"""The papers' claims, each answered yes, no or open by a rule from kept results alone.
+"""The papers' claims, each answered yes, no or open by the rule of `evidence`, from kept results alone.
 
-    for answer in answers(compare.read_records(), Path("experiments/results")): ...
-
-A comparison is of two groups of numbers, one per seed. Its noise is the larger of the groups' ranges over seeds and of
-two standard errors from the number of images. A difference above the noise is yes, one below minus the noise is no.
-Between, it is no if both have three seeds and the difference is within their ranges, else open.
+for answer in answers(compare.read_records(), Path("experiments/results")): ...
 """
 
 import json
-import math
-import statistics
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from l2ljax import defenses
 from l2ljax.report.markdown import grid
 from papers import equal
 from papers.compare import Record
-from papers.jobs import FAST, effort_of
+from papers.evidence import NEEDED, Answer, Group, exceeds
+from papers.jobs import FAST
 from papers.plan import AS_PRINTED, PARTS
 
 __all__ = [
-    "ATTACKS", "NEEDED", "Answer", "Group", "alike", "alternating_beats_joint", "answers", "as_markdown", "column",
-    "digits", "diversity_helps", "exceeds", "gail_is_steadied", "interpolation_falls", "learned_attacker_pays",
+    "ATTACKS", "DIGITS", "alike", "alternating_beats_joint", "answers", "as_markdown", "column", "digits",
+    "diversity_helps", "gail_is_steadied", "interpolation_falls", "learned_attacker_pays",
     "learned_attacker_wins", "naive_fails", "rnn_beats_adv_train", "two_steps_beat_one", "worst",
 ]  # fmt: skip
-
-NEEDED = 3
-"""The number of seeds that makes a difference within the noise a no."""
-
-
-class Group(NamedTuple):
-    """One side of a comparison."""
-
-    name: str
-    values: Sequence[float]
-    images: int | None = None
-    """The number of images of an accuracy; None for other numbers."""
-    hours: float = 0.0
-    """The time of one more seed on two CPU cores, as estimated; 0 if unknown."""
-
-
-class Answer(NamedTuple):
-    """The answer to one claim in one place."""
-
-    claim: str
-    where: str
-    answer: str
-    """yes, no, open."""
-    shown: str
-    """The numbers and the noise."""
-    seeds: int = 0
-    """The number of seeds of the smaller group: with one, the noise does not include the seeds'."""
-    settled_by: str = ""
-    """The budget that would settle an open claim."""
-
-
-def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
-    """Return whether `more` is above `less` by more than the noise."""
-    if not more.values or not less.values:
-        missing = ", ".join(group.name for group in (more, less) if not group.values)
-        return Answer(claim, where, "open", f"not run: {missing}", settled_by=_seeds(more, less))
-    difference = statistics.mean(more.values) - statistics.mean(less.values)
-    spread = max(max(group.values) - min(group.values) for group in (more, less))
-    noise = max(spread, 2 * math.hypot(_error(more), _error(less)))
-    seeds = min(len(more.values), len(less.values))
-    if difference > noise:
-        answer = "yes"
-    elif difference < -noise or (seeds >= NEEDED and difference <= spread):
-        answer = "no"
-    else:
-        answer = "open"
-    sides = [f"{group.name} {', '.join(_number(value, group) for value in group.values)}" for group in (more, less)]
-    settled_by = ""
-    if answer == "open":
-        enough = seeds >= NEEDED  # then the difference is above the seeds' range, and so above 0
-        images = (more.images or 0) * (noise / difference) ** 2 if enough else 0
-        settled_by = f"{images:,.0f} images" if enough else _seeds(more, less)
-    shown = f"{'; '.join(sides)}; noise {_number(noise, more)}"
-    return Answer(claim, where, answer, shown, seeds, settled_by)
-
-
-def _seeds(*groups: Group) -> str:
-    """Return the seeds that the groups lack of `NEEDED`, with their hours: with all, few answers remain open."""
-    missing = [max(NEEDED - len(group.values), 0) for group in groups]
-    hours = sum(count * group.hours for count, group in zip(missing, groups, strict=True))
-    return f"{sum(missing)} runs" + f", {hours:.1f} h" * (hours > 0)
-
-
-def _error(group: Group) -> float:
-    """Return the standard error of an accuracy of one seed from its number of images; 0 for other numbers."""
-    if not group.images:
-        return 0.0
-    p = min(max(abs(statistics.mean(group.values)), 1 / group.images), 1.0)
-    return math.sqrt(p * (1 - p) / group.images)
-
-
-def _number(value: float, group: Group) -> str:
-    return f"{100 * value:.2f}" if group.images else f"{value:.1f}"
 
 
 def answers(records: Sequence[Record], results: Path) -> list[Answer]:
@@ -111,9 +33,11 @@ def as_markdown(given: Sequence[Answer]) -> str:
     rows = [[a.claim, a.where, a.answer + ", one seed" * (a.seeds == 1), a.shown, a.settled_by] for a in given]
     about = (
         "Answered by rules from the kept results (experiments/papers/claims.py), for the schedules that were run, not "
-        "the papers'. Noise is the larger of the seeds' range and two standard errors of the images; a difference "
-        f"within it is no where both sides have {NEEDED} seeds and their range hides it, and open otherwise: then runs "
-        f"up to {NEEDED} seeds of each side, estimated in hours of two CPU cores, or more images would settle it."
+        "the papers'. Noise is the larger of the seeds' range and two standard errors of the images. Yes and no are "
+        "differences beyond it, to either side; `no, within noise` is one that the range of at least "
+        f"{NEEDED} seeds of both sides hides, which does not show that it is 0. The last column has what would settle "
+        f"an open claim: images, or runs, as they are planned now, up to {NEEDED} seeds of each side, in estimated "
+        "hours of two CPU cores."
     )
     header = ["claim", "where", "answer", "numbers", "to settle it"]
     return "\n\n".join(["## What reproduces", about, grid(header, rows)])
@@ -121,7 +45,10 @@ def as_markdown(given: Sequence[Answer]) -> str:
 
 # The numbers ---------------------------------------------------------------------------------------------------------
 
-ATTACKS = ("PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", "pgd100", "margin100", "CW-100")
+ATTACKS = (
+    "PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", "pgd100", "margin100", "CW-100", "AutoAttack",
+    "AutoAttack, fast",
+)  # fmt: skip
 """Columns for a row's worst case, if all rows of a comparison have them."""
 
 
@@ -141,7 +68,8 @@ def worst(records: Sequence[Record], table: str, *rows: str) -> list[Group]:
             row,
             [min(values[c]["value"] for c in common) for values in seeds if common],
             min((values[c]["images"] for values in seeds for c in common), default=None),
-            _hours(table, row),
+            (table, row),
+            _planned(every, table, row),
         )
         for row, seeds in of_row.items()
     ]
@@ -152,12 +80,15 @@ def column(records: Sequence[Record], table: str, row: str, name: str) -> Group:
     seeds = alike([r for r in records if (r["table"], r["row"]) == (table, row) and name in r["values"]])
     cells = [record["values"][name] for record in seeds]
     images = min((c["images"] for c in cells), default=None)
-    return Group(name, [c["value"] for c in cells], images, _hours(table, row))
+    return Group(name, [c["value"] for c in cells], images, (table, row), _planned(seeds, table, row))
 
 
-def _hours(table: str, row: str) -> float:
-    """Return the time of one seed of a row, with the attackers and judgements that it needs."""
-    return effort_of([p for p in PARTS if (p.table, p.row, p.seed) == (table, row, 0)]).hours("cpu")
+def _planned(found: Sequence[Record], table: str, row: str) -> int:
+    """Return how many of the records are of the training commands that the plan has for the row now."""
+    victims = [part.victim for part in PARTS if (part.table, part.row) == (table, row) and part.victim]
+    commands = {shlex.join(["python", *victim.command()]) for victim in victims}
+    rows = [r for r in found if (r["table"], r["row"]) == (table, row)]
+    return sum(record["training"]["command"] in commands for record in rows)
 
 
 def digits(results: Path, table: str, row: str) -> Group:
@@ -176,24 +107,31 @@ def _falls(records: Sequence[Record], *rows: tuple[str, str]) -> list[Group]:
         seeds = [r["values"] for r in both if (r["table"], r["row"]) == (table, row)]
         images = min((values[verdict]["images"] for values in seeds), default=None)
         falls = [values["PGM-20"]["value"] - values[verdict]["value"] for values in seeds]
-        groups.append(Group(row, falls, images, _hours(table, row)))
+        groups.append(Group(row, falls, images, (table, row), _planned(both, table, row)))
     return groups
 
 
 # The claims ----------------------------------------------------------------------------------------------------------
 
 _SETS = {"rnn_adv:table3": "MNIST", "l2l:table2": "CIFAR-10"}
+DIGITS = {"methods": "digits, one-cycle rate, Cutout, PGD-100", "recipes": "digits, constant rate, PGD-100"}
+"""Table of experiments/ablation.py -> where: the settings that its rows share."""
 _Pair = tuple[str, Group, Group]
 
 
-def _worst_of(records: Sequence[Record], table: str, *rows: str) -> _Pair:
-    """Return `worst` of two rows of a table, and where: with their training if they share it."""
+def _where(records: Sequence[Record], table: str, rows: Sequence[str], what: str) -> str:
+    """Return the place of a comparison of rows, with their training if they share it."""
     every = alike([record for record in records if record["table"] == table and record["row"] in rows])
-    more, less = worst(records, table, *rows)
     runs = [record["training"] for record in every[:1]]
     epochs = [f"{run['epochs']:g} epochs" for run in runs]
     images = [f"{run['train_size']:,} training images" for run in runs if run.get("train_size")]
-    return ", ".join([_SETS[table], *epochs, *images, "worst common attack"]), more, less
+    return ", ".join([_SETS[table], *epochs, *images, what])
+
+
+def _worst_of(records: Sequence[Record], table: str, *rows: str) -> _Pair:
+    """Return `worst` of two rows of a table, and where."""
+    more, less = worst(records, table, *rows)
+    return _where(records, table, rows, "worst common attack"), more, less
 
 
 def _two_places(
@@ -201,20 +139,22 @@ def _two_places(
 ) -> list[_Pair]:
     """Return (where, more, less) of two rows of a table and of the same methods on digits."""
     more, less = (digits(results, "methods", name) for name in methods)
-    return [_worst_of(records, table, *rows), ("digits, PGD-100", more, less)]
+    return [_worst_of(records, table, *rows), (DIGITS["methods"], more, less)]
 
 
 def rnn_beats_adv_train(records: Sequence[Record], results: Path) -> list[Answer]:
     """RNN-Adv, Tables 3 to 5, with our scale and normalization, and as printed."""
     table = "rnn_adv:table3"
-    pairs = _two_places(records, results, table, ("RNN-Adv", "AdvTrain"), ("rnn_adv", "pgd_adv"))
-    said = [exceeds("RNN-Adv, ours, beats AdvTrain", *pair) for pair in pairs]
+    rows, what = ("RNN-Adv", "AdvTrain"), "PGD-100"
+    more, less = (column(records, table, row, what)._replace(name=row) for row in rows)
+    pairs = [(_where(records, table, rows, what), more, less)]
+    pairs += _two_places(records, results, table, rows, ("rnn_adv", "pgd_adv"))
     printed, ours = (digits(results, "recipes", f"rnn_adv, {form}") for form in ("as printed", "ours"))
     return [
-        *said,
+        *(exceeds("RNN-Adv, ours, beats AdvTrain", *pair) for pair in pairs),
         exceeds("RNN-Adv as printed beats AdvTrain", *_worst_of(records, table, AS_PRINTED, "AdvTrain")),
         exceeds("RNN-Adv as printed beats ours", *_worst_of(records, table, AS_PRINTED, "RNN-Adv")),
-        exceeds("RNN-Adv as printed beats ours", "digits, PGD-100", printed, ours),
+        exceeds("RNN-Adv as printed beats ours", DIGITS["recipes"], printed, ours),
     ]
 
 
@@ -223,7 +163,7 @@ def alternating_beats_joint(records: Sequence[Record], results: Path) -> list[An
     said = []
     for method in ("grad_l2l", "two_step_l2l"):
         pair = [digits(results, "recipes", f"{method}, {schedule}") for schedule in ("alternating", "joint")]
-        said.append(exceeds(f"{method} as released (alternating) beats joint", "digits, PGD-100", *pair))
+        said.append(exceeds(f"{method}: L2L's alternating schedule beats joint", DIGITS["recipes"], *pair))
     return said
 
 
@@ -289,6 +229,8 @@ def gail_is_steadied(records: Sequence[Record], results: Path) -> list[Answer]:
         arms = {k: v for path in paths if path.exists() for k, v in json.loads(path.read_text())["arms"].items()}
         late = {name: Group(name, arms.get(name, {}).get("lowest_late", [])) for name in (*UPDATERS, "adam")}
         where = f"{environment}, lowest mean of 20 iterations late in training"
+        final = [r - abs(r) / 10 for r in arms.get("adam", {}).get("final_return", [])]
+        said.append(exceeds("GAIL with Adam drops late, by a tenth", where, Group("a tenth less", final), late["adam"]))
         for name, form in UPDATERS.items():
             said.append(exceeds(f"L2L's updater, {form}, steadies GAIL", where, late[name], late["adam"]))
     return said

@@ -53,13 +53,22 @@ def elsewhere(measured: Sequence[Record]) -> str:
         if not part.columns:
             own.setdefault(part.table, []).append(Path(part.jobs[-1].made).stem)
     lines = [f"- {name}, {TABLES[name].title}: {', '.join(dict.fromkeys(made))}" for name, made in own.items()]
-    count, run = sum(len(table.rows) for table in TABLES.values()), len({(part.table, part.row) for part in kept})
-    older = len({(r["table"], r["row"]) for r in measured} - {(part.table, part.row) for part in kept})
+    done = {(part.table, part.row) for part in kept}
+    part_done = {(part.table, part.row) for part in PARTS if part not in kept} & done
+    counts = []
+    for whose, ours in (("papers' rows", False), ("rows of ours", True)):
+        rows = {(name, row) for name, table in TABLES.items() for row in table.rows if _is_ours(table) == ours}
+        counts.append(f"of {len(rows)} {whose} {len(rows & done)} ({len(rows & done - part_done)} in all columns)")
+    older = len({(r["table"], r["row"]) for r in measured} - done)
     said = (
-        f"Of {count} rows {run} have results of the runs that are planned for them, {older} of earlier ones, shown "
-        "below; `python experiments/reproduce.py --list` says what each would take."
+        f"Results of the runs that are planned for them have, {' and '.join(counts)}; {older} more have those of "
+        "earlier runs. `python experiments/reproduce.py --list` says what each would take."
     )
     return "\n".join([said, "", "Not in these tables, by the name of the JSON in experiments/results:", *lines])
+
+
+def _is_ours(table: Table) -> bool:
+    return table.printed == ("ours",)
 
 
 def costs(results: Path) -> str:
@@ -71,52 +80,65 @@ def costs(results: Path) -> str:
     measured, about = _measured(results / "costs_wrn_34_10.json")
     cells = [
         [
-            *(method := METHODS[row], f"{effort.PASSES[method]}", f"{effort.ALTERNATING.get(method, '-')}"),
-            *(_ratio(measured, name, "plain") for name in (method, f"{method}:alternating")),
+            METHODS[row] + form.replace(":", ", "),
+            f"{(effort.ALTERNATING if form else effort.PASSES)[METHODS[row]]}",
+            *_ratio(measured, METHODS[row] + form, "plain"),
             f"{time / paper['Plain']:.2f}",
         ]
         for row, time in paper.items()
+        for form in ["", ":alternating"][: 1 + (METHODS[row] in effort.ALTERNATING)]
     ]
-    header = ["time / plain, wrn_34_10", "passes, joint", "passes, alternating, as released", "joint", "alternating"]
     rows = {row: columns["seconds per epoch"] for row, columns in TABLES["rnn_adv:table2"].rows.items()}
     others, about_others = _measured(results / "costs_resnet20.json")
     other_cells = [
-        [METHODS[row], _ratio(others, METHODS[row], "rnn_adv"), f"{time / rows['RNN-Adv']:.2f}"]
+        [METHODS[row], *_ratio(others, METHODS[row], "rnn_adv"), f"{time / rows['RNN-Adv']:.2f}"]
         for row, time in rows.items()
     ]
     return "\n\n".join([
-        f"Training steps of L2L's Table 3, and of RNN-Adv's Table 2 below. A pass is forward and backward through the "
-        f"classifier; to the images alone it takes two thirds of the multiplications of a training step. {about}",
-        grid([*header, "paper"], cells),
+        "Training steps of L2L's Table 3, whose code alternates, and of RNN-Adv's Table 2. A pass is forward and "
+        "backward through the classifier; to the images alone it takes two thirds of the multiplications of one that "
+        f"trains. Both papers timed a GPU. {about}",
+        grid(["step on wrn_34_10", "passes", "multiplications / plain", "time / plain", "paper"], cells),
         about_others,
-        grid(["time / rnn_adv", "resnet20", "paper, network not named"], other_cells),
+        grid(["step on resnet20", "multiplications / rnn_adv", "time / rnn_adv", "paper, network not named"],
+             other_cells),
     ])  # fmt: skip
 
 
-def _measured(path: Path) -> tuple[dict[str, Sequence[float]], str]:
-    """Return method -> seconds of a training step of ours, by round, and a sentence about the measurement."""
+_Step = tuple[Sequence[float], float]
+"""Seconds by round, and operations."""
+
+
+def _measured(path: Path) -> tuple[dict[str, _Step], str]:
+    """Return method -> a training step of ours, and a sentence about the measurement."""
     if not path.exists():
         return {}, "Not measured."
     record = read_json(path)
     first, *_ = rows = [row for row in record["speed"] if row["program"] == "l2ljax"]
-    return {row["method"]: row["seconds"] for row in rows}, (
+    return {row["method"]: (row["seconds"], row["flops"]) for row in rows}, (
         f"{record['machine']}, {record['devices']} device(s), {record['date']}: a step of {first['method']} on "
         f"{first['batch_size']} images takes {statistics.median(first['seconds']):.2g} s."
     )
 
 
-def _ratio(seconds: Mapping[str, Sequence[float]], method: str, other: str) -> str:
-    """Return the median of a method's times by another's, round by round, and the range; "-" without either."""
-    if method not in seconds or other not in seconds:
-        return "-"
-    return tables.RATIO.format(**tables.quotient(seconds[method], seconds[other]))
+def _ratio(steps: Mapping[str, _Step], method: str, other: str) -> list[str]:
+    """Return a step's operations by another's, and the median of its times by the other's, with the range."""
+    if method not in steps or other not in steps:
+        return ["-", "-"]
+    (seconds, flops), (reference, fewest) = steps[method], steps[other]
+    return [f"{flops / fewest:.2f}", tables.RATIO.format(**tables.quotient(seconds, reference))]
 
 
-_ABOUT = """A cell is ours, then the paper's number, then the difference, in points; between different data sets none
-stands. Of several seeds ours is the mean, in brackets their range; seeds of different settings have a line each. The
-schedule compares a run with the row's setting in its paper, in tables of ours with the recipe `ours`, ours for theirs;
-where it says more than `as in the paper`, the difference is not one between implementations. Columns without a paper's
-number stand beside the paper's attacks; in brackets behind a column is the number of test images."""
+_ABOUT = """A cell is ours, then the paper's number, then the difference in points; where the paper's number is of
+another data set, no difference is given. Of several seeds ours is the mean, with their range in brackets; seeds of
+different settings have a line each. The column `schedule` lists what differs in training from the row's setting in its
+paper, ours first; in tables of ours, from the recipe `ours`. Where a paper does not state a setting, that of the code
+it builds on is taken, as l2ljax/run/recipes.py says (RNN-Adv states none of its classifiers' rates, batch sizes and
+epochs). Between data sets only data, network, radius and epochs are compared. No difference on this page is one
+between implementations alone: the budgets differ. All models are judged in their last state. In brackets behind a
+column is its number of test images; columns `ours: NAME` are the attack of that name in the README."""
+_OURS = {"pgd100": "ours: pgd100", "margin100": "ours: margin100"}
+"""Heads of columns that are no paper's."""
 
 
 def section(name: str, table: Table, measured: Sequence[Record]) -> str:
@@ -135,7 +157,7 @@ def section(name: str, table: Table, measured: Sequence[Record]) -> str:
         own = "; ".join(part for part in schedule.split("; ") if part not in common) or "the same"
         numbers = [cell(column, table, row, seeds) for column in columns]
         cells.append([row, own, ", ".join(f"{record['seed']}" for record in seeds), *numbers])
-    heads = [f"{column} ({images})" if (images := images_of(column, measured)) else column for column in columns]
+    heads = [_head(column, measured) for column in columns]
     title = f"### {name}: {table.title} ({'; '.join(table.printed)})"
     about = [f"The schedule of all rows: {'; '.join(common)}."] if common else []
     return "\n\n".join([title, *about, grid(["row", "schedule", "seeds", *heads], cells)])
@@ -161,6 +183,11 @@ def cell(column: str, table: Table, row: str, seeds: Sequence[Record]) -> str:
     return f"{text} / {printed:.{digits}f}" + (f" ({ours - printed:+.{digits}f})" if same else ", another data set")
 
 
+def _head(column: str, measured: Sequence[Record]) -> str:
+    images = images_of(column, measured)
+    return _OURS.get(column, column) + (f" ({images})" if images else "")
+
+
 def images_of(column: str, measured: Iterable[Record]) -> str:
     """Return the number of test images of a column."""
     counts = {record["values"][column]["images"] for record in measured if column in record["values"]}
@@ -169,7 +196,7 @@ def images_of(column: str, measured: Iterable[Record]) -> str:
 
 COMPARED = (
     "optimizer", "lr", "lr_schedule", "milestones", "decay", "weight_decay", "nesterov", "batch_size", "clip_norm",
-    "warmup", "augment", "schedule", "selection", "attacker_optimizer", "attacker_lr", "attacker_weight_decay",
+    "augment", "schedule", "attacker_optimizer", "attacker_lr", "attacker_weight_decay",
     "ema", "awp", "cutout", "cutmix", "label_smoothing", "replays",
 )  # fmt: skip
 """The settings that are compared as they stand, those in epochs as shares of the run."""
@@ -182,26 +209,35 @@ def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
     """
     own = {name: training[name] for name in ("dataset", "method", "arch")}
     paper = setting(table, row) or recipes.find(own["dataset"], own["method"], "ours")._replace(**own)
-    training = {"schedule": "joint", **training}  # the one schedule of all records that do not name it
+    training = {"schedule": "joint", "val_size": paper.val_size, **training}  # what older records do not name
     plain = [name for name in ("dataset", "arch", "eps", "norm") if name in training]
     said = [f"{training[name]} for {theirs}" for name in plain if training[name] != (theirs := getattr(paper, name))]
     if training["epochs"] != paper.epochs:
         said.append(f"{training['epochs']:g} of {paper.epochs:.4g} epochs")
-    images, everything = training.get("train_size"), TRAIN_IMAGES.get(training["dataset"])
-    if images is not None and images != everything:
-        said.append(f"{images:,} of {everything:,} training images" if everything else f"{images:,} training images")
+    images, theirs = _images(training), _images(paper._asdict())
+    if images != theirs and training["dataset"] == paper.dataset:
+        said.append(f"{images:,} of {theirs:,} training images")
     if training["dataset"] != paper.dataset:  # its rates and steps are for other images
         return "; ".join(said)
     stepped = training.get("lr_schedule", paper.lr_schedule) == paper.lr_schedule  # else there are no milestones
     for name in COMPARED:
+        theirs, ours = getattr(paper, name), training.get(name, ...)
         if name in ("milestones", "decay") and not stepped:
             continue
-        theirs, ours = getattr(paper, name), training.get(name, ...)
-        if name in ("milestones", "warmup"):  # in epochs: stretched like the run
-            stretch = training["epochs"] / paper.epochs
-            theirs = [m * stretch for m in theirs] if name == "milestones" else theirs * stretch
+        if name.startswith("attacker") and not defenses.find(training["method"]).learns:
+            continue
+        if name == "milestones":  # in epochs: stretched like the run
+            theirs = [m * training["epochs"] / paper.epochs for m in theirs]
         if ours is not ... and ours != theirs:
             said.append(f"{name.replace('_', ' ')} {_shown(ours)} for {_shown(theirs)}")
+    if (
+        training["method"] != "plain"
+        and "warmup" in training
+        and (steps := _plain_steps(training)) != (theirs := _plain_steps(paper._asdict()))
+    ):
+        said.append(f"{steps:,} plain steps first for {theirs:,}")
+    if paper.selection == "test":
+        said.append("the last state for the best on the test images")
     given = training.get("options", {})
     options = _options(training["method"], given, training)
     theirs = _options(paper.method, paper.options, paper.saved())
@@ -210,6 +246,17 @@ def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
         if here != there:  # as shown: 3.333 is 1 / 0.3
             said.append(f"{name.replace('_', ' ')} {here} for {there}")
     return "; ".join(said) or "as in the paper"
+
+
+def _images(settings: Mapping[str, Any]) -> int:
+    """Return the number of training images: all, or as many as asked, but for those held out."""
+    chosen = settings.get("train_size") or TRAIN_IMAGES[settings["dataset"]]
+    return int(chosen) - int(settings.get("val_size") or 0)
+
+
+def _plain_steps(settings: Mapping[str, Any]) -> int:
+    """Return the number of steps of plain training before the attacks."""
+    return round(settings.get("warmup", 0.0) * TRAIN_IMAGES[settings["dataset"]] / settings["batch_size"])
 
 
 def _options(method: str, given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def draw(path: Path, found: Sequence[Point]) -> None:
         across = [point.passes for point in found if point.panel == panel]
         highest = max(point.accuracy + point.error for point in found if point.panel == panel)
         limits = {"xlim": (min(across) / 1.5, max(across) * 1.5), "ylim": (0, 105 * highest)}
-        axes.set(title=panel, xlabel="training passes over an image", xscale="log", **limits)
+        axes.set(title=panel, xlabel="training passes over an image (equal ones side by side)", xscale="log", **limits)
         axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 4, 6)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")

@@ -36,7 +36,7 @@ def markdown(results: Path) -> str:
 def compact(text: str) -> str:
     """Take out the padding of tables, half of the page, commands, and explanations that stand above already."""
     paragraphs = text.split("\n\n")
-    again = lambda i, p: p in paragraphs[:i] and len(p) > 250 and not p.startswith("|")
+    again = lambda i, p: p in paragraphs[:i] and len(p) > 250 and not p.startswith(("|", "The schedule"))
     kept = [p for i, p in enumerate(paragraphs) if not again(i, p) and not re.fullmatch(r"`python .*`", p)]
     lines = "\n\n".join(kept).splitlines()
     return "\n".join(_narrow(line) if line.startswith("|") else line for line in lines)

@@ -20,13 +20,13 @@ from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from papers.jobs import Job, Part, bare
 
-__all__ = ["FOLDER", "SETTINGS", "is_kept", "is_of", "keep", "path_of", "read", "training"]
+__all__ = ["FOLDER", "SETTINGS", "is_kept", "is_of", "keep", "of_card", "path_of", "read", "training"]
 
 FOLDER = Path("experiments/results/papers")
 SETTINGS = (
     "recipe", "method", "dataset", "arch", "eps", "norm", "epochs", "train_size", "batch_size", "optimizer", "lr",
     "lr_schedule", "milestones", "decay", "weight_decay", "nesterov", "clip_norm", "warmup", "augment", "schedule",
-    "selection", "attacker_optimizer", "attacker_lr", "attacker_weight_decay", "options", "dtype", "seed",
+    "val_size", "selection", "attacker_optimizer", "attacker_lr", "attacker_weight_decay", "options", "dtype", "seed",
     "ema", "awp", "cutout", "cutmix", "label_smoothing", "replays",
 )  # fmt: skip
 """Settings from the training run's config.json: the actual setting of the result."""
@@ -60,6 +60,17 @@ def _of_this_model(part: Part) -> dict[str, Any] | None:
     return record if record is not None and record["training"]["command"] == command else None
 
 
+def of_card(part: Part) -> dict[str, dict[str, Any]]:
+    """Return the results of a part if its model comes with the library and was judged so for its card, else nothing."""
+    if part.victim is None or not (name := shipped.name_of(part.victim.model)):
+        return {}
+    judged = shipped.card(name)["judged"]
+    about = {key: judged[key] for key in ("images", "date", "command")}
+    found = {attack: {"value": value, **about} for attack, value in judged["attacks"].items()}
+    wanted = set(part.columns.values())
+    return found if wanted <= set(found) and f"--eval-size={judged['images']}" in part.jobs[-1].flags else {}
+
+
 def keep(part: Part) -> None:
     """Add a finished part to its file.
 
@@ -69,13 +80,14 @@ def keep(part: Part) -> None:
     if not part.columns or part.victim is None:
         return
     last, path = part.jobs[-1], path_of(part)
-    content, command = read(Path(last.made)), shlex.join(["python", *last.command()])
+    content = of_card(part) or read(Path(last.made))
+    about = {"command": shlex.join(["python", *last.command()])}
     if missing := set(part.columns.values()) - set(content):
         raise L2LError(f"{last.made} has no {min(missing)}: delete it, then run the same command again")
     new: dict[str, Any] = {"table": part.table, "row": part.row, "seed": part.seed, "values": {}}
     with _alone_in(path.parent):
         record = _of_this_model(part) or new  # columns of another model do not stay beside this one's
-        record["values"] |= {column: {**content[name], "command": command} for column, name in part.columns.items()}
+        record["values"] |= {column: {**about, **content[name]} for column, name in part.columns.items()}
         record["training"] = training(part.victim)
         write_json(path, record)
 

@@ -28,7 +28,7 @@ def throughput(record: Mapping[str, Any]) -> str:
 
     The last column compares with the first row, see `quotient`.
     """
-    parts = [f"{record['machine']}, {record['date']}; batch of {record['batch_size']}."]
+    parts = [f"{record['machine']}, {record['date']}; one device, batch of {record['batch_size']}."]
     for group, rows in record["results"].items():
         reference, first = next((name, row["seconds"]) for name, row in rows.items())
         cells = [[name, *_times(row), _quotient(row["seconds"], first)] for name, row in rows.items()]
@@ -196,7 +196,8 @@ def autoattack(record: Mapping[str, Any]) -> str:
         if "seconds" in row:
             ours, other = row["seconds"]["ours"], row["seconds"][theirs]
             rows[-1] += [f"{ours:.1f}", f"{other:.1f}", f"{other / ours:.2f}", f"{row['compile_seconds']:.1f}"]
-    about = f"{record['about']}; {record['images']:,} images; {record['machine']}, {record['date']}"
+    images = f"the first {record['images']:,} images of the test set followed by the training set"
+    about = f"{record['about']}; {images}; {record['machine']}, {record['date']}"
     return f"{about}; theirs is {theirs}.\n\n{grid(header, rows)}"
 
 

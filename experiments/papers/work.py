@@ -64,11 +64,15 @@ def complete(job: Job) -> bool:
 
 
 def left(part: Part) -> list[Job]:
-    """Return the jobs of a part that are not done; a model that comes with the library is not trained again.
+    """Return the jobs of a part that are not done.
+
+    A model that comes with the library is neither trained again nor attacked again as for its card.
 
     Raises:
       L2LError: see `complete`.
     """
+    if records.of_card(part):
+        return []
     return [job for job in part.jobs if not complete(job) and (job.model == job.folder or job == part.jobs[-1])]
 
 

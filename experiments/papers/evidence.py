@@ -1,0 +1,103 @@
+"""Two groups of numbers, one per seed, held against each other.
+
+    exceeds("RNN-Adv beats AdvTrain", "MNIST, PGD-100", Group("RNN-Adv", [0.95]), Group("AdvTrain", [0.94])).answer
+
+The noise is the larger of the groups' ranges over seeds and of two standard errors from the number of images. A
+difference above the noise is yes, one below minus the noise is no. Between, it is no, within noise, if both
+have three seeds and the difference is within their ranges, else open.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from papers.jobs import effort_of
+from papers.plan import PARTS
+
+__all__ = ["NEEDED", "Answer", "Group", "exceeds", "hours"]
+
+NEEDED = 3
+"""The number of seeds that makes a difference within the noise a no."""
+
+
+class Group(NamedTuple):
+    """One side of a comparison."""
+
+    name: str
+    values: Sequence[float]
+    images: int | None = None
+    """The number of images of an accuracy; None for other numbers."""
+    row: tuple[str, str] = ("", "")
+    """The table and row of `PARTS` that make it; groups of one row are of the same runs."""
+    planned: int | None = None
+    """How many of the values are of the runs that are planned for the row now; None for all."""
+
+
+class Answer(NamedTuple):
+    """The answer to one claim in one place."""
+
+    claim: str
+    where: str
+    answer: str
+    """yes; no; no, within noise; open."""
+    shown: str
+    """The numbers and the noise."""
+    seeds: int = 0
+    """The number of seeds of the smaller group: with one, the noise does not include the seeds'."""
+    settled_by: str = ""
+    """The budget that would settle an open claim."""
+
+
+def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
+    """Return whether `more` is above `less` by more than the noise."""
+    if not more.values or not less.values:
+        missing = ", ".join(group.name for group in (more, less) if not group.values)
+        return Answer(claim, where, "open", f"not run as planned: {missing}", settled_by=_seeds(more, less))
+    difference = statistics.mean(more.values) - statistics.mean(less.values)
+    spread = max(max(group.values) - min(group.values) for group in (more, less))
+    noise = max(spread, 2 * math.hypot(_error(more), _error(less)))
+    seeds = min(len(more.values), len(less.values))
+    if difference > noise:
+        answer = "yes"
+    elif difference < -noise:
+        answer = "no"
+    elif seeds >= NEEDED and difference <= spread:
+        answer = "no, within noise"
+    else:
+        answer = "open"
+    sides = [f"{group.name} {', '.join(_number(value, group) for value in group.values)}" for group in (more, less)]
+    settled_by = ""
+    if answer == "open":
+        enough = seeds >= NEEDED  # then the difference is above the seeds' range, and so above 0
+        images = (more.images or 0) * (noise / difference) ** 2 if enough else 0
+        settled_by = f"{images:,.0f} images" if enough else _seeds(more, less)
+    shown = f"{'; '.join(sides)}; noise {_number(noise, more)}"
+    return Answer(claim, where, answer, shown, seeds, settled_by)
+
+
+def _seeds(*groups: Group) -> str:
+    """Return the runs that the groups' rows lack of `NEEDED`, with their hours: with all, few answers remain open."""
+    runs, time = 0, 0.0
+    for row in {group.row if any(group.row) else (group.name, "") for group in groups}:
+        known = [group for group in groups if row in (group.row, (group.name, ""))]
+        lacking = max(NEEDED - min(len(g.values) if g.planned is None else g.planned for g in known), 0)
+        runs, time = runs + lacking, time + lacking * hours(*row)
+    return f"{runs} runs" + f", {time:.1f} h" * (time > 0)
+
+
+def _error(group: Group) -> float:
+    """Return the standard error of an accuracy of one seed from its number of images; 0 for other numbers."""
+    if not group.images:
+        return 0.0
+    p = min(max(abs(statistics.mean(group.values)), 1 / group.images), 1.0)
+    return math.sqrt(p * (1 - p) / group.images)
+
+
+def _number(value: float, group: Group) -> str:
+    return f"{100 * value:.2f}" if group.images else f"{value:.1f}"
+
+
+def hours(table: str, row: str) -> float:
+    """Return the time of one seed of a row, with the attackers and judgements that it needs."""
+    return effort_of([p for p in PARTS if (p.table, p.row, p.seed) == (table, row, 0)]).hours("cpu")
