@@ -241,7 +241,7 @@ def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
     given = training.get("options", {})
     options = _options(training["method"], given, training)
     theirs = _options(paper.method, paper.options, paper.saved())
-    for name in {**given, **paper.options}:
+    for name in sorted({**given, **paper.options}):
         here, there = _shown(options.get(name)), _shown(theirs.get(name))
         if here != there:  # as shown: 3.333 is 1 / 0.3
             said.append(f"{name.replace('_', ' ')} {here} for {there}")
