@@ -70,6 +70,15 @@ def test_cells_are_methods_in_turn_for_each_batch_size_and_number_of_steps(flags
     assert "batch of 2, 5 attack steps" in tables.tell(found)
 
 
+@pytest.mark.parametrize(("rivals", "processes_used"), [("", 0), ("torchattacks", 2)])
+def test_steps_are_timed_in_processes_of_their_own_beside_rivals_alone(rivals, processes_used, flags, monkeypatch):
+    alone = []
+    monkeypatch.setattr(training, "ours", lambda task, count: lambda: None)
+    monkeypatch.setattr(processes, "apart", lambda build, **options: alone.append(options) or build())
+    throughput.run(flags(train="plain,pgd_adv", rivals=rivals))
+    assert alone == processes_used * [{"like_a_script": True}]
+
+
 @pytest.mark.parametrize("method", ["plain", "pgd_adv", "trades", "rnn_adv", "grad_l2l", "grad_l2l:alternating"])
 def test_steps_in_torch_have_our_losses_on_resnet20(method, torch_training):
     gaps = torch_training.check(task(method))

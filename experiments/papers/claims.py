@@ -4,9 +4,9 @@ for answer in answers(compare.read_records(), Path("experiments/results")): ...
 """
 
 import json
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from l2ljax import defenses
 from l2ljax.report.markdown import grid
@@ -17,7 +17,7 @@ from papers.jobs import FAST
 from papers.plan import AS_PRINTED, PARTS
 
 __all__ = [
-    "ATTACKS", "DIGITS", "alike", "alternating_beats_joint", "answers", "as_markdown", "column", "digits",
+    "ATTACKS", "alike", "alternating_beats_joint", "answers", "as_markdown", "column", "digits",
     "diversity_helps", "gail_is_steadied", "interpolation_falls", "learned_attacker_pays",
     "learned_attacker_wins", "naive_fails", "rnn_beats_adv_train", "two_steps_beat_one", "worst",
 ]  # fmt: skip
@@ -64,31 +64,28 @@ def worst(records: Sequence[Record], table: str, *rows: str) -> list[Group]:
     common = [c for c in ATTACKS if every and all(c in record["values"] for record in every)]
     of_row = {row: [record["values"] for record in every if record["row"] == row] for row in rows}
     return [
-        Group(
-            row,
-            [min(values[c]["value"] for c in common) for values in seeds if common],
-            min((values[c]["images"] for values in seeds for c in common), default=None),
-            (table, row),
-            _planned(every, table, row),
-        )
+        _group(records, table, row, [min((v[c] for c in common), key=_value) for v in seeds if common])
         for row, seeds in of_row.items()
     ]
 
 
-def column(records: Sequence[Record], table: str, row: str, name: str) -> Group:
-    """Return one column per seed, if they are `alike`."""
-    seeds = alike([r for r in records if (r["table"], r["row"]) == (table, row) and name in r["values"]])
-    cells = [record["values"][name] for record in seeds]
-    images = min((c["images"] for c in cells), default=None)
-    return Group(name, [c["value"] for c in cells], images, (table, row), _planned(seeds, table, row))
+def column(records: Sequence[Record], table: str, name: str, *rows: str) -> list[Group]:
+    """Return a column's values per seed of each row, if all are `alike`."""
+    every = alike([r for r in records if r["table"] == table and r["row"] in rows and name in r["values"]])
+    cells = {row: [record["values"][name] for record in every if record["row"] == row] for row in rows}
+    return [_group(records, table, row, found) for row, found in cells.items()]
 
 
-def _planned(found: Sequence[Record], table: str, row: str) -> int:
-    """Return how many of the records are of the training commands that the plan has for the row now."""
-    victims = [part.victim for part in PARTS if (part.table, part.row) == (table, row) and part.victim]
-    commands = {shlex.join(["python", *victim.command()]) for victim in victims}
-    rows = [r for r in found if (r["table"], r["row"]) == (table, row)]
-    return sum(record["training"]["command"] in commands for record in rows)
+def _value(cell: Mapping[str, Any]) -> float:
+    return float(cell["value"])
+
+
+def _group(records: Sequence[Record], table: str, row: str, cells: Sequence[Mapping[str, Any]]) -> Group:
+    """Return the values of a row's cells, and how many of its records are of the plan's training commands."""
+    commands = {part.victim.line for part in PARTS if (part.table, part.row) == (table, row) and part.victim}
+    runs = [r["training"]["command"] for r in records if (r["table"], r["row"]) == (table, row)]
+    images = min((cell["images"] for cell in cells), default=None)
+    return Group(row, [*map(_value, cells)], images, (table, row), sum(command in commands for command in runs))
 
 
 def digits(results: Path, table: str, row: str) -> Group:
@@ -99,22 +96,21 @@ def digits(results: Path, table: str, row: str) -> Group:
 
 
 def _falls(records: Sequence[Record], *rows: tuple[str, str]) -> list[Group]:
-    """Return for each (table, row) PGM-20's accuracy minus AutoAttack's on the same images, per seed, if `alike`."""
+    """Return for each (table, row) PGD-100's accuracy minus AutoAttack's on the same images, per seed, if `alike`."""
     [verdict] = FAST
-    both = alike([r for r in records if (r["table"], r["row"]) in rows and {"PGM-20", verdict} <= set(r["values"])])
+    both = alike([r for r in records if (r["table"], r["row"]) in rows and {"pgd100", verdict} <= set(r["values"])])
     groups = []
     for table, row in rows:
         seeds = [r["values"] for r in both if (r["table"], r["row"]) == (table, row)]
-        images = min((values[verdict]["images"] for values in seeds), default=None)
-        falls = [values["PGM-20"]["value"] - values[verdict]["value"] for values in seeds]
-        groups.append(Group(row, falls, images, (table, row), _planned(both, table, row)))
+        falls = [{**v[verdict], "value": v["pgd100"]["value"] - v[verdict]["value"]} for v in seeds]
+        groups.append(_group(records, table, row, falls))
     return groups
 
 
 # The claims ----------------------------------------------------------------------------------------------------------
 
 _SETS = {"rnn_adv:table3": "MNIST", "l2l:table2": "CIFAR-10"}
-DIGITS = {"methods": "digits, one-cycle rate, Cutout, PGD-100", "recipes": "digits, constant rate, PGD-100"}
+_DIGITS = {"methods": "digits, one-cycle rate, Cutout, PGD-100", "recipes": "digits, constant rate, PGD-100"}
 """Table of experiments/ablation.py -> where: the settings that its rows share."""
 _Pair = tuple[str, Group, Group]
 
@@ -139,14 +135,14 @@ def _two_places(
 ) -> list[_Pair]:
     """Return (where, more, less) of two rows of a table and of the same methods on digits."""
     more, less = (digits(results, "methods", name) for name in methods)
-    return [_worst_of(records, table, *rows), (DIGITS["methods"], more, less)]
+    return [_worst_of(records, table, *rows), (_DIGITS["methods"], more, less)]
 
 
 def rnn_beats_adv_train(records: Sequence[Record], results: Path) -> list[Answer]:
     """RNN-Adv, Tables 3 to 5, with our scale and normalization, and as printed."""
     table = "rnn_adv:table3"
     rows, what = ("RNN-Adv", "AdvTrain"), "PGD-100"
-    more, less = (column(records, table, row, what)._replace(name=row) for row in rows)
+    more, less = column(records, table, what, *rows)
     pairs = [(_where(records, table, rows, what), more, less)]
     pairs += _two_places(records, results, table, rows, ("rnn_adv", "pgd_adv"))
     printed, ours = (digits(results, "recipes", f"rnn_adv, {form}") for form in ("as printed", "ours"))
@@ -154,7 +150,7 @@ def rnn_beats_adv_train(records: Sequence[Record], results: Path) -> list[Answer
         *(exceeds("RNN-Adv, ours, beats AdvTrain", *pair) for pair in pairs),
         exceeds("RNN-Adv as printed beats AdvTrain", *_worst_of(records, table, AS_PRINTED, "AdvTrain")),
         exceeds("RNN-Adv as printed beats ours", *_worst_of(records, table, AS_PRINTED, "RNN-Adv")),
-        exceeds("RNN-Adv as printed beats ours", DIGITS["recipes"], printed, ours),
+        exceeds("RNN-Adv as printed beats ours", _DIGITS["recipes"], printed, ours),
     ]
 
 
@@ -163,7 +159,7 @@ def alternating_beats_joint(records: Sequence[Record], results: Path) -> list[An
     said = []
     for method in ("grad_l2l", "two_step_l2l"):
         pair = [digits(results, "recipes", f"{method}, {schedule}") for schedule in ("alternating", "joint")]
-        said.append(exceeds(f"{method}: L2L's alternating schedule beats joint", DIGITS["recipes"], *pair))
+        said.append(exceeds(f"{method}: L2L's alternating schedule beats joint", _DIGITS["recipes"], *pair))
     return said
 
 
@@ -177,13 +173,13 @@ def naive_fails(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L, Table 2: an attacker without the gradient defends against nothing."""
     claim = "naive L2L fails: it keeps less than a tenth of what PGM training keeps"
     pairs = _two_places(records, results, "l2l:table2", ("PGM Net", "Naive L2L"), ("pgd_adv", "naive_l2l"))
-    tenth = lambda full: full._replace(name=f"a tenth of {full.name}", values=[v / 10 for v in full.values])
+    tenth = lambda full: full._replace(name=f"a tenth of {full.name}", values=[v / 10 for v in full.values], scale=0.1)
     return [exceeds(claim, where, tenth(full), naive) for where, full, naive in pairs]
 
 
 def interpolation_falls(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L v2, Table 4: whether AutoAttack takes more from AIT than from PGM training."""
-    claim, said = "AIT loses more from PGM-20 to AutoAttack than PGM training", []
+    claim, said = "AIT loses more from PGD-100 to AutoAttack than PGM training", []
     for row in ("AIT", "AIT+Grad L2L"):
         pair = _falls(records, ("l2l:table4-v2", row), ("l2l:table2", "PGM Net"))
         said.append(exceeds(claim, f"CIFAR-10, {row}", *pair))
@@ -194,18 +190,23 @@ def learned_attacker_wins(records: Sequence[Record], results: Path) -> list[Answ
     """RNN-Adv, Table 3; L2L-DA, Figure 2: less accuracy remains at equal steps."""
     said = []
     for row in ("RNN on AdvTrain", "L2L-DA on PGD10"):
-        trained = column(records, "ours:attackers", row, "trained")
-        for other, called in {"PGD": "PGD", "untrained": "the untrained one"}.items():
-            group = column(records, "ours:attackers", row, other)
-            said.append(exceeds(f"a trained attacker beats {called} at equal steps", f"MNIST, {row}", group, trained))
-    pgd, rnn = (column(records, "rnn_adv:table3", "AdvTrain", name) for name in ("PGD-10", "RNN-Adv"))
-    return [*said, exceeds("RNN-Adv's optimizer beats PGD at equal steps", "MNIST, AdvTrain", pgd, rnn)]
+        trained, pgd, untrained = (
+            column(records, "ours:attackers", name, row)[0]._replace(name=name)
+            for name in ("trained", "PGD", "untrained")
+        )
+        for called, other in {"PGD": pgd, "the untrained one": untrained}.items():
+            said.append(exceeds(f"a trained attacker beats {called} at equal steps", f"MNIST, {row}", other, trained))
+    pgd, rnn = (
+        column(records, "rnn_adv:table3", name, "AdvTrain")[0]._replace(name=name) for name in ("PGD-10", "RNN-Adv")
+    )
+    where = "MNIST, AdvTrain, 10 steps by an optimizer trained with 7"
+    return [*said, exceeds("RNN-Adv's optimizer beats PGD at equal steps", where, pgd, rnn)]
 
 
 def learned_attacker_pays(records: Sequence[Record], results: Path) -> list[Answer]:
     """At equal passes on CIFAR-10, against the best single step by hand."""
     table, cheap, [verdict] = "ours:equal-passes", "N-FGSM", FAST
-    group = lambda row: column(records, table, row, verdict)._replace(name=row)
+    group = lambda row: column(records, table, verdict, row)[0]
     learned = [row for row, (method, *_) in equal.ROWS.items() if defenses.find(method).learns]
     where = f"CIFAR-10, {verdict}"
     return [exceeds(f"{row} beats {cheap} at equal passes", where, group(row), group(cheap)) for row in learned]

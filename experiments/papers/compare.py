@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2ljax import defenses
+from l2ljax import data, defenses
 from l2ljax.report.markdown import grid
 from l2ljax.run import recipes
 from l2ljax.runtime.workdir import read_json
@@ -52,18 +52,23 @@ def elsewhere(measured: Sequence[Record]) -> str:
     for part in kept:
         if not part.columns:
             own.setdefault(part.table, []).append(Path(part.jobs[-1].made).stem)
-    lines = [f"- {name}, {TABLES[name].title}: {', '.join(dict.fromkeys(made))}" for name, made in own.items()]
+    lines = [
+        f"- {name}, {TABLES[name].title}: {', '.join(dict.fromkeys(made))}"
+        for name, made in own.items()
+        if name not in ("l2l:table3", "rnn_adv:table2")  # see `costs`
+    ]
     done = {(part.table, part.row) for part in kept}
     part_done = {(part.table, part.row) for part in PARTS if part not in kept} & done
     counts = []
-    for whose, ours in (("papers' rows", False), ("rows of ours", True)):
+    for whose, ours in (("the papers'", False), ("our own", True)):
         rows = {(name, row) for name, table in TABLES.items() for row in table.rows if _is_ours(table) == ours}
-        counts.append(f"of {len(rows)} {whose} {len(rows & done)} ({len(rows & done - part_done)} in all columns)")
+        counts.append(
+            f"Of {whose} {len(rows)} rows {len(rows & done)} have results of the runs that are planned for them"
+        )
+        counts[-1] += f", {len(rows & done - part_done)} of these in all planned columns and seeds."
     older = len({(r["table"], r["row"]) for r in measured} - done)
-    said = (
-        f"Results of the runs that are planned for them have, {' and '.join(counts)}; {older} more have those of "
-        "earlier runs. `python experiments/reproduce.py --list` says what each would take."
-    )
+    older_said = f" {older} more have results of earlier runs." if older else ""
+    said = f"{' '.join(counts)}{older_said} `python experiments/reproduce.py --list` says what each would take."
     return "\n".join([said, "", "Not in these tables, by the name of the JSON in experiments/results:", *lines])
 
 
@@ -97,7 +102,7 @@ def costs(results: Path) -> str:
     return "\n\n".join([
         "Training steps of L2L's Table 3, whose code alternates, and of RNN-Adv's Table 2. A pass is forward and "
         "backward through the classifier; to the images alone it takes two thirds of the multiplications of one that "
-        f"trains. Both papers timed a GPU. {about}",
+        f"trains. The papers timed GPUs. {about}",
         grid(["step on wrn_34_10", "passes", "multiplications / plain", "time / plain", "paper"], cells),
         about_others,
         grid(["step on resnet20", "multiplications / rnn_adv", "time / rnn_adv", "paper, network not named"],
@@ -114,7 +119,9 @@ def _measured(path: Path) -> tuple[dict[str, _Step], str]:
     if not path.exists():
         return {}, "Not measured."
     record = read_json(path)
-    first, *_ = rows = [row for row in record["speed"] if row["program"] == "l2ljax"]
+    if not (rows := [row for row in record["speed"] if row["program"] == "l2ljax"]):
+        return {}, "Not measured."
+    first = rows[0]
     return {row["method"]: (row["seconds"], row["flops"]) for row in rows}, (
         f"{record['machine']}, {record['devices']} device(s), {record['date']}: a step of {first['method']} on "
         f"{first['batch_size']} images takes {statistics.median(first['seconds']):.2g} s."
@@ -134,9 +141,10 @@ another data set, no difference is given. Of several seeds ours is the mean, wit
 different settings have a line each. The column `schedule` lists what differs in training from the row's setting in its
 paper, ours first; in tables of ours, from the recipe `ours`. Where a paper does not state a setting, that of the code
 it builds on is taken, as l2ljax/run/recipes.py says (RNN-Adv states none of its classifiers' rates, batch sizes and
-epochs). Between data sets only data, network, radius and epochs are compared. No difference on this page is one
-between implementations alone: the budgets differ. All models are judged in their last state. In brackets behind a
-column is its number of test images; columns `ours: NAME` are the attack of that name in the README."""
+epochs). Between data sets only data, network, radius and epochs are compared. No difference in these tables is one
+between implementations alone: the budgets differ. All models are judged in their last state; RNN-Adv's paper prints the
+lowest of five seeds. In brackets behind a column is its number of test images; columns `ours: NAME` are the attack of
+that name in the README, and `RNN-Adv` is the attacker of our RNN-Adv of seed 0, trained with 7 steps, with 10."""
 _OURS = {"pgd100": "ours: pgd100", "margin100": "ours: margin100"}
 """Heads of columns that are no paper's."""
 
@@ -175,6 +183,8 @@ def cell(column: str, table: Table, row: str, seeds: Sequence[Record]) -> str:
     scale, digits = (100, 2) if table.unit == "%" else (1, 3)
     ours = scale * statistics.mean(values)
     text = f"{ours:.{digits}f}"
+    if len(values) < len(seeds):
+        text += f" ({len(values)} seed{'s' * (len(values) > 1)})"
     if len(values) > 1:
         text += f" [{scale * min(values):.{digits}f}, {scale * max(values):.{digits}f}]"
     if printed is None:
@@ -205,7 +215,7 @@ COMPARED = (
 def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
     """Describe the run's differences from the row's setting in its paper, `printed.setting`.
 
-    Settings that an older record lacks are not compared.
+    Settings that an older record lacks are not compared, or taken to be the paper's.
     """
     own = {name: training[name] for name in ("dataset", "method", "arch")}
     paper = setting(table, row) or recipes.find(own["dataset"], own["method"], "ours")._replace(**own)
@@ -249,14 +259,13 @@ def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
 
 
 def _images(settings: Mapping[str, Any]) -> int:
-    """Return the number of training images: all, or as many as asked, but for those held out."""
-    chosen = settings.get("train_size") or TRAIN_IMAGES[settings["dataset"]]
-    return int(chosen) - int(settings.get("val_size") or 0)
+    """Return the number of training images: as many as asked, or all but those held out."""
+    return int(settings.get("train_size") or TRAIN_IMAGES[settings["dataset"]] - settings["val_size"])
 
 
 def _plain_steps(settings: Mapping[str, Any]) -> int:
     """Return the number of steps of plain training before the attacks."""
-    return round(settings.get("warmup", 0.0) * TRAIN_IMAGES[settings["dataset"]] / settings["batch_size"])
+    return round(settings["warmup"] * data.steps_per_epoch(_images(settings), settings["batch_size"]))
 
 
 def _options(method: str, given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

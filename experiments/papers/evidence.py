@@ -12,7 +12,8 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from papers.jobs import effort_of
+from papers import records
+from papers.jobs import Part, effort_of
 from papers.plan import PARTS
 
 __all__ = ["NEEDED", "Answer", "Group", "exceeds", "hours"]
@@ -31,7 +32,9 @@ class Group(NamedTuple):
     row: tuple[str, str] = ("", "")
     """The table and row of `PARTS` that make it; groups of one row are of the same runs."""
     planned: int | None = None
-    """How many of the values are of the runs that are planned for the row now; None for all."""
+    """How many runs that are planned for the row now have results; None for as many as values."""
+    scale: float = 1.0
+    """What the accuracies are multiplied by in the values."""
 
 
 class Answer(NamedTuple):
@@ -62,14 +65,14 @@ def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
         answer = "yes"
     elif difference < -noise:
         answer = "no"
-    elif seeds >= NEEDED and difference <= spread:
+    elif seeds >= NEEDED and abs(difference) <= spread:
         answer = "no, within noise"
     else:
         answer = "open"
     sides = [f"{group.name} {', '.join(_number(value, group) for value in group.values)}" for group in (more, less)]
     settled_by = ""
     if answer == "open":
-        enough = seeds >= NEEDED  # then the difference is above the seeds' range, and so above 0
+        enough = seeds >= NEEDED  # then the difference is beyond the seeds' range, and so not 0
         images = (more.images or 0) * (noise / difference) ** 2 if enough else 0
         settled_by = f"{images:,.0f} images" if enough else _seeds(more, less)
     shown = f"{'; '.join(sides)}; noise {_number(noise, more)}"
@@ -82,7 +85,7 @@ def _seeds(*groups: Group) -> str:
     for row in {group.row if any(group.row) else (group.name, "") for group in groups}:
         known = [group for group in groups if row in (group.row, (group.name, ""))]
         lacking = max(NEEDED - min(len(g.values) if g.planned is None else g.planned for g in known), 0)
-        runs, time = runs + lacking, time + lacking * hours(*row)
+        runs, time = runs + lacking, time + hours(*row, lacking)
     return f"{runs} runs" + f", {time:.1f} h" * (time > 0)
 
 
@@ -90,14 +93,20 @@ def _error(group: Group) -> float:
     """Return the standard error of an accuracy of one seed from its number of images; 0 for other numbers."""
     if not group.images:
         return 0.0
-    p = min(max(abs(statistics.mean(group.values)), 1 / group.images), 1.0)
-    return math.sqrt(p * (1 - p) / group.images)
+    p = min(max(abs(statistics.mean(group.values)) / group.scale, 1 / group.images), 1.0)
+    return group.scale * math.sqrt(p * (1 - p) / group.images)
 
 
 def _number(value: float, group: Group) -> str:
     return f"{100 * value:.2f}" if group.images else f"{value:.1f}"
 
 
-def hours(table: str, row: str) -> float:
-    """Return the time of one seed of a row, with the attackers and judgements that it needs."""
-    return effort_of([p for p in PARTS if (p.table, p.row, p.seed) == (table, row, 0)]).hours("cpu")
+def hours(table: str, row: str, runs: int) -> float:
+    """Return the time of more runs of a row: of the plan's seeds without results, then of others like its first."""
+    seeds: dict[int, list[Part]] = {}
+    for part in PARTS:
+        if (part.table, part.row) == (table, row):
+            seeds.setdefault(part.seed, []).append(part)
+    missing = [parts for parts in seeds.values() if not any(map(records.is_kept, parts))]
+    wanted = [*missing, *runs * list(seeds.values())[:1]][:runs]
+    return sum(effort_of(parts).hours("cpu") for parts in wanted)

@@ -44,7 +44,12 @@ class Job(NamedTuple):
     @property
     def model(self) -> str:
         """Where a run's trained players are: pretrained:NAME if they come with the library, else its workdir."""
-        return _shipped().get(bare(shlex.join(["python", *self.command()])), self.folder)
+        return _shipped().get(bare(self.line), self.folder)
+
+    @property
+    def line(self) -> str:
+        """The command as it is typed and kept, without a folder of data."""
+        return shlex.join(["python", *self.command()])
 
     def command(self, data_dirs: Mapping[str, str] = {}) -> list[str]:
         """Return script and flags, with the data folder if given."""
@@ -79,8 +84,9 @@ class Part(NamedTuple):
 
 
 def effort_of(parts: Iterable[Part]) -> Effort:
-    """Return the effort of all jobs of the parts, of those they share once."""
-    return sum((job.effort for job in {job.made: job for part in parts for job in part.jobs}.values()), Effort())
+    """Return the effort of all jobs of the parts, of those they share once; models of the library are trained."""
+    jobs = {job.made: job for part in parts for job in part.jobs if job.model == job.folder or job == part.jobs[-1]}
+    return sum((job.effort for job in jobs.values()), Effort())
 
 
 def trained(

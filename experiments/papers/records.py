@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,12 +49,12 @@ def is_kept(part: Part) -> bool:
 
 def is_of(content: Mapping[str, Any], job: Job) -> bool:
     """Return whether a script's result is of the job's command, whatever its output file and its data's folder."""
-    return bool(bare(content.get("command", "")) == bare(shlex.join(["python", *job.command()])))
+    return bool(bare(content.get("command", "")) == bare(job.line))
 
 
 def _of_this_model(part: Part) -> dict[str, Any] | None:
     """Return the row's record if it is of the plan's training command, which has recipe, method, epochs and seed."""
-    path, command = path_of(part), shlex.join(["python", *part.victim.command()]) if part.victim else ""
+    path, command = path_of(part), part.victim.line if part.victim else ""
     record = read_json(path) if path.exists() else None
     return record if record is not None and record["training"]["command"] == command else None
 
@@ -81,7 +80,7 @@ def keep(part: Part) -> None:
         return
     last, path = part.jobs[-1], path_of(part)
     content = of_card(part) or read(Path(last.made))
-    about = {"command": shlex.join(["python", *last.command()])}
+    about = {"command": last.line}
     if missing := set(part.columns.values()) - set(content):
         raise L2LError(f"{last.made} has no {min(missing)}: delete it, then run the same command again")
     new: dict[str, Any] = {"table": part.table, "row": part.row, "seed": part.seed, "values": {}}
@@ -112,7 +111,7 @@ def training(victim: Job) -> dict[str, Any]:
         config, report = read_json(Path(victim.folder) / "config.json"), read_json(Path(victim.made))
     settings = {name: config[name] for name in SETTINGS if name in config}
     about = {name: report[name] for name in ("parameters", "versions")}
-    return {**settings, **about, "command": shlex.join(["python", *victim.command()])}
+    return {**settings, **about, "command": victim.line}
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:

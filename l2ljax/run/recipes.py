@@ -131,10 +131,10 @@ _PGD10 = {"steps": 10, "start": "uniform"}
 # steps in units of eps and the gradient scaled per example needs no other scale for other radii; on digits both are
 # within the spread of three seeds of the released and printed forms (BENCHMARKS.md, digits). There, under the worst of
 # three attacks, a one-cycle rate adds 3 points, Cutout 5 more, moving averages none, and of what label smoothing adds
-# under PGD-100 half is gone under targeted APGD (digits: ingredients). On digits fewer than 10 steps cost accuracy (digits:
-# the attack in training). On MNIST 7 steps of PGD training and 5 of RNN-TRADES are those of the pretrained models;
-# RNN-Adv and TRADES have as many. The one-cycle rate is not compared with others on CIFAR-10. Parameters are chosen on
-# images held out of training.
+# under PGD-100 half is gone under targeted APGD (digits: ingredients). On digits fewer than 10 steps cost accuracy
+# (digits: the attack in training). On MNIST 7 steps of PGD training and 5 of RNN-TRADES are those of the pretrained
+# models; RNN-Adv and TRADES have as many. The one-cycle rate is not compared with others on CIFAR-10. Parameters are
+# chosen on images held out of training.
 DIGITS = Settings(
     "ours", "digits_cnn", "0.2", epochs=60, lr=3e-3, batch_size=100, optimizer="adam", lr_schedule="onecycle", cutout=2,
     val_size=100,
