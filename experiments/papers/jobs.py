@@ -122,16 +122,17 @@ def judged(victim: Job, attacks: list[str], images: int, *flags: str, variant: s
 
 
 def attacker(
-    name: str, victim: Job, *flags: str, epochs: int = 4, width: int | None = None, beside: str = "pgd10@l2l_da"
-) -> Job:
+    name: str, victim: Job, *flags: str, epochs: int = 4, width: int | None = None, beside: str = "pgd10@l2l_da",
+    seed: int = 0,
+) -> Job:  # fmt: skip
     """Return a learned attacker trained on a fixed model (4 epochs of MNIST: 1,876 steps), compared with PGD.
 
     Attackers of one model differ by a point or two, so all test images are attacked.
     """
-    folder = f"runs/attack-{name}-{victim.folder.removeprefix('runs/')}"
+    folder = f"runs/attack-{name}-{victim.folder.removeprefix('runs/')}" + f"-attack-s{seed}" * (seed > 0)
     dataset, arch = str(victim.about["dataset"]), str(victim.about["arch"])
     method = name if name in effort.PASSES else "l2l_star"  # AdvGAN and GAP are one-shot networks too
-    sized = [f"--attacker-width={width}"] * (width is not None)
+    sized = [f"--attacker-width={width}"] * (width is not None) + [f"--seed={seed}"] * (seed > 0)
     fixed = (f"--attacker={name}", f"--victim={victim.model}", f"--epochs={epochs}")
     judging = (f"--attacks={beside}", "--draws=1", "--eval-size=10000", f"--workdir={folder}")
     return Job(
@@ -140,7 +141,7 @@ def attacker(
         f"{folder}/report.json",
         effort.training(dataset, arch, method, epochs=epochs, width=width or 64),
         dataset,
-        {"seed": 0, "method": name, "epochs": epochs, "eval_size": 10_000},
+        {"seed": seed, "method": name, "epochs": epochs, "eval_size": 10_000},
     )
 
 

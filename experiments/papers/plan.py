@@ -219,11 +219,13 @@ def da_black(victim: Job, row: str, letter: str, surrogate: Job, tuned: Job) -> 
 # Learned attackers and PGD at equal steps ----------------------------------------------------------------------------
 
 
-def equal_steps(row: str, name: str, victim: Job, pgd: str, *flags: str, epochs: int, width: int | None = None) -> Part:
-    """Return an attacker trained on a fixed model, the same untrained, and PGD with as many steps."""
-    tuned = attacker(name, victim, *flags, epochs=epochs, width=width, beside=pgd)
+def equal_steps(
+    row: str, name: str, victim: Job, pgd: str, *flags: str, epochs: int, width: int | None = None
+) -> list[Part]:
+    """Return attackers of three seeds trained on a fixed model, the same untrained, and PGD with as many steps."""
+    tuned = [attacker(name, victim, *flags, epochs=epochs, width=width, beside=pgd, seed=seed) for seed in range(3)]
     columns = {"PGD": pgd, "untrained": "untrained", "trained": "mean draw"}
-    return Part("ours:attackers", row, (victim, tuned), columns, 0, victim)
+    return [Part("ours:attackers", row, (victim, job), columns, seed, victim) for seed, job in enumerate(tuned)]
 
 
 # Scripts with a result of their own ----------------------------------------------------------------------------------
@@ -267,7 +269,7 @@ PARTS: tuple[Part, ...] = (
     *_gail("MountainCar-v0"),
     *(rnn_table3(row, 0, which) for row in ("RNN-Adv", "AdvTrain", "Plain") for which in _WHITE),
     *(rnn_table3(row, 0, which) for row in ("TRADES", "RNN-TRADES") for which in _WHITE),
-    equal_steps("RNN on AdvTrain", "rnn_adv", mnist("AdvTrain", 0), "pgd10@rnn", "--attacker-lr=0.01", epochs=1),
+    *equal_steps("RNN on AdvTrain", "rnn_adv", mnist("AdvTrain", 0), "pgd10@rnn", "--attacker-lr=0.01", epochs=1),
     *(rnn_figure3(row) for row in ("Plain", "AdvTrain", "TRADES", "RNN-Adv", "RNN-TRADES")),
     *(rnn_table3(AS_PRINTED, 0, which) for which in (*_WHITE, "autoattack")),
     *(rnn_table3(row, 1, which) for row in ("RNN-Adv", "AdvTrain") for which in _WHITE),
@@ -299,7 +301,7 @@ PARTS: tuple[Part, ...] = (
     *(white("l2l:table8", row, cifar(row), {"FGSM": "fgsm", "PGM-20": "pgd20@l2l"}, 1000, natural=True,
             variant="fgsm")
       for row in ("Naive L2L", "Grad L2L", "2-Step L2L")),
-    equal_steps("L2L-DA on PGD10", "l2l_da", lenet("PGD10"), "pgd10@l2l_da", epochs=4, width=8),
+    *equal_steps("L2L-DA on PGD10", "l2l_da", lenet("PGD10"), "pgd10@l2l_da", epochs=4, width=8),
     *(da_tuned(row, column, name) for row in ("PGD10", "L2L-DA")
       for column, name in {"AdvGAN": "advgan", "GAP": "gap", "L2L-DA": "l2l_da"}.items()),
     *(da_black(lenet(row), row, letter, lenet(other, 1), attacker("l2l_da", lenet(other, 1), width=8))
