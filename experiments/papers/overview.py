@@ -24,6 +24,7 @@ PANELS = {
     "digits, digits_cnn, eps 0.2": ("digits", "digits_cnn", "0.2"),
     "MNIST, small_cnn, eps 0.3": ("mnist", "small_cnn", "0.3"),
     "CIFAR-10, resnet20, eps 8/255": ("cifar10", "resnet20", "8/255"),
+    "CIFAR-10, resnet20, eps 0.031": ("cifar10", "resnet20", "0.031"),
 }
 """Title -> data set, network and radius."""
 
