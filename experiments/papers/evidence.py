@@ -86,7 +86,7 @@ def _seeds(*groups: Group) -> str:
         known = [group for group in groups if row in (group.row, (group.name, ""))]
         lacking = max(NEEDED - min(len(g.values) if g.planned is None else g.planned for g in known), 0)
         runs, time = runs + lacking, time + hours(*row, lacking)
-    return f"{runs} runs" + f", {time:.1f} h" * (time > 0)
+    return f"{runs} run{'s' * (runs != 1)}" + f", {max(time, 0.1):.1f} h" * (time > 0)
 
 
 def _error(group: Group) -> float:
