@@ -37,7 +37,7 @@ from papers import (
     records,
     tables,
     work,
-)  # fmt: skip
+)
 from papers.evidence import Group, exceeds
 from papers.jobs import Job, Part
 from papers.targets import ARCHITECTURES, TABLES

@@ -32,9 +32,9 @@ class Group(NamedTuple):
     row: tuple[str, str] = ("", "")
     """The table and row of `PARTS` that make it; groups of one row are of the same runs."""
     planned: int | None = None
-    """How many runs that are planned for the row now have results; None for as many as values."""
+    """The number of the row's planned runs that have results; None for as many as values."""
     scale: float = 1.0
-    """What the accuracies are multiplied by in the values."""
+    """The factor between accuracies and values, for a tenth of an accuracy 0.1."""
 
 
 class Answer(NamedTuple):

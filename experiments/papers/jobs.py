@@ -82,11 +82,15 @@ class Part(NamedTuple):
     victim: Job | None = None
     """The training run behind the columns."""
 
+    @property
+    def needed(self) -> list[Job]:
+        """The jobs, without the training of models that come with the library."""
+        return [job for job in self.jobs if job.model == job.folder or job == self.jobs[-1]]
+
 
 def effort_of(parts: Iterable[Part]) -> Effort:
-    """Return the effort of all jobs of the parts, of those they share once; models of the library are trained."""
-    jobs = {job.made: job for part in parts for job in part.jobs if job.model == job.folder or job == part.jobs[-1]}
-    return sum((job.effort for job in jobs.values()), Effort())
+    """Return the effort of all jobs of the parts, of those they share once."""
+    return sum((job.effort for job in {job.made: job for part in parts for job in part.needed}.values()), Effort())
 
 
 def trained(

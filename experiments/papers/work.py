@@ -73,7 +73,7 @@ def left(part: Part) -> list[Job]:
     """
     if records.of_card(part):
         return []
-    return [job for job in part.jobs if not complete(job) and (job.model == job.folder or job == part.jobs[-1])]
+    return [job for job in part.needed if not complete(job)]
 
 
 def work(
