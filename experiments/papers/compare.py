@@ -1,6 +1,6 @@
 """The kept rows in Markdown: the paper's number, ours, the difference, and our actual setting.
 
-    print(as_markdown(read_records()))
+    print(as_markdown(read_records(), Path("experiments/results")))
 
 The column `schedule` lists where a run is shorter or smaller than in the paper, from the run's own config.json, not
 from the plan.
