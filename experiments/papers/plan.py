@@ -234,7 +234,10 @@ _KEPT = f"--out={RESULTS}"
 _RNN_OPEN = ("--table=rnn", "--epochs=30", "--val-size=0", "--attacks=pgd100,own", _KEPT)
 _METHODS = ("--table=methods", "--attacks=pgd100,apgd_t20,square500", _KEPT)
 _GAIL = ("--iterations=1000", "--seeds=5", "--controls=none")
-_DENSE = ("--updater=l2l_dense", *_GAIL, "--together=1", "--checkpoint-every=500")  # 5 GB a seed
+_DENSE = (  # 5 GB and 10 to 30 minutes a seed
+    "--updater=l2l_dense", "--iterations=1000", "--seeds=3", "--controls=none", "--together=1",
+    "--checkpoint-every=500",
+)  # fmt: skip
 _L2L_COSTS = (
     "--model=wrn_34_10", "--batch-sizes=8", "--repeats=5", f"--out={RESULTS}/costs_wrn_34_10.json",
     "--train=plain,pgd_adv,naive_l2l,naive_l2l:alternating,grad_l2l,grad_l2l:alternating,two_step_l2l,"
