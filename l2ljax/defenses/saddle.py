@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.lax import stop_gradient
 
@@ -148,11 +149,13 @@ def unrolled(
         frozen = {"params": constant, "batch_stats": stats.classifier}
         inner = criterion.inner(lambda x: classifier.logits(frozen, x), batch)
 
+        counted = query == "train" and mode == "classifier"
+
         def look(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
             variables = {"params": constant, "batch_stats": batch_stats}
-            if query == "train" and mode == "classifier":
+            if counted:
                 return classifier.train(variables, x, _repeat_keys(fold_in(keys, 1), draws), axis_name)
-            return classifier.logits(variables, x), batch_stats
+            return classifier.logits(variables, x), {}
 
         def loss_fn(x: Array) -> tuple[Array, Any]:
             logits, seen = look(stats.classifier, x)
@@ -163,7 +166,9 @@ def unrolled(
         ascent = climb(loss_fn, rule, attack_keys, batch.x, steps)
         seen, accuracy = ascent.aux
 
-        batch_stats = _one_after_the_other(lambda r: look(r, batch.x)[1], stats.classifier, seen)
+        batch_stats = stats.classifier
+        if counted:
+            batch_stats = _one_after_the_other(lambda r: look(r, batch.x)[1], batch_stats, seen)
 
         def ended(theta: Tree, x_last: Array) -> tuple[Array, Array, Tree]:
             streams = itertools.count(2)  # each pass of the criterion draws its own dropout masks, as in torch
@@ -267,16 +272,17 @@ def _one_after_the_other(one_pass: Callable[[Tree], Tree], first: Tree, updated:
     """Return the running statistics after T passes, given those that each pass alone makes from `first` [T, ...].
 
     A pass turns r into m r + (1 - m) b. The momentum m of each layer is the derivative of any pass in r. Passes from
-    the same r are chained by r_{t+1} = updated_t + m (r_t - first).
+    the same r are chained by r_{t+1} = updated_t + m (r_t - first). Integers count passes, so m is 1.
     """
-    ones = jax.tree.map(jnp.ones_like, first)
+    is_count = lambda r: not jnp.issubdtype(r.dtype, jnp.inexact)
+    ones = jax.tree.map(lambda r: np.zeros(r.shape, jax.dtypes.float0) if is_count(r) else jnp.ones_like(r), first)
     # The compiler removes the pass itself. Outside jit, our convolutions have no forward-mode derivative.
     momentum = jax.jit(lambda r: jax.jvp(one_pass, (r,), (ones,))[1])(first)
 
     def chain(r0: Array, rows: Array, m: Array) -> Array:
         r = r0
         for row in rows:
-            r = row + m * (r - r0)
+            r = row + (r - r0 if is_count(r0) else m * (r - r0))
         return r
 
     return jax.tree.map(chain, first, updated, momentum)
