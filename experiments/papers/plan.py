@@ -235,7 +235,7 @@ _RNN_OPEN = ("--table=rnn", "--epochs=30", "--val-size=0", "--attacks=pgd100,own
 _METHODS = ("--table=methods", "--attacks=pgd100,apgd_t20,square500", _KEPT)
 _GAIL = ("--iterations=1000", "--seeds=5", "--controls=none")
 _DENSE = (  # 5 GB and 10 to 30 minutes a seed
-    "--updater=l2l_dense", "--iterations=1000", "--seeds=3", "--controls=none", "--together=1",
+    "--updater=l2l_dense", "--lr=1e-6,1e-7", "--iterations=1000", "--seeds=3", "--controls=none", "--together=1",
     "--checkpoint-every=500",
 )  # fmt: skip
 _L2L_COSTS = (
