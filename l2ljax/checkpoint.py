@@ -61,7 +61,9 @@ class Checkpoints:
                 max_to_keep=2, create=False, enable_async_checkpointing=False,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
             )  # fmt: skip
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            # Else the newest folder, sound or not, decides how all are read.
+            handler = ocp.StandardCheckpointHandler(multiprocessing_options=options.multiprocessing_options)
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
         except OSError as error:
             raise L2LError(f"cannot write checkpoints to {self.folder}: {error.strerror}") from error
 

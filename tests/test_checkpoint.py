@@ -62,6 +62,14 @@ def test_what_is_saved_is_restored_bit_by_bit(saved):
     assert Checkpoints(saved / "others").resume(like=like)[0] == 0
 
 
+def test_an_empty_folder_of_a_step_hides_no_sound_one(saved, capsys):
+    (saved / "checkpoints" / "9").mkdir()
+    step, state = Checkpoints(saved / "checkpoints").resume(like=state_of(0))
+    assert step == 6 and same(state, state_of(6))
+    assert "the checkpoint of step 9" in capsys.readouterr().err
+    assert sorted(path.name for path in (saved / "checkpoints").iterdir()) == ["3", "6"]
+
+
 def test_keys_of_another_kind_come_back(tmp_path):
     key = jax.random.key(3, impl="rbg")
     checkpoints = Checkpoints(tmp_path)
