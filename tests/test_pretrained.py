@@ -39,7 +39,7 @@ KEY = jax.random.key(0)
 def kept(dataset):
     """The first 32 test images."""
     if dataset == "digits":
-        return data.Split(*(a[:32] for a in data.load("digits").test))
+        return data.load("digits").test.take(slice(32))
     with np.load(Path(__file__).parent / "golden" / "kept_images.npz") as file:
         return data.Split(file[f"{dataset}_images"], file[f"{dataset}_labels"])
 
@@ -104,7 +104,11 @@ def test_damaged_files_are_refused(copied):
     file.unlink()
     with pytest.raises(L2LError, match=r"npz is damaged \(FileNotFoundError"):
         models.pretrained(ONE)
-    sidecar.write_text("{")
+    text = sidecar.read_text()
+    sidecar.unlink()
+    with pytest.raises(L2LError, match=r"^.*json is damaged \(FileNotFoundError: [^()]*\): install l2ljax again$"):
+        models.pretrained(ONE)
+    sidecar.write_text(text[:1])
     with pytest.raises(L2LError, match=r"json is damaged \(JSONDecodeError"):
         models.pretrained(ONE)
     with pytest.raises(L2LError, match=f"^unknown model 'no_net': choose one of {NAMES[0]}"):

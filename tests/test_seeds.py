@@ -103,6 +103,7 @@ def test_only_the_same_run_counts_as_finished(tmp_path):
     assert seeds.finished(spec()) == {"seed": 0} == seeds.finished(spec(checkpoint_every=7, data_dir="/elsewhere"))
     for change in ({"seed": 1}, {"attacks": "fgsm,pgd5"}, {"eval_size": 7}, {"epochs": 3}, {"lr": 0.5}):
         assert seeds.finished(spec(**change)) is None
+    assert seeds.finished(spec()._replace(on_overfitting="stop")) is None
     (tmp_path / "config.json").write_text(json.dumps(spec().saved()))  # begun anew after that report
     assert seeds.finished(spec()) is None
 

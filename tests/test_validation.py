@@ -76,7 +76,12 @@ def test_training_ends_as_asked(monkeypatch, capsys, tmp_path, choice, last):
     assert all(bool((a == b).all()) for a, b in zip(now, best, strict=True)) == (choice == "restore")
     if choice != "ignore":
         assert "ended at step 6 by catastrophic overfitting" in (tmp_path / "run" / "report.md").read_text()
-    again = l2ljax.fit("digits_cnn", "digits", **{**flags, "on_overfitting": "stop"})  # as the alarm proposes
+    flags["on_overfitting"] = "stop"  # as the alarm proposes
+    if choice == "ignore":
+        with pytest.raises(L2LError, match="went on after catastrophic overfitting at step 6: choose another workdir"):
+            l2ljax.fit("digits_cnn", "digits", **flags)
+        return
+    again = l2ljax.fit("digits_cnn", "digits", **flags)
     assert int(again.state.step) == last
     jax.tree.map(np.testing.assert_array_equal, again.state.params, result.state.params)
 

@@ -70,9 +70,25 @@ def test_what_is_no_file_of_rows_or_settings_is_one_line(tmp_path):
     for content in (b"\xff\xfe\x00", b"[]", b"null", b"3", b"{", b"", b"[" * 9999):
         (tmp_path / "config.json").write_bytes(content)
         for read in (lambda: read_json(tmp_path / "config.json"), lambda: Workdir(tmp_path, {"seed": 0})):
-            with pytest.raises(L2LError, match=r"cannot read .*config.json \(.*\): give the workdir of a run") as error:
+            with pytest.raises(L2LError, match=r"cannot read .*config.json \(.*\): (give the|put back a)") as error:
                 read()
             assert "\n" not in str(error.value)
+
+
+def test_a_run_whose_settings_are_gone_is_not_continued(tmp_path):
+    Workdir(tmp_path, {"lr": 0.1}).record([{"step": 1}])
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(L2LError, match="holds a run, but not its config.json: put that back, or choose another"):
+        Workdir(tmp_path, {"lr": 99.0})
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_run_keeps_to_the_weights_that_it_began_with(tmp_path):
+    Workdir(tmp_path, {})  # of an older version, which did not note them
+    for _ in range(2):
+        Workdir(tmp_path, {"began_with": "a"})
+    with pytest.raises(L2LError, match="holds a run that began with other trained weights: choose another --workdir"):
+        Workdir(tmp_path, {"began_with": "b"})
 
 
 def test_a_workdir_keeps_to_its_network(tmp_path):

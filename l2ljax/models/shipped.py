@@ -44,8 +44,9 @@ def card(name: str) -> dict[str, Any]:
         raise L2LError(f"{PREFIX}{name}: a pretrained model has one state: leave @best out")
     if name not in PRETRAINED:
         raise L2LError(f"unknown model {name!r}: choose one of {', '.join(PRETRAINED)}")
+    text = _read(f"{name}.json")
     try:
-        content: dict[str, Any] = json.loads(_read(f"{name}.json"))
+        content: dict[str, Any] = json.loads(text)
         if missing := [key for key in NEEDED if key not in content]:
             raise ValueError(f"it has no {missing[0]}")
     except (ValueError, TypeError) as error:

@@ -51,7 +51,7 @@ def finished(settings: Settings) -> dict[str, Any] | None:
     saved, wanted = read_json(config), {**settings.saved(), **data_identity(settings)}
     if settings.pretrained and not settings.init_from:
         wanted["init_from"] = str(folder / "classifier")  # see `experiment.run`
-    free = set(ABOUT_REPORTING) - {"attacks", "eval_size"}
+    free = set(ABOUT_REPORTING) - {"attacks", "eval_size", "on_overfitting"}
     return read_json(report) if all(saved.get(k) == v for k, v in wanted.items() if k not in free) else None
 
 

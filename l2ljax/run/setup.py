@@ -35,6 +35,8 @@ class Setup(NamedTuple):
     epoch_steps: int
     num_logits: int
     """K of the network, which may exceed the number of classes."""
+    began_with: str | None
+    """A checksum of the trained players that it starts from, if any."""
     data_key: Key
     eval_key: Key
 
@@ -52,13 +54,13 @@ class Setup(NamedTuple):
         """Return for config.json what the bits depend on besides the settings.
 
         These are the devices, which decide on kernels and on the order of sums, and checksums of a user's own data and
-        network.
+        network, and of trained players to start from.
         """
         devices = f"{len(self.devices)} {self.devices[0].platform}" + ", one core each" * own_core()
-        network: dict[str, Any] = {}
+        others: dict[str, Any] = {"began_with": self.began_with} if self.began_with else {}
         if self.settings.arch not in models.CLASSIFIERS:
-            network["network"] = models.fingerprint(self.classifier, jnp.zeros((2, *self.dataset.image_shape)))
-        return {"trained_on": devices, **data_identity(self.settings, self.dataset), **network}
+            others["network"] = models.fingerprint(self.classifier, jnp.zeros((2, *self.dataset.image_shape)))
+        return {"trained_on": devices, **data_identity(self.settings, self.dataset), **others}
 
 
 def load(settings: Settings, dataset: data.Dataset | None = None) -> data.Dataset:
@@ -126,7 +128,7 @@ def prepare(
     images = jnp.zeros((settings.batch_size, *whole.image_shape))
     state = init_state(k_init, classifier, defense, movers, images)
     classes = _check_players(settings, whole, classifier, defense, state, images)
-    state = _begun(settings, movers, state)
+    state, began_with = _begun(settings, movers, state)
     step = make_step(defense, movers, schedule=settings.schedule, devices=devices)
     phases = [(step, last)]
     if settings.warmup:
@@ -136,8 +138,8 @@ def prepare(
     if rule := average(settings):
         phases = [(averaged(step, rule), last) for step, last in phases]
         state = state._replace(average=jax.tree.map(jnp.copy, (state.params.classifier, state.stats.classifier)))
-    eval_split = data.Split(*(a[: settings.eval_size] for a in whole.test))
-    parts = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps, classes)
+    eval_split = whole.test.take(slice(settings.eval_size))
+    parts = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps, classes, began_with)
     return Setup(*parts, k_data, k_eval), state
 
 
@@ -164,16 +166,18 @@ def _check_players(
     return int(classes)
 
 
-def _begun(settings: Settings, movers: Players, state: TrainState) -> TrainState:
-    """Return the state with the trained players that the settings name."""
+def _begun(settings: Settings, movers: Players, state: TrainState) -> tuple[TrainState, str | None]:
+    """Return the state with the trained players that the settings name, and a checksum of these, if any."""
+    found = []
     for player, workdir in Players(settings.init_from, settings.attacker_from)._asdict().items():
         if workdir:
             like = getattr(state.params, player), getattr(state.stats, player)
             params, stats = checkpoint.restore_player(workdir, player, like)
+            found.append((params, stats))
             both = state.params._replace(**{player: params}), state.stats._replace(**{player: stats})
             begun = Players(*(o.init(p) for o, p in zip(movers, both[0], strict=True)))  # schedule_free keeps it
             state = state._replace(params=both[0], stats=both[1], opt_state=begun)
-    return state
+    return state, checksum(found) if found else None
 
 
 def named_attacks(setup: Setup, params: Players, stats: Players) -> dict[str, Attack]:

@@ -34,6 +34,7 @@ def train(setup: Setup, state: TrainState, workdir: Workdir | None) -> tuple[Tra
       L2LError, Interrupted: as `fit` does.
     """
     settings, history = setup.settings, list[dict[str, Any]]()
+    ends = settings.on_overfitting in ("stop", "restore")
     best = Best(jnp.float32(-1), state.step, state.params, state.stats)
     checkpoints = None
 
@@ -48,6 +49,9 @@ def train(setup: Setup, state: TrainState, workdir: Workdir | None) -> tuple[Tra
         if workdir:
             workdir.forget_after(int(state.step))
             history.extend(workdir.rows())
+            if ends and (passed := [row["step"] for row in history[:-1] if ALARM in row]):
+                late = f"the run in {workdir.path} went on after catastrophic overfitting at step {passed[0]}"
+                raise L2LError(f"--on-overfitting={settings.on_overfitting}: {late}: choose another --workdir")
 
     def save() -> None:
         if checkpoints:
@@ -55,7 +59,6 @@ def train(setup: Setup, state: TrainState, workdir: Workdir | None) -> tuple[Tra
 
     hosts.on_first(restore)
     state, best = hosts.from_first((state, best))
-    ends = settings.on_overfitting in ("stop", "restore")
     alarm = hosts.on_first(lambda: ends and ALARM in (history or [{}])[-1])
     if alarm or int(state.step) == setup.steps:
         return state, best, history

@@ -19,7 +19,7 @@ __all__ = ["ABOUT_REPORTING", "Workdir", "check_network", "holds_run", "read_jso
 ABOUT_REPORTING = (
     "workdir", "data_dir", "devices", "remat", "checkpoint_every", "no_checkpoint", "eval_size", "attacks",
     "on_overfitting",  # changes nothing before the alarm
-    "trained_on", "network",  # have their own messages
+    "trained_on", "network", "began_with",  # have their own messages
 )  # fmt: skip
 """Settings that may differ between two runs of the same training."""
 
@@ -40,7 +40,9 @@ class Workdir:
         self._metrics = path / "metrics.jsonl"
         file = path / "config.json"
         if file.exists():
-            _compare(path, read_json(file), config)
+            _compare(path, read_json(file, "put back a sound copy, or choose another --workdir"), config)
+        elif holds_run(path):
+            raise L2LError(f"{path} holds a run, but not its config.json: put that back, or choose another --workdir")
         try:
             self.figures.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -103,14 +105,17 @@ def holds_run(folder: Path) -> bool:
     return any(folder.glob("checkpoints/*")) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file written by this library; one that is missing or damaged is an L2LError."""
+def read_json(path: Path, fix: str = "give the workdir of a run") -> dict[str, Any]:
+    """Return the object in a JSON file written by this library; one that is missing or damaged is an L2LError.
+
+    `fix` ends its message.
+    """
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise L2LError(f"cannot read {path} ({one_line(error)}): give the workdir of a run") from error
+        raise L2LError(f"cannot read {path} ({one_line(error)}): {fix}") from error
     if not isinstance(content, dict):
-        raise L2LError(f"cannot read {path} (it holds a {type(content).__name__}): give the workdir of a run")
+        raise L2LError(f"cannot read {path} (it holds a {type(content).__name__}): {fix}")
     return content
 
 
@@ -123,6 +128,8 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
             f"has one, or set JAX_NUM_CPU_DEVICES={count}), or choose another --workdir"
         )
     check_network(path, old.get("network"), new.get("network"))
+    if (theirs := old.get("began_with")) and theirs != new.get("began_with", theirs):
+        raise L2LError(f"{path} holds a run that began with other trained weights: choose another --workdir")
     for name in new:
         if name not in ABOUT_REPORTING and old.get(name) != new[name]:
             raise L2LError(f"{path} holds a run with {name}={old.get(name)}, not {new[name]}: choose another --workdir")
