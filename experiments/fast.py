@@ -39,14 +39,19 @@ def main(flags: Flags) -> None:
     """Judge each victim and write the results after each."""
     check_writable(flags.out)
     settings = {name: getattr(flags, name) for name in ("data_dir", "images", "batch_size", "seeds")}
-    kept = read_json(flags.out) if flags.out.exists() else {"verdicts": {}}
-    if "verdicts" not in kept:
-        raise L2LError(f"--out={flags.out} holds another result: name another file")
-    rows: dict[str, Any] = kept["verdicts"]
+    verdicts_in(flags.out)
     for name in filter(None, flags.victims.split(",")):
-        rows[name] = {"command": provenance()["command"], **passes.judge(name, **settings)}
-        print(rows[name], flush=True)
-        write_json(flags.out, {**provenance(), "verdicts": rows})
+        row = {"command": provenance()["command"], **passes.judge(name, **settings)}
+        print(row, flush=True)
+        write_json(flags.out, {**provenance(), "verdicts": {**verdicts_in(flags.out), name: row}})
+
+
+def verdicts_in(path: Path) -> dict[str, Any]:
+    """Return victim -> row of the file, read anew: another process may have added some; an L2LError for another's."""
+    kept = read_json(path, "name another file") if path.exists() else {"verdicts": {}}
+    if not isinstance(rows := kept.get("verdicts"), dict):
+        raise L2LError(f"--out={path} holds another result: name another file")
+    return rows
 
 
 if __name__ == "__main__":

@@ -42,7 +42,6 @@ class Flags:
     name: str = ""
     title: str = ""
     """Title for the table in the file NAME."""
-    results: Path = Path("experiments/results")
 
 
 def main(flags: Flags) -> None:
@@ -58,8 +57,6 @@ def main(flags: Flags) -> None:
         if getattr(flags, name) and not needed:
             name = name.replace("_", "-")
             raise L2LError(f"--{name} belongs to --list, --minutes, --collect or --judged: see --help")
-    if flags.tables and not any(flags.results.glob("*.json")):
-        raise L2LError(f"--results={flags.results}: no results are there: give their folder")
     listing.wanted(flags.only)
     keep(flags, flags.collect, "report.json", "runs", "reports")
     keep(flags, flags.judged, "robustbench.json", "judged", "judgements")
@@ -69,8 +66,9 @@ def main(flags: Flags) -> None:
         with quiet_pipe():
             print(listing.listed(flags.only))
     if flags.tables:
-        overview.draw(flags.results / "passes.png", overview.points(flags.results))
-        write_files({Path("BENCHMARKS.md"): page.markdown(flags.results).encode()})
+        text = page.markdown(page.RESULTS)
+        overview.draw(page.RESULTS / "passes.png", overview.points(page.RESULTS))
+        write_files({Path("BENCHMARKS.md"): text.encode()})
 
 
 def keep(flags: Flags, folders: str, file: str, kind: str, key: str) -> None:
@@ -80,10 +78,12 @@ def keep(flags: Flags, folders: str, file: str, kind: str, key: str) -> None:
         about = record.get("provenance", record)
         if not isinstance(about, dict) or not isinstance(about.get("command"), str):
             raise L2LError(f"{folder}/{file} has no command: give the folder of a finished run or evaluation")
-        command = re.sub(r"--(data-dir|workdir|out)=\S+", r"--\1=DIR", about["command"])
+        command = re.sub(r"(')?--(data-dir|workdir|out)=(?(1)[^']*'|\S+)", r"--\2=DIR", about["command"])
         about["command"] = re.sub(r"\S*(experiments/\w+\.py)", r"\1", command)
     if kept:
-        write_json(flags.results / f"{kind}_{flags.name}.json", {"title": flags.title, key: [*kept.values()]})
+        content = {"title": flags.title, key: [*kept.values()]}
+        page.section(f"{kind}_{flags.name}", content)  # before it is kept: else no page could be made any more
+        write_json(page.RESULTS / f"{kind}_{flags.name}.json", content)
 
 
 if __name__ == "__main__":

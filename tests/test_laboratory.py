@@ -27,8 +27,6 @@ def test_a_try_overwrites_nothing_that_is_kept(script):
     folders = [field.default for field in dataclasses.fields(KINDS[script]) if isinstance(field.default, Path)]
     presets = throughput.presets().values() if script == "throughput" else []
     folders += [preset["out"] for preset in presets if "out" in preset]
-    if script == "reproduce":  # it is asked to collect, and for the tables
-        folders.remove(Path("experiments/results"))
     assert all(folder.parts[0] == "runs" for folder in folders)
 
 
@@ -92,7 +90,8 @@ TIMED = {"model": "digits_cnn", "attacks": "pgd2", "batch_sizes": "8"}
         ("reproduce", {"list": True, "only": "foo"}, "--only=foo: no such table or row"),
         ("reproduce", {"minutes": 9.0, "only": "foo"}, "--only=foo: no such table or row"),
         ("reproduce", {}, "nothing to do"),
-        ("reproduce", {"tables": True, "results": Path("none")}, "--results=none: no results are there"),
+        ("reproduce", {"tables": True}, r"there is no experiments/results/\*.json: run it in the root"),
+        ("reproduce", {"list": True, "only": ","}, "--only=, names nothing"),
         ("ablation", {"out": Path("/proc")}, "--out=/proc/digits_methods.json: "),
         ("ablation", {"attacks": "no_attack"}, "unknown attack"),
         ("autoattack", {"victim": "none", "attacks": "square,foo"}, "--attacks=foo: give apgd-ce or"),
@@ -134,8 +133,11 @@ def test_what_is_no_report_is_not_collected(content, at):
     for flag, file in {"collect": "report.json", "judged": "robustbench.json"}.items():
         Path(file).write_text(content)
         with pytest.raises(L2LError, match=f"^./{file} has no command: give the folder of a finished run"):
-            reproduce.main(reproduce.Flags(**{flag: "."}, name="x", results=at / "kept"))
-    assert not (at / "kept").exists()
+            reproduce.main(reproduce.Flags(**{flag: "."}, name="x"))
+    Path("report.json").write_text('{"command": "python experiments/digits.py"}')
+    with pytest.raises(L2LError, match="result runs_x is damaged, or none that `tables` knows"):
+        reproduce.main(reproduce.Flags(collect=".", name="x"))
+    assert not list(at.glob("experiments/results/*"))
 
 
 def test_victims_and_attackers_of_l2l_das_figure_are_told_apart(tmp_path, monkeypatch):

@@ -66,7 +66,7 @@ def _shipped() -> dict[str, str]:
 
 def bare(command: str) -> str:
     """Return a command without its output file and its data's folder, which leave a result as it is."""
-    return re.sub(r" --(out|data-dir)=\S+", "", command)
+    return re.sub(r" (')?--(out|data-dir)=(?(1)[^']*'|\S+)", "", command)
 
 
 class Part(NamedTuple):

@@ -11,7 +11,7 @@ from papers.effort import Effort
 from papers.jobs import Job, Part, effort_of
 from papers.printed import printed
 from papers.targets import ARCHITECTURES, TABLES
-from papers.work import complete
+from papers.work import left
 
 __all__ = ["chosen", "listed", "state", "wanted"]
 
@@ -34,6 +34,8 @@ def wanted(only: str) -> list[tuple[str, str]]:
     """Return the (table, row) pairs of `--only`."""
     rows = [(name, row) for name, table in TABLES.items() for row in table.rows]
     items = set(filter(None, re.split(r",(?! )", only)))  # a row's name may have a comma: "l2l_da:table1a/R-, D-"
+    if only and not items:
+        raise L2LError(f"--only={only} names nothing: leave it out for all tables, or name some")
     if unknown := items - {name for table, row in rows for name in (table, f"{table}/{row}")}:
         raise L2LError(f"--only={min(unknown)}: no such table or row; choose from {', '.join(TABLES)}, or TABLE/ROW")
     return [(table, row) for table, row in rows if not items or {table, f"{table}/{row}"} & items]
@@ -47,7 +49,7 @@ def listed(only: str = "") -> str:
         table = TABLES[name]
         parts = [part for part in plan.PARTS if (part.table, part.row) == (name, row)]
         if parts:
-            missing |= {j.made: j for p in parts if not records.is_kept(p) for j in p.jobs if not complete(j)}
+            missing |= {job.made: job for part in parts if not records.is_kept(part) for job in left(part)}
         own = printed(name, row)
         work, alone = effort_of(parts), effort_of(own)
         done = sum(map(records.is_kept, parts))
@@ -60,10 +62,10 @@ def listed(only: str = "") -> str:
         ])  # fmt: skip
     header = ["table", "row", "state", "parts", "seeds", "recipe", "passes", "CPU h", "GPU h"]
     header += ["as printed", "its GPU h", "printed in"]
-    left = sum((job.effort for job in missing.values()), Effort())
+    remaining = sum((job.effort for job in missing.values()), Effort())
     totals = (
-        f"Planned and missing: {left.passes:.2g} passes, {left.hours('cpu'):.1f} hours on two CPU cores, "
-        f"{left.hours('gpu'):.2g} on a data-center GPU. Estimates from counted multiplications; "
+        f"Planned and missing: {remaining.passes:.2g} passes, {remaining.hours('cpu'):.1f} hours on two CPU cores, "
+        f"{remaining.hours('gpu'):.2g} on a data-center GPU. Estimates from counted multiplications; "
         "rows of a table share models, which count in each. --printed runs a row at its paper's own settings."
     )
     shown = f"Networks, not results: {', '.join(ARCHITECTURES)}."

@@ -113,6 +113,8 @@ def draw(path: Path, found: Sequence[Point]) -> None:
 
     shown = [panel for panel in PANELS if sum(point.panel == panel for point in found) >= 3]
     found = [point for point in found if point.panel in shown]
+    if not shown:
+        return
     figure, panels = canvas((4.6 * len(shown) + 1.5, 4.2), 1, len(shown))
     learns = {point.label: defenses.find(point.label.partition(" ")[0]).learns for point in found}
     labels = sorted(learns, key=lambda label: (learns[label], label))

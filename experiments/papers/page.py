@@ -1,12 +1,15 @@
 """BENCHMARKS.md, made from experiments/results: `markdown(Path("experiments/results"))`."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from l2ljax.runtime.workdir import read_json
+from l2ljax.types import L2LError, one_line
 from papers import ablations, claims, compare, tables
 
-__all__ = ["SPEED", "compact", "markdown"]
+__all__ = ["RESULTS", "SPEED", "TITLES", "compact", "markdown", "section"]
 
 HEAD = """# Benchmarks
 
@@ -15,22 +18,49 @@ section, and of a row of the papers' tables in experiments/results/papers, has i
 learning rates for GAIL are in experiments/results/searched.
 [Accuracy against training passes](experiments/results/passes.png) draws the models.
 """
+RESULTS = Path("experiments/results")
 SPEED = ("goals", "speed", "gail_speed", "throughput", "scaling")
 """Results about speed, which come first; costs_*.json is in the papers' part."""
+TITLES = {
+    "speed": "PGD-10 beside other libraries",
+    "gail_speed": "GAIL beside another library",
+    "throughput": "Our convolutions and loops",
+    "scaling": "Many devices, on paper",
+    "autoattack_apgd_ce": "APGD-CE beside pyautoattack",
+    "autoattack_fast": "AutoAttack: fast beside standard",
+    "cycle": "The limiting cycle (L2L, Figure 8)",
+    "traveller": "RNN-Adv's optimizer learned on many networks (traveller), on others",
+}
 
 
 def markdown(results: Path) -> str:
     """Return BENCHMARKS.md: speed, reproduced claims, the papers' tables, all other results."""
-    records = {path.stem: read_json(path) for path in sorted(results.glob("*.json"))}
+    if not (paths := sorted(results.glob("*.json"))):
+        raise L2LError(f"there is no {results}/*.json: run it in the root of the repository")
+    records = {path.stem: read_json(path, "put back a sound copy, or move it away") for path in paths}
     records = {name: record for name, record in records.items() if not name.startswith("costs_")}
-    digits = {f"digits_{table}": title for table, title in ablations.TITLES.items()}
-    titles = {name: record.get("title") or digits.get(name, name.replace("_", " ")) for name, record in records.items()}
-    sections = {name: f"## {titles[name]}\n\n{tables.tell(record)}" for name, record in records.items()}
+    sections = {name: section(name, record) for name, record in records.items()}
     first = [sections.pop(name) for name in SPEED if name in sections]
     rows = compare.read_records(results / "papers")
     papers = [claims.as_markdown(claims.answers(rows, results)), compare.as_markdown(rows, results)]
     text = "\n\n".join([*first, *papers, *sections.values()])
     return f"{HEAD}\n{compact(text)}\n"
+
+
+def _title(name: str, record: Mapping[str, Any]) -> str:
+    if "arms" in record:
+        return f"GAIL on {record['environment']}, {record['iterations']:,} iterations: {', '.join(record['arms'])}"
+    own = TITLES | {f"digits_{table}": title for table, title in ablations.TITLES.items()}
+    return record.get("title") or own.get(name, name.replace("_", " "))
+
+
+def section(name: str, record: Mapping[str, Any]) -> str:
+    """Return a kept result's section; a damaged one, or one that no table knows, is an L2LError."""
+    try:
+        return f"## {_title(name, record)}\n\n{tables.tell(record)}"
+    except (KeyError, IndexError, StopIteration, TypeError, ValueError, AttributeError) as error:
+        fix = "put back a sound copy, or move it away"
+        raise L2LError(f"result {name} is damaged, or none that `tables` knows ({one_line(error)}): {fix}") from error
 
 
 def compact(text: str) -> str:

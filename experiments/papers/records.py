@@ -16,10 +16,12 @@ from typing import Any
 from l2ljax.files import write_json
 from l2ljax.models import shipped
 from l2ljax.runtime.workdir import read_json
-from l2ljax.types import L2LError
+from l2ljax.types import L2LError, one_line
 from papers.jobs import Job, Part, bare
 
-__all__ = ["FOLDER", "SETTINGS", "is_kept", "is_of", "keep", "of_card", "path_of", "read", "training"]
+__all__ = [
+    "FOLDER", "SETTINGS", "command_of", "is_kept", "is_of", "keep", "load", "of_card", "path_of", "read", "training",
+]  # fmt: skip
 
 FOLDER = Path("experiments/results/papers")
 SETTINGS = (
@@ -33,8 +35,19 @@ SETTINGS = (
 
 def path_of(part: Part) -> Path:
     """Return the file of a part's row and seed."""
-    name = f"{part.table}-{part.row}-s{part.seed}".replace("*", " star")
+    printed = part.victim is not None and part.victim.folder.startswith("runs/printed/")  # of the paper's own settings
+    name = f"{part.table}-{part.row}{'-printed' * printed}-s{part.seed}".replace("*", " star")
     return FOLDER / f"{re.sub(r'[^0-9A-Za-z+]+', '-', name)}.json"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return a kept row; one that is damaged is an L2LError."""
+    fix = "put back a sound copy, or delete it and run its row again"
+    record = read_json(path, fix)
+    kinds = {"table": str, "row": str, "seed": int, "values": dict, "training": dict}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
+        raise L2LError(f"{path} is damaged (no {wrong[0]}): {fix}")
+    return record
 
 
 def is_kept(part: Part) -> bool:
@@ -49,14 +62,19 @@ def is_kept(part: Part) -> bool:
 
 def is_of(content: Mapping[str, Any], job: Job) -> bool:
     """Return whether a script's result is of the job's command, whatever its output file and its data's folder."""
-    return bool(bare(content.get("command", "")) == bare(job.line))
+    return bare(command_of(content)) == bare(job.line)
+
+
+def command_of(content: Mapping[str, Any]) -> str:
+    """Return the command that made a result; "" for a figure's data, which name none."""
+    return str(content.get("command") or content.get("provenance", {}).get("command", ""))
 
 
 def _of_this_model(part: Part) -> dict[str, Any] | None:
     """Return the row's record if it is of the plan's training command, which has recipe, method, epochs and seed."""
     path, command = path_of(part), part.victim.line if part.victim else ""
-    record = read_json(path) if path.exists() else None
-    return record if record is not None and record["training"]["command"] == command else None
+    record = load(path) if path.exists() else None
+    return record if record is not None and record["training"].get("command") == command else None
 
 
 def of_card(part: Part) -> dict[str, dict[str, Any]]:
@@ -115,8 +133,12 @@ def training(victim: Job) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """Return name -> {"value", "images"} of a job's result: an evaluation, or a figure's data."""
-    return READERS.get(path.name, _judgement)(read_json(path))
+    """Return name -> {"value", "images"} of a job's result: an evaluation, or a figure's data; damaged, an L2LError."""
+    content = read_json(path, fix := "delete it, then run the same command again")
+    try:
+        return READERS.get(path.name, _judgement)(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise L2LError(f"{path} is damaged ({one_line(error)}): {fix}") from error
 
 
 def _judgement(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from l2ljax.runtime.monitor import duration, stopping_on_signals
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from papers import records
-from papers.jobs import RESULTS, Job, Part
+from papers.jobs import Job, Part
 
 __all__ = ["GRACE", "at_work_on", "complete", "data_dirs", "left", "log_of", "run", "tell", "work"]
 
@@ -49,7 +49,7 @@ def data_dirs(folder: Path | None, jobs: Iterable[Job]) -> dict[str, str]:
 
 
 def complete(job: Job) -> bool:
-    """Return whether the job's last file exists; a script writes its kept result again if that is of another command.
+    """Return whether the job's last file exists; a script writes its result again if that is of another command.
 
     Raises:
       L2LError: the file belongs to another training run.
@@ -57,10 +57,11 @@ def complete(job: Job) -> bool:
     made = Path(job.made)
     if not made.exists():
         return False
-    other = not records.is_of(content := read_json(made), job)
-    if job.about and other:
+    if records.is_of(content := read_json(made), job):
+        return True
+    if job.about:
         raise L2LError(f"{made} is of another run, {content.get('command')}: move its folder away")
-    return not other or not job.made.startswith(RESULTS)
+    return not records.command_of(content)
 
 
 def left(part: Part) -> list[Job]:
@@ -84,8 +85,10 @@ def work(
     An unfinished job is stopped, and resumes next time. `data_dir` has a subfolder for each data set.
 
     Raises:
-      L2LError: missing data, or results of other runs in the plan's folders.
+      L2LError: too few minutes, missing data, or results of other runs in the plan's folders.
     """
+    if 60 * minutes <= GRACE:
+        raise L2LError(f"--minutes={minutes:g}: give more than {GRACE / 60:g}, in which a job that is stopped may save")
     until = time.monotonic() + 60 * minutes - GRACE
     missing = [part for part in parts if not records.is_kept(part)]
     dirs = data_dirs(data_dir, [job for part in missing for job in left(part)])
@@ -98,6 +101,7 @@ def work(
                 if job.made in failed:
                     break
                 if over():
+                    tell("stopped before the next job; the same command goes on from here")
                     return False
                 time_left = duration(max(until - time.monotonic(), 0))
                 tell(f"{name}: {' '.join(job.command())} ({time_left} left)")
