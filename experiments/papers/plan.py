@@ -11,7 +11,7 @@ from papers import effort, equal
 from papers.jobs import AUTOATTACK, FAST, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
 
 __all__ = [
-    "AS_PRINTED", "DA_COLUMNS", "DA_MODELS", "DA_SURROGATES", "L2L_ROWS", "PARTS", "RNN_ROWS", "SMALL_METHODS",
+    "AS_PRINTED", "DA_COLUMNS", "DA_MODELS", "DA_SURROGATES", "L2L_ROWS", "PARTS", "RNN_ROWS", "SMALL_METHODS", "TASKS",
     "cifar", "da_black", "da_tuned", "da_white", "equal_steps", "l2l_figure", "l2l_table2", "l2l_table4", "lenet",
     "mnist", "rnn_attacker", "rnn_figure3", "rnn_table3", "strength",
 ]  # fmt: skip
@@ -233,6 +233,8 @@ def equal_steps(
 _KEPT = f"--out={RESULTS}"
 _RNN_OPEN = ("--table=rnn", "--epochs=30", "--val-size=0", "--attacks=pgd100,own", _KEPT)
 _METHODS = ("--table=methods", "--attacks=pgd100,apgd_t20,square500", _KEPT)
+TASKS = {"CartPole-v1": "l2l:figure6", "MountainCar-v0": "l2l:figure6", "Acrobot-v1": "ours:gail"}
+"""GAIL's task -> the table of its rows."""
 _GAIL = ("--iterations=1000", "--seeds=5", "--controls=none")
 _DENSE = (  # 5 GB and 10 to 30 minutes a seed
     "--updater=l2l_dense", "--lr=1e-6,1e-7", "--iterations=1000", "--seeds=3", "--controls=none", "--together=1",
@@ -257,7 +259,8 @@ def _gail(environment: str) -> list[Part]:
     rows = {"GAIL": (name, arms), "L2L by coordinate": (name, arms), "L2L": (f"{name}_dense", _DENSE)}
     own = lambda file, flags: (f"--env={environment}", *flags, f"--out={RESULTS}/{file}.json")
     return [
-        kept("l2l:figure6", f"{who}, {short}", file, "gail", *own(file, flags)) for who, (file, flags) in rows.items()
+        kept(TASKS[environment], f"{who}, {short}", file, "gail", *own(file, flags))
+        for who, (file, flags) in rows.items()
     ]
 
 
@@ -268,8 +271,7 @@ PARTS: tuple[Part, ...] = (
     kept("l2l:open", "slim, slim without the skip", "digits_slim", "ablation", "--table=slim", "--epochs=30", _KEPT),
     kept("l2l:figure8", "gradient steps", "cycle", "cycle", f"--out={RESULTS}/cycle.json"),
     *equal.PARTS,
-    *_gail("CartPole-v1"),
-    *_gail("MountainCar-v0"),
+    *(part for environment in TASKS for part in _gail(environment)),
     *(rnn_table3(row, 0, which) for row in ("RNN-Adv", "AdvTrain", "Plain") for which in _WHITE),
     *(rnn_table3(row, 0, which) for row in ("TRADES", "RNN-TRADES") for which in _WHITE),
     *equal_steps("RNN on AdvTrain", "rnn_adv", mnist("AdvTrain", 0), "pgd10@rnn", "--attacker-lr=0.01", epochs=1),

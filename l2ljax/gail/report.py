@@ -108,8 +108,9 @@ def about(result: Mapping[str, Any]) -> str:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Return one result as text, for BENCHMARKS.md."""
-    return f"{about(result)}\n\n{table(result)}"
+    """Return one result as text: what was run, the table, and where an arm diverged."""
+    notes = "\n".join(f"- {name}: {arm['diverged']}" for name, arm in result["arms"].items() if "diverged" in arm)
+    return "\n\n".join(filter(None, [about(result), table(result), notes]))
 
 
 def write(workdir: Path, result: Mapping[str, Any], curves: Mapping[str, np.ndarray], out: Path | None = None) -> None:
@@ -126,9 +127,8 @@ def write(workdir: Path, result: Mapping[str, Any], curves: Mapping[str, np.ndar
     if "cloning" in result["arms"]:
         levels["behavioral cloning"] = fmean(result["arms"]["cloning"]["final_return"])
     image = draw(curves, levels, result["environment"])
-    notes = "\n".join(f"- {name}: {arm['diverged']}" for name, arm in result["arms"].items() if "diverged" in arm)
     packages = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    parts = [f"# GAIL on {result['environment']}", markdown(result), notes, shown("curves.png"), f"{packages}."]
+    parts = [f"# GAIL on {result['environment']}", markdown(result), shown("curves.png"), f"{packages}."]
     page = "\n\n".join(filter(None, parts)) + "\n"
     files = {workdir / "report.json": text, workdir / "report.md": page.encode(), workdir / "curves.png": image}
     files[workdir / "index.html"] = html.page(page).encode()
