@@ -32,6 +32,7 @@ from papers import (
     jobs,
     listing,
     overview,
+    page,
     plan,
     printed,
     records,
@@ -205,7 +206,7 @@ def test_rows_have_their_papers_schedules(table, row, settings):
 def test_our_shorter_recursions_are_not_taken_for_the_papers():
     assert printed.setting("l2l_da:table1a", "R+, D-").options.get("steps", 10) == 10
     training = {**printed.setting("l2l_da:table1a", "R+, D-").saved(), "options": {"steps": 5, "diversity": 0.0}}
-    assert "steps 5 for 10" in compare.shortened(training, "l2l_da:table1a", "R+, D-")
+    assert "steps 5 instead of 10" in compare.shortened(training, "l2l_da:table1a", "R+, D-")
 
 
 def test_the_papers_own_setting_is_said_to_be_it():
@@ -215,9 +216,9 @@ def test_the_papers_own_setting_is_said_to_be_it():
     shorter = compare.shortened({**saved, "epochs": 6}, "rnn_adv:table3", "AdvTrain")
     assert shorter.startswith("6 of 100 epochs; milestones")
     elsewhere = compare.shortened({**saved, "lr": 0.5}, "rnn_adv:table6", "AdvTrain")
-    assert elsewhere == "mnist for cifar10; small_cnn for vgg16; 0.3 for 8/255; 100 of 200 epochs"
+    assert elsewhere == "mnist instead of cifar10; small_cnn instead of vgg16; 0.3 instead of 8/255; 100 of 200 epochs"
     smooth = compare.shortened({**saved, "lr_schedule": "onecycle", "milestones": []}, "rnn_adv:table3", "AdvTrain")
-    assert smooth == "lr schedule onecycle for steps"
+    assert smooth == "lr schedule onecycle instead of steps"
 
 
 def test_black_box_tables_have_slim_attackers_of_width_128():
@@ -313,6 +314,57 @@ def test_a_list_stops_in_time_goes_on_and_ends_with_the_row(at):
     assert "/a/place" not in json.dumps(record) and str(at) not in json.dumps(record)
     assert listing.state([part]) == "done"
     assert list(Path("runs").glob(".*.lock")) == []
+
+
+def test_a_data_folder_may_have_a_space(at):
+    part, folder = fake(), at / "my data"
+    part = part._replace(jobs=(part.jobs[0]._replace(dataset="mnist"), part.jobs[1]))
+    (folder / "mnist").mkdir(parents=True)
+    assert work.work([part], minutes=minutes(30), data_dir=folder, tell=lambda line: None)
+    assert not work.left(part)
+    assert jobs.bare("python a.py '--data-dir=/my data/mnist' --lr=1 --out=b") == "python a.py --lr=1"
+
+
+def test_a_judgement_of_another_command_is_made_again(at):
+    part = fake()
+    assert work.work([part], minutes=minutes(30), tell=lambda line: None) and not work.left(part)
+    made = Path(part.jobs[-1].made)
+    result = json.loads(made.read_text())
+    command = result.pop("command")
+    for where in (result, result["provenance"]):
+        made.write_text(json.dumps(result))
+        assert not work.left(part)  # names none, as a figure's data
+        where["command"] = f"{command} --victim=runs/another"
+        made.write_text(json.dumps(result))
+        assert work.left(part) == [part.jobs[-1]]
+        del where["command"]
+    made.write_text('{"provenance": {}}')
+    with pytest.raises(L2LError, match=r"robustbench.json is damaged \(KeyError.*\): delete it, then run the same"):
+        records.read(made)
+
+
+def test_rows_at_the_papers_settings_have_files_of_their_own():
+    planned = next(part for part in plan.PARTS if (part.table, part.row) == ("rnn_adv:table3", "RNN-Adv"))
+    own = printed.printed("rnn_adv:table3", "RNN-Adv")[0]
+    assert records.path_of(planned).name == "rnn-adv-table3-RNN-Adv-s0.json"
+    assert records.path_of(own).name == "rnn-adv-table3-RNN-Adv-printed-s0.json"
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"table": "t", "row": "r", "seed": 0, "values": 3}'])
+def test_damaged_results_are_named(content, tmp_path):
+    (tmp_path / "mine.json").write_text(content)
+    with pytest.raises(L2LError, match=r"mine.json .*: put back a sound copy, or delete it") as error:
+        compare.read_records(tmp_path)
+    assert "\n" not in str(error.value)
+    if content.startswith("{"):
+        with pytest.raises(L2LError, match="result mine is damaged, or none that `tables` knows"):
+            page.markdown(tmp_path)
+
+
+def test_a_list_needs_the_time_to_save(at):
+    with pytest.raises(L2LError, match="--minutes=0.01: give more than 0.01"):
+        work.work([fake()], minutes=0.01, tell=print)
+    assert not Path("runs").exists()
 
 
 def test_parts_of_a_row_share_its_file(at):
@@ -497,27 +549,32 @@ def test_a_shorter_schedule_says_so_and_only_that_one_does():
     assert compare.shortened(FULL, *row) == "as in the paper"
     short = {**FULL, "epochs": 6, "train_size": 20_000, "optimizer": "adam", "lr": 0.001}
     said = compare.shortened(short, *row)
-    for words in ("6 of 100 epochs", "20,000 of 60,000 training images", "optimizer adam for sgd", "lr 0.001 for 0.01"):
+    for words in (
+        "6 of 100 epochs",
+        "20,000 of 60,000 training images",
+        "optimizer adam instead of sgd",
+        "lr 0.001 instead of 0.01",
+    ):
         assert words in said
     generator = {**FULL, "method": "l2l_da", "options": {"attacker_width": 16}}
-    assert "attacker width 16 for 64" in compare.shortened(generator, "rnn_adv:table3", "L2LDA")
+    assert "attacker width 16 instead of 64" in compare.shortened(generator, "rnn_adv:table3", "L2LDA")
     assert (
         compare.shortened({**FULL, "options": {**FULL["options"], "clean_weight": 0.3}}, *row)
-        == "clean weight 0.3 for 0"
+        == "clean weight 0.3 instead of 0"
     )
-    assert "resnet20 for wrn_34_10" in compare.shortened({**FULL, "arch": "resnet20"}, "l2l:table2", "PGM Net")
+    assert "resnet20 instead of wrn_34_10" in compare.shortened({**FULL, "arch": "resnet20"}, "l2l:table2", "PGM Net")
     here = {**FULL, "dataset": "cifar10"}
     said_of_l2l = compare.shortened(here, "l2l:table2", "Grad L2L")
-    assert "schedule joint for alternating" in said_of_l2l
+    assert "schedule joint instead of alternating" in said_of_l2l
     learns = {**here, "method": "grad_l2l", "attacker_lr": 0.5}
-    assert "attacker lr 0.5 for" in compare.shortened(learns, "l2l:table2", "Grad L2L")
+    assert "attacker lr 0.5 instead of" in compare.shortened(learns, "l2l:table2", "Grad L2L")
     assert "attacker" not in compare.shortened({**learns, "method": "pgd_adv"}, "l2l:table2", "PGM Net")
     alternating = compare.shortened({**here, "schedule": "alternating", "eps": "8/255"}, "l2l:table2", "Grad L2L")
-    assert "schedule" not in alternating.replace("lr schedule", "") and "8/255 for 0.031" in alternating
+    assert "schedule" not in alternating.replace("lr schedule", "") and "8/255 instead of 0.031" in alternating
     assert "59,000 of 60,000 training images" in compare.shortened({**FULL, "val_size": 1000}, *row)
-    assert "the last state for the best on the test images" in said_of_l2l and "plain steps" not in said_of_l2l
+    assert "the last state instead of the best on the test images" in said_of_l2l and "plain steps" not in said_of_l2l
     begun = {**FULL, "method": "l2l_da", "arch": "lenet5", "warmup": 0.5, "batch_size": 50}
-    assert "600 plain steps first for 1,000" in compare.shortened(begun, "l2l_da:table2-mnist", "L2L-DA")
+    assert "600 plain steps first instead of 1,000" in compare.shortened(begun, "l2l_da:table2-mnist", "L2L-DA")
     text = compare.section("rnn_adv:table3", table, [record(training=short, PGD_10=0.9)])
     assert "as in the paper" not in text and "6 of 100 epochs" in text
 
@@ -567,7 +624,7 @@ def test_a_scripts_result_counts_if_it_is_of_the_planned_command(at):
 def test_what_the_paper_did_without_is_said():
     run = plan.mnist("AdvTrain", 0).about | {"eps": "0.3", "norm": "linf", "ema": 0.999, "awp": None}
     said = compare.shortened(run, "rnn_adv:table3", "AdvTrain")
-    assert "ema 0.999 for none" in said and "awp" not in said
+    assert "ema 0.999 instead of none" in said and "awp" not in said
 
 
 def test_no_difference_stands_between_different_data_sets():
@@ -681,7 +738,7 @@ def test_claims_ask_digits_for_settings_of_the_ablation(tmp_path, monkeypatch):
 
 def test_gail_is_answered_from_its_own_results(tmp_path):
     def plant(learned, adam, at=1):
-        for file, arm, values in (("_dense", "l2l_dense", learned), ("", "adam", adam)):
+        for file, arm, values in (("_dense", "l2l_dense_lr1e-6", learned), ("", "adam", adam)):
             content = json.dumps({"arms": {arm: {"lowest_late": values, "final_return": [500.0] * 3}}})
             (tmp_path / f"gail_figure6_CartPole-v1{file}.json").write_text(content)
         return answer([], claims.gail_is_steadied, tmp_path, at)
@@ -692,6 +749,10 @@ def test_gail_is_answered_from_its_own_results(tmp_path):
     assert plant([490.0, 495.0, 480.0], [200.0, 210.0, 205.0]) == "yes"
     assert plant([490.0, 495.0, 480.0], [489.0, 494.0, 485.0]) == "no, within noise"
     assert plant([200.0, 210.0, 205.0], [490.0, 495.0, 480.0]) == "no"
+    arms = {"l2l_dense_lr1e-6": {"diverged": "after 426 iterations: lower its rate"}}
+    (tmp_path / "gail_figure6_CartPole-v1_dense.json").write_text(json.dumps({"arms": arms}))
+    found = claims.gail_is_steadied([], tmp_path)[1]
+    assert (found.answer, found.shown) == ("no", "after 426 iterations")
 
 
 def test_the_worst_is_taken_over_attacks_that_both_rows_have():

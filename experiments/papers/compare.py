@@ -6,7 +6,6 @@ The column `schedule` lists where a run is shorter or smaller than in the paper,
 from the plan.
 """
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ Record = Mapping[str, Any]
 
 def read_records(folder: Path = records.FOLDER) -> list[Record]:
     """Return all kept rows, by table, row and seed."""
-    rows = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    rows = [records.load(path) for path in folder.glob("*.json")]
     return sorted(rows, key=lambda r: (r["table"], r["row"], r["seed"]))
 
 
@@ -139,12 +138,13 @@ def _ratio(steps: Mapping[str, _Step], method: str, other: str) -> list[str]:
 _ABOUT = """A cell is ours, then the paper's number, then the difference in points; where the paper's number is of
 another data set, no difference is given. Of several seeds ours is the mean, with their range in brackets; seeds of
 different settings have a line each. The column `schedule` lists what differs in training from the row's setting in its
-paper, ours first; in tables of ours, from the recipe `ours`. Where a paper does not state a setting, that of the code
-it builds on is taken, as l2ljax/run/recipes.py says (RNN-Adv states none of its classifiers' rates, batch sizes and
-epochs). Between data sets only data, network, radius and epochs are compared. No difference in these tables is one
-between implementations alone: the budgets differ. All models are judged in their last state; RNN-Adv's paper prints the
-lowest of five seeds. In brackets behind a column is its number of test images; columns `ours: NAME` are the attack of
-that name in the README, and `RNN-Adv` is the attacker of our RNN-Adv of seed 0, trained with 7 steps, with 10."""
+paper; in tables of ours, from the recipe `ours`, which is of no paper. Where a paper does not state a setting, that of
+the code it builds on is taken, as l2ljax/run/recipes.py says (RNN-Adv states none of its classifiers' rates, batch
+sizes and epochs). Between data sets only data, network, radius and epochs are compared. No difference in these tables
+is one between implementations alone: the budgets differ. All models are judged in their last state; RNN-Adv's paper
+prints the lowest of five seeds. In brackets behind a column is its number of test images; columns `ours: NAME` are the
+attack of that name in the README, and `RNN-Adv` is the attacker of our RNN-Adv of seed 0, trained with 7 steps, with
+10."""
 _OURS = {"pgd100": "ours: pgd100", "margin100": "ours: margin100"}
 """Heads of columns that are no paper's."""
 
@@ -221,7 +221,9 @@ def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
     paper = setting(table, row) or recipes.find(own["dataset"], own["method"], "ours")._replace(**own)
     training = {"schedule": "joint", "val_size": paper.val_size, **training}  # what older records do not name
     plain = [name for name in ("dataset", "arch", "eps", "norm") if name in training]
-    said = [f"{training[name]} for {theirs}" for name in plain if training[name] != (theirs := getattr(paper, name))]
+    said = [
+        f"{training[name]} instead of {theirs}" for name in plain if training[name] != (theirs := getattr(paper, name))
+    ]
     if training["epochs"] != paper.epochs:
         said.append(f"{training['epochs']:g} of {paper.epochs:.4g} epochs")
     images, theirs = _images(training), _images(paper._asdict())
@@ -239,22 +241,22 @@ def shortened(training: Mapping[str, Any], table: str, row: str) -> str:
         if name == "milestones":  # in epochs: stretched like the run
             theirs = [m * training["epochs"] / paper.epochs for m in theirs]
         if ours is not ... and ours != theirs:
-            said.append(f"{name.replace('_', ' ')} {_shown(ours)} for {_shown(theirs)}")
+            said.append(f"{name.replace('_', ' ')} {_shown(ours)} instead of {_shown(theirs)}")
     if (
         training["method"] != "plain"
         and "warmup" in training
         and (steps := _plain_steps(training)) != (theirs := _plain_steps(paper._asdict()))
     ):
-        said.append(f"{steps:,} plain steps first for {theirs:,}")
+        said.append(f"{steps:,} plain steps first instead of {theirs:,}")
     if paper.selection == "test":
-        said.append("the last state for the best on the test images")
+        said.append("the last state instead of the best on the test images")
     given = training.get("options", {})
     options = _options(training["method"], given, training)
     theirs = _options(paper.method, paper.options, paper.saved())
     for name in sorted({**given, **paper.options}):
         here, there = _shown(options.get(name)), _shown(theirs.get(name))
         if here != there:  # as shown: 3.333 is 1 / 0.3
-            said.append(f"{name.replace('_', ' ')} {here} for {there}")
+            said.append(f"{name.replace('_', ' ')} {here} instead of {there}")
     return "; ".join(said) or "as in the paper"
 
 

@@ -316,7 +316,8 @@ def traveller(record: Mapping[str, Any]) -> str:
     )
     victims = f"{len(record['rows'])} victims that it never saw, on {', '.join(sorted(held))}"
     victims += f"; {', '.join(sorted(held - seen))} is new to it as a whole" * bool(held - seen)
-    return f"{victims}. {record['machine']}, {record['date']}.\n\n{grid(header, cells)}"
+    rivals = "annealedN is PGD whose steps shrink to 0, untrainedN the optimizer as it was drawn"
+    return f"{victims}; {rivals}. {record['machine']}, {record['date']}.\n\n{grid(header, cells)}"
 
 
 def _over_seeds(record: Mapping[str, Any]) -> str:
