@@ -66,7 +66,7 @@ def prepared(flags: Flags, victim: str) -> tuple[LogitsFn, data.Split, dict[str,
         attack = load_attacker(workdir, steps=flags.steps, path=True, ball=ball)
         tried[name] = attack if draws(read_config(workdir)) else restarted(attack, ball)
     test = data.load(saved["dataset"], saved.get("data_dir")).test
-    return load_classifier(victim), data.Split(*(a[: flags.eval_size] for a in test)), tried
+    return load_classifier(victim), test.take(slice(flags.eval_size)), tried
 
 
 def draws(saved: dict[str, Any]) -> bool:

@@ -14,8 +14,8 @@ from l2ljax.types import Array, Key, L2LError, Tree, example_keys
 from l2ljax.values import EXAMPLES, NonNegative, Positive, check, parse, plain
 
 __all__ = [
-    "BALLS", "Ball", "choose", "clip", "l1", "l2", "largest", "linf", "parse_eps", "resized", "rounded", "spread",
-    "widened",
+    "BALLS", "Ball", "choose", "clip", "create", "l1", "l2", "largest", "linf", "parse_eps", "resized", "rounded",
+    "spread", "widened",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -34,6 +34,10 @@ class Ball(NamedTuple):
     """(delta) -> its norm per example [B]."""
     name: str = ""
     """The norm: linf, l2 or l1."""
+
+    def __repr__(self) -> str:
+        """Return the norm and the radius, without the functions."""
+        return f"{self.name or type(self).__name__}({self.eps})"
 
 
 EXAMPLES[Ball] = "threat.linf(8/255) or another ball"
@@ -182,6 +186,11 @@ def _cut(sizes: Array, room: Array, eps: float) -> Array:
 
 
 BALLS = {"linf": linf, "l2": l2, "l1": l1}
+
+
+def create(norm: str, eps: str | float) -> Ball:
+    """Return the ball of a norm in `BALLS` and the radius that `parse_eps` reads."""
+    return BALLS[norm](parse_eps(eps))
 
 
 def resized(ball: Ball, eps: float | Array) -> Ball:

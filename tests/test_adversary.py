@@ -78,7 +78,7 @@ def test_trained_attackers_are_used_by_name_in_other_evaluations(victim, advgan,
     result = experiment.run(resolve("digits", "plain", config))
     assert result["clean_acc"] > 0.95  # it started from the victim, whose learning rate is 0 now
     assert result["attacks"][f"trained:{advgan[0]}"]["robust_acc"] < 0.4
-    split = data.Split(*(a[:200] for a in data.load("digits").test))
+    split = data.load("digits").test.take(slice(200))
     scores = evaluate(
         load_classifier(str(victim)), split, {"own": load_attacker(str(advgan[0]))}, key=jax.random.key(0)
     )

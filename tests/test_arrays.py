@@ -281,9 +281,7 @@ def test_the_nearest_known_set_lends_its_recipe_and_augmentation(shape, known, m
 def test_a_run_on_a_users_file_is_trained_and_judged(tmp_path, monkeypatch):
     digits = data.load("digits")
     keep = [split.labels < 3 for split in (digits.train, digits.test)]
-    train, test = (
-        data.Split(*(a[k] for a in split)) for split, k in zip((digits.train, digits.test), keep, strict=True)
-    )
+    train, test = digits.train.take(keep[0]), digits.test.take(keep[1])
     saved(
         tmp_path / "threes.npz",
         train_images=train.images / 255, train_labels=train.labels, test_images=test.images, test_labels=test.labels,

@@ -96,7 +96,7 @@ def test_models_and_splits_that_cannot_be_judged_are_refused():
         return evaluate(logits_fn, split, {}, key=jax.random.key(0))
 
     with pytest.raises(L2LError, match="no examples"):
-        judge(LOGITS_FN, Split(*(a[:0] for a in SPLIT)))
+        judge(LOGITS_FN, SPLIT.take(slice(0)))
     with pytest.raises(L2LError, match="probabilities: give its logits"):
         judge(lambda x: jax.nn.softmax(linear(WEIGHTS, x)))
     with pytest.raises(L2LError, match="NaN logits"):

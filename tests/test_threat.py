@@ -301,5 +301,6 @@ def test_linf_radius_in_grey_levels_is_named():
 def test_another_radius_is_of_the_same_norm(name):
     other = threat.resized(threat.BALLS[name](0.1), 0.3)
     assert (other.name, other.eps) == (name, 0.3)
+    assert repr(other) == f"{name}(0.3)" and str(threat.create(name, "3/10")) == f"{name}(0.3)"
     with pytest.raises(L2LError, match="a ball named '' has no other radius: name it after its norm"):
         threat.resized(threat.BALLS[name](0.1)._replace(name=""), 0.3)

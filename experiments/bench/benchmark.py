@@ -97,7 +97,7 @@ def compile_clock() -> Callable[[], float]:
     return lambda: total[0]
 
 
-def variants(size: int, *, repeats: int, width: int, stock_scan: bool, steps: int = 10) -> dict[str, dict[str, Any]]:
+def variants(size: int, *, repeats: int, width: int, stock_scan: bool) -> dict[str, dict[str, Any]]:
     """Time PGD and training steps of resnet20 with each convolution, the attack as a scan and unrolled.
 
     `size` is the batch's, `width` that of L2L's attacker. `stock_scan` adds the stock convolution inside a scan, which
@@ -107,7 +107,7 @@ def variants(size: int, *, repeats: int, width: int, stock_scan: bool, steps: in
     rule = gradient.steepest_ascent(BALL, 2 / 255)
 
     def attack(unroll: bool) -> Program:
-        run: Attack = jax.jit(gradient.gradient_attack(BALL, rule, steps=steps, unroll=unroll))
+        run: Attack = jax.jit(gradient.gradient_attack(BALL, rule, steps=10, unroll=unroll))
         logits_fn = jax.tree_util.Partial(classifier.logits, variables)
         return lambda: jax.block_until_ready(run(logits_fn, jax.random.key(0), *batch))
 
@@ -119,8 +119,8 @@ def variants(size: int, *, repeats: int, width: int, stock_scan: bool, steps: in
 
     wide = learned.convolutional(attackers.create("wide", width=width), inputs=("image", "gradient"))
     groups = {
-        f"PGD-{steps}": attack,
-        "training step of pgd_adv": training(learned.fixed(rule), steps=steps),
+        "PGD-10": attack,
+        "training step of pgd_adv": training(learned.fixed(rule), steps=10),
         "training step of grad_l2l": training(wide, steps=1, start=clean),
     }
     kinds = [("own", False), ("own", True), ("stock", True), ("stock", False)][: 3 + stock_scan]

@@ -75,7 +75,7 @@ def judge(name: str, *, data_dir: str | None, images: int, batch_size: int | Non
     dataset = data.load(saved["dataset"], data_dir or saved.get("data_dir"))
     x, y = (np.concatenate(both)[:images] for both in zip(dataset.test, dataset.train, strict=True))
     model = Partial(counted, Partial(MASKS[mask], load_classifier(workdir)))
-    ball = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
+    ball = threat.create(saved["norm"], saved["eps"])
     row: dict[str, Any] = {"method": saved["method"], "mask": mask, "images": len(y), "seeds": seeds}
     row |= {key: saved[key] for key in ("dataset", "arch", "norm", "eps")}
     robust: dict[str, list[np.ndarray]] = {"standard": [], "fast": []}

@@ -18,7 +18,7 @@ from bench.benchmark import OPTIMIZERS, Program
 from bench.torch_networks import RecurrentOptimizer, build, load, wide_attacker
 from bench.torch_steps import RIVALS, Game, first_iterate
 from l2ljax import threat
-from l2ljax.defenses.classic import find_start
+from l2ljax.defenses.classic import STARTS
 from l2ljax.models import attackers
 from l2ljax.train import TrainState, init_state, make_step
 from l2ljax.types import Array, Batch, Classifier, Key, L2LError, Tree, example_keys, fold_in
@@ -164,4 +164,4 @@ def _moved(state: TrainState) -> TrainState:
 def _first_iterate(task: training.Task, state: TrainState, batch: Batch) -> Array:
     """Return the first iterate of the attack in our next step."""
     keys = fold_in(example_keys(jax.random.fold_in(state.key, state.step), len(batch.x)), 0)
-    return find_start(training.options(task).get("start", "clean"))(threat.linf(task.eps), keys, batch.x)
+    return STARTS[training.options(task).get("start", "clean")](threat.linf(task.eps), keys, batch.x)

@@ -6,6 +6,10 @@
 
 A part of the plan is one evaluation for one row of a table: its jobs (training runs, then evaluations), each a command
 of our scripts, and the source of the row's columns. A job's files in runs/ show whether it is complete, so a stopped
-list resumes. A finished part is kept as JSON in experiments/results/papers/. `compare` and `claims` compare all of them
-with the papers; `ablations` has those of settings on digits, `tables` the other results of BENCHMARKS.md.
+list resumes. A finished part is kept as JSON in experiments/results/papers/ (`records`).
+
+The plan: `jobs` (commands as data), `effort` (their time), `equal` (the rows of equal passes), `printed` (rows at their
+papers' own settings), `listing` (--list). The page: `page` joins `compare` (beside the papers), `claims` (what
+reproduces, by the rules of `evidence`), `ablations` (settings on digits), `overview` and `figures` (drawings), and
+`tables` (all other results).
 """

@@ -30,7 +30,7 @@ __all__ = [
 PASSES = {
     "plain": 1, "fgsm_adv": 2, "fgsm_rs": 2, "n_fgsm": 2, "elle": 5, "pgd_adv": 11, "pgd_bls_adv": 31, "cw_adv": 101,
     "trades": 12, "mart": 12, "stability": 2, "naive_l2l": 1, "grad_l2l": 2, "two_step_l2l": 3, "grad_only_l2l": 2,
-    "two_step_grad_only_l2l": 3, "ait": 3, "ait_l2l": 3, "rnn_adv": 11, "rnn_trades": 12, "l2l_da": 23, "l2l_star": 4,
+    "two_step_grad_only_l2l": 3, "ait": 3, "ait_l2l": 3, "rnn_adv": 11, "rnn_trades": 12, "l2l_da": 23, "l2l_star": 3,
     "fgsm_sdi": 3, "las_at": 15, "free_adv": 1,
 }  # fmt: skip
 """Passes per image of a training step on one perturbation."""

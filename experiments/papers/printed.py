@@ -44,12 +44,8 @@ COLUMNS = {
     "rnn_adv": {
         "PGD-10": "pgd10@rnn", "PGD-100": "pgd100@rnn", "CW100": "cw100", "PGD": "pgd10@rnn", "PGD+BLS": "bls10",
     },
-    "l2l": {
-        "FGSM": "fgsm", "PGM-20": "pgd20@l2l", "PGM-100": "pgd100@l2l", "CW": "l2l_cw100", "Random": "random10000",
-    },
-    "l2l_v2": {
-        "PGM-20": "pgd20@l2l_v2", "PGM-100": "pgd100@l2l_v2", "CW-20": "margin20@ait", "CW-100": "margin100@ait",
-    },
+    "l2l": {"FGSM": "fgsm", **plan.L2L_COLUMNS, "CW": "l2l_cw100", "Random": "random10000"},
+    "l2l_v2": plan.INTERPOLATION,
     "l2l_da": plan.DA_COLUMNS,
 }  # fmt: skip
 """Recipe -> column -> the attack's name."""

@@ -180,8 +180,7 @@ def stop_at_success(rule: optax.GradientTransformation) -> optax.GradientTransfo
 
 def larger(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
     """Return per example the (image [B, H, W, C], loss [B]) of larger loss; the first if they are equal."""
-    rises = other[1] > one[1]
-    return jnp.where(threat.spread(rises, one[0]), other[0], one[0]), jnp.where(rises, other[1], one[1])
+    return threat.choose(other[1] > one[1], other, one)
 
 
 def uniform(ball: threat.Ball, key: Key, x0: Array) -> Array:
@@ -200,7 +199,7 @@ def close(ball: threat.Ball, key: Key, x0: Array) -> Array:
 
 
 def gaussian(ball: threat.Ball, key: Key, x0: Array) -> Array:
-    """Start at x0 + 0.001 N(0, I), as TRADES and RNN-Adv do (without clipping to [0, 1])."""
+    """Start at x0 + 0.001 N(0, I), projected; TRADES and RNN-Adv do not clip it to [0, 1]."""
     keys = example_keys(key, len(x0))
     noise = jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:], x0.dtype))(keys)
     return ball.project(x0 + 0.001 * noise, x0)

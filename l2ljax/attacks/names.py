@@ -181,9 +181,9 @@ def check_name(kind: str, name: str, taken: Sequence[str] = ()) -> None:
         raise L2LError(f"{kind} {name!r}: the name {taken[0]} is taken: choose another")
 
 
-def keywords(function: Callable[..., Any], after: int = 1) -> dict[str, Any]:
-    """Return a function's parameters `after` its first, with their defaults, or `inspect.Parameter.empty`."""
-    known = list(inspect.signature(function).parameters.values())[after:]
+def keywords(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return a function's parameters after its first, with their defaults, or `inspect.Parameter.empty`."""
+    known = list(inspect.signature(function).parameters.values())[1:]
     return {p.name: p.default for p in known if p.kind is not p.VAR_KEYWORD}
 
 

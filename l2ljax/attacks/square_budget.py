@@ -48,7 +48,7 @@ def square_on_budget(
     Args:
       ball: linf or l2.
       queries: the largest number of images tried per example, with the start, without the clean image.
-      trial: the queries before the first check, a multiple of 4 (others are rounded down).
+      trial: the queries before the first check, a multiple of 4 (others are rounded down, to at least 4).
       slack: of the rise still to come; lower values give up sooner.
       p_init: the share of pixels in the first windows.
 

@@ -199,7 +199,7 @@ def _hold_out(split: Split) -> tuple[Split, Split]:
     """Hold out a sixth for the test, as in MNIST and CIFAR-10: always the same."""
     order, sixth = np.random.RandomState(0).permutation(len(split.labels)), -(-len(split.labels) // 6)
     train, test = np.sort(order[sixth:]), np.sort(order[:sixth])
-    return Split(*(a[train] for a in split)), Split(*(a[test] for a in split))
+    return split.take(train), split.take(test)
 
 
 def _dataset(name: str, train: Split, test: Split, class_names: Sequence[str], augment: str | None) -> Dataset:

@@ -71,7 +71,7 @@ def divide(whole: Dataset, *, train_size: Count | None = None, val_size: Natural
         asked = f"val_size {out} + train_size {size}"
         raise L2LError(f"{whole.name} has {total} training images: {asked} do not fit (at least 0 and 1 of them)")
     order = np.random.RandomState(seed).permutation(total)  # a stream that NumPy guarantees
-    val, kept = (Split(*(a[np.sort(rows)] for a in whole.train)) for rows in (order[:out], order[out : out + size]))
+    val, kept = (whole.train.take(np.sort(rows)) for rows in (order[:out], order[out : out + size]))
     return whole._replace(train=kept, val=val if out else whole.val)
 
 
@@ -92,7 +92,7 @@ def _whole(dataset: Any, data_dir: str | os.PathLike[str] | None) -> Dataset:
         known, (train, test) = SOURCES[name], _read(name, data_dir)
         _check(name, "training", train, known.train)
         _check(name, "test", test, known.test)
-        none = Split(train.images[:0], train.labels[:0])
+        none = train.take(slice(0))
         return Dataset(name, train, none, test, len(known.classes), known.classes, known.augment)
     if not name.endswith(".npz") and ":" not in name:
         raise L2LError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}, a .npz file or MODULE:FUNCTION")

@@ -1,7 +1,7 @@
 """Cutout, CutMix and label smoothing of a training batch, keyed and jitted.
 
 mixing = Mixing(cutout=16, cutmix=0.5, label_smoothing=0.1)
-batch = mix(batch, key, mixing, classes=10)      # labels become distributions [B, K]
+batch = mix(batch, example_keys(key, len(batch.x)), mixing, classes=10)  # labels become distributions [B, K]
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -38,6 +38,10 @@ class Split(NamedTuple):
     images: Any
     labels: Any
 
+    def take(self, rows: Any) -> "Split":
+        """Return the examples of `rows`: a slice, a mask [N] or indices."""
+        return Split(self.images[rows], self.labels[rows])
+
 
 def damaged(path: str, why: object) -> L2LError:
     """Return the error for a file that is not in the format of its name."""

@@ -3,7 +3,7 @@
 Attacks take `steps` steps from a `uniform` draw of the ball, the `clean` image, or x + 0.001 N(0, I), `gaussian`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import jax
@@ -23,16 +23,11 @@ from l2ljax.types import Array, Batch, Classifier, Defense, Key, LogitsFn, Tree,
 from l2ljax.values import NonNegative, Positive, Range, Share, checked
 
 __all__ = [
-    "StartName", "cw_adv", "fgsm_adv", "find_start", "mart", "pgd_adv", "pgd_bls_adv", "plain", "stability", "trades",
+    "STARTS", "StartName", "cw_adv", "fgsm_adv", "mart", "pgd_adv", "pgd_bls_adv", "plain", "stability", "trades",
 ]  # fmt: skip
 
 StartName = Literal["uniform", "clean", "gaussian"]
-
-
-@checked
-def find_start(start: StartName) -> Start:
-    """Return the start of an attack by name."""
-    return {"uniform": uniform, "clean": clean, "gaussian": gaussian}[start]
+STARTS: Mapping[str, Start] = {"uniform": uniform, "clean": clean, "gaussian": gaussian}
 
 
 def plain(classifier: Classifier, ball: Ball, *, axis_name: str | None = None) -> Defense:
@@ -74,7 +69,7 @@ def fgsm_adv(
     criterion, rule = saddle.adversarial(), fixed(steepest_ascent(ball, ball.eps))
     if labels == "predicted":
         criterion = criterion._replace(inner=of_predicted)
-    return saddle.unrolled(classifier, rule, ball, criterion, steps=1, start=find_start(start), axis_name=axis_name)
+    return saddle.unrolled(classifier, rule, ball, criterion, steps=1, start=STARTS[start], axis_name=axis_name)
 
 
 @checked
@@ -92,7 +87,7 @@ def pgd_bls_adv(
     rule: optax.GradientTransformation = backtracking(max_step=ball.eps if max_step is None else max_step, rho=rho, c=c)
     return saddle.unrolled(
         classifier, fixed(rule), ball, saddle.adversarial(),
-        steps=steps, start=find_start(start), axis_name=axis_name,
+        steps=steps, start=STARTS[start], axis_name=axis_name,
     )  # fmt: skip
 
 
@@ -187,4 +182,4 @@ def _by_pgd(
     start: StartName, axis_name: str | None,
 ) -> Defense:  # fmt: skip
     rule = fixed(steepest_ascent(ball, ball.eps / 4 if step_size is None else step_size))
-    return saddle.unrolled(classifier, rule, ball, criterion, steps=steps, start=find_start(start), axis_name=axis_name)
+    return saddle.unrolled(classifier, rule, ball, criterion, steps=steps, start=STARTS[start], axis_name=axis_name)

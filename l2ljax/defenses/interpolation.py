@@ -17,7 +17,7 @@ from l2ljax.attacks.ascent import Ascent, LossFn, ascend, clean
 from l2ljax.attacks.gradient import steepest_ascent
 from l2ljax.attacks.learned import Normalization
 from l2ljax.defenses import saddle
-from l2ljax.defenses.saddle import AttackerName, Outcome, Shift, Width, in_place
+from l2ljax.defenses.saddle import Outcome, Shift, Width, in_place
 from l2ljax.models import attackers
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, Players, Tree, example_keys, fold_in
@@ -39,7 +39,7 @@ def ait(
 
 @checked
 def ait_l2l(
-    classifier: Classifier, ball: Ball, *, label_eps: Share = 0.5, attacker: AttackerName = "wide",
+    classifier: Classifier, ball: Ball, *, label_eps: Share = 0.5, attacker: attackers.AttackerName = "wide",
     attacker_width: Width | None = None, normalize: Normalization = "batch", as_in: Source = "code",
     axis_name: str | None = None,
 ) -> Defense:  # fmt: skip

@@ -7,8 +7,8 @@ from l2ljax.attacks import learned
 from l2ljax.attacks.ascent import clean
 from l2ljax.attacks.learned import Normalization
 from l2ljax.defenses import saddle
-from l2ljax.defenses.classic import StartName, find_start
-from l2ljax.defenses.saddle import AttackerName, Steps, Width
+from l2ljax.defenses.classic import STARTS, StartName
+from l2ljax.defenses.saddle import Steps, Width
 from l2ljax.models import attackers
 from l2ljax.threat import Ball
 from l2ljax.types import Classifier, Defense
@@ -19,7 +19,8 @@ __all__ = ["convolutional_l2l", "rnn_adv", "rnn_trades"]
 
 @checked
 def convolutional_l2l(
-    classifier: Classifier, ball: Ball, *, inputs: Sequence[str], steps: Steps, attacker: AttackerName = "wide",
+    classifier: Classifier, ball: Ball, *, inputs: Sequence[str], steps: Steps,
+    attacker: attackers.AttackerName = "wide",
     attacker_width: Width | None = None, normalize: Normalization = "batch",
     loss: Literal["cross_entropy", "trades"] = "cross_entropy", beta: Positive = 6.0, axis_name: str | None = None,
 ) -> Defense:  # fmt: skip
@@ -34,7 +35,7 @@ def convolutional_l2l(
       steps: number of the attacker's steps.
       attacker: the network.
       attacker_width: channels of its first convolution; the papers' by default.
-      normalize: the gradient's normalization: batch (the released code), example, channel, mean or none.
+      normalize: the gradient's normalization, see `attacks.learned.normalize_gradient`; batch in the released code.
       loss: of both players; "trades" is in the released code alone: CE(f(x), y) + beta KL(f(x) || f(x_T)). The attacker
         sees the gradient of the cross-entropy (the KL's is 0 at x).
       beta: the weight of the KL term.
@@ -77,7 +78,7 @@ def rnn_adv(
     """
     player = learned.recurrent(scale=scale, normalize=normalize, hidden=hidden, biases=biases)
     return saddle.unrolled(
-        classifier, player, ball, criterion, steps=steps, start=find_start(start),
+        classifier, player, ball, criterion, steps=steps, start=STARTS[start],
         weights=saddle.step_weights(weights, steps), axis_name=axis_name,
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from l2ljax.attacks.ascent import clean
 from l2ljax.attacks.gradient import steepest_ascent
 from l2ljax.attacks.learned import Attacker
 from l2ljax.defenses import saddle
-from l2ljax.defenses.saddle import AttackerName, Width
+from l2ljax.defenses.saddle import Width
 from l2ljax.models import attackers
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Classifier, Defense, Key, Tree
@@ -27,7 +27,8 @@ __all__ = ["fgsm_sdi", "then"]
 
 @checked
 def fgsm_sdi(
-    classifier: Classifier, ball: Ball, *, step_size: Positive | None = None, attacker: AttackerName = "one_block",
+    classifier: Classifier, ball: Ball, *, step_size: Positive | None = None,
+    attacker: attackers.AttackerName = "one_block",
     attacker_width: Width | None = None, axis_name: str | None = None,
 ) -> Defense:  # fmt: skip
     """Solve min over theta, max over phi of CE(f(x + delta), y), delta one step of FGSM from a start that phi makes.

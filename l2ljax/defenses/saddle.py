@@ -25,7 +25,7 @@ from l2ljax.types import Array, Attack, Batch, Classifier, Defense, Key, LogitsF
 from l2ljax.values import Range
 
 __all__ = [
-    "AttackerName", "Climb", "Criterion", "Forward", "Outcome", "Shift", "Steps", "Width", "adversarial",
+    "Climb", "Criterion", "Forward", "Outcome", "Shift", "Steps", "Width", "adversarial",
     "in_place", "mixture", "step_weights", "trades", "trained", "unrolled", "without_attacker",
 ]  # fmt: skip
 
@@ -33,8 +33,6 @@ Steps = Annotated[int, Range(1, 10_000)]
 """The length of an unrolled attack."""
 Width = Annotated[int, Range(1, 4096)]
 """Channels or units of a layer of an attacker."""
-AttackerName = Literal["wide", "wide_paper", "one_block", "slim", "slim_no_skip"]
-"""A name in `models.attackers.ATTACKERS`."""
 Outcome = tuple[Array, tuple[Players, dict[str, Array]]]
 """The value of `Defense.objective`."""
 Forward = Callable[[Tree, Array], tuple[Array, Tree]]

@@ -126,5 +126,5 @@ def pretrained(name: str) -> Pretrained:
     like = jax.eval_shape(classifier.init, jax.random.key(0), jnp.zeros((1, *card["image_shape"])))
     params, batch_stats = shipped.restore(name, "classifier", (like["params"], like["batch_stats"]))
     variables = {"params": params, "batch_stats": batch_stats}
-    ball = threat.BALLS[card["norm"]](threat.parse_eps(card["eps"]))
+    ball = threat.create(card["norm"], card["eps"])
     return Pretrained(jax.tree_util.Partial(classifier.logits, variables), classifier, variables, ball, card)

@@ -5,7 +5,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ from l2ljax.types import Array, L2LError
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "ATTACKERS", "GeneratorBlock", "RecurrentOptimizer", "SlimAttacker", "StrategyNetwork", "WideAttacker",
-    "check_multiple", "create", "xavier", "xavier_sqrt2",
+    "ATTACKERS", "AttackerName", "GeneratorBlock", "RecurrentOptimizer", "SlimAttacker", "StrategyNetwork",
+    "WideAttacker", "check_multiple", "create", "xavier", "xavier_sqrt2",
 ]  # fmt: skip
 
 xavier = variance_scaling(1.0, "fan_avg", "uniform")
@@ -164,7 +164,8 @@ class StrategyNetwork(nn.Module):
         return [Dense(n, kernel_init=nn.initializers.zeros, dtype=x.dtype)(x) for n in self.choices]
 
 
-ATTACKERS: dict[str, tuple[int, Callable[[int], Any]]] = {
+AttackerName = Literal["wide", "wide_paper", "one_block", "slim", "slim_no_skip"]
+ATTACKERS: dict[AttackerName, tuple[int, Callable[[int], Any]]] = {
     "wide": (64, lambda width: WideAttacker((2 * width, 4 * width, 2 * width, width), width)),
     "wide_paper": (64, lambda width: WideAttacker((2 * width, 4 * width, 2 * width), width, last_norm=False)),
     "one_block": (64, lambda width: WideAttacker((width,), width)),
@@ -190,5 +191,5 @@ def create(name: str, *, width: Count | None = None) -> nn.Module:
     """
     if name not in ATTACKERS:
         raise L2LError(f"unknown attacker {name!r}: choose one of {', '.join(ATTACKERS)}")
-    default, build = ATTACKERS[name]
+    default, build = ATTACKERS[name]  # type: ignore[index]
     return build(width or default)

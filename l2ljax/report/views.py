@@ -157,7 +157,7 @@ def landscape(plan: Plan, split: Split, key: Key, *, images: int = 100, points: 
         u, v = ball.steepest(jax.grad(lambda x: loss(x).sum())(x)), ball.steepest(signs)
         return jax.lax.map(lambda at: loss(x + ball.eps * (at[0] * u + at[1] * v)), grid).T
 
-    few = Split(*(a[:images] for a in split))
+    few = split.take(slice(images))
     jobs = {name: job_of(model, few, batch_size=plan.batch_size) for name, model in plan.models.items()}
     surfaces = {name: over(job, around, key).mean(axis=0).reshape(points, points) for name, job in jobs.items()}
     steepest = "sign of the gradient" if ball.name == "linf" else "gradient"
@@ -171,7 +171,7 @@ def perturbations(plan: Plan, split: Split, key: Key, *, images: int = 3) -> dic
       "class_names", "labels" [N], "x" [N, H, W, C], and "models": model -> attack -> {"x_adv" [N, H, W, C],
       "predictions" [N]}.
     """
-    batch = next(batches(Split(*(a[:images] for a in split)), min(images, len(split.labels))))
+    batch = next(batches(split.take(slice(images)), min(images, len(split.labels))))
     x, y, keys = jnp.asarray(batch.x), jnp.asarray(batch.y), example_keys(key, len(batch.y))
     tried = {name: attacks.create(name, plan.ball) for name in ("fgsm", "pgd20")}
     tried |= {name: attack() for name, attack in plan.attackers.items()}

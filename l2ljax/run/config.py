@@ -4,9 +4,10 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from l2ljax import data, defenses
+from l2ljax.models.attackers import AttackerName
 from l2ljax.run import recipes
 from l2ljax.run.settings import (
     INGREDIENTS,
@@ -43,7 +44,7 @@ class Config:
     other and share a table."""
     arch: str | None = None
     """The classifier."""
-    attacker: Literal["wide", "wide_paper", "one_block", "slim", "slim_no_skip"] | None = None
+    attacker: AttackerName | None = None
     """The convolutional attacker of the L2L methods and FGSM-SDI."""
     attacker_width: Count | None = None
     """Channels of its first convolution."""

@@ -31,7 +31,7 @@ from l2ljax.run.settings import Norm
 from l2ljax.runtime.flags import checked, read
 from l2ljax.runtime.monitor import script
 from l2ljax.runtime.provenance import provenance
-from l2ljax.types import Array, L2LError, LogitsFn
+from l2ljax.types import Array, L2LError, LogitsFn, one_line
 from l2ljax.values import Count, Range, Seed, check
 
 __all__ = ["PAPER", "Flags", "evaluation_folder", "main", "run"]
@@ -107,9 +107,9 @@ def run(flags: Flags) -> dict[str, Any]:
     if flags.black_box is not None and not flags.surrogates:
         raise L2LError(f"--black-box={flags.black_box}: give --surrogates too, the runs that it attacks")
     victim, about, folder = _victim(flags)
-    ball = threat.BALLS[about["norm"]](threat.parse_eps(about["eps"]))
+    ball = threat.create(about["norm"], about["eps"])
     dataset = data.load(about["dataset"], flags.data_dir or about.get("data_dir"))
-    split = data.Split(*(a[: flags.eval_size] for a in dataset.test))
+    split = dataset.test.take(slice(flags.eval_size))
     batch_size = flags.batch_size or default_batch_size(split.images.shape[1:])
     _check_images(victim, flags, dataset)
     logits_fn = randomized(victim, jax.random.key(flags.seed)) if flags.stochastic else victim
@@ -221,9 +221,8 @@ def _check_images(victim: Callable[..., Array], flags: Flags, dataset: data.Data
     try:
         jax.eval_shape(victim, x, *([jax.random.split(jax.random.key(0), 2)] if flags.stochastic else []))
     except Exception as error:  # whatever a model of the user's raises
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
         raise L2LError(
-            f"{flags.victim} fails on images {list(x.shape)}, as {dataset.name} has them ({reason}): "
+            f"{flags.victim} fails on images {list(x.shape)}, as {dataset.name} has them ({one_line(error)}): "
             "name the --dataset that it is for, or let it take these"
         ) from error
 

@@ -170,7 +170,7 @@ _OURS = {
 }
 RECIPES = {
     "rnn_adv": Recipe(
-        ("rnn_adv", "rnn_trades"),
+        RNN_METHODS,
         {
             **_rows(["cifar10"], **_RNN_CIFAR, l2l_da=_DA_CIFAR._replace(arch="vgg16")),
             **_rows(["mnist"], **_RNN_MNIST, l2l_da=L2L_DA._replace(arch="small_cnn")),

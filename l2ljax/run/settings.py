@@ -125,7 +125,7 @@ class Settings(NamedTuple):
     @property
     def ball(self) -> threat.Ball:
         """The threat."""
-        return threat.BALLS[self.norm](threat.parse_eps(self.eps))
+        return threat.create(self.norm, self.eps)
 
     @property
     def rate(self) -> str:

@@ -149,7 +149,7 @@ def check_dataset(workdir: str | Path, saved: Mapping[str, Any], name: str) -> N
 
 def check_threat(workdir: str | Path, saved: Mapping[str, Any], ball: threat.Ball | None) -> threat.Ball:
     """Return the threat of a run's config.json; raise an L2LError where it must be another one."""
-    theirs = threat.BALLS[saved["norm"]](threat.parse_eps(saved["eps"]))
+    theirs = threat.create(saved["norm"], saved["eps"])
     if ball is not None and (theirs.name, theirs.eps) != (ball.name, ball.eps):
         asked = f"{saved['norm']}, eps {saved['eps']}, not {ball.name}, {ball.eps:.4g}"
         raise L2LError(f"{workdir} attacks in {asked}: give one of the same threat")
