@@ -14,9 +14,9 @@ from typing import Any
 import jax
 
 from l2ljax import data, defenses, threat
+from l2ljax.evaluate.views import losses_along, pgd_path
 from l2ljax.files import check_writable, write_json
 from l2ljax.report.figures import loss_along_attacks
-from l2ljax.report.views import losses_along, pgd_path
 from l2ljax.run.illustrate import short_names
 from l2ljax.run.trained import check_threat, load_attacker, load_classifier, read_config
 from l2ljax.runtime.flags import read

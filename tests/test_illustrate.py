@@ -14,9 +14,10 @@ from mpl_toolkits.mplot3d import Axes3D
 from l2ljax import threat
 from l2ljax.attacks import learned
 from l2ljax.data import Split, from_arrays
+from l2ljax.defenses import rnn_adv
 from l2ljax.defenses.interpolation import interpolated
-from l2ljax.defenses.l2l import rnn_adv
-from l2ljax.report import figures, views
+from l2ljax.evaluate import views
+from l2ljax.report import figures
 from l2ljax.run import illustrate
 from l2ljax.types import L2LError
 from tests.tiny import tiny_classifier

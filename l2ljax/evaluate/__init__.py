@@ -1,4 +1,7 @@
-"""Evaluation on the host: attacks x data -> rows (`accuracy`), and AutoAttack and others on the survivors (`standard`).
+"""Evaluation on the host.
+
+`accuracy` makes rows of attacks x data, `standard` runs AutoAttack and others on the survivors, `views` computes the
+numbers of figures.
 
 result = evaluate(logits_fn, dataset.test, {"pgd20": attacks.create("pgd20", ball)}, key=key)
 result = run_standard_evaluation(logits_fn, x, y, ball=ball, key=key)

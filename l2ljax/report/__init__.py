@@ -1,1 +1,1 @@
-"""Reports of runs: tables and pages in `markdown`, `figures`, and their numbers in `views`."""
+"""Reports of runs: tables and pages in `markdown`, and `figures`, whose numbers come from `evaluate.views`."""

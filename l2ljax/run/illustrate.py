@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from l2ljax.data import Dataset, Split
+from l2ljax.evaluate import views
+from l2ljax.evaluate.views import Plan
 from l2ljax.files import write_files
-from l2ljax.report import figures, views
-from l2ljax.report.views import Plan
+from l2ljax.report import figures
 from l2ljax.run.trained import check_dataset, check_threat, learned, load_attacker, load_classifier, read_config
 from l2ljax.runtime.workdir import read_json
 from l2ljax.threat import Ball

@@ -1,4 +1,4 @@
-"""A run's time estimate, progress bar and signals.
+"""A run's progress bar, signals and one-line errors.
 
 with monitor.script():      # around what a script does
     main(flags.read(Flags, __doc__))
@@ -9,20 +9,17 @@ import math
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from tqdm import tqdm
 
-from l2ljax import devices, losses
+from l2ljax import devices
 from l2ljax.runtime import compilation
-from l2ljax.train import Interrupted, Step, TrainState
-from l2ljax.types import Array, Batch, L2LError, LogitsFn
+from l2ljax.train import Interrupted
+from l2ljax.types import L2LError
 
-__all__ = ["duration", "one_line_errors", "pass_seconds", "script", "show", "step_seconds", "stopping_on_signals"]
+__all__ = ["duration", "one_line_errors", "script", "show", "stopping_on_signals"]
 
 
 @contextlib.contextmanager
@@ -74,31 +71,6 @@ def show(bar: tqdm, rows: Sequence[Mapping[str, Any]], batch_size: int) -> None:
     shown = ("loss", "accuracy", "robust_accuracy", "val_robust_acc")
     bar.set_postfix({k: f"{rows[-1][k]:.3f}" for k in shown if k in rows[-1]}, refresh=False)
     bar.update(batch_size * len(rows))
-
-
-def step_seconds(step: Step, state: TrainState, batch: Batch, repeats: int = 3) -> float:
-    """Return the seconds of one training step after compilation, measured on a copy of the state."""
-    state, _ = step(jax.tree.map(jnp.copy, state), batch)
-    jax.block_until_ready(state)
-    began = time.perf_counter()
-    for _ in range(repeats):
-        state, _ = step(state, batch)
-    jax.block_until_ready(state)
-    return (time.perf_counter() - began) / repeats
-
-
-def pass_seconds(logits_fn: LogitsFn, x: Array, y: Array, repeats: int = 3) -> float:
-    """Return the seconds of one pass (forward and input gradient) over a batch, without compilation."""
-
-    @jax.jit
-    def one(logits_fn: LogitsFn, x: Array) -> Array:
-        return jax.grad(lambda x: losses.cross_entropy(logits_fn(x), y).sum())(x)
-
-    one(logits_fn, x).block_until_ready()
-    began = time.perf_counter()
-    for _ in range(repeats):
-        one(logits_fn, x).block_until_ready()
-    return (time.perf_counter() - began) / repeats
 
 
 def duration(seconds: float) -> str:
