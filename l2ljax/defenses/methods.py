@@ -12,9 +12,10 @@ from l2ljax.attacks.names import check_name
 from l2ljax.defenses.classic import cw_adv, fgsm_adv, mart, pgd_adv, pgd_bls_adv, plain, stability, trades
 from l2ljax.defenses.generative import l2l_da, l2l_star
 from l2ljax.defenses.interpolation import ait, ait_l2l
-from l2ljax.defenses.l2l import convolutional_l2l, rnn_adv, rnn_trades
+from l2ljax.defenses.l2l import convolutional_l2l
 from l2ljax.defenses.learned_start import fgsm_sdi
 from l2ljax.defenses.one_shot import advgan, gap
+from l2ljax.defenses.recurrent import rnn_adv, rnn_trades
 from l2ljax.defenses.single_step import elle, fgsm_rs, free_adv, n_fgsm
 from l2ljax.defenses.strategy import las_at
 from l2ljax.threat import Ball
