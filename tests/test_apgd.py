@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from l2ljax import attacks, losses, threat
-from l2ljax.attacks import auto_pgd
+from l2ljax.attacks import adaptive_ascent, auto_pgd
 from l2ljax.types import L2LError, example_keys
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -38,7 +38,7 @@ def test_the_trace_equals_the_released_codes(norm, loss):
         gradient_fn = auto_pgd.gradients(per_example[loss], logits_fn, GOLDEN["y"], KEY)
         ball = threat.BALLS[norm](float(GOLDEN[f"{norm}/eps"]))
         climb = jax.jit(
-            lambda x, start: auto_pgd.ascend_adaptively(gradient_fn, ball, x, start, steps=STEPS, trace=True)
+            lambda x, start: adaptive_ascent.ascend_adaptively(gradient_fn, ball, x, start, steps=STEPS, trace=True)
         )(GOLDEN["x"], GOLDEN[f"{norm}/start"])
     np.testing.assert_allclose(climb.trace.x, golden["x"], rtol=0, atol=4e-8)  # which is stored as float32
     np.testing.assert_allclose(climb.trace.step_sizes[:-1], golden["step_sizes"], rtol=1e-12)
@@ -54,7 +54,7 @@ def test_step_sizes_equal_the_released_codes_for_all_kinds_of_losses():
     script = jnp.asarray(GOLDEN["losses"], jnp.float32)
     x = jnp.zeros((script.shape[1], 2, 2, 1))
     gradient_fn = lambda x, t: (jnp.zeros_like(x), script[t], jnp.zeros(len(x), bool))
-    climb = auto_pgd.ascend_adaptively(gradient_fn, threat.linf(0.5), x, x, steps=STEPS, trace=True)
+    climb = adaptive_ascent.ascend_adaptively(gradient_fn, threat.linf(0.5), x, x, steps=STEPS, trace=True)
     np.testing.assert_array_equal(climb.trace.step_sizes[:-1], GOLDEN["step_sizes"])
     np.testing.assert_array_equal(climb.best_loss, GOLDEN["losses"].max(axis=0))
 
@@ -83,7 +83,7 @@ def test_the_attack_equals_the_released_codes(norm, loss):
 )
 def test_checkpoints_are_the_released_codes(steps, windows):
     times = np.cumsum(windows)
-    assert auto_pgd.checkpoints(steps) == list(zip(times, windows, strict=True))
+    assert adaptive_ascent.checkpoints(steps) == list(zip(times, windows, strict=True))
     assert times[-1] <= steps < times[-1] + windows[-1]
     if steps == 100:
         assert list(times) == [22, 41, 57, 70, 80, 87, 93, 99]  # the fractions of the paper's section 3.1
@@ -211,7 +211,7 @@ def test_the_best_point_is_no_worse_than_pgds(ball):
     def both():
         start = auto_pgd.surface(ball, KEY, jnp.asarray(X))
         gradient_fn = auto_pgd.gradients(losses.cross_entropy, LOGITS, Y, KEY)
-        climb = auto_pgd.ascend_adaptively(gradient_fn, ball, jnp.asarray(X), start, steps=100)
+        climb = adaptive_ascent.ascend_adaptively(gradient_fn, ball, jnp.asarray(X), start, steps=100)
         pgd = attacks.pgd(ball, step_size=ball.eps / 10, steps=100, start=lambda *_: start)
         reached = [losses.cross_entropy(LOGITS(x), Y) for x in (climb.best, pgd(LOGITS, KEY, jnp.asarray(X), Y))]
         return climb.best_loss, *reached, losses.cross_entropy(LOGITS(start), Y)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from l2ljax import attacks, evaluate, losses, threat
-from l2ljax.attacks import ensemble, entrance, gradient, learned, names
+from l2ljax.attacks import ensemble, entrance, learned, names, selection
 from l2ljax.attacks.ascent import finite
 from l2ljax.types import L2LError, example_keys
 from l2ljax.values import Range
@@ -389,10 +389,10 @@ def test_targets_begin_at_their_rank(classes, n, first, seed):
     order = np.argsort(-np.where(np.eye(classes, dtype=bool)[y], np.inf, logits), axis=1)[:, 1:].T
     if first >= classes - 1:
         with pytest.raises(L2LError, match=f"first={first}: the model has {classes - 1} wrong classes"):
-            gradient.likeliest_wrong(logits, y, n, first)
+            selection.likeliest_wrong(logits, y, n, first)
     else:
-        np.testing.assert_array_equal(gradient.likeliest_wrong(logits, y, n, first), order[first : first + n])
-        traced = jax.jit(lambda first: gradient.likeliest_wrong(logits, y, n, first))(first)
+        np.testing.assert_array_equal(selection.likeliest_wrong(logits, y, n, first), order[first : first + n])
+        traced = jax.jit(lambda first: selection.likeliest_wrong(logits, y, n, first))(first)
         np.testing.assert_array_equal(traced[: len(order[first : first + n])], order[first : first + n])
 
 

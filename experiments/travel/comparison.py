@@ -15,8 +15,9 @@ import numpy as np
 import optax
 
 from l2ljax import losses, threat
+from l2ljax.attacks.adaptive_ascent import ascend_adaptively
 from l2ljax.attacks.ascent import ascend
-from l2ljax.attacks.auto_pgd import ascend_adaptively, gradients, surface
+from l2ljax.attacks.auto_pgd import gradients, surface
 from l2ljax.attacks.travelling import annealed
 from l2ljax.types import Array, LogitsFn, Tree, example_keys, fold_in
 from travel.training import HORIZONS, Prey

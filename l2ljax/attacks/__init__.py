@@ -5,9 +5,10 @@
 
 `entrance` checks what an attack is given, `ascent` is the loop. `gradient`, `carlini`, `auto_pgd`, `boundary` and
 `square_search` hold attacks without parameters, `learned` those with parameters, `travelling` one whose parameters come
-with the package. `sparse_ascent` is APGD in l1, `square_budget` Square with early stopping. `ensemble` has the
-combinators and AutoAttack. `solver` splits an attack into pieces, between which a host may stop. `create(name, ball)`
-makes an attack from its name in `names`.
+with the package. `adaptive_ascent` is APGD's loop, `sparse_ascent` that in l1, `square_budget` Square with early
+stopping. `selection` keeps the stronger image and ranks wrong classes. `ensemble` has the combinators and AutoAttack.
+`solver` splits an attack into pieces, between which a host may stop. `create(name, ball)` makes an attack from its name
+in `names`.
 """
 
 from l2ljax.attacks.ascent import Ascent, ascend, clean, gaussian, uniform

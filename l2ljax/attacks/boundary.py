@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from l2ljax import losses
 from l2ljax.attacks.ascent import finite
 from l2ljax.attacks.entrance import enter, entered
-from l2ljax.attacks.gradient import from_rank, likeliest_wrong
+from l2ljax.attacks.selection import from_rank, likeliest_wrong
 from l2ljax.threat import Ball, choose, clip, rounded, spread
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
 from l2ljax.values import Count, Natural, Range, Share, checked

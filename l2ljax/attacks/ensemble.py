@@ -16,7 +16,8 @@ from l2ljax import losses
 from l2ljax.attacks.auto_pgd import apgd, apgd_targeted
 from l2ljax.attacks.boundary import fab, fab_targeted
 from l2ljax.attacks.entrance import entered, reach, sound
-from l2ljax.attacks.gradient import PerExampleLoss, keep_stronger, likeliest_wrong, strongest
+from l2ljax.attacks.gradient import PerExampleLoss
+from l2ljax.attacks.selection import keep_stronger, likeliest_wrong, strongest
 from l2ljax.attacks.solver import as_tree, one_by_one
 from l2ljax.attacks.square_budget import square_on_budget
 from l2ljax.attacks.square_search import square

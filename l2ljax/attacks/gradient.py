@@ -17,16 +17,16 @@ from jax.tree_util import Partial
 from l2ljax import losses
 from l2ljax.attacks import ascent
 from l2ljax.attacks.ascent import LossFn, Start, clean, keep_best, larger, stop_at_success, uniform
-from l2ljax.attacks.entrance import entered, sound
+from l2ljax.attacks.entrance import entered
+from l2ljax.attacks.selection import strongest
 from l2ljax.attacks.solver import Carry, Solver
 from l2ljax.threat import Ball, spread
-from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
+from l2ljax.types import Array, Attack, Key, LogitsFn, fold_in
 from l2ljax.values import Count, NonNegative, Range, Share, checked
 
 __all__ = [
-    "Fraction", "Keep", "PerExampleLoss", "ascent_attack", "backtracking", "fgsm", "from_rank", "gradient_attack",
-    "keep_stronger", "likeliest_wrong", "line_search", "momentum", "pgd", "random_noise", "random_signs",
-    "steepest_ascent", "strongest",
+    "Fraction", "Keep", "PerExampleLoss", "ascent_attack", "backtracking", "fgsm", "gradient_attack", "line_search",
+    "momentum", "pgd", "random_noise", "random_signs", "steepest_ascent",
 ]  # fmt: skip
 
 PerExampleLoss = Callable[[Array, Array], Array]
@@ -214,36 +214,3 @@ def random_signs(ball: Ball) -> Attack:
         return ball.project(x + ball.eps * signs, x)
 
     return attack
-
-
-def keep_stronger(logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], candidate: Array) -> tuple[Array, Array]:
-    """Return per example the image of larger margin loss, `best` or `candidate`; see `entrance` for NaN."""
-    candidate = sound(candidate, best[0])
-    return larger(best, (candidate, losses.margin(logits_fn(candidate), y).astype(best[1].dtype)))
-
-
-def strongest(
-    logits_fn: LogitsFn, y: Array, best: tuple[Array, Array], tried: Callable[[Any], Array], items: Any
-) -> Array:
-    """Return per example the image of largest margin loss: `best`, or tried(item) for an item along the first axis."""
-    return jax.lax.scan(lambda best, item: (keep_stronger(logits_fn, y, best, tried(item)), None), best, items)[0][0]
-
-
-def likeliest_wrong(logits: Array, y: Array, n: int, first: int | Array = 0) -> Array:
-    """Return the n wrong classes of largest logit, from rank `first` on, see `from_rank`: [B, K], [B] -> [n, B]."""
-    true = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
-    order = jnp.argsort(jnp.where(true, jnp.inf, logits), axis=1, descending=True)
-    return from_rank(order[:, 1:].T, n, first)
-
-
-def from_rank(classes: Array, n: int, first: int | Array = 0) -> Array:
-    """Return n of the ranked wrong classes [M, B], from rank `first` on: [n, B].
-
-    There are fewer than n if M - first is smaller. After a traced `first` the last class fills their places.
-    """
-    wrong = len(classes)
-    if not isinstance(first, jax.core.Tracer):
-        if first >= wrong:
-            raise L2LError(f"first={first}: the model has {wrong} wrong classes, of the ranks 0 to {wrong - 1}")
-        n = min(n, wrong - int(first))
-    return classes[jnp.minimum(first + jnp.arange(min(n, wrong)), wrong - 1)]

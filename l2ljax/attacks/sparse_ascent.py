@@ -2,51 +2,20 @@
 
     climb = ascend_in_l1(gradient_fn, threat.l1(12.0), x, start, steps=100)
 
-`apgd` and `apgd_targeted` run it for an l1 ball; it is not for other attacks. The types are those of their other ascent
-too.
+`apgd` and `apgd_targeted` run it for an l1 ball; it is not for other attacks.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from l2ljax.attacks.adaptive_ascent import AdaptiveAscent, GradientFn, Point
 from l2ljax.attacks.ascent import finite
 from l2ljax.threat import Ball, choose, l1, largest, spread
 from l2ljax.types import Array
 
-__all__ = ["AdaptiveAscent", "GradientFn", "Point", "Trace", "ascend_in_l1", "ascend_sparsely"]
-
-GradientFn = Callable[[Array, Array], tuple[Array, Array, Array]]
-"""(x [B, H, W, C], step number) -> gradient of the losses [B, H, W, C], losses [B], misclassified [B]."""
-
-
-class Trace(NamedTuple):
-    """The ascent at x_0..x_T, stacked [T + 1, ...]."""
-
-    x: Array  # the iterates [T + 1, B, H, W, C]
-    losses: Array  # [T + 1, B]
-    best_losses: Array  # the largest loss so far [T + 1, B]
-    step_sizes: Array  # [T + 1, B]: of the step from x_t, after any halving at a checkpoint; the last is not used
-
-
-class AdaptiveAscent(NamedTuple):
-    """The result of T steps, per example."""
-
-    adversarial: Array  # the last misclassified iterate [B, H, W, C]; the start if none
-    fooled: Array  # whether any iterate is misclassified [B]
-    best: Array  # the iterate of largest loss [B, H, W, C]
-    best_loss: Array  # its loss [B]
-    trace: Trace | None  # if requested
-
-
-class Point(NamedTuple):
-    """An iterate of an ascent, per example."""
-
-    x: Array
-    gradient: Array
-    loss: Array
+__all__ = ["ascend_in_l1", "ascend_sparsely"]
 
 
 class _State(NamedTuple):

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2ljax.attacks.entrance import entered
-from l2ljax.attacks.gradient import Fraction, keep_stronger
+from l2ljax.attacks.gradient import Fraction
+from l2ljax.attacks.selection import keep_stronger
 from l2ljax.threat import Ball, choose
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, fold_in
 from l2ljax.values import Count, checked
