@@ -28,6 +28,13 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture
+def float64():
+    """Compute in double precision."""
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
     """Free the programs that a module compiled: each maps memory, of which Linux allows a process 65,530 pieces."""

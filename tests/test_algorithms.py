@@ -17,7 +17,7 @@ from l2ljax.types import Batch, Classifier, example_keys, fold_in
 from tests.reference import released
 from tests.tiny import Tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "float64")
 EPS, N, STEPS = 0.1, 6, 3
 BALL = threat.linf(EPS)
 
@@ -29,12 +29,6 @@ class Plain(nn.Module):
     def __call__(self, x):
         x = nn.relu(nn.Conv(4, (3, 3), strides=2, dtype=x.dtype)(x)).reshape(len(x), -1)
         return nn.Dense(10, dtype=x.dtype)(x)
-
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
 
 
 def double_precision(tree):

@@ -15,19 +15,13 @@ from l2ljax.attacks import ascent, gradient, learned
 from l2ljax.types import example_keys
 from tests.reference import ascent as reference
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "float64")
 RNG = np.random.RandomState(0)
 W1, W2 = RNG.normal(0, 0.8, (8, 36)), RNG.normal(0, 1.5, (3, 8))
 X0 = RNG.uniform(-0.2, 1.2, (4, 6, 6, 1)).clip(0, 1)
 Y = np.array([0, 1, 2, 1])
 EPS, STEPS = 0.15, 4
 START = np.clip(X0 + RNG.uniform(-0.1, 0.1, X0.shape), 0, 1)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def logits(x, w1=W1, w2=W2):

@@ -40,10 +40,6 @@ def make(name, *lr, **options):
     return compiled(getattr(updaters, name)(*lr, **options))
 
 
-def count(tree):
-    return sum(x.size for x in jax.tree.leaves(tree))
-
-
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def run(updater, state, params, steps, scale=1.0):
     """-> (params, state), metrics [steps]."""
@@ -109,14 +105,14 @@ def test_the_dense_updater_has_the_papers_size(observation_size, actions, m, wei
     network = jax.eval_shape(updaters.dense(1e-6).init, jax.random.key(0), params).network
     assert [layer["kernel"].shape for layer in network] == [(2 * m, 8 * m), (8 * m, 4 * m), (4 * m, m)]
     assert sum(layer["kernel"].size for layer in network) == weights == 52 * m**2
-    assert count(network) == weights + 13 * m + 2
+    assert optax.tree.size(network) == weights + 13 * m + 2
 
 
 @pytest.mark.parametrize("start", ["identity", "ascent"])
 def test_the_coordinate_wise_updater_has_67_parameters_at_any_size(start):
     for params in (CENTER, {"x": jnp.zeros(100)}):
         network = jax.eval_shape(updaters.coordinate(1e-3, start=start).init, jax.random.key(0), params).network
-        assert count(network) == 52 + 13 + 2
+        assert optax.tree.size(network) == 52 + 13 + 2
 
 
 # The gradient of theta_U

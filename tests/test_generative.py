@@ -37,16 +37,12 @@ def larger(params):
     return params._replace(attacker=jax.tree.map(lambda w: 10 * w if w.ndim > 1 else w, params.attacker))
 
 
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
 @pytest.mark.parametrize("size, channels, parameters", [(32, 3, 500_944), (28, 1, 495_184)])
 def test_the_generator_has_the_released_codes_parameters(size, channels, parameters):
     attacker = learned.convolutional(UNet(), inputs=("clean", "gradient", "delta"), latent=8)
     params, stats = jax.eval_shape(attacker.init, KEY, jnp.zeros((2, size, size, channels)))
-    assert count(params) == parameters
-    assert count(stats) == 3 * 2 * 64  # means and variances of three BatchNorms
+    assert optax.tree.size(params) == parameters
+    assert optax.tree.size(stats) == 3 * 2 * 64  # means and variances of three BatchNorms
 
 
 def test_class_conditional_normalization_equals_numpy():

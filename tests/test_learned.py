@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.lax import stop_gradient
 
@@ -28,22 +29,12 @@ KEYS = example_keys(jax.random.key(5), 4)
 BALL = threat.linf(0.3)
 
 
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def loss_fn(x):
     return losses.cross_entropy(jnp.tanh(x.reshape(len(x), -1) - 0.5) @ W, Y), ()
 
 
 def input_gradient(x):
     return jax.grad(lambda x: loss_fn(x)[0].sum())(x)
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def ascend(rule, steps, loss_fn=loss_fn, x=X, ball=BALL):
@@ -62,7 +53,7 @@ def recurrent_parameters(biases=False, hidden=10):
 @pytest.mark.parametrize("biases, hidden, size", [(False, 10, 120), (True, 10, 131), (False, 4, 24)])
 def test_recurrent_optimizer_has_few_parameters(biases, hidden, size):
     params, batch_stats = jax.eval_shape(learned.recurrent(hidden=hidden, biases=biases).init, jax.random.key(0), X)
-    assert count(params) == size
+    assert optax.tree.size(params) == size
     assert batch_stats == {}
     chex.assert_trees_all_equal_shapes(params, recurrent_parameters(biases, hidden))
 
@@ -185,8 +176,8 @@ def initialize(name, width=None, size=32, inputs=("image", "gradient"), channels
 def test_the_papers_attackers_have_their_parameters_and_normalized_channels(name, inputs, size, normalized):
     init, x = initialize(name, inputs=inputs)
     params, batch_stats = jax.eval_shape(init, jax.random.key(0), x)
-    assert count(params) == size
-    assert count(batch_stats) == 2 * normalized  # a mean and a variance each
+    assert optax.tree.size(params) == size
+    assert optax.tree.size(batch_stats) == 2 * normalized  # a mean and a variance each
 
 
 @pytest.mark.parametrize("name", attackers.ATTACKERS)
@@ -196,7 +187,7 @@ def test_width_narrows(name):
         init, x = initialize(name, width=width)
         params, _ = jax.eval_shape(init, jax.random.key(0), x)
         assert params["Conv_0"]["kernel"].shape == (3, 3, 6, width or attackers.ATTACKERS[name][0])
-        sizes.append(count(params))
+        sizes.append(optax.tree.size(params))
     assert sizes == sorted(sizes, reverse=True)
     # all layers, not only the first; one_block's first and last, which grow with the width alone, are a sixth of it
     assert sizes[0] / sizes[1] > 0.8 * (attackers.ATTACKERS[name][0] / 16) ** 2

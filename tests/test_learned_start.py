@@ -18,12 +18,6 @@ BALL = threat.linf(0.1)
 KEYS = example_keys(jax.random.key(3), 6)
 
 
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def build(**options):
     x = jax.random.uniform(jax.random.key(0), (6, 8, 8, 1), float, -0.2, 1.2).clip(0, 1)  # with black and white pixels
     clf = tiny_classifier(dtype=x.dtype)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from l2ljax import attacks, data
@@ -61,7 +62,7 @@ def describe(setup: Setup, state: TrainState, history: list[dict[str, Any]]) -> 
     """Return what report.json says about the run itself; the seconds are those of all processes that trained it."""
     settings = setup.settings
     names = ("recipe", "method", "schedule", "selection", "dataset", "arch", "eps", "norm", "seed", "epochs")
-    sizes = {player: sum(a.size for a in jax.tree.leaves(tree)) for player, tree in state.params._asdict().items()}
+    sizes = {player: optax.tree.size(tree) for player, tree in state.params._asdict().items()}
     return {
         **{name: getattr(settings, name) for name in names},
         "training": settings.training,
