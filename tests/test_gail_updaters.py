@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from l2ljax.gail import discriminator, updaters
 from l2ljax.types import L2LError
+from tests.tiny import count
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 LEARNED = ["dense", "coordinate"]
@@ -105,14 +106,14 @@ def test_the_dense_updater_has_the_papers_size(observation_size, actions, m, wei
     network = jax.eval_shape(updaters.dense(1e-6).init, jax.random.key(0), params).network
     assert [layer["kernel"].shape for layer in network] == [(2 * m, 8 * m), (8 * m, 4 * m), (4 * m, m)]
     assert sum(layer["kernel"].size for layer in network) == weights == 52 * m**2
-    assert optax.tree.size(network) == weights + 13 * m + 2
+    assert count(network) == weights + 13 * m + 2
 
 
 @pytest.mark.parametrize("start", ["identity", "ascent"])
 def test_the_coordinate_wise_updater_has_67_parameters_at_any_size(start):
     for params in (CENTER, {"x": jnp.zeros(100)}):
         network = jax.eval_shape(updaters.coordinate(1e-3, start=start).init, jax.random.key(0), params).network
-        assert optax.tree.size(network) == 52 + 13 + 2
+        assert count(network) == 52 + 13 + 2
 
 
 # The gradient of theta_U

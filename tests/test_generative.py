@@ -13,7 +13,7 @@ from l2ljax import cost, defenses, losses, threat
 from l2ljax.attacks import learned
 from l2ljax.models.generators import ConditionalBatchNorm, EncoderDecoder, UNet
 from l2ljax.types import Batch, L2LError, Players, example_keys, fold_in
-from tests.tiny import tiny_classifier
+from tests.tiny import count, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.2)
@@ -41,8 +41,8 @@ def larger(params):
 def test_the_generator_has_the_released_codes_parameters(size, channels, parameters):
     attacker = learned.convolutional(UNet(), inputs=("clean", "gradient", "delta"), latent=8)
     params, stats = jax.eval_shape(attacker.init, KEY, jnp.zeros((2, size, size, channels)))
-    assert optax.tree.size(params) == parameters
-    assert optax.tree.size(stats) == 3 * 2 * 64  # means and variances of three BatchNorms
+    assert count(params) == parameters
+    assert count(stats) == 3 * 2 * 64  # means and variances of three BatchNorms
 
 
 def test_class_conditional_normalization_equals_numpy():

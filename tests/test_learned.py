@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.lax import stop_gradient
 
@@ -17,7 +16,7 @@ from l2ljax.attacks import learned
 from l2ljax.models import attackers
 from l2ljax.types import L2LError, example_keys
 from tests.reference import recurrent as reference
-from tests.tiny import tiny_classifier
+from tests.tiny import count, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.RandomState(0)
@@ -53,7 +52,7 @@ def recurrent_parameters(biases=False, hidden=10):
 @pytest.mark.parametrize("biases, hidden, size", [(False, 10, 120), (True, 10, 131), (False, 4, 24)])
 def test_recurrent_optimizer_has_few_parameters(biases, hidden, size):
     params, batch_stats = jax.eval_shape(learned.recurrent(hidden=hidden, biases=biases).init, jax.random.key(0), X)
-    assert optax.tree.size(params) == size
+    assert count(params) == size
     assert batch_stats == {}
     chex.assert_trees_all_equal_shapes(params, recurrent_parameters(biases, hidden))
 
@@ -176,8 +175,8 @@ def initialize(name, width=None, size=32, inputs=("image", "gradient"), channels
 def test_the_papers_attackers_have_their_parameters_and_normalized_channels(name, inputs, size, normalized):
     init, x = initialize(name, inputs=inputs)
     params, batch_stats = jax.eval_shape(init, jax.random.key(0), x)
-    assert optax.tree.size(params) == size
-    assert optax.tree.size(batch_stats) == 2 * normalized  # a mean and a variance each
+    assert count(params) == size
+    assert count(batch_stats) == 2 * normalized  # a mean and a variance each
 
 
 @pytest.mark.parametrize("name", attackers.ATTACKERS)
@@ -187,7 +186,7 @@ def test_width_narrows(name):
         init, x = initialize(name, width=width)
         params, _ = jax.eval_shape(init, jax.random.key(0), x)
         assert params["Conv_0"]["kernel"].shape == (3, 3, 6, width or attackers.ATTACKERS[name][0])
-        sizes.append(optax.tree.size(params))
+        sizes.append(count(params))
     assert sizes == sorted(sizes, reverse=True)
     # all layers, not only the first; one_block's first and last, which grow with the width alone, are a sixth of it
     assert sizes[0] / sizes[1] > 0.8 * (attackers.ATTACKERS[name][0] / 16) ** 2

@@ -1,6 +1,7 @@
 """What the tests of training need, quick to compile: a network with BatchNorm and dropout, and small attackers."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from l2ljax import defenses
@@ -13,6 +14,11 @@ def small(method):
     known = defenses.options(method)
     chosen = {"attacker": "slim", "attacker_width": 4, "steps": min(known.get("steps", 1), 3)}
     return {name: value for name, value in chosen.items() if name in known}
+
+
+def count(tree):
+    """Return the number of entries of all arrays, or of their shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 class Tiny(nn.Module):
