@@ -34,7 +34,7 @@ def as_markdown(given: Sequence[Answer]) -> str:
     rows = [[a.claim, a.where, a.answer + ", one seed" * (a.seeds == 1), a.shown, a.settled_by] for a in given]
     counts = Counter(a.answer for a in given)
     about = (
-        f"{len(given)} answers: {', '.join(f'{counts[name]} {name}' for name in sorted(counts, reverse=True))}. They "
+        f"{len(given)} answers: {'; '.join(f'{counts[name]} {name}' for name in sorted(counts, reverse=True))}. They "
         "follow from the kept results by rules (experiments/papers/claims.py), and hold for the schedules that were "
         "run, not for the papers'. The numbers of both sides are one per seed; the worst common attack is the lowest "
         "accuracy under any attack that both rows of the table have. Noise is the larger of two things: the range of "
