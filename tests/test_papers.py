@@ -338,8 +338,9 @@ def test_a_judgement_of_another_command_is_made_again(at):
         made.write_text(json.dumps(result))
         assert work.left(part) == [part.jobs[-1]]
         del where["command"]
-    made.write_text('{"provenance": {}}')
-    with pytest.raises(L2LError, match=r"robustbench.json is damaged \(KeyError.*\): delete it, then run the same"):
+    made.write_text('{"provenance": 3}')
+    assert not work.left(part)
+    with pytest.raises(L2LError, match=r"robustbench.json is damaged \(TypeError.*\): delete it, then run the same"):
         records.read(made)
 
 

@@ -238,7 +238,7 @@ def gail_is_steadied(records: Sequence[Record], results: Path) -> list[Answer]:
         paths = (results / f"gail_figure6_{environment}{kind}.json" for kind in ("", "_dense"))
         arms = {k: v for path in paths if path.exists() for k, v in json.loads(path.read_text())["arms"].items()}
         late = {name: Group(name, arms.get(name, {}).get("lowest_late", [])) for name in (*UPDATERS, "adam")}
-        where = f"{environment}, 1,000 iterations, lowest mean of 20 in the second half"
+        where = f"{environment}, long training, lowest mean of 20 iterations in the second half"
         final = [r - abs(r) / 10 for r in arms.get("adam", {}).get("final_return", [])]
         below = Group("a tenth below the final return", final)
         said.append(exceeds("GAIL with Adam drops late, by a tenth", where, below, late["adam"]))

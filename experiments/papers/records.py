@@ -67,7 +67,8 @@ def is_of(content: Mapping[str, Any], job: Job) -> bool:
 
 def command_of(content: Mapping[str, Any]) -> str:
     """Return the command that made a result; "" for a figure's data, which name none."""
-    return str(content.get("command") or content.get("provenance", {}).get("command", ""))
+    about = content if "command" in content else content.get("provenance")
+    return str(about.get("command", "")) if isinstance(about, dict) else ""
 
 
 def _of_this_model(part: Part) -> dict[str, Any] | None:
