@@ -28,7 +28,8 @@ class L2LError(ValueError):
 
 def one_line(error: BaseException, most: int = 200) -> str:
     """Return an error's type and the first line of its message, in `most` characters, for the message of another."""
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:most]
+    text = f"{type(error).__name__}: {str(error).strip()}".removesuffix(": ")
+    return text.splitlines()[0][:most]
 
 
 class Players(NamedTuple):

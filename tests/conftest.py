@@ -1,6 +1,7 @@
 import os
 import shutil
 import tempfile
+import zlib
 
 # Programs are kept for the suite alone, in a folder of each worker (JAX writes them in place, so that another process
 # could read half of one): tests that resume, repeat and compare runs compile most of them once.
@@ -40,6 +41,13 @@ def forget_programs():
     """Free the programs that a module compiled: each maps memory, of which Linux allows a process 65,530 pieces."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def same_draws(request):
+    """Let a test draw the same numbers from its module's RNG, whichever tests ran before it."""
+    if hasattr(request.module, "RNG"):
+        request.module.RNG.seed(zlib.crc32(request.node.name.encode()))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from l2ljax.gail import environments, policy, rollout, trpo
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-RNG = np.random.default_rng(0)
+RNG = np.random.RandomState(0)
 
 
 def slow_gae(rewards, values, ends, discount, lam):
@@ -89,7 +89,7 @@ def test_densities_and_divergences_are_those_of_numpy():
     logits, new = RNG.normal(size=(2, 6, 3))
     p, q = (np.exp(a) / np.exp(a).sum(-1, keepdims=True) for a in (logits, new))
     discrete = policy.categorical(1, 3)
-    actions = RNG.integers(3, size=6)
+    actions = RNG.randint(3, size=6)
     np.testing.assert_allclose(discrete.log_prob(logits, actions), np.log(p[np.arange(6), actions]), atol=1e-6)
     np.testing.assert_allclose(discrete.kl(logits, new), (p * np.log(p / q)).sum(-1), atol=1e-6)
     continuous = policy.gaussian(1, 2)

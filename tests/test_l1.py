@@ -22,14 +22,14 @@ Y = np.asarray(LOGITS(X)).argmax(axis=1)
 
 def climb_in_numpy(loss_and_gradient, x0, start, eps, steps):
     """`ascend_sparsely` for one flat image: the best point and its loss."""
-    x, eta, support = start, eps, np.sum(start != x0)
+    x, eta, support = start, eps, np.sum(np.abs(start - x0) > 1e-12)
     count, best, top = np.ceil(support / 1.5), None, -np.inf
     for t in range(steps + 1):
         loss, g = loss_and_gradient(x)
         if loss > top:
             best, top, best_g = x, loss, g
         if t and t % max(int(0.04 * steps), 1) == 0:
-            changed = np.sum(best != x0)
+            changed = np.sum(np.abs(best - x0) > 1e-12)
             count = np.ceil(changed / 1.5)
             if changed < 0.95 * support:
                 eta, x, g = eps, best, best_g

@@ -5,7 +5,7 @@ import pytest
 
 from bench.scaling import all_reduce_seconds, hiding_batch
 
-RNG = np.random.default_rng(0)
+RNG = np.random.RandomState(0)
 
 
 def test_a_ring_sends_two_shares_of_all_but_one_part():

@@ -24,7 +24,7 @@ class _State(NamedTuple):
     fooled: Array
     best: Point
     step_size: Array  # [B], in the l1 norm
-    share: Array  # [B]: of the entries that a step moves
+    count: Array  # [B]: the number of entries that a step moves
     support: Array  # [B]: the number of changed entries at the last checkpoint
 
 
@@ -61,11 +61,12 @@ def ascend_sparsely(gradient_fn: GradientFn, ball: Ball, x: Array, start: Array,
     fell by more than 5 % since the last time, eta is eps again and the ascent goes on from the best point; else eta
     falls by 1.5, down to eps / 10.
     """
-    wide, size = jnp.promote_types(x.dtype, jnp.float32), x[0].size
+    wide = jnp.promote_types(x.dtype, jnp.float32)
     window = max(int(0.04 * steps), 1)
 
     def support(point: Array) -> Array:
-        return jnp.sum(point != x, axis=range(1, x.ndim)).astype(wide)
+        rounding = 4 * jnp.finfo(x.dtype).eps  # the released code counts what a projection's last bit changes, too
+        return jnp.sum(jnp.abs(point - x) > rounding, axis=range(1, x.ndim)).astype(wide)
 
     def step(state: _State, t: Array) -> tuple[_State, None]:
         gradient, loss, wrong = gradient_fn(state.x, t)
@@ -75,16 +76,16 @@ def ascend_sparsely(gradient_fn: GradientFn, ball: Ball, x: Array, start: Array,
         sparser = check & (changed < 0.95 * state.support)
         shorter = jnp.maximum(state.step_size / 1.5, ball.eps / 10)
         step_size = jnp.where(sparser, ball.eps, jnp.where(check, shorter, state.step_size))
-        share = jnp.where(check, changed / size / 1.5, state.share)
+        count = jnp.where(check, jnp.ceil(changed / 1.5), state.count)
         origin = choose(sparser, best, here)
-        signs = largest(origin.gradient, jnp.ceil(share * size))
+        signs = largest(origin.gradient, count)
         after = _State(
             x=ball.project(origin.x + spread(step_size, x) * signs, x),
             adversarial=choose(wrong, here.x, state.adversarial),
             fooled=state.fooled | wrong,
             best=best,
             step_size=step_size,
-            share=share,
+            count=count,
             support=jnp.where(check, changed, state.support),
         )
         return after, None
@@ -93,7 +94,7 @@ def ascend_sparsely(gradient_fn: GradientFn, ball: Ball, x: Array, start: Array,
     first = _State(
         x=start, adversarial=start, fooled=jnp.zeros(len(x), bool),
         best=Point(start, jnp.zeros_like(start), jnp.full(len(x), -jnp.inf, wide)),
-        step_size=jnp.full(len(x), ball.eps, wide), share=begun / size / 1.5, support=begun,
+        step_size=jnp.full(len(x), ball.eps, wide), count=jnp.ceil(begun / 1.5), support=begun,
     )  # fmt: skip
     last, _ = jax.lax.scan(step, first, jnp.arange(steps + 1))
     return AdaptiveAscent(last.adversarial, last.fooled, last.best.x, last.best.loss, None)
