@@ -172,6 +172,25 @@ def test_the_list_shows_every_row_with_state_and_cost(monkeypatch, tmp_path):
     assert cells[10] == "rnn_adv" and float(cells[11]) > 20  # hours of a GPU for WRN-34-10
 
 
+def test_the_page_names_every_row_that_lacks_results_once(monkeypatch, tmp_path):
+    """Kept rows leave the list, those with some parts kept move to the second column."""
+    rows = {name: [*table.rows] for name, table in TABLES.items()}
+    whole = next(part for part in plan.PARTS if len(_parts_of(part)) == 1)
+    some = next(part for part in plan.PARTS if len(_parts_of(part)) > 1)
+    monkeypatch.setattr(listing.records, "is_kept", lambda part: part in (whole, some))
+    lines = [line.split("|") for line in listing.shortfall().splitlines() if "|" in line]
+    lines = {name.strip(): cells for _, name, *cells in lines}
+    for name, of_table in rows.items():
+        named = [set(lines[name][i].strip().split("; ")) - {"-"} for i in (0, 1, 3)]
+        kept = {whole.row} if whole.table == name else set()
+        assert set.union(*named) == set(of_table) - kept and sum(map(len, named)) == len(of_table) - len(kept)
+        assert named[1] == ({some.row} if some.table == name else set())
+
+
+def _parts_of(part):
+    return [other for other in plan.PARTS if (other.table, other.row) == (part.table, part.row)]
+
+
 def test_every_trained_row_has_a_command_at_its_papers_recipe():
     """Nothing to add to the recipe but the row's method, and what the row is about."""
     about = {"--recipe", "--method", "--arch", "--attacker", "--options", "--steps", "--seed", "--attacks", "--workdir"}

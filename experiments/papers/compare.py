@@ -67,7 +67,7 @@ def elsewhere(measured: Sequence[Record]) -> str:
         counts[-1] += f", {len(rows & done - part_done)} of these in all planned columns and seeds."
     older = len({(r["table"], r["row"]) for r in measured} - done)
     older_said = f" {older} more have results of earlier runs." if older else ""
-    said = f"{' '.join(counts)}{older_said} `python experiments/reproduce.py --list` says what each would take."
+    said = f"{' '.join(counts)}{older_said}"
     return "\n".join([said, "", "Not in these tables, by the name of the JSON in experiments/results:", *lines])
 
 

@@ -1,7 +1,7 @@
-"""Every row of every table: state and estimated cost (`experiments/reproduce.py --list`)."""
+"""The state and estimated cost of every row (`experiments/reproduce.py --list`), and of what the page lacks."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from l2ljax.report.markdown import grid
@@ -13,7 +13,7 @@ from papers.printed import printed
 from papers.targets import ARCHITECTURES, TABLES
 from papers.work import left
 
-__all__ = ["chosen", "listed", "state", "wanted"]
+__all__ = ["chosen", "listed", "missing", "shortfall", "state", "wanted"]
 
 
 def chosen(only: str, *, as_printed: bool = False) -> list[Part]:
@@ -44,15 +44,15 @@ def wanted(only: str) -> list[tuple[str, str]]:
 def listed(only: str = "") -> str:
     """Return Markdown: a line per row, and the sums of planned and missing work."""
     cells: list[list[str]] = []
-    missing: dict[str, Job] = {}
+    undone: dict[str, Job] = {}
     for name, row in wanted(only):
         table = TABLES[name]
         parts = [part for part in plan.PARTS if (part.table, part.row) == (name, row)]
         if parts:
-            missing |= {job.made: job for part in parts if not records.is_kept(part) for job in left(part)}
+            undone |= {job.made: job for part in missing(parts) for job in left(part)}
         own = printed(name, row)
         work, alone = effort_of(parts), effort_of(own)
-        done = sum(map(records.is_kept, parts))
+        done = len(parts) - len(missing(parts))
         cells.append([
             name, row, state(parts), f"{done}/{len(parts)}" if parts else "-",
             ", ".join(str(seed) for seed in sorted({part.seed for part in parts})) or "-",
@@ -62,7 +62,7 @@ def listed(only: str = "") -> str:
         ])  # fmt: skip
     header = ["table", "row", "state", "parts", "seeds", "recipe", "passes", "CPU h", "GPU h"]
     header += ["as printed", "its GPU h", "printed in"]
-    remaining = sum((job.effort for job in missing.values()), Effort())
+    remaining = sum((job.effort for job in undone.values()), Effort())
     totals = (
         f"Planned and missing: {remaining.passes:.2g} passes, {remaining.hours('cpu'):.1f} hours on two CPU cores, "
         f"{remaining.hours('gpu'):.2g} on a data-center GPU. Estimates from counted multiplications; "
@@ -70,6 +70,37 @@ def listed(only: str = "") -> str:
     )
     shown = f"Networks, not results: {', '.join(ARCHITECTURES)}."
     return "\n\n".join([grid(header, cells), totals, *([] if only else [shown])])
+
+
+def shortfall() -> str:
+    """Return the page's table of rows without results: a line per table of a paper, with what they would take."""
+    cells = []
+    for name, table in TABLES.items():
+        of_row = {row: [part for part in plan.PARTS if (part.table, part.row) == (name, row)] for row in table.rows}
+        lacking = [row for row, parts in of_row.items() if parts and not any(map(records.is_kept, parts))]
+        partial = [row for row, parts in of_row.items() if row not in lacking and missing(parts)]
+        unplanned = [row for row, parts in of_row.items() if not parts]
+        if lacking or partial or unplanned:
+            planned = effort_of(part for parts in of_row.values() for part in missing(parts))
+            own = effort_of(part for row in unplanned for part in printed(name, row))
+            named = ["; ".join(rows) or "-" for rows in (lacking, partial, unplanned)]
+            cells.append([name, *named[:2], _hours(planned, "cpu"), named[2], _hours(own, "gpu")])
+    total = effort_of(missing(plan.PARTS))
+    about = (
+        f"Results are missing for lack of time: on two CPU cores with AVX-512 the planned ones take about "
+        f"{total.hours('cpu'):.0f} hours (estimated from counted multiplications; with AVX2 alone, and for generators, "
+        "up to three times as long). Tables share models, which count in each. Rows that are not planned are on "
+        "networks, data and schedules for which two cores would need a day or more each: the last column has their "
+        "hours on a data-center GPU, at their paper's own settings. `python experiments/reproduce.py --only=TABLE/ROW "
+        "--minutes=N` runs planned rows, with `--printed` those of the papers."
+    )
+    header = ["table", "not run", "in part", "hours, two CPU cores", "not planned", "their GPU hours"]
+    return "\n\n".join(["## What is missing, and what it takes", about, grid(header, cells)])
+
+
+def missing(parts: Iterable[Part]) -> list[Part]:
+    """Return the parts without kept results."""
+    return [part for part in parts if not records.is_kept(part)]
 
 
 def state(parts: Sequence[Part]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError, one_line
-from papers import ablations, claims, compare, tables
+from papers import ablations, claims, compare, listing, tables
 
 __all__ = ["RESULTS", "SPEED", "TITLES", "compact", "markdown", "section"]
 
@@ -43,6 +43,7 @@ def markdown(results: Path) -> str:
     first = [sections.pop(name) for name in SPEED if name in sections]
     rows = compare.read_records(results / "papers")
     papers = [claims.as_markdown(claims.answers(rows, results)), compare.as_markdown(rows, results)]
+    papers.append(listing.shortfall())
     text = "\n\n".join([*first, *papers, *sections.values()])
     return f"{HEAD}\n{compact(text)}\n"
 
