@@ -24,7 +24,7 @@ class _State(NamedTuple):
     fooled: Array
     best: Point
     step_size: Array  # [B], in the l1 norm
-    count: Array  # [B]: the number of entries that a step moves
+    moved: Array  # [B]: the number of entries that a step moves
     support: Array  # [B]: the number of changed entries at the last checkpoint
 
 
@@ -76,16 +76,16 @@ def ascend_sparsely(gradient_fn: GradientFn, ball: Ball, x: Array, start: Array,
         sparser = check & (changed < 0.95 * state.support)
         shorter = jnp.maximum(state.step_size / 1.5, ball.eps / 10)
         step_size = jnp.where(sparser, ball.eps, jnp.where(check, shorter, state.step_size))
-        count = jnp.where(check, jnp.ceil(changed / 1.5), state.count)
+        moved = jnp.where(check, jnp.ceil(changed / 1.5), state.moved)
         origin = choose(sparser, best, here)
-        signs = largest(origin.gradient, count)
+        signs = largest(origin.gradient, moved)
         after = _State(
             x=ball.project(origin.x + spread(step_size, x) * signs, x),
             adversarial=choose(wrong, here.x, state.adversarial),
             fooled=state.fooled | wrong,
             best=best,
             step_size=step_size,
-            count=count,
+            moved=moved,
             support=jnp.where(check, changed, state.support),
         )
         return after, None
@@ -94,7 +94,7 @@ def ascend_sparsely(gradient_fn: GradientFn, ball: Ball, x: Array, start: Array,
     first = _State(
         x=start, adversarial=start, fooled=jnp.zeros(len(x), bool),
         best=Point(start, jnp.zeros_like(start), jnp.full(len(x), -jnp.inf, wide)),
-        step_size=jnp.full(len(x), ball.eps, wide), count=jnp.ceil(begun / 1.5), support=begun,
+        step_size=jnp.full(len(x), ball.eps, wide), moved=jnp.ceil(begun / 1.5), support=begun,
     )  # fmt: skip
     last, _ = jax.lax.scan(step, first, jnp.arange(steps + 1))
     return AdaptiveAscent(last.adversarial, last.fooled, last.best.x, last.best.loss, None)
