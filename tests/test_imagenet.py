@@ -16,7 +16,7 @@ from l2ljax.data.images import Images, decode
 from l2ljax.defenses import METHODS
 from l2ljax.run import recipes
 from l2ljax.types import L2LError
-from tests.test_data import write_prepared
+from tests.test_data_sources import write_prepared
 
 NAME = "restricted_imagenet"
 CLASSES = SOURCES[NAME].classes
