@@ -111,20 +111,27 @@ def test_claims_ask_digits_for_settings_of_the_ablation(tmp_path, monkeypatch):
 
 
 def test_gail_is_answered_from_its_own_results(tmp_path):
-    def plant(learned, adam, at=1):
+    def plant(learned, adam, at=1, pairs=500):
         for file, arm, values in (("_dense", "l2l_dense_lr1e-6", learned), ("", "adam", adam)):
-            content = json.dumps({"arms": {arm: {"lowest_late": values, "final_return": [500.0] * 3}}})
+            record = {"expert_return": 500.0, "expert_pairs": 500 if file else pairs}
+            content = json.dumps({**record, "arms": {arm: {"lowest_late": values, "final_return": [500.0] * 3}}})
             (tmp_path / f"gail_figure6_CartPole-v1{file}.json").write_text(content)
         return answer([], claims.gail_is_steadied, tmp_path, at)
 
     assert answer([], claims.gail_is_steadied, tmp_path, 1) == "open"
     assert plant([490.0] * 3, [200.0, 210.0, 205.0], at=0) == "yes"  # it drops at all
     assert plant([490.0] * 3, [490.0, 488.0, 470.0], at=0) == "no"
+    assert plant([490.0] * 3, [449.0, 452.0, 450.0], at=0) == "open"  # to a bound, as much as to any number
     assert plant([490.0, 495.0, 480.0], [200.0, 210.0, 205.0]) == "yes"
     assert plant([490.0, 495.0, 480.0], [489.0, 494.0, 485.0]) == "no, within noise"
     assert plant([200.0, 210.0, 205.0], [490.0, 495.0, 480.0]) == "no"
     arms = {"l2l_dense_lr1e-6": {"diverged": "after 426 iterations: lower its rate"}}
-    (tmp_path / "gail_figure6_CartPole-v1_dense.json").write_text(json.dumps({"arms": arms}))
+    assert "demonstrations" not in claims.gail_is_steadied([], tmp_path)[1].where
+    plant([200.0] * 3, [490.0] * 3, pairs=480)
+    unlike = "other demonstrations (500.0, 500 pairs) than Adam's (500.0, 480 pairs)"
+    assert claims.gail_is_steadied([], tmp_path)[1].where.endswith(unlike)
+    record = {"expert_return": 500.0, "expert_pairs": 500, "arms": arms}
+    (tmp_path / "gail_figure6_CartPole-v1_dense.json").write_text(json.dumps(record))
     found = claims.gail_is_steadied([], tmp_path)[1]
     assert (found.answer, found.shown) == ("no", "after 426 iterations")
 

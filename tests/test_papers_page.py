@@ -59,7 +59,7 @@ def test_rows_are_counted_with_and_without_all_that_is_planned(monkeypatch):
     for kept, counts in ((lambda part: part in (some, whole), (2, 1)), (lambda part: False, (0, 0))):
         monkeypatch.setattr(records, "is_kept", kept)
         text = compare.elsewhere([record()])
-        assert f"rows {counts[0]} have results of the runs that are planned for them, {counts[1]} of these" in text
+        assert f"figures {counts[0]} have results of the runs that are planned for them, {counts[1]} of these" in text
     assert "1 more have results of earlier runs" in text
 
 

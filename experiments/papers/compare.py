@@ -59,10 +59,10 @@ def elsewhere(measured: Sequence[Record]) -> str:
     done = {(part.table, part.row) for part in kept}
     part_done = {(part.table, part.row) for part in PARTS if part not in kept} & done
     counts = []
-    for whose, ours in (("the papers'", False), ("our own", True)):
+    for whose, ours in (("the papers' tables and figures", False), ("tables of ours", True)):
         rows = {(name, row) for name, table in TABLES.items() for row in table.rows if _is_ours(table) == ours}
         counts.append(
-            f"Of {whose} {len(rows)} rows {len(rows & done)} have results of the runs that are planned for them"
+            f"Of {len(rows)} rows of {whose} {len(rows & done)} have results of the runs that are planned for them"
         )
         counts[-1] += f", {len(rows & done - part_done)} of these in all planned columns and seeds."
     older = len({(r["table"], r["row"]) for r in measured} - done)
@@ -141,10 +141,10 @@ different settings have a line each. The column `schedule` lists what differs in
 paper; in tables of ours, from the recipe `ours`, which is of no paper. Where a paper does not state a setting, that of
 the code it builds on is taken, as l2ljax/run/recipes.py says (RNN-Adv states none of its classifiers' rates, batch
 sizes and epochs). Between data sets only data, network, radius and epochs are compared. No difference in these tables
-is one between implementations alone: the budgets differ. All models are judged in their last state; RNN-Adv's paper
-prints the lowest of five seeds. In brackets behind a column is its number of test images; columns `ours: NAME` are the
-attack of that name in the README, and `RNN-Adv` is the attacker of our RNN-Adv of seed 0, trained with 7 steps, with
-10."""
+is one between implementations alone: the budgets differ. All models are judged in their last state; L2L's papers and
+RNN-Adv's print the lowest of five seeds. In brackets behind a column is its number of test images; columns `ours: NAME`
+are the attack of that name in the README, and `RNN-Adv` is the attacker of our RNN-Adv of seed 0, trained with 7 steps,
+with 10."""
 _OURS = {"pgd100": "ours: pgd100", "margin100": "ours: margin100"}
 """Heads of columns that are no paper's."""
 

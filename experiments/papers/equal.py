@@ -5,7 +5,7 @@ PARTS of the table `ours:equal-passes`; a method of two passes a step has 15 epo
 
 from papers.jobs import AUTOATTACK, FAST, NEUTRAL, Job, Part, trained, white
 
-__all__ = ["PARTS", "PASSES", "ROWS", "model"]
+__all__ = ["PARTS", "PASSES", "ROWS", "model", "spent"]
 
 PASSES = 30
 """The passes over a training image in all epochs."""
@@ -25,6 +25,12 @@ are a part of the time, RNN-Adv's is not."""
 _SHARED = ("--lr=0.1", "--lr-schedule=onecycle", "--ema=0.999")
 _EMA = {"pgd10": "pgd10", "pgd10 without EMA": "raw pgd10", "Natural without EMA": "raw clean"}
 """Columns from the training run's own report."""
+
+
+def spent(row: str) -> int:
+    """Return the passes over a training image in a row's whole epochs, at most PASSES."""
+    _, passes, *_ = ROWS[row]
+    return PASSES // passes * passes
 
 
 def model(row: str, seed: int = 0) -> Job:

@@ -4,7 +4,7 @@
 
 The noise is the larger of the groups' ranges over seeds and of two standard errors from the number of images. A
 difference above the noise is yes, one below minus the noise is no. Between, it is no, within noise, if both
-have three seeds and the difference is within their ranges, else open.
+have three seeds, none is a bound, and the difference is within their ranges, else open.
 """
 
 import math
@@ -35,6 +35,8 @@ class Group(NamedTuple):
     """The number of the row's planned runs that have results; None for as many as values."""
     scale: float = 1.0
     """The factor between accuracies and values, for a tenth of an accuracy 0.1."""
+    bound: bool = False
+    """Whether it is a bound made of another row's numbers, to which a difference within the noise says nothing."""
 
 
 class Answer(NamedTuple):
@@ -65,7 +67,7 @@ def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
         answer = "yes"
     elif difference < -noise:
         answer = "no"
-    elif seeds >= NEEDED and abs(difference) <= spread:
+    elif seeds >= NEEDED and abs(difference) <= spread and not (more.bound or less.bound):
         answer = "no, within noise"
     else:
         answer = "open"
@@ -74,7 +76,7 @@ def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
     if answer == "open":
         enough = seeds >= NEEDED  # then the difference is beyond the seeds' range, and so not 0
         images = (more.images or 0) * (noise / difference) ** 2 if enough else 0
-        settled_by = f"{images:,.0f} images" if enough else _seeds(more, less)
+        settled_by = f"{images:,.0f} images" if images else "more seeds" if enough else _seeds(more, less)
     shown = f"{'; '.join(sides)}; noise {_number(noise, more)}"
     return Answer(claim, where, answer, shown, seeds, settled_by)
 

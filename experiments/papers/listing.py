@@ -10,7 +10,7 @@ from papers import plan, records
 from papers.effort import Effort
 from papers.jobs import Job, Part, effort_of
 from papers.printed import printed
-from papers.targets import ARCHITECTURES, TABLES
+from papers.targets import ARCHITECTURES, TABLES, Table
 from papers.work import left
 
 __all__ = ["chosen", "listed", "missing", "shortfall", "state", "wanted"]
@@ -73,29 +73,49 @@ def listed(only: str = "") -> str:
 
 
 def shortfall() -> str:
-    """Return the page's table of rows without results: a line per table of a paper, with what they would take."""
+    """Return the page's section on what has no results: a line per table of a paper, with what it would take."""
     cells = []
     for name, table in TABLES.items():
         of_row = {row: [part for part in plan.PARTS if (part.table, part.row) == (name, row)] for row in table.rows}
-        lacking = [row for row, parts in of_row.items() if parts and not any(map(records.is_kept, parts))]
-        partial = [row for row, parts in of_row.items() if row not in lacking and missing(parts)]
+        lacking = [row for row, parts in of_row.items() if parts and missing(parts) == parts]
+        partial = [f"{row} ({said})" for row, parts in of_row.items() if row not in lacking and (said := _gaps(parts))]
         unplanned = [row for row, parts in of_row.items() if not parts]
-        if lacking or partial or unplanned:
+        columns = [f"{said} of {row}" for row, parts in of_row.items() if (said := _unplanned(table, row, parts))]
+        if lacking or partial or unplanned or columns:
             planned = effort_of(part for parts in of_row.values() for part in missing(parts))
             own = effort_of(part for row in unplanned for part in printed(name, row))
-            named = ["; ".join(rows) or "-" for rows in (lacking, partial, unplanned)]
+            named = ["; ".join(rows) or "-" for rows in (lacking, partial, unplanned + columns)]
             cells.append([name, *named[:2], _hours(planned, "cpu"), named[2], _hours(own, "gpu")])
     total = effort_of(missing(plan.PARTS))
     about = (
         f"Results are missing for lack of time: on two CPU cores with AVX-512 the planned ones take about "
         f"{total.hours('cpu'):.0f} hours (estimated from counted multiplications; with AVX2 alone, and for generators, "
-        "up to three times as long). Tables share models, which count in each. Rows that are not planned are on "
-        "networks, data and schedules for which two cores would need a day or more each: the last column has their "
-        "hours on a data-center GPU, at their paper's own settings. `python experiments/reproduce.py --only=TABLE/ROW "
-        "--minutes=N` runs planned rows, with `--printed` those of the papers."
+        "up to three times as long). Tables share models, which count in each. Rows that are not planned are, in their "
+        "papers, on networks, data and schedules for which two cores would need a day or more each, and no smaller "
+        "stand-in is planned: the last column has their hours on a data-center GPU, at their paper's own settings. "
+        "`python experiments/reproduce.py --only=TABLE/ROW --minutes=N` runs planned rows, with `--printed` those of "
+        "the papers. The papers' column `Min` is the lowest of its row, and not repeated."
     )
-    header = ["table", "not run", "in part", "hours, two CPU cores", "not planned", "their GPU hours"]
+    header = ["table", "not run", "in part, without", "hours, two CPU cores", "not planned", "these rows' GPU hours"]
     return "\n\n".join(["## What is missing, and what it takes", about, grid(header, cells)])
+
+
+def _gaps(parts: Sequence[Part]) -> str:
+    """Return the seeds of a row without results, and the columns that the others lack."""
+    said = []
+    for seed in sorted({part.seed for part in parts}):
+        of_seed = [part for part in parts if part.seed == seed]
+        gone = missing(of_seed)
+        columns = ", ".join(column for part in gone for column in part.columns)
+        if gone:
+            said.append(f"seed {seed}" if gone == of_seed else f"{columns} of seed {seed}")
+    return "; ".join(said)
+
+
+def _unplanned(table: Table, row: str, parts: Sequence[Part]) -> str:
+    """Return the paper's columns that no part of a planned row has; parts without columns are scripts' results."""
+    planned = {column for part in parts for column in part.columns}
+    return ", ".join(column for column in table.rows[row] if planned and column not in {"Min", *planned})
 
 
 def missing(parts: Iterable[Part]) -> list[Part]:
