@@ -19,7 +19,7 @@ from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import L2LError
 from l2ljax.values import LARGEST, Count, Range
-from papers import tables
+from papers import speeds
 
 RIVAL = Path(__file__).parent / "imitation_gail.py"
 
@@ -67,7 +67,7 @@ def main(flags: Flags) -> None:
     record = {**provenance(), "environment": flags.env, "gail_speed": rounds}
     record["command"] = record["command"].replace(str(flags.imitation), "PYTHON")
     write_json(flags.out, record)
-    print(tables.gail_speed(record))
+    print(speeds.gail_speed(record))
 
 
 if __name__ == "__main__":

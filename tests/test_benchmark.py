@@ -1,7 +1,7 @@
 import jax
 
 from bench import benchmark
-from papers import tables
+from papers import speeds
 
 
 def clocked(monkeypatch, durations):
@@ -41,7 +41,7 @@ def test_ratios_compare_within_a_round(monkeypatch):
         "machine": "M", "date": "D", "command": "C", "batch_size": 8, "versions": {"jax": "1"},
         "results": {"PGD": benchmark.alternate(programs, images=8, repeats=2)},
     }  # fmt: skip
-    text = tables.throughput(found)
+    text = speeds.throughput(found)
     assert "time / ours" in text
     row = next(line for line in text.splitlines() if "theirs" in line)
     assert [cell.strip() for cell in row.strip("|").split("|")] == [

@@ -19,7 +19,7 @@ from l2ljax.files import write_json
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
-from papers.tables import quotient
+from papers.speeds import quotient
 
 __all__ = ["Goal", "collect", "first_step", "fresh_clone", "imported", "keep", "measure", "reached", "run"]
 

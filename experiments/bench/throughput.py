@@ -31,7 +31,7 @@ from l2ljax.files import check_writable, write_json
 from l2ljax.run.trained import load_function
 from l2ljax.runtime.provenance import provenance
 from l2ljax.types import Batch, example_keys
-from papers import figures, tables
+from papers import figures, speeds, tables
 
 __all__ = ["TRAINING", "Build", "Built", "Cell", "Flags", "presets", "run"]
 
@@ -118,7 +118,7 @@ def _measure(cell: Cell, flags: Flags, after_round: Callable[[dict[str, dict[str
         for name, row in rows.items():
             row |= {**about[name], "device_peak_bytes": _peak()}
             ours = first.setdefault(row.get("method"), row)
-            row["time_over_ours"] = tables.quotient(row["seconds"], ours["seconds"])
+            row["time_over_ours"] = speeds.quotient(row["seconds"], ours["seconds"])
         after_round(rows)
 
     benchmark.alternate(programs, images=cell.batch_size, repeats=flags.repeats, after_round=complete)

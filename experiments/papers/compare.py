@@ -16,7 +16,7 @@ from l2ljax.report.markdown import grid
 from l2ljax.run import recipes
 from l2ljax.runtime.workdir import read_json
 from l2ljax.threat import parse_eps
-from papers import effort, records, tables
+from papers import effort, records, speeds
 from papers.effort import TRAIN_IMAGES
 from papers.plan import PARTS
 from papers.printed import METHODS, setting
@@ -132,7 +132,7 @@ def _ratio(steps: Mapping[str, _Step], method: str, other: str) -> list[str]:
     if method not in steps or other not in steps:
         return ["-", "-"]
     (seconds, flops), (reference, fewest) = steps[method], steps[other]
-    return [f"{flops / fewest:.2f}", tables.RATIO.format(**tables.quotient(seconds, reference))]
+    return [f"{flops / fewest:.2f}", speeds.RATIO.format(**speeds.quotient(seconds, reference))]
 
 
 _ABOUT = """A cell is ours, then the paper's number, then the difference in points; where the paper's number is of
