@@ -79,6 +79,9 @@ CASES = {
     claims.diversity_helps: [
         ("l2l_da:table1a", "R-, D+", "PGD100", 0.9, 0.8), ("l2l_da:table1a", "R-, D-", "PGD100", 0.8, 0.9),
     ],
+    claims.generator_beats_pgd: [
+        ("l2l_da:table2-mnist", "L2L-DA", "PGD100", 0.9, 0.8), ("l2l_da:table2-mnist", "PGD10", "PGD100", 0.8, 0.9),
+    ],
 }  # fmt: skip
 
 

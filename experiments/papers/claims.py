@@ -19,7 +19,7 @@ from papers.plan import AS_PRINTED, PARTS, TASKS
 
 __all__ = [
     "ATTACKS", "alike", "alternating_beats_joint", "answers", "as_markdown", "column", "digits",
-    "diversity_helps", "gail_is_steadied", "interpolation_falls", "learned_attacker_pays",
+    "diversity_helps", "gail_is_steadied", "generator_beats_pgd", "interpolation_falls", "learned_attacker_pays",
     "learned_attacker_wins", "naive_fails", "rnn_beats_adv_train", "two_steps_beat_one", "worst",
 ]  # fmt: skip
 
@@ -115,7 +115,9 @@ def _falls(records: Sequence[Record], *rows: tuple[str, str]) -> list[Group]:
 
 # The claims ----------------------------------------------------------------------------------------------------------
 
-_SETS = {"rnn_adv:table3": "MNIST", "l2l:table2": "CIFAR-10", "l2l:table4-v2": "CIFAR-10"}
+_SETS = {
+    "rnn_adv:table3": "MNIST", "l2l_da:table2-mnist": "MNIST", "l2l:table2": "CIFAR-10", "l2l:table4-v2": "CIFAR-10",
+}  # fmt: skip
 _DIGITS = {"methods": "digits, one-cycle rate, Cutout, PGD-100", "recipes": "digits, constant rate, PGD-100"}
 """Table of experiments/ablation.py -> where: the settings that its rows share."""
 _Pair = tuple[str, Group, Group]
@@ -232,6 +234,12 @@ def diversity_helps(records: Sequence[Record], results: Path) -> list[Answer]:
     return [exceeds("L2L-DA's diversity term helps", where.format(row), *pair) for row, pair in pairs.items()]
 
 
+def generator_beats_pgd(records: Sequence[Record], results: Path) -> list[Answer]:
+    """L2L-DA, Table 2: at equal epochs, whose steps cost L2L-DA more."""
+    pair = _worst_of(records, "l2l_da:table2-mnist", "L2L-DA", "PGD10")
+    return [exceeds("L2L-DA beats PGD training at equal epochs", *pair)]
+
+
 UPDATERS = {
     "l2l_dense_lr1e-6": "as in the paper, rate 1e-6", "l2l_dense_lr1e-7": "as in the paper, rate 1e-7",
     "l2l_coordinate": "per coordinate",
@@ -263,5 +271,6 @@ def gail_is_steadied(records: Sequence[Record], results: Path) -> list[Answer]:
 
 CLAIMS: tuple[Callable[[Sequence[Record], Path], list[Answer]], ...] = (
     rnn_beats_adv_train, alternating_beats_joint, two_steps_beat_one, naive_fails, interpolation_falls,
-    learned_attacker_wins, learned_attacker_pays, diversity_helps, gail_is_steadied,
+    learned_attacker_wins, learned_attacker_pays, diversity_helps, generator_beats_pgd,
+    gail_is_steadied,
 )  # fmt: skip
