@@ -125,6 +125,7 @@ def test_gail_is_answered_from_its_own_results(tmp_path):
     assert plant([490.0] * 3, [200.0, 210.0, 205.0], at=0) == "yes"  # it drops at all
     assert plant([490.0] * 3, [490.0, 488.0, 470.0], at=0) == "no"
     assert plant([490.0] * 3, [449.0, 452.0, 450.0], at=0) == "open"  # to a bound, as much as to any number
+    assert claims.gail_is_steadied([], tmp_path)[0].settled_by == "more seeds"
     assert plant([490.0, 495.0, 480.0], [200.0, 210.0, 205.0]) == "yes"
     assert plant([490.0, 495.0, 480.0], [489.0, 494.0, 485.0]) == "no, within noise"
     assert plant([200.0, 210.0, 205.0], [490.0, 495.0, 480.0]) == "no"

@@ -150,8 +150,8 @@ def test_the_list_shows_every_row_with_state_and_cost(monkeypatch, tmp_path):
 def test_the_page_names_every_row_that_lacks_results_once(monkeypatch, tmp_path):
     """Kept rows leave the list, those with some parts kept move to the second column, with what they lack."""
     rows = {name: [*table.rows] for name, table in TABLES.items()}
-    whole = next(part for part in plan.PARTS if len(_parts_of(part)) == 1)
-    some = next(part for part in plan.PARTS if len(_parts_of(part)) > 1)
+    whole = next(part for part in plan.PARTS if len(listing.parts_of(part.table, part.row)) == 1)
+    some = next(part for part in plan.PARTS if len(listing.parts_of(part.table, part.row)) > 1)
     monkeypatch.setattr(listing.records, "is_kept", lambda part: part in (whole, some))
     lines = [line.split("|") for line in listing.shortfall().splitlines() if "|" in line]
     lines = {name.strip(): cells for _, name, *cells in lines}
@@ -161,13 +161,10 @@ def test_the_page_names_every_row_that_lacks_results_once(monkeypatch, tmp_path)
         kept = {whole.row} if whole.table == name else set()
         assert set.union(*named) == set(of_table) - kept and sum(map(len, named)) == len(of_table) - len(kept)
         assert named[1] == ({some.row} if some.table == name else set())
-    others = ", ".join(column for part in _parts_of(some) if part != some for column in part.columns)
+    beside = [part for part in listing.parts_of(some.table, some.row) if part != some]
+    others = ", ".join(column for part in beside for column in part.columns)
     assert f"{some.row} ({others} of seed {some.seed})" in lines[some.table][1]
     assert "CW of Naive L2L" in lines["l2l:table8"][3] and "Min of" not in str(lines)
-
-
-def _parts_of(part):
-    return [other for other in plan.PARTS if (other.table, other.row) == (part.table, part.row)]
 
 
 def test_every_trained_row_has_a_command_at_its_papers_recipe():

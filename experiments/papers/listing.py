@@ -13,7 +13,7 @@ from papers.printed import printed
 from papers.targets import ARCHITECTURES, TABLES, Table
 from papers.work import left
 
-__all__ = ["chosen", "listed", "missing", "shortfall", "state", "wanted"]
+__all__ = ["chosen", "listed", "missing", "parts_of", "shortfall", "state", "wanted"]
 
 
 def chosen(only: str, *, as_printed: bool = False) -> list[Part]:
@@ -47,9 +47,8 @@ def listed(only: str = "") -> str:
     undone: dict[str, Job] = {}
     for name, row in wanted(only):
         table = TABLES[name]
-        parts = [part for part in plan.PARTS if (part.table, part.row) == (name, row)]
-        if parts:
-            undone |= {job.made: job for part in missing(parts) for job in left(part)}
+        parts = parts_of(name, row)
+        undone |= {job.made: job for part in missing(parts) for job in left(part)}
         own = printed(name, row)
         work, alone = effort_of(parts), effort_of(own)
         done = len(parts) - len(missing(parts))
@@ -76,7 +75,7 @@ def shortfall() -> str:
     """Return the page's section on what has no results: a line per table of a paper, with what it would take."""
     cells = []
     for name, table in TABLES.items():
-        of_row = {row: [part for part in plan.PARTS if (part.table, part.row) == (name, row)] for row in table.rows}
+        of_row = {row: parts_of(name, row) for row in table.rows}
         lacking = [row for row, parts in of_row.items() if parts and missing(parts) == parts]
         partial = [f"{row} ({said})" for row, parts in of_row.items() if row not in lacking and (said := _gaps(parts))]
         unplanned = [row for row, parts in of_row.items() if not parts]
@@ -116,6 +115,11 @@ def _unplanned(table: Table, row: str, parts: Sequence[Part]) -> str:
     """Return the paper's columns that no part of a planned row has; parts without columns are scripts' results."""
     planned = {column for part in parts for column in part.columns}
     return ", ".join(column for column in table.rows[row] if planned and column not in {"Min", *planned})
+
+
+def parts_of(table: str, row: str) -> list[Part]:
+    """Return the plan's parts of a row, none if it is not planned."""
+    return [part for part in plan.PARTS if (part.table, part.row) == (table, row)]
 
 
 def missing(parts: Iterable[Part]) -> list[Part]:
