@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from papers import ablations, claims, evidence, plan
+from papers import ablations, claims, evidence, plan, printed
 from papers.evidence import Group, exceeds
 from tests.test_papers_page import FULL, record
 
@@ -21,6 +21,10 @@ from tests.test_papers_page import FULL, record
         ([0.60], [0.50], 10_000, "yes"),
         ([0.60], [0.50], 100, "open"),  # ten points of 100 images are two standard errors of nothing
         ([0.60, 0.60, 0.60], [0.55, 0.55, 0.55], 100, "open"),  # too few images, not the seeds
+        ([0.30, 0.52, 0.58], [0.60, 0.61, 0.62], 10_000, "no"),  # all below, however far apart
+        ([0.30, 0.52, 0.60], [0.60, 0.61, 0.62], 10_000, "no, within noise"),
+        ([0.30, 0.58], [0.60, 0.61], 10_000, "open"),
+        ([0.55, 0.575, 0.58], [0.59, 0.61, 0.62], 1000, "open"),  # all below, within the images' error
         ([], [0.5], 100, "open"),
     ],
 )
@@ -45,6 +49,9 @@ def test_what_is_open_names_the_budget_that_would_settle_it(monkeypatch):
     assert by([0.60], [0.10]) == by([0.60] * 3, [0.60] * 3) == ""  # answered, by no where there is no difference
     # Two standard errors of a difference at 1/2, 2 sqrt(1/2 / n), reach two points at n = 5,000.
     assert by([0.51] * 3, [0.49] * 3) == "4,998 images"
+    bound = Group("a tenth", [0.05] * 3, 100, bound=True)
+    for values in ([0.05] * 3, [0.0, 0.05, 0.1], [0.03, 0.05, 0.1]):  # no number of images settles these
+        assert exceeds("claim", "where", bound, Group("b", values, 100)).settled_by == "more seeds"
 
 
 def answer(found, claim, results, at=0):
@@ -137,7 +144,9 @@ def test_gail_is_answered_from_its_own_results(tmp_path):
     record = {"expert_return": 500.0, "expert_pairs": 500, "arms": arms}
     (tmp_path / "gail_figure6_CartPole-v1_dense.json").write_text(json.dumps(record))
     found = claims.gail_is_steadied([], tmp_path)[1]
-    assert (found.answer, found.shown) == ("no", "after 426 iterations")
+    assert (found.answer, found.shown, found.seeds) == ("no", "after 426 iterations", 1)
+    (tmp_path / "gail_figure6_CartPole-v1.json").unlink()
+    assert claims.gail_is_steadied([], tmp_path)[2].answer == "open"  # nothing stands beside it
 
 
 def test_the_worst_is_taken_over_attacks_that_both_rows_have():
@@ -167,6 +176,15 @@ def test_the_noise_is_of_the_images_of_the_lowest_attack():
     for row in rows:
         row["values"]["AutoAttack"] = {"value": 0.6, "images": 200, "command": "judge"}
     assert [group.images for group in claims.worst(rows, "rnn_adv:table3", "RNN-Adv", "AdvTrain")] == [1000, 1000]
+
+
+def test_runs_at_the_papers_settings_leave_the_answers_as_they_are(tmp_path):
+    values = {"RNN-Adv": 0.96, "AdvTrain": 0.90}
+    rows = [record(row=row, seed=s, images=10_000, PGD_100=v) for row, v in values.items() for s in range(3)]
+    [own] = {part.victim.line for part in printed.printed("rnn_adv:table3", "AdvTrain") if part.seed == 0}
+    rows.append(record(training={**FULL, "epochs": 100.0, "command": own}, images=10_000, PGD_100=0.99))
+    assert claims.answers(rows, tmp_path)[0] == claims.answers(rows[:-1], tmp_path)[0]
+    assert claims.answers(rows, tmp_path)[0].answer == "yes"
 
 
 def test_digits_are_read_where_they_are_kept():

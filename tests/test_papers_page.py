@@ -2,6 +2,7 @@
 
 import json
 
+from l2ljax.report import markdown
 from papers import compare, overview, plan, records, tables
 from papers.targets import TABLES
 
@@ -130,8 +131,8 @@ def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path
     rows["rnn_adv, phi frozen at its start"] = run("rnn_adv", 0.1)
     (tmp_path / "digits_methods.json").write_text(json.dumps({"rows": rows}))
     (tmp_path / "papers").mkdir()
-    for seed, accuracy in enumerate((0.3, 0.5)):
-        training = {"method": "pgd_adv", "dataset": "cifar10", "arch": "resnet20", "eps": "8/255", "epochs": 10}
+    for seed, (accuracy, epochs) in enumerate(((0.3, 10), (0.5, 10), (0.6, 100))):
+        training = {"method": "pgd_adv", "dataset": "cifar10", "arch": "resnet20", "eps": "8/255", "epochs": epochs}
         training |= {"train_size": 25_000, "options": {"steps": 2}}
         record = {"table": "t", "row": "r with AWP", "seed": seed, "training": training}
         (tmp_path / "papers" / f"{seed}.json").write_text(
@@ -141,9 +142,10 @@ def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path
     digits, _, cifar, _ = overview.PANELS
     assert [(p.panel, p.label, p.passes, round(p.accuracy, 6)) for p in found] == [
         (digits, "pgd_adv", 660, 0.6), (digits, "rnn_adv", 660, 0.8), (digits, "n_fgsm", 120, 0.4),
-        (cifar, "pgd_adv with AWP", 15, 0.4),
+        (cifar, "pgd_adv with AWP", 15, 0.4), (cifar, "pgd_adv with AWP", 150, 0.6),
     ]  # fmt: skip
-    assert [round(p.error, 4) for p in found] == [0.1414, 0.0408, 0.05, 0.1414]  # of two seeds, of 96 images, ...
+    errors = [0.1414, 0.0408, 0.05, 0.1414, 0.0155]  # of two seeds, of 96 images, ...
+    assert [round(p.error, 4) for p in found] == errors
     rows = {f"{name}, eps {eps}": run(m, a) for eps, a in (("0.1", 0.5), ("0.2", 0.25)) for name, m in
             {"N-FGSM": "n_fgsm", "RNN-Adv, 3 steps": "rnn_adv"}.items()}  # fmt: skip
     rows = {
@@ -158,3 +160,49 @@ def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path
     ]  # fmt: skip
     overview.draw(tmp_path / "passes.png", found)
     assert (tmp_path / "passes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_of_the_speed_and_strength_scripts_are_told():
+    row = {
+        "seconds": {"ours": 2.0, "them 1": 5.0}, "compile_seconds": 3.0, "robust": {"ours": 3, "them 1": 4},
+        "differing": 1,
+    }  # fmt: skip
+    found = {"machine": "M", "date": "D", "command": "C", "about": "A", "images": 8, "autoattack": [row]}
+    text = tables.autoattack(found)
+    cells = [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")]
+    assert cells == ["0", "3", "4", "1", "2.0", "5.0", "2.50", "3.0"] and "them 1" in text
+    curve = {"largest": [0.5, 1.0, 2.0], "spread": [0.0, 0.1, 0.25]}
+    found = {"eval_size": 1000, "command": "C", "panels": {"robust": {"PGD": curve}}}
+    row = next(line for line in tables.strength(found).splitlines() if "PGD" in line)
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["robust", "PGD", "0.500", "2.000", "0.250"]
+    report = {"method": "plain", "clean_acc": 0.9, "attacks": {}, "worst_case_acc": 0.5}
+    assert tables.runs({"reports": [report]}) == markdown.table([report])
+
+
+def test_judgements_share_a_table_and_name_what_rang():
+    def judged(name, attacks, black_box, worst, passed):
+        return {
+            "name": name, "dataset": "digits", "architecture": "cnn", "eps": "0.1", "clean_acc": "97.50",
+            "provenance": {
+                "attacks": attacks, "black_box": black_box, "worst_case_acc": worst, "norm": "linf", "images": 40,
+                "checks": [{"name": "gradients are not 0", "passed": passed}], "command": f"C {name}",
+            },
+        }  # fmt: skip
+
+    text = tables.judgements({
+        "judgements": [
+            judged("a", {"standard": 0.25, "fgsm": 0.5}, {"s": {"pgd10": 0.75}}, 0.2, True),
+            judged("b", {"fgsm": 0.125}, {}, 0.125, False),
+        ]
+    })  # fmt: skip
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[0:1] == "|"]
+    assert rows[0] == ["model", "clean", "standard", "fgsm", "pgd10 on s", "worst case"]
+    assert rows[2:] == [
+        ["a", "97.50", "25.00", "50.00", "75.00", "20.00"],
+        ["b", "97.50", "-", "12.50", "-", "12.50"],
+    ]
+    assert (
+        "- b (" in text
+        and text.endswith("not so: gradients are not 0.")
+        and "1 checks for masked gradients passed.\n" in text
+    )

@@ -3,8 +3,9 @@
     exceeds("RNN-Adv beats AdvTrain", "MNIST, PGD-100", Group("RNN-Adv", [0.95]), Group("AdvTrain", [0.94])).answer
 
 The noise is the larger of the groups' ranges over seeds and of two standard errors from the number of images. A
-difference above the noise is yes, one below minus the noise is no. Between, it is no, within noise, if both
-have three seeds, none is a bound, and the difference is within their ranges, else open.
+difference above the noise is yes, one below minus the noise is no. Between, with three seeds of both and none of them a
+bound: if the ranges do not meet, and the difference is beyond the images' errors, its sign decides too; if it is within
+the ranges, it is no, within noise. All else is open.
 """
 
 import math
@@ -61,22 +62,25 @@ def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
         return Answer(claim, where, "open", f"not run as planned: {missing}", settled_by=_seeds(more, less))
     difference = statistics.mean(more.values) - statistics.mean(less.values)
     spread = max(max(group.values) - min(group.values) for group in (more, less))
-    noise = max(spread, 2 * math.hypot(_error(more), _error(less)))
-    seeds = min(len(more.values), len(less.values))
-    if difference > noise:
-        answer = "yes"
-    elif difference < -noise:
-        answer = "no"
-    elif seeds >= NEEDED and abs(difference) <= spread and not (more.bound or less.bound):
+    error = 2 * math.hypot(_error(more), _error(less))
+    noise, seeds = max(spread, error), min(len(more.values), len(less.values))
+    telling = seeds >= NEEDED and not (more.bound or less.bound)
+    apart = min(more.values) > max(less.values) or max(more.values) < min(less.values)
+    if abs(difference) > (error if telling and apart else noise):
+        answer = "yes" if difference > 0 else "no"
+    elif telling and abs(difference) <= spread:
         answer = "no, within noise"
     else:
         answer = "open"
     sides = [f"{group.name} {', '.join(_number(value, group) for value in group.values)}" for group in (more, less)]
     settled_by = ""
     if answer == "open":
-        enough = seeds >= NEEDED  # then the difference is beyond the seeds' range, and so not 0
-        images = (more.images or 0) * (noise / difference) ** 2 if enough else 0
-        settled_by = f"{images:,.0f} images" if images else "more seeds" if enough else _seeds(more, less)
+        if seeds < NEEDED:
+            settled_by = _seeds(more, less)
+        elif abs(difference) <= spread:
+            settled_by = "more seeds"
+        else:
+            settled_by = f"{(more.images or 0) * (noise / difference) ** 2:,.0f} images"
     shown = f"{'; '.join(sides)}; noise {_number(noise, more)}"
     return Answer(claim, where, answer, shown, seeds, settled_by)
 

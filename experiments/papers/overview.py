@@ -82,11 +82,11 @@ def _digits(results: Path) -> Iterator[Point]:
 
 
 def _papers(results: Path) -> Iterator[Point]:
-    rows: dict[tuple[str, str], list[compare.Record]] = {}
+    rows: dict[tuple[str, str, float], list[compare.Record]] = {}
     for record in compare.read_records(results / "papers"):
         if "pgd100" in record["values"]:
-            rows.setdefault((record["table"], record["row"]), []).append(record)
-    for (_, row), seeds in rows.items():
+            rows.setdefault((record["table"], record["row"], record["training"]["epochs"]), []).append(record)
+    for (_, row, _), seeds in rows.items():
         run, added = seeds[0]["training"], "".join(row.partition(" with ")[1:])
         share = (run.get("train_size") or effort.TRAIN_IMAGES[run["dataset"]]) / effort.TRAIN_IMAGES[run["dataset"]]
         cells = [record["values"]["pgd100"] for record in seeds]

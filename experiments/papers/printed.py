@@ -12,7 +12,7 @@ from typing import Any
 from l2ljax.run import recipes
 from l2ljax.run.config import Config, resolve
 from l2ljax.run.settings import Settings
-from papers import effort, plan
+from papers import effort, plan, records
 from papers.jobs import Job, Part, attacker, black, judged, white
 from papers.targets import TABLES
 
@@ -95,7 +95,8 @@ def model(table: str, row: str, seed: int = 0) -> Job:
     given = (*(f"--{name.replace('_', '-')}={value}" for name, value in flags.items()), f"--seed={seed}")
     varied = "".join(f"-{value}" for name, value in flags.items() if name in ("attacker", "options", "steps"))
     varied = varied.replace(",", "-").replace("=", "")
-    folder = f"runs/printed/{settings.dataset}-{settings.arch}-{settings.method}-{settings.recipe}{varied}-s{seed}"
+    name = f"{settings.dataset}-{settings.arch}-{settings.method}-{settings.recipe}{varied}-s{seed}"
+    folder = f"{records.PRINTED}{name}"
     width = settings.options.get("attacker_width") or 64
     work = effort.training(
         settings.dataset, settings.arch, settings.method, epochs=settings.epochs, width=width,

@@ -20,10 +20,13 @@ from l2ljax.types import L2LError, one_line
 from papers.jobs import Job, Part, bare
 
 __all__ = [
-    "FOLDER", "SETTINGS", "command_of", "is_kept", "is_of", "keep", "load", "of_card", "path_of", "read", "training",
+    "FOLDER", "PRINTED", "SETTINGS", "command_of", "is_kept", "is_of", "is_printed", "keep", "load", "of_card",
+    "path_of", "read", "training",
 ]  # fmt: skip
 
 FOLDER = Path("experiments/results/papers")
+PRINTED = "runs/printed/"
+"""Where runs at the papers' own settings are."""
 SETTINGS = (
     "recipe", "method", "dataset", "arch", "eps", "norm", "epochs", "train_size", "batch_size", "optimizer", "lr",
     "lr_schedule", "milestones", "decay", "weight_decay", "nesterov", "clip_norm", "warmup", "augment", "schedule",
@@ -35,7 +38,7 @@ SETTINGS = (
 
 def path_of(part: Part) -> Path:
     """Return the file of a part's row and seed."""
-    printed = part.victim is not None and part.victim.folder.startswith("runs/printed/")  # of the paper's own settings
+    printed = part.victim is not None and part.victim.folder.startswith(PRINTED)
     name = f"{part.table}-{part.row}{'-printed' * printed}-s{part.seed}".replace("*", " star")
     return FOLDER / f"{re.sub(r'[^0-9A-Za-z+]+', '-', name)}.json"
 
@@ -48,6 +51,11 @@ def load(path: Path) -> dict[str, Any]:
     if wrong := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
         raise L2LError(f"{path} is damaged (no {wrong[0]}): {fix}")
     return record
+
+
+def is_printed(record: Mapping[str, Any]) -> bool:
+    """Return whether a row is of a run at its paper's own settings."""
+    return f"--workdir={PRINTED}" in record["training"].get("command", "")
 
 
 def is_kept(part: Part) -> bool:
