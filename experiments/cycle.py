@@ -52,14 +52,14 @@ def learned(params: Players, *_: Any) -> tuple[Array, Any]:
 
 
 def play(objective: Any, attacker: float, *, step: float, steps: int) -> np.ndarray:
-    """Return the players' positions [steps, 2] from x = 1 on."""
+    """Return the players' positions [steps + 1, 2], from x = 1 on."""
     optimizer = optax.sgd(step)
     train_step = make_step(Defense(None, objective, None), Players(optimizer, optimizer), devices=jax.devices()[:1])  # type: ignore[arg-type]
     params = Players(jnp.float32(1), jnp.float32(attacker))
     state = TrainState(jnp.int32(0), params, Players((), ()), Players(*map(optimizer.init, params)), jax.random.key(0))
     batch = Batch(jnp.zeros((1, 1, 1, 1)), jnp.zeros(1, jnp.int32))
     rows = []
-    for _ in range(steps):
+    for _ in range(steps + 1):  # a step tells the positions before it
         state, metrics = train_step(state, batch)
         rows.append(metrics)
     return np.array([(row["x"], row["y"]) for row in jax.device_get(rows)])

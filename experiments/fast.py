@@ -16,7 +16,7 @@ from l2ljax.runtime.flags import launch
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
-from l2ljax.values import Count
+from l2ljax.values import Count, parse_list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ def main(flags: Flags) -> None:
     check_writable(flags.out)
     settings = {name: getattr(flags, name) for name in ("data_dir", "images", "batch_size", "seeds")}
     verdicts_in(flags.out)
-    for name in filter(None, flags.victims.split(",")):
+    for name in parse_list(str, flags.victims, "--victims"):
         row = {"command": provenance()["command"], **passes.judge(name, **settings)}
         print(row, flush=True)
         write_json(flags.out, {**provenance(), "verdicts": {**verdicts_in(flags.out), name: row}})

@@ -7,11 +7,11 @@ The result is in steps of the environment per second, learning included; run it 
 import dataclasses
 import json
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
+from bench.goals import told
 from l2ljax.files import check_writable, write_json
 from l2ljax.gail import experiment
 from l2ljax.gail.setup import Config
@@ -59,10 +59,10 @@ def main(flags: Flags) -> None:
                 rounds.setdefault(f"ours, nets {hidden}", []).append(row)
             if flags.imitation:
                 command = [flags.imitation, str(RIVAL), flags.env, str(flags.rival_steps)]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    raise L2LError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1]}")
-                row = json.loads(done.stdout.splitlines()[-1])
+                printed = told(command).splitlines()
+                row = json.loads(printed[-1]) if printed else {}
+                if "name" not in row:
+                    raise L2LError(f"{' '.join(command)} printed no result")
                 rounds.setdefault(row.pop("name"), []).append(row)
     record = {**provenance(), "environment": flags.env, "gail_speed": rounds}
     record["command"] = record["command"].replace(str(flags.imitation), "PYTHON")

@@ -2,9 +2,9 @@
 
     python experiments/strength.py --victims=runs/mnist_pgd_adv,runs/mnist_l2l_da --attackers=runs/mnist_l2l_da
 
-PGD and the trained attackers of the given runs attack each test image `draws` times with other starts or latents; an
-attacker that draws neither, like L2L's, starts at a uniform draw from the ball, as in the paper (section 4). The curves
-are means over images of the largest loss, with a band of one standard deviation among the draws.
+PGD and the trained attackers attack each test image `draws` times with other starts or latents; one that draws neither,
+like L2L's, starts at a uniform draw from the ball (section 4). The curves are means over images of the largest loss,
+with a band of one standard deviation among the draws.
 """
 
 import dataclasses
@@ -54,14 +54,14 @@ def main(flags: Flags) -> None:
             panels.setdefault(victim, {})[name] = curve
             print(f"{victim}, {name}: {curve['largest'][-1]:.3f} after {flags.steps} steps", flush=True)
     loss_along_attacks(flags.out.with_suffix(".png"), panels)
-    write_json(flags.out, {**provenance(), "eval_size": flags.eval_size, "panels": panels})
+    images = min(len(split.labels) for _, split, _ in players.values())  # fewer where the data set has
+    write_json(flags.out, {**provenance(), "eval_size": images, "panels": panels})
 
 
 def prepared(flags: Flags, victim: str) -> tuple[LogitsFn, data.Split, dict[str, Any]]:
     """Return a victim, its images and the attacks on it, all of one threat, before any of them runs."""
     saved, attackers = read_config(victim), parse_list(str, flags.attackers, "--attackers")
-    ball = check_threat(victim, saved, None)
-    tried = {"PGD": pgd_path(ball, steps=flags.steps)}
+    tried = {"PGD": pgd_path(ball := check_threat(victim, saved, None), steps=flags.steps)}
     for name, workdir in zip(short_names(["PGD", *attackers])[1:], attackers, strict=True):
         attack = load_attacker(workdir, steps=flags.steps, path=True, ball=ball)
         tried[name] = attack if draws(read_config(workdir)) else restarted(attack, ball)

@@ -9,7 +9,7 @@ from papers.figures import paths_in_the_plane
 
 
 def test_gradient_steps_circle_the_equilibrium_and_drift_outwards():
-    step, t = 0.05, np.arange(200)
+    step, t = 0.05, np.arange(201)
     x, y = cycle.play(cycle.plain, 0.0, step=step, steps=200).T
     np.testing.assert_allclose(np.hypot(x, y), (1 + step**2) ** (t / 2), rtol=1e-4)
     np.testing.assert_allclose(np.unwrap(np.arctan2(y, x)), t * np.arctan(step), rtol=1e-4, atol=1e-4)

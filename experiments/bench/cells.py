@@ -33,7 +33,7 @@ class Flags:
     steps: str = ""
     """With --train: numbers of attack steps, separated by commas, for methods with steps; by default their own."""
     attacker_width: Count | None = None
-    """Width of the convolutional attackers of --train and --variants; by default the papers', 64."""
+    """Width of the convolutional attackers: with --train by default the papers', 64, with --variants 16."""
     memory: bool = False
     """With --train, on a CPU: also the peak memory of each step, in its own process."""
     batch_sizes: str = "128"

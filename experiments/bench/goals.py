@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from papers.speeds import quotient
 
-__all__ = ["Goal", "collect", "first_step", "fresh_clone", "imported", "keep", "measure", "reached", "run"]
+__all__ = ["Goal", "collect", "first_step", "fresh_clone", "imported", "keep", "measure", "reached", "run", "told"]
 
 ROOT = Path(__file__).parent.parent.parent
 TRAINED = "plain,pgd_adv,rnn_adv,grad_l2l,grad_l2l:alternating"
@@ -113,11 +113,20 @@ def measure(folder: Path, *, victim: Path | None, data_dir: Path | None, only: s
 def run(script: str, *flags_and_out: str | Path) -> None:
     """Run a script of experiments/ in its own process; the last argument is the output file."""
     *flags, out = flags_and_out
-    command = [sys.executable, str(ROOT / "experiments" / script), *map(str, flags), f"--out={out}"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    told([sys.executable, str(ROOT / "experiments" / script), *map(str, flags), f"--out={out}"])
+
+
+def told(command: Sequence[str], cwd: str | Path | None = None) -> str:
+    """Return what a command prints.
+
+    Raises:
+      L2LError: it failed; the last line of its errors.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
     if done.returncode:
-        message = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise L2LError(f"{' '.join(command[1:])}: {message}")
+        message = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
+        raise L2LError(f"{' '.join(command)}: {message}")
+    return done.stdout
 
 
 def keep(out: Path, seconds: list[float]) -> None:
@@ -128,7 +137,7 @@ def keep(out: Path, seconds: list[float]) -> None:
 def imported() -> float:
     """Return the seconds of starting Python and importing the library."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import l2ljax"], check=True)
+    told([sys.executable, "-c", "import l2ljax"])
     return time.perf_counter() - began
 
 
@@ -156,9 +165,9 @@ def fresh_clone() -> float:
     command = re.search(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert command
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["git", "clone", "-q", str(ROOT), folder], check=True)
+        told(["git", "clone", "-q", str(ROOT), folder])
         began = time.perf_counter()
-        subprocess.run(["bash", "-c", command[0]], cwd=folder, check=True, capture_output=True)
+        told(["bash", "-c", command[0]], cwd=folder)
         return time.perf_counter() - began
 
 

@@ -6,17 +6,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from l2ljax.report.figures import BLUE, GRAY, LIGHT_BLUE, VERMILLION, save, tidy
+from l2ljax.report.figures import BLUE, GRAY, LIGHT_BLUE, VERMILLION, canvas, save, tidy
 
 __all__ = ["bars", "paths_in_the_plane"]
 
 
 def paths_in_the_plane(path: Path, paths: Mapping[str, ArrayLike]) -> None:
     """Draw a panel for each title -> points [T, 2], x and y of the players of a game (L2L, Figure 8), as PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4 * len(paths), 4), layout="tight")
-    for axes, (title, points) in zip(figure.subplots(1, len(paths), squeeze=False)[0], paths.items(), strict=True):
+    figure, (row,) = canvas((4 * len(paths), 4), 1, len(paths))
+    for axes, (title, points) in zip(row, paths.items(), strict=True):
         x, y = np.asarray(points).T
         axes.plot(x, y, color=BLUE, linewidth=1.5)
         axes.plot(x[0], y[0], "o", color=BLUE, label="start")
@@ -30,12 +28,9 @@ def paths_in_the_plane(path: Path, paths: Mapping[str, ArrayLike]) -> None:
 
 def bars(path: Path, groups: Mapping[str, Mapping[str, tuple[float, ...]]], label: str) -> None:
     """Draw a panel for each title, with a bar and its range for each name -> (value, lowest, highest), as PNG."""
-    from matplotlib.figure import Figure
-
     heights = [len(group) + 1.5 for group in groups.values()]
-    figure = Figure(figsize=(9, 0.35 * sum(heights) + 0.5), layout="constrained")
-    column = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, (title, group) in zip(column, groups.items(), strict=True):
+    figure, column = canvas((9, 0.35 * sum(heights) + 0.5), len(groups), height_ratios=heights)
+    for (axes,), (title, group) in zip(column, groups.items(), strict=True):
         middle, low, high = np.array(list(group.values())).T
         colors = [BLUE if i == 0 else LIGHT_BLUE for i in range(len(group))]
         axes.barh(list(group), middle, color=colors, xerr=(middle - low, high - middle), ecolor=GRAY)
@@ -43,5 +38,5 @@ def bars(path: Path, groups: Mapping[str, Mapping[str, tuple[float, ...]]], labe
         axes.invert_yaxis()
         axes.set_title(title, fontsize=10, loc="left")
         tidy(axes)
-    column[-1].set_xlabel(label)
+    axes.set_xlabel(label)
     save(path, figure)
