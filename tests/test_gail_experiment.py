@@ -102,6 +102,12 @@ def test_rows_that_are_gone_or_none_are_told(small, tmp_path):
         more.write('{"step": 2, "return": [1.0]}\n{"step": 4, "return": ["x", 1.0]}\n')
     again = experiment.run(small("run"))
     assert again["arms"]["adam"]["last_return"] == whole["arms"]["adam"]["last_return"]
+    others = file.read_text().splitlines(keepends=True)[1:]
+    file.write_text("".join(others))  # the first of them stands for it
+    shorter = experiment.run(small("run"))["arms"]["adam"]
+    assert shorter["final_return"] == whole["arms"]["adam"]["final_return"]
+    returns = np.array([json.loads(row)["return"] for row in others[:3]])
+    assert shorter["last_return"] == pytest.approx(np.vstack([returns[:1], returns]).mean(axis=0))
     with pytest.raises(L2LError, match="--checkpoint-every=0: .*run/adam holds a run: leave it out"):
         experiment.run(small("run", checkpoint_every=0))
     file.unlink()
@@ -117,7 +123,9 @@ def test_an_expert_that_is_none_leaves_no_run(small, tmp_path):
 
 
 def test_an_arm_that_diverges_is_told_beside_the_others(small, tmp_path):
-    with pytest.raises(L2LError, match="lr1e30 diverged: between iterations 1 and 2 .* lower the updater's"):
+    with pytest.raises(
+        L2LError, match="lr1e30 diverged: with seed 0, between iterations 1 and 2 .* lower the updater's"
+    ):
         experiment.run(small("run", lr="0.01,1e30", checkpoint_every=0))
     found = json.loads((tmp_path / "run" / "report.json").read_text())
     assert "diverged" in found["arms"]["adam_lr1e30"] and found["arms"]["adam_lr0.01"]["final_return"]

@@ -1,5 +1,6 @@
 """Experts, demonstrations, one iteration of GAIL against its definition, and GAIL from end to end."""
 
+import contextlib
 import io
 
 import jax
@@ -25,7 +26,7 @@ def by_hand(name, act, episodes=10):
     collect = jax.jit(
         lambda key: rollout.collect(env, env.params, nets._replace(policy=never), agent, key, columns=episodes)
     )
-    return env, experts.trajectories(collect(jax.random.key(9)), episodes)
+    return env, experts.trajectories(collect(jax.random.key(9)))
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +86,21 @@ def test_experts_are_kept_only_if_good_and_come_back_whole(few, tmp_path):
     experts.save(path, expert._replace(returns=np.array([500.0, 500, 400])), spec)
     with pytest.raises(L2LError, match="returns 466.7, less than 475"):
         experts.load(path, spec)
-    experts.save(path, expert._replace(lengths=np.array([7, 4])), spec)
-    with pytest.raises(L2LError, match="damaged"):
-        experts.load(path, spec)
+    for damaged in (
+        {"lengths": np.array([7, 4])}, {"lengths": np.array([7, 4, 12, 0])}, {"lengths": np.array(["7", "4", "12"])},
+        {"actions": expert.actions[:5]}, {"actions": expert.actions + 1}, {"actions": expert.actions.astype(float)},
+        {"returns": np.full(2, 500.0)}, {"observations": expert.observations[:, :3]},
+    ):  # fmt: skip
+        experts.save(path, expert._replace(**damaged), spec)
+        with pytest.raises(L2LError, match="damaged"):
+            experts.load(path, spec)
+    pendulum = environments.create("Pendulum-v1").spec
+    for actions, right in ((np.zeros((9, 1), np.float32), True), (np.zeros(9, np.float32), False)):
+        vectors = Trajectories(np.zeros((9, 3), np.float32), actions, np.array([9]), np.zeros(1))
+        experts.save(path, vectors, pendulum)
+        with contextlib.nullcontext() if right else pytest.raises(L2LError, match="damaged"):
+            jax.tree.map(np.testing.assert_array_equal, experts.load(path, pendulum), vectors)
+    experts.save(path, expert, spec)
     array = io.BytesIO()
     np.save(array, np.zeros(3))
     for content in (b"", path.read_bytes()[:-30], array.getvalue(), b"no archive"):
@@ -176,6 +189,16 @@ def test_a_clone_acts_as_the_expert(cart_pole):
     agent = jax.jit(lambda key: cloning.clone(key, nets, data, steps=500))(jax.random.key(0))
     likeliest = nets.policy.act(nets.distribution(agent, expert.observations), jnp.zeros((5000, 2)))
     assert (likeliest == expert.actions).mean() > 0.93
+
+
+def test_a_clone_of_one_pair_acts_as_that(few):
+    spec, expert = few
+    data = experts.subsample(jax.random.key(0), expert, stride=1, count=1)
+    data = data._replace(observations=data.observations[:1], actions=jnp.array([1]))
+    nets = policy.networks(spec, (4,))
+    clone = jax.jit(lambda key: cloning.clone(key, nets, data, steps=200, lr=0.05))(jax.random.key(0))
+    log_p = nets.policy.log_prob(nets.distribution(clone, data.observations), data.actions)
+    assert log_p[0] > np.log(0.9)
 
 
 def imitated(env, expert, *, iterations, sign=None, updater=None):

@@ -27,7 +27,7 @@ def clone(
     x = normalize(demonstrations.statistics, demonstrations.observations)
     order = jax.random.permutation(k_split, len(x))
     cut = round(held_out * len(x))
-    val, train = order[:cut], order[cut:]
+    val, train = order[: max(cut, 1)], order[cut:]  # one pair serves as both
 
     def loss(params: Tree, chosen: Array) -> Array:
         dist = networks.policy.distribution(params, x[chosen])

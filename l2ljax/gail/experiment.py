@@ -56,9 +56,9 @@ def run(config: Config) -> dict[str, Any]:
       The content of report.json.
 
     Raises:
-      L2LError: bad settings, an expert below its threshold, a discriminator that diverged (after the report is
-        written), a workdir of another run or of another process, a full disk.
-      Interrupted: SIGTERM or Ctrl-C; the state is saved.
+      L2LError: bad settings, an expert below its threshold, a discriminator that diverged with one of the seeds, whose
+        arm ends there (after the report is written), a workdir of another run or of another process, a full disk.
+      Interrupted: SIGTERM or Ctrl-C while an arm trains; its state is saved. An expert begins anew.
     """
     config = flags.checked(config)
     task = prepare(config)
@@ -161,7 +161,8 @@ def _train(
             curves["seconds"] = np.full((config.seeds, length), (time.perf_counter() - began) / length)
             rows = [{key: values[:, i].tolist() for key, values in curves.items()} for i in range(length)]
             folder.record([{"step": done + i} | row for i, row in enumerate(rows, start=1)])
-            updaters.check(curves["max_abs"], when=f"between iterations {done + 1} and {done + length} ")
+            for seed, largest in enumerate(curves["max_abs"], start=config.seed):
+                updaters.check(largest, when=f"with seed {seed}, between iterations {done + 1} and {done + length} ")
             done += length
             bar.set_postfix({k: f"{curves[k][:, -1].mean():.3g}" for k in ("return", "accuracy", "kl")}, refresh=False)
             bar.update(length)
@@ -175,7 +176,10 @@ def _train(
     rows = [row for row in folder.rows() if row.keys() >= {*report.METRICS}]
     if not rows:
         raise L2LError(f"{folder.path} lacks the rows of its run: delete that folder to train {name} again")
-    whole = {key: np.array([row[key] for row in rows]).T for key in report.METRICS}
+    # A missing row, of which `forget_after` has told, is as the one before.
+    steps, wanted = [row["step"] for row in rows], np.arange(1, config.iterations + 1)
+    known = np.maximum(np.searchsorted(steps, wanted, side="right") - 1, 0)
+    whole = {key: np.array([row[key] for row in rows]).T[:, known] for key in report.METRICS}
     seconds = [length * row["seconds"][0] for row in rows[::length] if "seconds" in row]  # also of earlier processes
     return whole, states.agent, _speed(seconds, length * config.seeds)
 

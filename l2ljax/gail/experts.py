@@ -3,7 +3,7 @@
 agent = train(key, environment, networks, columns=10)             # the best of several seeds
 acted = act(key, environment, networks, agent, episodes=50)
 check(environment.spec, episode_returns(acted))                   # raises an L2LError if they are too low
-expert = trajectories(acted, 25)
+expert = trajectories(acted)
 save(path, expert, environment.spec)
 demonstrations = subsample(key, load(path, environment.spec), stride=10)
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from l2ljax.files import write_files
 from l2ljax.gail import gym_adapter, rollout, trpo
-from l2ljax.gail.environments import Environment, Spec
+from l2ljax.gail.environments import Box, Environment, Spec
 from l2ljax.gail.gym_adapter import GymEnvironments
 from l2ljax.gail.imitate import Demonstrations
 from l2ljax.gail.policy import Agent, Networks, Statistics, statistics_of
@@ -118,12 +118,11 @@ def check(spec: Spec, returns: np.ndarray) -> None:
         raise L2LError(f"{below}: train it longer, with more seeds or another one")
 
 
-def trajectories(rollout: Rollout, count: int) -> Trajectories:
-    """Return the first episodes of the first `count` columns."""
-    ends = np.asarray(rollout.ends)[:, :count]
-    lengths = ends.argmax(axis=0) + 1
+def trajectories(rollout: Rollout) -> Trajectories:
+    """Return the first episode of each column."""
+    lengths = np.asarray(rollout.ends).argmax(axis=0) + 1
     whole = lambda a: np.concatenate([np.asarray(a)[:n, i] for i, n in enumerate(lengths)])
-    returns = np.asarray(episode_returns(rollout))[:count]
+    returns = np.asarray(episode_returns(rollout))
     return Trajectories(whole(rollout.observations), whole(rollout.actions), lengths, returns)
 
 
@@ -170,7 +169,19 @@ def load(path: Path, spec: Spec) -> Trajectories:
     expert = Trajectories(**fields)
     if name != spec.name:
         raise L2LError(f"{path} holds trajectories on {name}, not {spec.name}: choose another --expert")
-    if expert.observations.shape != (expert.lengths.sum(), spec.observation_size):
+    if not _fits(expert, spec):
         raise L2LError(f"{path} is damaged: its arrays do not fit together; delete it to train an expert anew")
     check(spec, expert.returns)
     return expert
+
+
+def _fits(expert: Trajectories, spec: Spec) -> bool:
+    """Return whether the arrays have the shapes, types and actions of complete episodes in the environment."""
+    observations, actions, lengths, returns = expert
+    episodes = lengths.dtype.kind in "iu" and lengths.ndim == 1 and lengths.size > 0 and lengths.min() > 0
+    if not episodes or observations.shape != (lengths.sum(), spec.observation_size) or returns.shape != lengths.shape:
+        return False
+    if isinstance(spec.action, Box):
+        return actions.shape == (len(observations), spec.action.size) and actions.dtype.kind == "f"
+    known = actions.shape == (len(observations),) and actions.dtype.kind in "iu"
+    return bool(known and actions.min() >= 0 and actions.max() < spec.action.n)

@@ -70,7 +70,8 @@ class Config:
     pairs: Annotated[int, Range(1, 10**6)] = 5000
     """Steps per iteration, rounded down to whole columns of the environment's horizon."""
     trajectories: Many = 10
-    """Number of the expert's trajectories; every 10th (CartPole) or 5th (others) step of them is used."""
+    """Number of the expert's trajectories; of their steps every 10th is used on CartPole, all with gym:ID, every 5th
+    elsewhere."""
     hidden: str = "64,32"
     """Hidden layers of policy and value function."""
     disc_hidden: str = "64,32"
@@ -179,7 +180,7 @@ def find_expert(config: Config, task: Task) -> Trajectories:
     agent = experts.train(k_train, environment, nets, columns=task.columns, iterations=config.expert_iterations)
     rollout = experts.act(k_act, environment, nets, agent, episodes=max(50, config.trajectories))
     experts.check(spec, np.asarray(episode_returns(rollout)))
-    expert = experts.trajectories(rollout, config.trajectories)
+    expert = experts.trajectories(rollout)
     experts.save(path, expert, spec)
     return expert
 

@@ -102,7 +102,8 @@ def dense(lr: NonNegative, *, start: Start = "identity", alpha: Positive = 1.0) 
       lr: Adam's. The paper takes the baseline's (0.01 in Ho & Ermon's code), with which theta grows without bound
         within a few steps: Adam moves every weight by about lr, and an output sums 4m of them. With 0.01 / (4m), 1e-6
         at the paper's m, theta grows by half every ten iterations and passes 1e6 after 450, on CartPole and on
-        MountainCar; with 1e-7 it stays below 1.4e4 for 1,000, in which some policies are lost (BENCHMARKS.md).
+        MountainCar, on Acrobot after 350 (one seed each); with 1e-7 it stays below 1.2e5 for 1,000, in which some
+        policies are lost (BENCHMARKS.md).
       start: "identity" (last layer zero, theta' = theta) or "ascent" (exactly theta' = theta + alpha g). The paper does
         not give the start of theta_U.
       alpha: the step of the start "ascent".
