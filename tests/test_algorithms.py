@@ -107,13 +107,20 @@ def attacker_function(net, channels=1):
     return g
 
 
-@pytest.mark.parametrize("method, steps", [pytest.param("grad_l2l", 1, marks=pytest.mark.slow), ("two_step_l2l", 2)])
-def test_l2l(method, steps):
+@pytest.mark.parametrize(
+    "method, steps, inputs",
+    [
+        pytest.param("grad_l2l", 1, ("image", "gradient"), marks=pytest.mark.slow),
+        ("two_step_l2l", 2, ("image", "gradient")),
+        ("naive_l2l", 1, ("image",)),
+    ],
+)
+def test_l2l(method, steps, inputs):
     g = attacker_function(attackers.create("wide", width=4))
 
     def reference(f, state, batch, keys):
         return released.l2l(
-            f, g, state, *batch, eps=EPS, steps=steps, inputs=("image", "gradient"),
+            f, g, state, *batch, eps=EPS, steps=steps, inputs=inputs,
             theta_step=functools.partial(released.sgd, lr=0.1, decay=2e-4),
             phi_step=functools.partial(released.adam, lr=1e-3, decay=2e-4),
         )  # fmt: skip

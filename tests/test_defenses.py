@@ -174,6 +174,17 @@ def test_stability_is_the_divergence_at_a_noisy_copy():
     np.testing.assert_allclose(value, expected.mean(), rtol=1e-4)
 
 
+def test_the_noise_of_stability_is_not_the_draw_of_a_dropout_layer():
+    clf, batch, key, seen = fitted_classifier()[0], digits(4), jax.random.key(4), []
+    watched = clf._replace(train=lambda v, x, keys, axis=None: seen.append(keys) or clf.train(v, x, keys, axis))
+    _, params, stats = build("stability")
+    defenses.create("stability", watched, BALL).objective(params, stats, key, batch, "joint")
+    noise = jax.random.key_data(fold_in(example_keys(key, 4), 0))
+    for keys in seen:
+        for stream in range(4):  # an adapter's layers take the first ones
+            assert (jax.random.key_data(fold_in(keys, stream)) != noise).any(axis=1).all()
+
+
 def test_cw_training_is_at_the_images_of_the_papers_cw():
     clf, batch, key = fitted_classifier()[0], digits(16), jax.random.key(4)
     defense, params, stats = build("cw_adv", steps=4, learning_rate=0.05)
@@ -228,12 +239,12 @@ def test_phi_feels_the_papers_weighted_losses_along_its_path(method):
 
 
 def test_alternating_l2l_has_the_released_codes_batchnorm_modes():
-    """theta's turn: gradient pass and loss pass in training mode, so the statistics move twice; phi's: not at all."""
+    """theta's turn: each gradient pass and the loss pass in training mode move the statistics; phi's: not at all."""
     clf = tiny_classifier()
     x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
     batch = Batch(x, jnp.arange(4))
     variables = clf.init(jax.random.key(1), x)
-    for method, passes in (("grad_l2l", 1), ("two_step_l2l", 2)):
+    for method, steps, passes in (("naive_l2l", 1, 0), ("grad_l2l", 1, 1), ("two_step_l2l", 2, 2)):
         defense = defenses.create(method, clf, BALL, attacker_width=4)
         phi, phi_stats = defense.init(jax.random.key(2), x)
         params, stats = Players(variables["params"], phi), Players(variables["batch_stats"], phi_stats)
@@ -241,8 +252,9 @@ def test_alternating_l2l_has_the_released_codes_batchnorm_modes():
         _, (theirs, _) = turn(params, stats, jax.random.key(3), batch, mode="classifier")
         logits_of_train = functools.partial(lambda v, x: clf.train(v, x, jax.random.key(0))[0], variables)
         expected, point = variables["batch_stats"], x
-        for t in range(1, passes + 1):  # each training-mode pass in a row, on the images it is made at
-            expected = clf.train({**variables, "batch_stats": expected}, point, jax.random.key(0))[1]
+        for t in range(1, steps + 1):  # each training-mode pass in a row, on the images it is made at
+            if t <= passes:
+                expected = clf.train({**variables, "batch_stats": expected}, point, jax.random.key(0))[1]
             point = defense.attack(phi, phi_stats, steps=t)(logits_of_train, jax.random.key(0), x, batch.y)
         expected = clf.train({**variables, "batch_stats": expected}, point, jax.random.key(0))[1]
         for a, b in zip(*map(jax.tree.leaves, (theirs.classifier, expected)), strict=True):

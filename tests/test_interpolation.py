@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from l2ljax import defenses, losses, threat
-from l2ljax.defenses.interpolation import nearest_labels
+from l2ljax.attacks import learned
+from l2ljax.defenses.interpolation import interpolated, nearest_labels
 from l2ljax.types import Batch, L2LError, Players, example_keys, fold_in
 from tests.tiny import tiny_classifier
 
@@ -108,6 +109,23 @@ def test_perturbed_images_stay_in_the_ball_of_the_clean_ones():
     x_adv = defense.attack(params.attacker, stats.attacker)(logits_fn, KEY, X, BATCH.y)
     assert np.abs(x_adv - X).max() <= 0.1 + 1e-6
     assert x_adv.min() >= 0 and x_adv.max() <= 1
+
+
+@pytest.mark.parametrize("ball", [threat.linf(0.1), threat.l2(0.4), threat.l1(3.0)], ids=lambda ball: ball.name)
+def test_the_noise_is_a_draw_of_the_ball(ball):
+    """It hides no step as long as the radius, in any norm."""
+    seen, clf = [], tiny_classifier()
+    along = ball.steepest(jax.random.normal(jax.random.key(7), X.shape)) * ball.eps
+    step = learned.fixed(optax.stateless(lambda g, p=None: along))
+    watched = clf._replace(train=lambda v, x, *rest: seen.append(x) or clf.train(v, x, *rest))
+    variables, x = clf.init(jax.random.key(1), X), 0.4 + 0.2 * X
+    params, stats = Players(variables["params"], {}), Players(variables["batch_stats"], {})
+    defense = interpolated(watched, step, ball, label_eps=0.5)
+    defense.objective(params, stats, KEY, Batch(x, BATCH.y), "joint")
+    moved = np.asarray(seen[0] - x)
+    assert ball.norm(moved).max() <= ball.eps * (1 + 1e-5) and np.abs(moved).min() < np.abs(moved).max()
+    part = (moved * along).sum((1, 2, 3)) / (along * along).sum((1, 2, 3))
+    assert (part > 0.35).all() and (part < 1 - 1e-3).all()
 
 
 def test_label_eps_out_of_range():

@@ -57,15 +57,15 @@ def interpolated(
     classifier: Classifier, attacker: learned.Attacker, ball: Ball, *, label_eps: Share, as_in: Source = "code",
     axis_name: str | None = None,
 ) -> Defense:  # fmt: skip
-    """Solve min over theta of CE(f(x~), y~), max over phi of -d(x~), with x~ made by phi from x + U(-eps, eps).
+    """Solve min over theta of CE(f(x~), y~), max over phi of -d(x~), with x~ made by phi from x + a draw of the ball.
 
         d(x) = 1 - cos(features(x), features(x')),    y~ = (1 - eps_y) y + eps_y (1 - y') / (K - 1),
 
     where the partners (x', y') are the batch in reversed order (over all devices), as in the released code. L2L (2021),
     eq. 6, has the similarity where the code has the distance, so that features move apart, and the label nearest to (1
-    - y') / (K - 1) among the distributions within eps_y of y, where both algorithms interpolate. The noise is not
-    clipped to [0, 1], but x~ is. phi moves first and both players use one perturbation, which is schedule "joint".
-    Features are those of evaluation mode.
+    - y') / (K - 1) among the distributions within eps_y of y, where both algorithms interpolate. The draw is U(-eps,
+    eps) in the papers' l-infinity norm; x with it is not clipped to [0, 1], but x~ is. phi moves first and both players
+    use one perturbation, which is schedule "joint". Features are those of evaluation mode.
 
     Args:
       classifier: the network; its `features` are compared.
@@ -77,7 +77,7 @@ def interpolated(
 
     def climb(loss_fn: LossFn, rule: optax.GradientTransformation, keys: Key, x: Array, steps: int) -> Ascent:
         keys = fold_in(keys, 1)
-        noise = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:], x.dtype, -ball.eps, ball.eps))(keys)
+        noise = ball.sample(keys, jnp.full_like(x, 0.5)) - 0.5  # around gray, which pixels' range does not cut
         around_x = ball._replace(project=lambda moved, _: ball.project(moved, x))
         # The attacker starts at the noisy image and sees it; the ball is the clean image's.
         return ascend(loss_fn, rule, around_x, keys, x + noise, steps=steps, start=clean)

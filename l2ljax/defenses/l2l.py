@@ -28,6 +28,7 @@ def convolutional_l2l(
     Learning to Defend by Learning to Attack, section 2.2 (3 in 2021). Schedule "alternating" is the released code:
     theta steps first, then gradient and attack are repeated with the new theta for phi, with its BatchNorm modes.
     Algorithm 2 (3 in 2021) lies between: phi at the new theta on the old perturbation. Under "joint" both move on one.
+    An attacker that does not see the gradient has no pass for it, which would move BatchNorm's statistics.
 
     Args:
       inputs: the attacker's inputs, some of image and gradient.
@@ -45,5 +46,12 @@ def convolutional_l2l(
     network = attackers.create(attacker, width=attacker_width)
     player = learned.convolutional(network, inputs=inputs, normalize=normalize)
     return saddle.unrolled(
-        classifier, player, ball, criterion, steps=steps, start=clean, query="train", axis_name=axis_name
+        classifier,
+        player,
+        ball,
+        criterion,
+        steps=steps,
+        start=clean,
+        query="train" if "gradient" in inputs else "eval",
+        axis_name=axis_name,
     )

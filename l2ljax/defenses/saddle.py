@@ -206,7 +206,7 @@ def without_attacker(
 ) -> Defense:  # fmt: skip
     """Return the defense that trains on the images moved(keys [B], x), which no attacker makes.
 
-    The passes of a criterion share their dropout masks.
+    `moved` may draw from fold_in(keys, 0). The passes of a criterion share their dropout masks.
     """
 
     def objective(
@@ -217,7 +217,8 @@ def without_attacker(
 
         def ended(theta: Tree) -> tuple[Array, Array, Tree]:
             def forward(batch_stats: Tree, x: Array) -> tuple[Array, Tree]:
-                return classifier.train({"params": theta, "batch_stats": batch_stats}, x, keys, axis_name)
+                variables = {"params": theta, "batch_stats": batch_stats}
+                return classifier.train(variables, x, fold_in(keys, 1), axis_name)
 
             return criterion.end(forward, stats.classifier, batch, x)
 

@@ -30,6 +30,9 @@ __all__ = ["elle", "fgsm_rs", "free_adv", "n_fgsm"]
 def fgsm_rs(classifier: Classifier, ball: Ball, *, step: Positive = 1.25, axis_name: str | None = None) -> Defense:
     """Train on one step of `step` eps from a uniform draw of the ball, projected. Wong et al. (2020), Algorithm 3.
 
+    The attack's pass is in evaluation mode; in the released code it is in training mode, and moves BatchNorm's running
+    statistics too.
+
     Args:
       step: in units of eps, 1.25 in the paper.
     """
@@ -44,7 +47,7 @@ def n_fgsm(
     """Train at x + eta + step eps d, eta uniform in the ball of radius noise eps. de Jorge et al. (2022), Algorithm 1.
 
     d is the steepest direction at x + eta. Neither noise nor result is projected onto the ball: images move by up to
-    (noise + step) eps. Both are clipped to [0, 1], as in the released code.
+    (noise + step) eps. Both are clipped to [0, 1], as in the released code, whose attack's pass is in training mode.
 
     Args:
       step: in units of eps, 1 in the paper.
@@ -76,10 +79,11 @@ def elle(
 
     where x_a and x_b are uniform in the ball and a in [0, 1]. This takes three more passes; GradAlign (Andriushchenko &
     Flammarion, 2020) differentiates an input gradient in the weights. Deviations from the released code: x_a and x_b
-    are clipped to [0, 1], and neither their pass nor the attack's moves BatchNorm's running statistics.
+    are clipped to [0, 1], and so is the attack's image; neither their pass nor the attack's, in evaluation mode,
+    moves BatchNorm's running statistics.
 
     Args:
-      weight: the paper's lambda; on CIFAR-10, 1000 up to eps = 8/255 and 5000 beyond in the released code.
+      weight: the paper's lambda; on CIFAR-10, 1000 up to eps = 8/255 in the released code, and more beyond.
     """
 
     def penalty(forward: saddle.Forward, batch_stats: Tree, keys: Key, batch: Batch) -> Array:

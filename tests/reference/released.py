@@ -67,8 +67,10 @@ def l2l(f, g, state, x, y, *, eps, steps, inputs, theta_step, phi_step):
                 logits, bn = f(theta, bn, at, f_trains)
                 return cross_entropy(logits, y).mean(), bn
 
-            u, theta_bn = jax.grad(loss, has_aux=True)(stop_gradient(x_t))
-            seen = {"image": x_t, "gradient": stop_gradient(u / jnp.abs(u).max())}  # the largest of the batch
+            seen = {"image": x_t}
+            if "gradient" in inputs:  # for naive L2L the code has no such pass
+                u, theta_bn = jax.grad(loss, has_aux=True)(stop_gradient(x_t))
+                seen["gradient"] = stop_gradient(u / jnp.abs(u).max())  # the largest of the batch
             out, phi_bn = g(phi, phi_bn, jnp.concatenate([seen[name] for name in inputs], axis=-1), g_trains)
             delta = clamp(delta + eps * out, -eps, eps)
             x_t = clamp(x + delta, 0, 1)
