@@ -93,6 +93,15 @@ def test_floats_of_a_users_data_set_are_stored_in_single_precision():
         assert {split.images.dtype.name for split in found[1:4]} == {"float32"}
 
 
+def test_a_users_data_set_may_hold_lists():
+    own = data.from_arrays(*WHOLE.values())
+    train = data.Split(own.train.images.tolist(), own.train.labels.tolist())
+    with pytest.raises(L2LError, match=r"arrays: images are int64: give uint8, or floats in \[0, 1\]"):
+        data.load(own._replace(train=train))
+    found = data.load(own._replace(train=train._replace(images=(own.train.images / 255).tolist())))
+    np.testing.assert_allclose(found.train.images, own.train.images / np.float32(255), rtol=1e-6)
+
+
 def test_a_file_that_changes_is_read_again(tmp_path):
     name = saved(tmp_path / "mine.npz", **WHOLE)
     assert data.load(name).num_classes == 4

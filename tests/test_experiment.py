@@ -260,6 +260,7 @@ BAD = [
     ({"dtype": "float16"}, "--dtype=float16: give float32 or bfloat16"),
     ({"method": "pgd_adv", "attacker_from": "w"}, "--attacker-from=w: pgd_adv learns no attacker: leave it out"),
     ({"method": "free_adv", "attacker_from": "w", "steps": None}, "--attacker-from=w: free_adv learns no attacker"),
+    ({"method": "free_adv", "schedule": "classifier", "steps": None}, "the perturbations of free_adv would not move"),
     ({"method": "pgd_adv", "schedule": "attacker"}, "--schedule=attacker: pgd_adv learns no attacker: give joint"),
     ({"options": "scale"}, "--options=scale=: rnn_adv takes"),
     ({"options": "beta=2"}, "--options=beta=2: rnn_adv takes"),

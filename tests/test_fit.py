@@ -14,7 +14,7 @@ import pytest
 from flax import linen, nnx
 
 import l2ljax
-from l2ljax import data, defenses, evaluate, models, threat
+from l2ljax import checkpoint, data, defenses, evaluate, models, threat
 from l2ljax.data import arrays
 from l2ljax.run import experiment
 from l2ljax.run.config import Config, resolve
@@ -104,6 +104,32 @@ def test_results_are_saved_and_loaded_with_their_attacker(tmp_path):
     assert plain.attack is None and l2ljax.load(tmp_path / "b", classifier)[1] is None
     with pytest.raises(L2LError, match="holds a run: choose another folder"):
         l2ljax.save(plain, tmp_path / "a")
+
+
+def test_a_result_that_was_not_saved_is_saved_the_second_time(tmp_path, monkeypatch):
+    result = l2ljax.fit(Linen(), (IMAGES, LABELS), method="plain", ball=BALL, epochs=1, batch_size=30)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "save", lambda *_: (_ for _ in ()).throw(L2LError("the disk is full")))
+        with pytest.raises(L2LError, match="the disk is full"):
+            l2ljax.save(result, tmp_path / "a")
+    l2ljax.save(result, tmp_path / "a")
+    same(l2ljax.load_classifier(tmp_path / "a", Linen()).args[0], result.variables)
+    assert steps_of(tmp_path / "a") == [1, 2]
+
+
+def test_a_network_with_more_logits_than_classes_is_trained_by_every_attacker(tmp_path):
+    class Wide(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.Dense(5)(x.reshape(len(x), -1))
+
+    images = IMAGES.repeat(2, axis=1).repeat(2, axis=2)
+    flags = {"ball": BALL, "epochs": 1, "batch_size": 30, "attacker_width": 4, "steps": 1, "val_size": 0}
+    result = l2ljax.fit(Wide(), (images, LABELS), method="l2l_da", workdir=tmp_path / "a", **flags)
+    assert result.settings.options["num_classes"] == 5 and result.dataset.num_classes == 3
+    logits_fn, attack = l2ljax.load(tmp_path / "a", Wide())
+    attacked = attack(logits_fn, jax.random.key(0), images[:4], LABELS[:4])
+    np.testing.assert_array_equal(attacked, result.attack(logits_fn, jax.random.key(0), images[:4], LABELS[:4]))
 
 
 def test_parts_are_replaced():
@@ -196,6 +222,7 @@ def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
         ({"ball": None, "eps": True}, "eps=True is no radius"),
         ({"ball": None, "eps": 8}, r"eps=8.0 is larger than the pixel range"),
         ({"method": "mine"}, "unknown method 'mine'"),
+        ({"devices": 0}, "^devices=0: give a whole number from 1"),
         ({"options": {"beta": 2}}, "options=beta=2: rnn_adv takes"),
         ({"dataset": (IMAGES, LABELS[:5])}, "90 images and 5 labels"),
         ({"dataset": (IMAGES, np.arange(90) % 4)}, "returns 3 logits, but arrays has 4 classes"),

@@ -10,7 +10,8 @@ from l2ljax import data, defenses
 from l2ljax.run import experiment, recipes, validation
 from l2ljax.run.config import Config, methods, resolve
 from l2ljax.run.recipes import RECIPES, default, find
-from l2ljax.run.setup import prepare
+from l2ljax.run.settings import LR_SCHEDULES
+from l2ljax.run.setup import load, prepare
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import Batch, L2LError
 
@@ -216,6 +217,32 @@ def test_the_first_classifier_is_saved_and_its_batches_are_no_larger_than_the_da
         settings = resolve(str(file), "l2l_da", Config(**given, **more))
         plain = recipes.plain_before(settings)
         assert settings.pretrained and not plain.no_checkpoint and plain.batch_size == images
+
+
+def test_the_first_classifier_is_trained_on_the_runs_own_images(tmp_path):
+    """Images that later choose the best state have not trained the classifier with which the run began."""
+    file = tmp_path / "mine.npz"
+    images = np.random.RandomState(0).randint(256, size=(60, 32, 32, 3), dtype=np.uint8)
+    np.savez(file, train_images=images, train_labels=np.arange(60) % 2)
+    for more in ({"val_size": 11, "batch_size": 30}, {"val_size": 5, "train_size": 9, "batch_size": 9}, {}):
+        run = resolve(str(file), "l2l_da", Config(recipe="l2l_da", workdir=str(tmp_path / "run"), **more))
+        plain = recipes.plain_before(run)
+        plain.check()
+        own, first = load(run), load(plain)
+        np.testing.assert_array_equal(first.train.images, own.train.images)
+        assert len(own.train.images) == {11: 39, 5: 9}.get(run.val_size, 50) >= plain.batch_size
+
+
+def test_decays_at_one_step_are_all_taken():
+    given = resolve("mnist", "pgd_adv", Config(recipe="rnn_adv", epochs=0.02))  # 54, 74 and 89 of 100 epochs
+    lr = LR_SCHEDULES["steps"](given, 50)  # of one step in all, at steps 1, 1 and 1
+    assert (lr(0), lr(2)) == (given.lr, pytest.approx(given.lr * given.decay**3))
+
+
+def test_one_replay_is_none():
+    for method in ("pgd_adv", "free_adv"):
+        assert resolve("digits", method, Config(replays=1)).replays is None
+    assert resolve("digits", "free_adv", Config()).replays == 8
 
 
 @pytest.mark.slow

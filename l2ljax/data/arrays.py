@@ -97,9 +97,11 @@ def as_dataset(content: Any, name: str = "") -> Dataset:
     """Return the data set in a mapping, tuple or `Dataset` (see the module); raise an L2LError for anything else."""
     name = name or getattr(content, "name", "arrays")
     if isinstance(content, Dataset):
-        splits = (content.train, content.val, content.test)
-        for split in splits:
-            check_examples(*split, content.num_classes, where=f"{name}: ")
+        splits = []
+        for split in (content.train, content.val, content.test):
+            images = split.images if hasattr(split.images, "dtype") else np.asarray(split.images)
+            splits.append(Split(images, np.asarray(split.labels)))
+            check_examples(*splits[-1], content.num_classes, where=f"{name}: ")
         train, val, test = (split._replace(images=_stored(split.images)) for split in splits)
         return content._replace(name=name, train=train, val=val, test=test)
     if isinstance(content, tuple | list) and len(content) in (2, 4):

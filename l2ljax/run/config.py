@@ -49,11 +49,13 @@ class Config:
     attacker_width: Count | None = None
     """Channels of its first convolution."""
     init_from: str | None = None
-    """Start from the trained classifier of this workdir, or of pretrained:NAME."""
+    """Start from the trained classifier of this workdir, or of pretrained:NAME. With the seed of that run the images
+    held out for validation are the same; with another one it has trained on some of them."""
     attacker_from: str | None = None
     """Start from the trained attacker of this workdir."""
     eps: str | None = None
-    """The threat's radius, like 8/255 or 0.031."""
+    """The threat's radius, like 8/255 or 0.031. Of a paper's recipe, steps and scales of attacks in pixels stay as they
+    are: for another radius give those too, as --options."""
     norm: Norm | None = None
     """The threat's norm."""
     steps: Count | None = None
@@ -186,6 +188,7 @@ def resolve(
         given = {"warmup": settings.warmup * stretch, **given}
         settings = settings._replace(milestones=tuple(m * stretch for m in settings.milestones))
     given |= {field: given[field] or None for field in INGREDIENTS.keys() & given.keys()}  # 0: none
+    given |= {"replays": None} if given.get("replays") == 1 else {}  # one step a batch is what all others take
     check_workdir(config.workdir or "")
     folder = config.workdir or f"runs/{named(name)}_{method}_{given.get('arch', settings.arch)}_s{config.seed}"
     several = config.workdir and len(methods(config)) > 1

@@ -32,6 +32,7 @@ from l2ljax.runtime import hosts
 from l2ljax.runtime.workdir import Workdir, holds_run
 from l2ljax.train import TrainState
 from l2ljax.types import Attack, Classifier, Defense, L2LError, LogitsFn, Players
+from l2ljax.values import Count, check
 
 __all__ = ["Result", "fit", "run", "save"]
 
@@ -147,6 +148,8 @@ def fit(
         raise L2LError(f"options={options}: give a dictionary, like {{'steps': 2}}, or a text, like 'steps=2'")
     if workdir == "":
         raise L2LError("workdir='': give a folder, or None for no files")
+    if settings.get("devices") is not None:
+        check(Count, settings["devices"], "devices")
     if unknown := sorted(settings.keys() - FLAGS):
         raise L2LError(f"fit has no setting {unknown[0]!r}: choose from {', '.join(FLAGS)}")
     names = settings.keys() | ({"options"} if options else set())
@@ -202,7 +205,7 @@ def run(settings: Settings, **parts: Any) -> Result:
       L2LError, Interrupted: as `fit` does.
     """
     setup, state = prepare(settings, **parts)
-    identity = setup.identity()
+    settings, identity = setup.settings, setup.identity()
     about = {**settings.saved(), **identity}
     workdir, report = None, None
     with contextlib.ExitStack() as stack:
@@ -231,13 +234,15 @@ def save(result: Result, workdir: str | Path) -> None:
       L2LError: the folder holds a run, or cannot be written.
     """
     check_workdir(workdir)
-    if holds_run(Path(os.path.expanduser(workdir))):
-        raise L2LError(f"{workdir} holds a run: choose another folder")
-    folder = Workdir(Path(os.path.expanduser(workdir)), {**result.settings.saved(), **result.identity})
-    folder.forget_after(-1)
-    folder.record(result.history)
-    saved = checkpoint.Checkpoints(folder.path / "checkpoints")
-    saved.save(int(result.state.step), {"last": result.state, "best": result.best})
+    path = Path(os.path.expanduser(workdir))
+    with locked(path):
+        if holds_run(path):
+            raise L2LError(f"{workdir} holds a run: choose another folder")
+        folder = Workdir(path, {**result.settings.saved(), **result.identity})
+        saved = checkpoint.Checkpoints(path / "checkpoints")
+        saved.save(int(result.state.step), {"last": result.state, "best": result.best})
+        folder.forget_after(-1)
+        folder.record(result.history)
 
 
 def _write_report(

@@ -186,7 +186,8 @@ def total_steps(settings: Settings, steps_per_epoch: int) -> int:
 
 
 def _steps(settings: Settings, steps_per_epoch: int) -> optax.Schedule:
-    boundaries = {round(epoch * steps_per_epoch): settings.decay for epoch in settings.milestones}
+    steps = [round(epoch * steps_per_epoch) for epoch in settings.milestones]  # in short runs some are the same
+    boundaries = {step: settings.decay ** steps.count(step) for step in steps}
     return optax.piecewise_constant_schedule(settings.lr, boundaries)
 
 

@@ -109,9 +109,13 @@ def prepare(
     if (settings.cutout or 0) >= min(size := whole.image_shape[:2]):
         fix = f"give less than {min(size)}"
         raise L2LError(f"--cutout={settings.cutout} covers images of {size[0]} x {size[1]}: {fix}")
+    users = classifier is not None
     classifier = classifier or models.create(
         settings.arch, num_classes=whole.num_classes, dtype=jnp.dtype(settings.dtype), remat=settings.remat
     )
+    images = jnp.zeros((settings.batch_size, *whole.image_shape))
+    if users:
+        settings = _for_network(settings, classifier, images)
     defense = defense or defenses.create(settings.method, classifier, ball, axis_name=AXIS, **settings.options)
     if settings.awp:
         defense = defenses.perturbed(defense, gamma=settings.awp, axis_name=AXIS)
@@ -125,7 +129,6 @@ def prepare(
     first_movers = movers_of(settings if settings.clip_warmup else settings._replace(clip_norm=None))
     movers = movers_of(settings)
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
-    images = jnp.zeros((settings.batch_size, *whole.image_shape))
     state = init_state(k_init, classifier, defense, movers, images)
     classes = _check_players(settings, whole, classifier, defense, state, images)
     state, began_with = _begun(settings, movers, state)
@@ -143,6 +146,14 @@ def prepare(
     return Setup(*parts, k_data, k_eval), state
 
 
+def _for_network(settings: Settings, classifier: Classifier, images: Array) -> Settings:
+    """Return the settings whose attacker, where it sees labels, knows all classes of the network."""
+    if "num_classes" not in settings.options:
+        return settings
+    logits = jax.eval_shape(classifier.logits, classifier.init(jax.random.key(0), images), images)
+    return settings._replace(options={**settings.options, "num_classes": int(logits.shape[-1])})
+
+
 def _check_players(
     settings: Settings,
     dataset: data.Dataset,
@@ -158,6 +169,8 @@ def _check_players(
             raise L2LError(f"--attacker-from={settings.attacker_from}: {learns_none}: leave it out")
         if settings.schedule == "attacker":
             raise L2LError(f"--schedule=attacker: {learns_none}: give joint")
+    if defense.mover is not None and settings.schedule == "classifier":
+        raise L2LError(f"--schedule=classifier: the perturbations of {settings.method} would not move: give joint")
     variables = {"params": state.params.classifier, "batch_stats": state.stats.classifier}
     classes = jax.eval_shape(classifier.logits, variables, images).shape[-1]
     if classes < dataset.num_classes:
