@@ -43,12 +43,13 @@ def margin(logits: Array, y: Array, *, kappa: float = jnp.inf) -> Array:
     """Return max_{k != y} z_k - z_y, [B], clipped at `kappa` from above: positive if misclassified, else negative.
 
     The sign is that of `accuracy` in ties too, where the first of the largest logits decides: a tie gives the smallest
-    number of that sign, and NaN infinity of it. Carlini & Wagner (2017), f_6, with the sign for an ascent. PGD on it
-    with kappa = 50 is the "CW" of the MadryLab challenges.
+    number of that sign (that of float32, in wider logits too), and NaN infinity of it. Carlini & Wagner (2017), f_6,
+    with the sign for an ascent. PGD on it with kappa = 50 is the "CW" of the MadryLab challenges.
     """
     own, others = _split(logits, y)
+    least = max(float(jnp.finfo(kind).tiny) for kind in (logits.dtype, jnp.float32))
     gap, sign = jnp.max(others, axis=1) - own, 1 - 2 * accuracy(logits, y)
-    gap = gap + jnp.where(gap == 0, sign * jnp.finfo(gap.dtype).tiny, 0)
+    gap = gap + jnp.where(gap == 0, sign * least, 0)
     return jnp.minimum(jnp.where(jnp.isnan(gap), sign * jnp.inf, gap), kappa)
 
 

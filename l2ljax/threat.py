@@ -189,7 +189,9 @@ BALLS = {"linf": linf, "l2": l2, "l1": l1}
 
 
 def create(norm: str, eps: str | float) -> Ball:
-    """Return the ball of a norm in `BALLS` and the radius that `parse_eps` reads."""
+    """Return the ball of a norm in `BALLS` and the radius that `parse_eps` reads; others are an L2LError."""
+    if norm not in BALLS:
+        raise L2LError(f"norm={norm}: give {' or '.join(BALLS)}")
     return BALLS[norm](parse_eps(eps))
 
 

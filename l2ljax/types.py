@@ -5,7 +5,7 @@ all parts share.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ LogitsFn = Callable[[Array], Array]
 """Images [B, H, W, C] in [0, 1] -> logits [B, K]. Normalization lives inside the model."""
 
 
+@runtime_checkable
 class Attack(Protocol):
     """(logits_fn, key, x [B, H, W, C], y [B]) -> adversarial x, in the ball and in [0, 1]. Pure; jits.
 

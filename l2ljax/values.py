@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Unio
 import jax
 import numpy as np
 
-from l2ljax.types import L2LError
+from l2ljax.types import Attack, L2LError
 
 __all__ = [
     "EXAMPLES", "LARGEST", "Count", "Natural", "NonNegative", "Positive", "Range", "Seed", "Share", "check", "checked",
@@ -57,8 +57,11 @@ class Range(NamedTuple):
         )
 
 
-KINDS = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str, types.NoneType: types.NoneType}
-EXAMPLES: dict[Any, str] = {}
+KINDS: dict[Any, Any] = {
+    int: numbers.Integral, float: numbers.Real, bool: bool, str: str, types.NoneType: types.NoneType,
+    Callable: Callable,
+}  # fmt: skip
+EXAMPLES: dict[Any, str] = {Attack: "an attack, like attacks.create('pgd20', ball)"}
 """Classes of the library that are checked too, each with a text that makes one."""
 LARGEST = 2**31 - 1
 """The largest integer that reaches a device."""
@@ -73,9 +76,9 @@ Share = Annotated[float, Range(0, 1)]
 def check(annotation: Any, value: Any, name: str) -> Any:
     """Return the value, a number as `plain` returns it, if it has the annotated type and lies in its range.
 
-    The annotation may be int, float, bool, str, a `Literal`, one of those with a `Range`, a class of
-    `EXAMPLES`, or a union of them with None. Any other one, and a traced value, is not checked. An int is a float, a
-    bool is no number, and no number is infinite or NaN.
+    The annotation may be int, float, bool, str, a `Literal`, one of those with a `Range`, a class of `EXAMPLES`, a
+    `Callable`, of which no more is checked than that it is one, or a union of them with None. Any other one, and a
+    traced value, is not checked. An int is a float, a bool is no number, and no number is infinite or NaN.
 
     Raises:
       L2LError: any other value; the message begins with `name`.
@@ -87,6 +90,7 @@ def check(annotation: Any, value: Any, name: str) -> Any:
     value = plain(value)
     if not any(_fits(member, value) for member in choices):
         shown = str(value).replace("\n", " ")
+        shown = shown if len(shown) <= 80 else f"a {type(value).__name__}"
         raise L2LError(f"{name}={shown}: give {describe(annotation)}")
     return value
 
@@ -137,7 +141,10 @@ def parse_list(annotation: Any, text: str, name: str) -> list[Any]:
 
 def describe(annotation: Any) -> str:
     """Return the values that an annotation allows, in words: "a whole number from 0 to 5, or none"."""
-    named = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "none"}
+    named: dict[Any, str] = {
+        int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "none",
+        Callable: "a function",
+    }  # fmt: skip
     words = []
     for member in members(annotation):
         if get_origin(member) is Literal:
@@ -170,7 +177,9 @@ def members(annotation: Any) -> tuple[Any, ...]:
 
 
 def kind_of(member: Any) -> Any:
-    """Return int for int and for Annotated[int, ...]."""
+    """Return int for int and for Annotated[int, ...], and Callable for Callable[...]."""
+    if get_origin(member) is Callable:
+        return Callable
     return get_args(member)[0] if get_origin(member) is Annotated else member
 
 

@@ -273,6 +273,17 @@ def test_a_model_that_nothing_fools_ends_the_search(case):
     assert len(seen) == 1 + case["passes"]
 
 
+@pytest.mark.parametrize("name", ["cw_l2", "l2l_cw"])
+def test_logits_may_be_wider_than_images(name):
+    model, x, y, *_ = problem(3)
+    expected = attack(name, model, x, y)
+    with jax.enable_x64(True):
+        wide = jax.tree_util.Partial(linear, [jnp.asarray(w, jnp.float64) for w in model.args[0]])
+        x_adv = jax.jit(MAKE[name]())(wide, KEY, x, y)
+    assert x_adv.dtype == jnp.float32
+    np.testing.assert_allclose(x_adv, expected, atol=2e-3)
+
+
 @pytest.mark.parametrize("make", [lambda: l2l_cw(threat.linf(0.1), steps=0), lambda: cw_l2(search_steps=0)])
 def test_bad_options_are_told(make):
     with pytest.raises(L2LError, match="steps=0: give a whole number from 1"):

@@ -48,6 +48,33 @@ def test_the_worst_case_is_per_example_and_fooled_before_counts_as_fooled():
     assert max(row.robust_acc for row in found.attacks.values()) <= found.clean_acc
 
 
+def test_an_evaluation_of_a_half_precise_model_goes_on(tmp_path):
+    """NumPy's files hold no bfloat16."""
+    half = lambda x: linear(WEIGHTS, x).astype(jnp.bfloat16)
+    x, how = SPLIT.images / np.float32(255), {"key": jax.random.key(0), "state_path": tmp_path / "state.npz"}
+    first = run_in_turn(half, x, SPLIT.labels, {"pgd3": attacks.create("pgd3", BALL)}, **how)
+    again = run_in_turn(half, x, SPLIT.labels, {"pgd3": attacks.create("pgd3", BALL)}, **how)
+    np.testing.assert_array_equal(first.x_adv, again.x_adv)
+
+
+@pytest.mark.parametrize("judge", ["evaluate", "in turn"])
+def test_attacks_without_a_name_or_that_are_none_are_refused(judge):
+    x = SPLIT.images / np.float32(255)
+    judges = {
+        "evaluate": lambda given: evaluate(LOGITS_FN, (x, SPLIT.labels), given, key=jax.random.key(0)),
+        "in turn": lambda given: run_in_turn(LOGITS_FN, x, SPLIT.labels, given, key=jax.random.key(0)),
+    }
+    for given, message in (
+        (attacks.fgsm(BALL), r"the attacks are a function.*: give {'pgd20': attacks\.create\('pgd20', ball\)}"),
+        ([attacks.fgsm(BALL)], "the attacks are a list: give {'pgd20'"),
+        ({"a": "fgsm"}, "the attack a=fgsm: give an attack, like attacks"),
+    ):
+        with pytest.raises(L2LError, match=message):
+            judges[judge](given)
+    with pytest.raises(L2LError, match="logits_fn=a dict: give a function"):
+        evaluate({"w": WEIGHTS}, SPLIT, {}, key=jax.random.key(0))
+
+
 def test_neither_the_batch_size_nor_padding_changes_a_result():
     table = {name: attacks.create(name, BALL) for name in ("fgsm", "pgd5", "random3")}
     results = [evaluate(LOGITS_FN, SPLIT, table, key=jax.random.key(1), batch_size=b) for b in (37, 8, 100, 1)]

@@ -66,6 +66,21 @@ def test_the_ascent_equals_numpys(steps):
         np.testing.assert_allclose(np.asarray(found.best[i]).ravel(), best, atol=1e-8)
 
 
+def test_a_run_starts_in_the_ball_of_three_eps():
+    """The first phase's, as released: more entries change than in the ball of eps."""
+    seen = []
+
+    def start(ball, key, x0):
+        seen.append((ball, auto_pgd.surface(ball, key, x0)))
+        return seen[-1][1]
+
+    with jax.disable_jit():
+        attacks.apgd(threat.l1(EPS), steps=2, start=start)(LOGITS, KEY, jnp.asarray(X), Y)
+    [(ball, begun)] = seen
+    assert ball.name == "l1" and ball.eps == 3 * EPS
+    np.testing.assert_allclose(ball.norm(begun - X), 3 * EPS, rtol=1e-4)
+
+
 def strongest(x0, w):
     """The largest <w, delta> in the ball and in [0, 1]: pixels of large |w| go to their bounds, until eps is spent."""
     left, total = EPS, 0.0

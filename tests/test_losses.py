@@ -51,6 +51,12 @@ def test_margin_is_cut_at_kappa_from_above():
     chex.assert_trees_all_close(gradient, jnp.array([[0.0, 0.0], [-1.0, 1.0]]), atol=0)
 
 
+def test_the_sign_of_a_tie_in_wide_logits_stays_in_single_precision():
+    with jax.enable_x64(True):
+        tie = losses.margin(jnp.zeros((2, 3), jnp.float64), jnp.array([0, 1]))  # the first class wins
+        assert tie.dtype == jnp.float64 and tie.astype(jnp.float32)[0] < 0 < tie.astype(jnp.float32)[1]
+
+
 def test_kl_equals_numpy():
     log_p, log_q = log_softmax(Z), log_softmax(W)
     expected = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)

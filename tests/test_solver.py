@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from l2ljax import attacks, threat
+from l2ljax.attacks import learned
 from l2ljax.attacks.solver import solvers
 from l2ljax.data import Split
 from l2ljax.evaluate import evaluate, run_in_turn
@@ -92,6 +93,44 @@ def test_a_rule_with_a_count_of_steps_for_all_examples_can_be_stopped():
     found = run_in_turn(LOGITS_FN, X, Y, {"adam": at_once(attack)}, key=KEY)
     np.testing.assert_array_equal(run_in_turn(LOGITS_FN, X, Y, {"adam": attack}, key=KEY).x_adv, found.x_adv)
     assert 0.2 < (np.asarray(LOGITS_FN(whole)).argmax(1) == Y).mean() < 0.9
+
+
+@pytest.mark.parametrize("hidden", [1, 10])
+def test_a_rule_whose_state_is_not_per_example_keeps_all_examples(hidden):
+    """A learned optimizer's hidden state is [hidden, all pixels]: examples cannot be cut out of it."""
+    optimizer = learned.recurrent(hidden=hidden, scale=0.1)
+    params, _ = optimizer.init(jax.random.key(3), X)
+    rule = optimizer.rule(params, {}, None, None)
+    attack = attacks.gradient_attack(half_robust(), rule, steps=25, keep="first")
+    whole = np.asarray(jax.jit(attack)(LOGITS_FN, example_keys(KEY, N), X, Y))
+    np.testing.assert_array_equal(evaluated(attack).correct, evaluated(at_once(attack)).correct)
+    assert 0 < (np.asarray(LOGITS_FN(whole)).argmax(1) == Y).mean() < 1
+
+
+def test_a_wrapper_is_not_passed_by():
+    """functools.wraps copies an attack's pieces onto its wrapper, which does something else."""
+    pgd = attacks.create("pgd20+first", half_robust())
+
+    @functools.wraps(pgd)
+    def nothing(logits_fn, key, x, y):
+        return x
+
+    assert evaluated(nothing).robust_acc == 1 and len(solvers(nothing)) == 1 and solvers(nothing)[0].steps == 0
+
+
+def test_jitted_attacks_are_judged_and_combined_as_they_are():
+    """Inside another program an attack gets the model as a function, which a jitted one could not take."""
+    for name in ("pgd20+first", "pgd5"):
+        attack = attacks.create(name, half_robust())
+        jitted = jax.jit(attack)
+        np.testing.assert_array_equal(evaluated(jitted).correct, evaluated(attack).correct)
+        found, expected = (run_in_turn(LOGITS_FN, X, Y, {"it": a}, key=KEY).x_adv for a in (jitted, attack))
+        np.testing.assert_array_equal(found, expected)
+        for make in (
+            lambda a: attacks.best_of([a]), lambda a: attacks.restarts(a, 2), lambda a: attacks.cascade([a]),
+            lambda a: attacks.targeted(a, 1),
+        ):  # fmt: skip
+            np.testing.assert_array_equal(*(jax.jit(make(a))(LOGITS_FN, KEY, X, Y) for a in (jitted, attack)))
 
 
 def test_half_of_the_examples_cost_little_more_than_half_of_the_passes():

@@ -22,7 +22,7 @@ from l2ljax.attacks.entrance import entered
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.attacks.selection import likeliest_wrong
 from l2ljax.attacks.sparse_ascent import ascend_in_l1
-from l2ljax.threat import Ball, choose
+from l2ljax.threat import Ball, choose, resized
 from l2ljax.types import Array, Attack, Key, L2LError, LogitsFn, example_keys, fold_in
 from l2ljax.values import Count, Natural, Share, checked
 
@@ -66,7 +66,7 @@ def gradients(loss: PerExampleLoss, logits_fn: Model, y: Array, keys: Key, eot: 
 def surface(ball: Ball, key: Key, x0: Array) -> Array:
     """Start at distance eps from x0, then clip to [0, 1]: x0 + eps u / |u|, u uniform for linf and normal for l2.
 
-    In l1, start at the projection of x0 + u, which changes few pixels.
+    In l1, start at the projection of x0 + u, which changes few pixels; `apgd` gives it the ball of 3 eps there.
     """
     draw = functools.partial(jax.random.uniform, minval=-1) if ball.name == "linf" else jax.random.normal
     u = jax.vmap(lambda k: draw(k, x0.shape[1:], x0.dtype))(example_keys(key, len(x0)))
@@ -108,10 +108,10 @@ def apgd_targeted(
 ) -> Attack:  # fmt: skip
     """Run `apgd` on the targeted DLR loss, once per target (APGD-T). Croce & Hein (2020), section 4.2.
 
-    The targets are the wrong classes of largest logit at the clean image, in that order, or in that of `nearest_wrong`:
-    `target_classes` of them, or as many as there are, from rank `first` on, which may be traced. Targets tried one by
-    one draw as they do together. The rest is as in `apgd`. Fewer than four classes, and a rank that none has, raise an
-    L2LError.
+    The targets are the wrong classes of largest logit at the clean image, in that order, or in that of `nearest_wrong`,
+    which ranks nine of them: `target_classes` of them, or as many as there are, from rank `first` on, which may be
+    traced. Targets tried one by one draw as they do together. The rest is as in `apgd`. Fewer than four classes, and a
+    rank that none has, raise an L2LError.
     """
 
     def targets(logits_fn: LogitsFn, x: Array, clean: Array, y: Array) -> Array:
@@ -134,7 +134,9 @@ def _attack(
     `goals_of` is (logits_fn, x, clean logits [B, K], y [B]) -> goals [runs, B], `loss_of` the loss of one goal [B].
     """
 
-    ascend = ascend_in_l1 if ball.name == "l1" else functools.partial(ascend_adaptively, rho=rho)
+    in_l1 = ball.name == "l1"
+    ascend = ascend_in_l1 if in_l1 else functools.partial(ascend_adaptively, rho=rho)
+    around = resized(ball, 3 * ball.eps) if in_l1 else ball  # the first of its balls
 
     @entered
     def attack(logits_fn: Model, keys: Key, x: Array, y: Array) -> Array:
@@ -148,7 +150,7 @@ def _attack(
 
             def again(x_adv: Array, fooled: Array) -> tuple[Array, Array]:
                 gradient_fn = gradients(loss_of(goal), logits_fn, y, k_model, eot)
-                climb = ascend(gradient_fn, ball, x, start(ball, k_start, x), steps=steps)
+                climb = ascend(gradient_fn, ball, x, start(around, k_start, x), steps=steps)
                 return choose(climb.fooled & ~fooled, climb.adversarial, x_adv), fooled | climb.fooled
 
             return jax.lax.cond(reached[1].all(), lambda *same: same, again, *reached), None

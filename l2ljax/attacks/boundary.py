@@ -155,7 +155,7 @@ def nearest_boundary(logits_fn: LogitsFn, ball: Ball, x: Array, y: Array, classe
       classes: other classes [M, B]. Each takes a backward pass, one after the other: memory does not grow with M.
 
     Returns:
-      f_k(x) [B] and w_k [B, H, W, C] (see `finite`) of the nearest, the first in a tie; both 0 if all w_k are 0.
+      f_k(x) [B] and w_k [B, H, W, C] (see `finite`) of the nearest, the first in a tie; w_k is 0 if all are.
     """
     model = jax.vjp(logits_fn, x)
 

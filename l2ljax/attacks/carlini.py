@@ -183,8 +183,8 @@ def cw_l2(
 
     Adam runs from x for each c. The next c is ten times the last until one fools the model, then the mean of the
     largest that failed and the smallest that succeeded. Returns the best image of all steps; the clean image if none
-    fools the model or if it is already misclassified. Takes at most `search_steps` * `steps` passes forward and
-    backward.
+    fools the model or if it is already misclassified by more than `confidence`. Takes at most `search_steps` * `steps`
+    passes forward and backward.
 
     Args:
       ball: if given, results outside it are replaced by the clean image. The search is unchanged and minimizes the l2
@@ -212,6 +212,7 @@ def cw_l2(
                 return distance + s.const * jax.nn.relu(confidence - margin), (distance, margin)
 
             descent, x_new, value, (distance, margin) = _descend(rule, loss_fn, s.descent)
+            value = value.astype(s.checked.dtype)  # logits may be wider than images
             wrong = ~(margin <= confidence)
             better = wrong & (distance < s.distance) & (s.round < search_steps)
             fooled = s.fooled | wrong

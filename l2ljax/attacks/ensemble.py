@@ -18,7 +18,7 @@ from l2ljax.attacks.boundary import fab, fab_targeted
 from l2ljax.attacks.entrance import entered, reach, sound
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.attacks.selection import keep_stronger, likeliest_wrong, strongest
-from l2ljax.attacks.solver import as_tree, one_by_one
+from l2ljax.attacks.solver import as_tree, one_by_one, unjitted
 from l2ljax.attacks.square_budget import square_on_budget
 from l2ljax.attacks.square_search import square
 from l2ljax.threat import Ball, choose
@@ -55,6 +55,8 @@ def restarts(attack: Attack, n: Count) -> Attack:
     On the host (see `solver`), an attack that stops at success skips the examples that earlier runs fooled.
     """
 
+    attack = unjitted(attack)
+
     @entered
     def restarted(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
         first = (x, losses.margin(logits_fn(x), y))
@@ -63,6 +65,7 @@ def restarts(attack: Attack, n: Count) -> Attack:
     return one_by_one(restarted, [attack] * n)
 
 
+@checked
 def targeted(attack: Attack, target: int | Array | None = None) -> Attack:
     """Aim `attack` at making the model answer with the class `target`.
 
@@ -88,6 +91,8 @@ def targeted(attack: Attack, target: int | Array | None = None) -> Attack:
     """
     if not (target is None or type(target) is int or jnp.issubdtype(getattr(target, "dtype", object), jnp.integer)):
         raise L2LError(f"target={target!r}: give a class, an integer, or an array of one per image")
+
+    attack = unjitted(attack)
 
     @entered
     def towards(logits_fn: LogitsFn, keys: Key, x: Array, y: Array) -> Array:
@@ -172,7 +177,7 @@ def cascade(attacks: Sequence[Attack], *, stochastic: bool = False) -> Attack:
 def _one_or_more(name: str, attacks: Sequence[Attack]) -> tuple[Attack, ...]:
     if not (attacks := tuple(attacks)):
         raise L2LError(f"{name} has no attacks: give one or more")
-    return attacks
+    return tuple(unjitted(check(Attack, attack, f"an attack of {name}")) for attack in attacks)
 
 
 def transfer(attack: Attack, surrogate: LogitsFn) -> Attack:

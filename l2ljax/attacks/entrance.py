@@ -18,7 +18,7 @@ import numpy as np
 from l2ljax.threat import rounded, spread, widened
 from l2ljax.types import Array, Attack, Key, L2LError, example_keys
 
-__all__ = ["check_floats", "check_images", "check_output", "enter", "entered", "reach", "sound"]
+__all__ = ["check_floats", "check_images", "check_model", "check_output", "enter", "entered", "reach", "sound"]
 
 
 def entered(attack: Attack) -> Attack:
@@ -57,6 +57,7 @@ def enter(logits_fn: Callable[..., Array], key: Key, x: Any, y: Any) -> tuple[Ca
       L2LError: images that are not floats [B, ...] in [0, 1], labels that are not integers [B] of the model's classes,
         a number of keys other than 1 and B, or (when the model is called) an output other than floats [B, K], K >= 2.
     """
+    check_model(logits_fn)
     check_images(x)
     if not hasattr(y, "dtype"):
         raise L2LError(f"labels are a {type(y).__name__}: give an array of integers [B]")
@@ -75,6 +76,12 @@ def enter(logits_fn: Callable[..., Array], key: Key, x: Any, y: Any) -> tuple[Ca
     return model, example_keys(key, len(x)), widened(given), jnp.asarray(y)
 
 
+def check_model(logits_fn: Any) -> None:
+    """Check that a model is a function; raise an L2LError otherwise."""
+    if not callable(logits_fn):
+        raise L2LError(f"the model is a {type(logits_fn).__name__}: give a function from images to logits")
+
+
 def check_images(x: Any) -> None:
     """Check that images are floats [B, ...], B >= 1, while tracing too; raise an L2LError otherwise."""
     check_floats(x)
@@ -84,8 +91,8 @@ def check_images(x: Any) -> None:
 
 def check_floats(x: Any) -> None:
     """Check that images are an array of floats; raise an L2LError otherwise."""
-    if not hasattr(x, "dtype"):
-        raise L2LError(f"images are a {type(x).__name__}: give an array of floats in [0, 1]")
+    if not isinstance(getattr(x, "dtype", None), np.dtype):  # a list, or a PyTorch tensor
+        raise L2LError(f"images are a {type(x).__name__}: give an array of floats in [0, 1], NumPy's or JAX's")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise L2LError(f"images are {x.dtype}: give floats in [0, 1], like images.astype('float32') / 255")
 

@@ -87,7 +87,7 @@ def ascent_attack(
 
     def advance(logits_fn: LogitsFn, key: Key, x: Array, y: Array, carry: Carry, n: int) -> Carry:
         climb = ascent.advance(objective(logits_fn, x, y), rule, ball, x, (carry.x, carry.state), n, unroll=unroll)
-        return Carry(climb.x, climb.aux[-1], climb.state)  # x_{t+n} equals x_{t+n-1} if that is misclassified
+        return Carry(climb.x, climb.aux[-1], climb.state)  # a misclassified x_t stays, up to a projection's rounding
 
     if keep == "first":
         attack.solvers = (Solver(Partial(init), Partial(advance), steps),)  # type: ignore[attr-defined]

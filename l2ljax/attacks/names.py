@@ -110,9 +110,10 @@ def create(name: str, ball: Ball) -> Attack:
 
     A name is one of `FAMILIES`, its number, @ and a paper if it has such step sizes, and options, like
     pgd100@l2l+best+restarts5. +best returns the iterate of largest loss and +first the first misclassified one, instead
-    of the last. +targeted runs towards each of the nine likeliest wrong classes, on the margin without kappa.
-    +restartsN makes N runs and returns per example the image of largest margin loss (`evaluate.run_in_turn` with
-    +first: the first that fools). Attacks without +best and +first choose their iterate themselves.
+    of the last. +targeted runs towards each of the nine likeliest wrong classes, on minus its loss towards that class,
+    and on the margin without kappa. +restartsN makes N runs and returns per example the image of largest margin loss
+    (`evaluate.run_in_turn` with +first: the first that fools). Attacks without +best and +first choose their iterate
+    themselves.
 
     Raises:
       L2LError: an unknown name, or an option that the attack lacks; the message lists the choices.

@@ -42,6 +42,6 @@ def from_rank(classes: Array, n: int, first: int | Array = 0) -> Array:
     wrong = len(classes)
     if not isinstance(first, jax.core.Tracer):
         if first >= wrong:
-            raise L2LError(f"first={first}: the model has {wrong} wrong classes, of the ranks 0 to {wrong - 1}")
+            raise L2LError(f"first={first}: {wrong} wrong classes are ranked, from 0 to {wrong - 1}")
         n = min(n, wrong - int(first))
     return classes[jnp.minimum(first + jnp.arange(min(n, wrong)), wrong - 1)]

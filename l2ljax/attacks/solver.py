@@ -7,6 +7,7 @@
 An attack that stops at success has the attribute `solvers`. Any other is one solver that ends with `init`.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from jax.tree_util import Partial
 from l2ljax.attacks.entrance import entered
 from l2ljax.types import Array, Attack, Key, LogitsFn, Tree, example_keys, fold_in
 
-__all__ = ["Carry", "Solver", "as_tree", "one_by_one", "solvers"]
+__all__ = ["Carry", "Solver", "as_tree", "one_by_one", "solvers", "unjitted"]
 
 
 class Carry(NamedTuple):
@@ -42,8 +43,17 @@ class Solver(NamedTuple):
 
 
 def solvers(attack: Attack) -> tuple[Solver, ...]:
-    """Return an attack's solvers, which a host runs in turn, each on the examples not fooled so far."""
-    return getattr(attack, "solvers", None) or (Solver(Partial(_at_once, as_tree(attack))),)
+    """Return an attack's solvers, which a host runs in turn, each on the examples not fooled so far.
+
+    A wrapper made with `functools.wraps` has a copy of what it wraps: it is one solver.
+    """
+    own = None if hasattr(getattr(attack, "__wrapped__", None), "solvers") else getattr(attack, "solvers", None)
+    return own or (Solver(Partial(_at_once, as_tree(attack))),)
+
+
+def unjitted(attack: Attack) -> Attack:
+    """Return the attack, or what is jitted: inside another program it gets the model as a function, not as a pytree."""
+    return inspect.unwrap(attack, stop=lambda function: not isinstance(function, jax.stages.Wrapped))
 
 
 def one_by_one(attack: Attack, members: Sequence[Attack]) -> Attack:

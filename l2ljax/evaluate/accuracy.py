@@ -13,7 +13,17 @@ import numpy as np
 from l2ljax import cost, losses
 from l2ljax.attacks.solver import as_tree, solvers
 from l2ljax.data import Split
-from l2ljax.evaluate.loop import STANDS, Job, Progress, Turn, attack_in_turn, clean_logits, job_of, over
+from l2ljax.evaluate.loop import (
+    STANDS,
+    Job,
+    Progress,
+    Turn,
+    attack_in_turn,
+    clean_logits,
+    job_of,
+    named_attacks,
+    over,
+)  # fmt: skip
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Attack, Key, LogitsFn, one_key
 from l2ljax.values import Count, checked
@@ -76,7 +86,7 @@ def evaluate(
     predicted = clean_logits(job, key).argmax(axis=1)
     clean = predicted == job.labels
     rows = {}
-    for name, attack in attacks.items():
+    for name, attack in named_attacks(attacks):
         progress(name)
         rows[name] = _row(job, name, attack, key, clean)
     worst = np.logical_and.reduce([clean, *(row.correct for row in rows.values())])

@@ -9,9 +9,10 @@ examples: on a model that is 50 % robust, PGD-100 takes a little more than half 
 """
 
 import functools
+import inspect
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,16 +21,17 @@ import numpy as np
 from jax.tree_util import Partial
 
 from l2ljax import devices
-from l2ljax.attacks.entrance import check_output, reach
-from l2ljax.attacks.solver import Solver, as_tree
+from l2ljax.attacks.entrance import check_model, check_output, reach
+from l2ljax.attacks.solver import Solver, as_tree, unjitted
 from l2ljax.data import Split, pixels
 from l2ljax.data.arrays import check_examples
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Key, L2LError, Tree, one_key
+from l2ljax.types import Array, Attack, Key, L2LError, Tree, one_key
+from l2ljax.values import check
 
 __all__ = [
     "ROUND", "STANDS", "Job", "Progress", "Turn", "attack_in_turn", "check_logits", "clean_logits",
-    "examples_of", "job_of", "over",
+    "examples_of", "job_of", "named_attacks", "over",
 ]  # fmt: skip
 
 ROUND = 10
@@ -111,6 +113,7 @@ def job_of(
     stochastic: bool = False, ball: Ball | None = None,
 ) -> Job:  # fmt: skip
     """Return the job on `examples_of(split)`, in batches of at most `sizes` sizes, split over all local devices."""
+    check_model(logits_fn)
     images, labels = examples_of(split)
     size = devices.round_up(min(batch_size, len(labels)))
     unit = devices.round_up(max(size // sizes, 1))
@@ -135,6 +138,26 @@ def check_logits(logits: Array | np.ndarray, y: Array | np.ndarray) -> None:
         raise L2LError("the model returns probabilities: give its logits (before the softmax), or attacks fail")
 
 
+def named_attacks(attacks: Any, num_classes: int | None = None) -> list[tuple[str, Attack]]:
+    """Return (name, attack) pairs of a mapping or, if `num_classes` is given, of a function of that number.
+
+    Raises:
+      L2LError: anything else, like an attack without a name.
+    """
+    example = "give {'pgd20': attacks.create('pgd20', ball)}"
+    if num_classes is not None and callable(attacks):
+        try:
+            inspect.signature(attacks).bind(num_classes)
+        except TypeError as error:
+            raise L2LError(f"the attacks are a function of more than the number of classes: {example}") from error
+        attacks = attacks(num_classes)
+    elif isinstance(attacks, Mapping):
+        attacks = attacks.items()
+    else:
+        raise L2LError(f"the attacks are a {type(attacks).__name__}: {example}")
+    return [(name, unjitted(check(Attack, attack, f"the attack {name}"))) for name, attack in attacks]
+
+
 def over(job: Job, function: Callable[..., Tree], key: Key, **options: Any) -> Tree:
     """Return function(logits_fn, keys, x, y, **options), arrays [B, ...], for all examples: [N, ...]."""
     n, size = len(job.labels), job.batch_size
@@ -147,7 +170,7 @@ def clean_logits(job: Job, key: Key) -> np.ndarray:
     """Return the logits [N, K] of the clean images; raise an L2LError for invalid ones."""
     logits, _ = over(job, _logits, key, stochastic=job.stochastic)
     check_logits(logits, job.labels)
-    return logits
+    return logits.astype(np.promote_types(logits.dtype, np.float32))  # which a file can hold
 
 
 def attack_in_turn(job: Job, todo: Sequence[Turn], state: Progress, tick: Callable[[], None] = lambda: None) -> None:
@@ -181,7 +204,7 @@ def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[
         if not len(left):
             break
         packed = _filled(left, devices.round_up(_unit(len(left), len(rows))), len(rows))
-        if len(packed) < len(at):
+        if len(packed) < len(at) and _per_example(job, turn, carry, part):
             whole = jax.device_get(carry)
             x_adv[at[:standing]] = whole.x[:standing]
             carry = devices.shard(jax.tree.map(operator.itemgetter(packed), whole))
@@ -207,6 +230,13 @@ def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[
     if not np.isfinite(logits[:count]).all():
         raise L2LError(f"{turn.name} reached images with NaN logits or infinite ones: find out where the model breaks")
     return reached, (logits.argmax(axis=1) != job.labels[rows])[:count]
+
+
+def _per_example(job: Job, turn: Turn, carry: Tree, part: tuple[Key, Array, Array]) -> bool:
+    """Return whether the state is an entry per example, in all its arrays, so that examples can be dropped."""
+    one = jax.eval_shape(turn.solver.init, job.logits_fn, *(a[:1] for a in part))
+    sizes = [(a.shape[:1], b.shape[:1]) for a, b in zip(*map(jax.tree.leaves, (one, carry)), strict=True)]
+    return all(size == ((1,), (len(part[1]),)) for size in sizes)
 
 
 def _logits(logits_fn: Callable[..., Array], keys: Key, x: Array, y: Array, *, stochastic: bool) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ import numpy as np
 from l2ljax.attacks.ensemble import VERSIONS, check_attacks, stages
 from l2ljax.attacks.entrance import check_floats
 from l2ljax.attacks.solver import solvers
-from l2ljax.evaluate.loop import STANDS, Progress, Turn, attack_in_turn, clean_logits, job_of
+from l2ljax.evaluate.loop import STANDS, Progress, Turn, attack_in_turn, clean_logits, job_of, named_attacks
 from l2ljax.files import write_files
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Attack, Key, L2LError, is_key, one_key, one_line
@@ -125,7 +125,7 @@ def run_in_turn(
     x, y = job.images, job.labels
     logits = clean_logits(job, jax.random.fold_in(key, 2**32 - 1))  # the turns draw from the numbers from 0 on
     clean = logits.argmax(axis=1) == y
-    named = list(attacks(logits.shape[1]) if callable(attacks) else attacks.items())
+    named = named_attacks(attacks, logits.shape[1])
     keys = [jax.random.fold_in(key, i) for i in range(len(named))]
     todo = [Turn(name, s, k) for (name, attack), k in zip(named, keys, strict=True) for s in solvers(attack)]
     state = Progress(np.array(x), np.where(clean, STANDS, -1), np.zeros(2, int), np.zeros((len(todo), 2)))
