@@ -55,9 +55,9 @@ def enter(logits_fn: Callable[..., Array], key: Key, x: Any, y: Any) -> tuple[Ca
 
     Raises:
       L2LError: images that are not floats [B, ...] in [0, 1], labels that are not integers [B] of the model's classes,
-        a number of keys other than 1 and B, or (when the model is called) an output other than floats [B, K], K >= 2.
+        a number of keys other than 1 and B, or (when the model is called) one that is no function, or an output other
+        than floats [B, K], K >= 2.
     """
-    check_model(logits_fn)
     check_images(x)
     if not hasattr(y, "dtype"):
         raise L2LError(f"labels are a {type(y).__name__}: give an array of integers [B]")
@@ -71,6 +71,7 @@ def enter(logits_fn: Callable[..., Array], key: Key, x: Any, y: Any) -> tuple[Ca
     given, labels = jnp.asarray(x), reach(y)
 
     def model(x: Array, *keys: Key) -> Array:
+        check_model(logits_fn)  # attacks that do not ask it need none
         return check_output(logits_fn(rounded(x, given), *keys), len(x), labels)
 
     return model, example_keys(key, len(x)), widened(given), jnp.asarray(y)
