@@ -90,7 +90,7 @@ def check(annotation: Any, value: Any, name: str) -> Any:
     value = plain(value)
     if not any(_fits(member, value) for member in choices):
         shown = str(value).replace("\n", " ")
-        shown = shown if len(shown) <= 80 else f"a {type(value).__name__}"
+        shown = shown if len(shown) <= 80 or isinstance(value, str) else f"a {type(value).__name__}"
         raise L2LError(f"{name}={shown}: give {describe(annotation)}")
     return value
 

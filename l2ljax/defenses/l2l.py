@@ -45,13 +45,7 @@ def convolutional_l2l(
         criterion = saddle.trades(beta)._replace(inner=criterion.inner)
     network = attackers.create(attacker, width=attacker_width)
     player = learned.convolutional(network, inputs=inputs, normalize=normalize)
+    query: Literal["train", "eval"] = "train" if "gradient" in inputs else "eval"
     return saddle.unrolled(
-        classifier,
-        player,
-        ball,
-        criterion,
-        steps=steps,
-        start=clean,
-        query="train" if "gradient" in inputs else "eval",
-        axis_name=axis_name,
+        classifier, player, ball, criterion, steps=steps, start=clean, query=query, axis_name=axis_name
     )
