@@ -59,7 +59,7 @@ def play(objective: Any, attacker: float, *, step: float, steps: int) -> np.ndar
     state = TrainState(jnp.int32(0), params, Players((), ()), Players(*map(optimizer.init, params)), jax.random.key(0))
     batch = Batch(jnp.zeros((1, 1, 1, 1)), jnp.zeros(1, jnp.int32))
     rows = []
-    for _ in range(steps + 1):  # a step tells the positions before it
+    for _ in range(steps + 1):  # a step returns the positions before it
         state, metrics = train_step(state, batch)
         rows.append(metrics)
     return np.array([(row["x"], row["y"]) for row in jax.device_get(rows)])

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from bench.goals import told
+from bench.goals import output_of
 from l2ljax.files import check_writable, write_json
 from l2ljax.gail import experiment
 from l2ljax.gail.setup import Config
@@ -59,7 +59,7 @@ def main(flags: Flags) -> None:
                 rounds.setdefault(f"ours, nets {hidden}", []).append(row)
             if flags.imitation:
                 command = [flags.imitation, str(RIVAL), flags.env, str(flags.rival_steps)]
-                printed = told(command).splitlines()
+                printed = output_of(command).splitlines()
                 row = json.loads(printed[-1]) if printed else {}
                 if "name" not in row:
                     raise L2LError(f"{' '.join(command)} printed no result")

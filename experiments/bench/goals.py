@@ -21,7 +21,7 @@ from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from papers.speeds import quotient
 
-__all__ = ["Goal", "collect", "first_step", "fresh_clone", "imported", "keep", "measure", "reached", "run", "told"]
+__all__ = ["Goal", "collect", "first_step", "fresh_clone", "imported", "keep", "measure", "output_of", "reached", "run"]
 
 ROOT = Path(__file__).parent.parent.parent
 TRAINED = "plain,pgd_adv,rnn_adv,grad_l2l,grad_l2l:alternating"
@@ -113,10 +113,10 @@ def measure(folder: Path, *, victim: Path | None, data_dir: Path | None, only: s
 def run(script: str, *flags_and_out: str | Path) -> None:
     """Run a script of experiments/ in its own process; the last argument is the output file."""
     *flags, out = flags_and_out
-    told([sys.executable, str(ROOT / "experiments" / script), *map(str, flags), f"--out={out}"])
+    output_of([sys.executable, str(ROOT / "experiments" / script), *map(str, flags), f"--out={out}"])
 
 
-def told(command: Sequence[str], cwd: str | Path | None = None) -> str:
+def output_of(command: Sequence[str], cwd: str | Path | None = None) -> str:
     """Return what a command prints.
 
     Raises:
@@ -137,7 +137,7 @@ def keep(out: Path, seconds: list[float]) -> None:
 def imported() -> float:
     """Return the seconds of starting Python and importing the library."""
     began = time.perf_counter()
-    told([sys.executable, "-c", "import l2ljax"])
+    output_of([sys.executable, "-c", "import l2ljax"])
     return time.perf_counter() - began
 
 
@@ -165,9 +165,9 @@ def fresh_clone() -> float:
     command = re.search(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert command
     with tempfile.TemporaryDirectory() as folder:
-        told(["git", "clone", "-q", str(ROOT), folder])
+        output_of(["git", "clone", "-q", str(ROOT), folder])
         began = time.perf_counter()
-        told(["bash", "-c", command[0]], cwd=folder)
+        output_of(["bash", "-c", command[0]], cwd=folder)
         return time.perf_counter() - began
 
 

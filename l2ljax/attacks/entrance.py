@@ -18,7 +18,7 @@ import numpy as np
 from l2ljax.threat import rounded, spread, widened
 from l2ljax.types import Array, Attack, Key, L2LError, example_keys
 
-__all__ = ["check_floats", "check_images", "check_model", "check_output", "enter", "entered", "reach", "sound"]
+__all__ = ["check_floats", "check_images", "check_output", "enter", "entered", "reach", "sound"]
 
 
 def entered(attack: Attack) -> Attack:
@@ -71,16 +71,11 @@ def enter(logits_fn: Callable[..., Array], key: Key, x: Any, y: Any) -> tuple[Ca
     given, labels = jnp.asarray(x), reach(y)
 
     def model(x: Array, *keys: Key) -> Array:
-        check_model(logits_fn)  # attacks that do not ask it need none
+        if not callable(logits_fn):  # not before: attacks that do not ask a model need none
+            raise L2LError(f"the model is a {type(logits_fn).__name__}: give a function from images to logits")
         return check_output(logits_fn(rounded(x, given), *keys), len(x), labels)
 
     return model, example_keys(key, len(x)), widened(given), jnp.asarray(y)
-
-
-def check_model(logits_fn: Any) -> None:
-    """Check that a model is a function; raise an L2LError otherwise."""
-    if not callable(logits_fn):
-        raise L2LError(f"the model is a {type(logits_fn).__name__}: give a function from images to logits")
 
 
 def check_images(x: Any) -> None:

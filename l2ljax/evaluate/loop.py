@@ -21,7 +21,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from l2ljax import devices
-from l2ljax.attacks.entrance import check_model, check_output, reach
+from l2ljax.attacks.entrance import check_output, reach
 from l2ljax.attacks.solver import Solver, as_tree, unjitted
 from l2ljax.data import Split, pixels
 from l2ljax.data.arrays import check_examples
@@ -113,7 +113,6 @@ def job_of(
     stochastic: bool = False, ball: Ball | None = None,
 ) -> Job:  # fmt: skip
     """Return the job on `examples_of(split)`, in batches of at most `sizes` sizes, split over all local devices."""
-    check_model(logits_fn)
     images, labels = examples_of(split)
     size = devices.round_up(min(batch_size, len(labels)))
     unit = devices.round_up(max(size // sizes, 1))

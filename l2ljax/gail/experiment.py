@@ -176,7 +176,7 @@ def _train(
     rows = [row for row in folder.rows() if row.keys() >= {*report.METRICS}]
     if not rows:
         raise L2LError(f"{folder.path} lacks the rows of its run: delete that folder to train {name} again")
-    # A missing row, of which `forget_after` has told, is as the one before.
+    # A missing row, which `forget_after` names, is as the one before.
     steps, wanted = [row["step"] for row in rows], np.arange(1, config.iterations + 1)
     known = np.maximum(np.searchsorted(steps, wanted, side="right") - 1, 0)
     whole = {key: np.array([row[key] for row in rows]).T[:, known] for key in report.METRICS}
