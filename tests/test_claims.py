@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from papers import ablations, claims, evidence, plan, printed
+from papers import ablations, claims, evidence, groups, plan, printed
 from papers.evidence import Group, exceeds
 from tests.test_papers_page import FULL, record
 
@@ -29,18 +29,16 @@ from tests.test_papers_page import FULL, record
     ],
 )
 def test_a_difference_is_held_against_seeds_and_images(more, less, images, answer):
-    groups = (Group("a", more, images), Group("b", less, images))
-    assert exceeds("claim", "where", *groups).answer == answer
+    sides = (Group("a", more, images), Group("b", less, images))
+    assert exceeds("claim", "where", *sides).answer == answer
 
 
 def test_what_is_open_names_the_budget_that_would_settle_it(monkeypatch):
     monkeypatch.setattr(evidence, "hours", lambda table, row, runs: 2.0 * runs if table == "slow" else 0.0)
 
     def by(more, less, rows=(("", ""), ("", "")), planned=(None, None)):
-        groups = [
-            Group(name, v, 100, *about) for name, v, *about in zip("ab", (more, less), rows, planned, strict=True)
-        ]
-        return exceeds("claim", "where", *groups).settled_by
+        sides = [Group(name, v, 100, *about) for name, v, *about in zip("ab", (more, less), rows, planned, strict=True)]
+        return exceeds("claim", "where", *sides).settled_by
 
     assert by([], [0.5], rows=(("slow", "a"), ("slow", "b"))) == "5 runs, 10.0 h"
     assert by([0.60], [0.55], rows=(("slow", "a"), ("slow", "a"))) == "2 runs, 4.0 h"  # two columns of the same runs
@@ -151,7 +149,7 @@ def test_gail_is_answered_from_its_own_results(tmp_path):
 
 def test_the_worst_is_taken_over_attacks_that_both_rows_have():
     rows = [record(row="RNN-Adv", PGD_10=0.9, PGD_100=0.8), record(row="AdvTrain", PGD_10=0.85)]
-    assert [g.values for g in claims.worst(rows, "rnn_adv:table3", "RNN-Adv", "AdvTrain")] == [[0.9], [0.85]]
+    assert [g.values for g in groups.worst(rows, "rnn_adv:table3", "RNN-Adv", "AdvTrain")] == [[0.9], [0.85]]
 
 
 def test_a_tenth_of_an_accuracy_has_a_tenth_of_its_error():
@@ -162,10 +160,10 @@ def test_a_tenth_of_an_accuracy_has_a_tenth_of_its_error():
 def test_runs_of_another_plan_do_not_count_towards_the_seeds_that_are_wanted():
     planned = {**FULL, "command": plan.mnist("AdvTrain", 0).line}
     for training, count in ((planned, 1), (FULL, 0)):
-        [group] = claims.column([record(training=training, PGD_100=0.9)], "rnn_adv:table3", "PGD-100", "AdvTrain")
+        [group] = groups.column([record(training=training, PGD_100=0.9)], "rnn_adv:table3", "PGD-100", "AdvTrain")
         assert (group.values, group.planned) == ([0.9], count)
     beside = record(row="RNN-Adv", training={**FULL, "epochs": 3}, PGD_100=0.8)
-    found = claims.column(
+    found = groups.column(
         [record(training=planned, PGD_100=0.9), beside], "rnn_adv:table3", "PGD-100", "AdvTrain", "RNN-Adv"
     )
     assert [(group.values, group.planned) for group in found] == [([], 1), ([], 0)]  # not alike, but run
@@ -175,7 +173,7 @@ def test_the_noise_is_of_the_images_of_the_lowest_attack():
     rows = [record(row=row, images=1000, PGD_100=0.5) for row in ("RNN-Adv", "AdvTrain")]
     for row in rows:
         row["values"]["AutoAttack"] = {"value": 0.6, "images": 200, "command": "judge"}
-    assert [group.images for group in claims.worst(rows, "rnn_adv:table3", "RNN-Adv", "AdvTrain")] == [1000, 1000]
+    assert [group.images for group in groups.worst(rows, "rnn_adv:table3", "RNN-Adv", "AdvTrain")] == [1000, 1000]
 
 
 def test_runs_at_the_papers_settings_leave_the_answers_as_they_are(tmp_path):
@@ -189,5 +187,5 @@ def test_runs_at_the_papers_settings_leave_the_answers_as_they_are(tmp_path):
 
 def test_digits_are_read_where_they_are_kept():
     for table, row in (("methods", "pgd_adv"), ("methods", "naive_l2l")):
-        group = claims.digits(Path(__file__).parent.parent / "experiments" / "results", table, row)
+        group = groups.digits(Path(__file__).parent.parent / "experiments" / "results", table, row)
         assert len(group.values) == 3 and group.images == 397

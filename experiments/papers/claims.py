@@ -5,23 +5,23 @@ for answer in answers(compare.read_records(), Path("experiments/results")): ...
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from l2ljax import defenses
 from l2ljax.report.markdown import grid
 from papers import effort, equal
 from papers.compare import Record
 from papers.evidence import NEEDED, Answer, Group, exceeds
+from papers.groups import alike, column, digits, falls, worst
 from papers.jobs import FAST
-from papers.plan import AS_PRINTED, PARTS, TASKS
+from papers.plan import AS_PRINTED, TASKS
 from papers.records import is_printed
 
 __all__ = [
-    "ATTACKS", "alike", "alternating_beats_joint", "answers", "as_markdown", "column", "digits",
-    "diversity_helps", "gail_is_steadied", "generator_beats_pgd", "interpolation_falls", "learned_attacker_pays",
-    "learned_attacker_wins", "naive_fails", "rnn_beats_adv_train", "two_steps_beat_one", "worst",
+    "alternating_beats_joint", "answers", "as_markdown", "diversity_helps", "gail_is_steadied", "generator_beats_pgd",
+    "interpolation_falls", "learned_attacker_pays", "learned_attacker_wins", "naive_fails", "rnn_beats_adv_train",
+    "two_steps_beat_one",
 ]  # fmt: skip
 
 
@@ -52,72 +52,6 @@ def as_markdown(given: Sequence[Answer]) -> str:
     header = ["claim", "where", "answer", "numbers", "to settle it"]
     return "\n\n".join(["## What reproduces", about, grid(header, rows)])
 
-
-# The numbers ---------------------------------------------------------------------------------------------------------
-
-ATTACKS = (
-    "PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", "pgd100", "margin100", "CW-20", "CW-100",
-    "CW100", "CW1000", "AutoAttack", "AutoAttack, fast",
-)  # fmt: skip
-"""Columns for a row's worst case, if all rows of a comparison have them."""
-
-
-def alike(found: Sequence[Record]) -> Sequence[Record]:
-    """Return the records if all are of one network and one number of images in training, else none."""
-    about = ("dataset", "arch", "epochs", "train_size")
-    return found if len({tuple(record["training"].get(name) for name in about) for record in found}) == 1 else []
-
-
-def worst(records: Sequence[Record], table: str, *rows: str) -> list[Group]:
-    """Return for each row the lowest accuracy per seed among the attacks that all these rows share, if `alike`."""
-    every = alike([record for record in records if record["table"] == table and record["row"] in rows])
-    common = [c for c in ATTACKS if every and all(c in record["values"] for record in every)]
-    of_row = {row: [record["values"] for record in every if record["row"] == row] for row in rows}
-    return [
-        _group(records, table, row, [min((v[c] for c in common), key=_value) for v in seeds if common])
-        for row, seeds in of_row.items()
-    ]
-
-
-def column(records: Sequence[Record], table: str, name: str, *rows: str) -> list[Group]:
-    """Return a column's values per seed of each row, if all are `alike`."""
-    every = alike([r for r in records if r["table"] == table and r["row"] in rows and name in r["values"]])
-    cells = {row: [record["values"][name] for record in every if record["row"] == row] for row in rows}
-    return [_group(records, table, row, found) for row, found in cells.items()]
-
-
-def _value(cell: Mapping[str, Any]) -> float:
-    return float(cell["value"])
-
-
-def _group(records: Sequence[Record], table: str, row: str, cells: Sequence[Mapping[str, Any]]) -> Group:
-    """Return the values of a row's cells, and how many of its records are of the plan's training commands."""
-    commands = {part.victim.line for part in PARTS if (part.table, part.row) == (table, row) and part.victim}
-    runs = [r["training"]["command"] for r in records if (r["table"], r["row"]) == (table, row)]
-    images = min((cell["images"] for cell in cells), default=None)
-    return Group(row, [*map(_value, cells)], images, (table, row), sum(command in commands for command in runs))
-
-
-def digits(results: Path, table: str, row: str) -> Group:
-    """Return PGD-100 per seed of a setting of experiments/ablation.py."""
-    path = results / f"digits_{table}.json"
-    runs = json.loads(path.read_text())["rows"].get(row, []) if path.exists() else []
-    return Group(row, [run["attacks"]["pgd100"]["robust_acc"] for run in runs], runs[0]["eval_size"] if runs else None)
-
-
-def _falls(records: Sequence[Record], *rows: tuple[str, str]) -> list[Group]:
-    """Return for each (table, row) PGD-100's accuracy minus AutoAttack's on the same images, per seed, if `alike`."""
-    [verdict] = FAST
-    both = alike([r for r in records if (r["table"], r["row"]) in rows and {"pgd100", verdict} <= set(r["values"])])
-    groups = []
-    for table, row in rows:
-        seeds = [r["values"] for r in both if (r["table"], r["row"]) == (table, row)]
-        falls = [{**v[verdict], "value": v["pgd100"]["value"] - v[verdict]["value"]} for v in seeds]
-        groups.append(_group(records, table, row, falls))
-    return groups
-
-
-# The claims ----------------------------------------------------------------------------------------------------------
 
 _SETS = {
     "rnn_adv:table3": "MNIST", "l2l_da:table2-mnist": "MNIST", "l2l:table2": "CIFAR-10", "l2l:table4-v2": "CIFAR-10",
@@ -197,7 +131,7 @@ def interpolation_falls(records: Sequence[Record], results: Path) -> list[Answer
     """L2L v2, Table 4: whether AutoAttack takes more points from AIT than from PGM training."""
     claim, said = f"AIT loses more points from pgd100 to {', '.join(FAST)} than PGM training", []
     for row in ("AIT", "AIT+Grad L2L"):
-        pair = _falls(records, ("l2l:table4-v2", row), ("l2l:table2", "PGM Net"))
+        pair = falls(records, ("l2l:table4-v2", row), ("l2l:table2", "PGM Net"))
         said.append(exceeds(claim, _where(records, "l2l:table4-v2", [row], row), *pair))
     return said
 
