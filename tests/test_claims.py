@@ -81,10 +81,26 @@ CASES = {
         ("ours:equal-passes", "N-FGSM", "AutoAttack, fast", 0.37, 0.37),
         ("ours:equal-passes", "RNN-Adv, T = 2", "AutoAttack, fast", 0.40, 0.34),
     ],
-    claims.diversity_helps: [
-        ("l2l_da:table1a", "R-, D+", "PGD100", 0.9, 0.8), ("l2l_da:table1a", "R-, D-", "PGD100", 0.8, 0.9),
+    claims.rnn_trades_beats_trades: [
+        ("rnn_adv:table3", "RNN-TRADES", "PGD-100", 0.96, 0.90), ("rnn_adv:table3", "TRADES", "PGD-100", 0.90, 0.96),
     ],
-    claims.generator_beats_pgd: [
+    claims.line_search_helps: [
+        ("rnn_adv:table1", "AdvTrain", "PGD", 0.96, 0.96), ("rnn_adv:table1", "AdvTrain", "PGD+BLS", 0.90, 0.98),
+    ],
+    claims.learned_attacker_beats_pgm: [
+        ("l2l:table2", "Grad L2L", "PGM-20", 0.5, 0.3), ("l2l:table2", "PGM Net", "PGM-20", 0.4, 0.4),
+    ],
+    claims.learned_interpolation_pays: [
+        ("l2l:table4-v2", "AIT+Grad L2L", "AutoAttack, fast", 0.3, 0.1),
+        ("l2l:table4-v2", "AIT", "AutoAttack, fast", 0.2, 0.2),
+    ],
+    claims.recursion_and_diversity_help: [
+        ("l2l_da:table1a", "R+, D-", "PGD100", 0.9, 0.7), ("l2l_da:table1a", "R-, D-", "PGD100", 0.8, 0.8),
+    ],
+    claims.inputs_help: [
+        ("l2l_da:table1b", "delta+, y+", "PGD100", 0.9, 0.7), ("l2l_da:table1b", "delta-, y+", "PGD100", 0.8, 0.8),
+    ],
+    claims.generator_beats_baselines: [
         ("l2l_da:table2-mnist", "L2L-DA", "PGD100", 0.9, 0.8), ("l2l_da:table2-mnist", "PGD10", "PGD100", 0.8, 0.9),
     ],
 }  # fmt: skip
@@ -109,6 +125,25 @@ def test_each_claim_is_answered_by_planted_rows(claim, tmp_path):
         for row in (longer := planted(0)):
             row["training"]["epochs"] += 10 * rows.index((row["table"], row["row"]))
         assert (answer(longer, claim, tmp_path) == "open") == (len(rows) > 1)  # no two rows are of one budget
+
+
+@pytest.mark.parametrize(
+    ("claim", "at", "table", "rows"),
+    [
+        (claims.line_search_helps, 1, "rnn_adv:table1", ("AdvTrain+BLS", "AdvTrain")),
+        (claims.learned_attacker_beats_pgm, 2, "l2l:table2", ("2-Step L2L", "PGM Net")),
+        (claims.recursion_and_diversity_help, 1, "l2l_da:table1a", ("R+, D+", "R-, D+")),
+        (claims.recursion_and_diversity_help, 2, "l2l_da:table1a", ("R-, D+", "R-, D-")),
+        (claims.recursion_and_diversity_help, 3, "l2l_da:table1a", ("R+, D+", "R+, D-")),
+        (claims.inputs_help, 1, "l2l_da:table1b", ("delta+, y+", "delta+, y-")),
+        (claims.inputs_help, 2, "l2l_da:table1b", ("delta+, y+", "delta-, y-")),
+        (claims.generator_beats_baselines, 1, "l2l_da:table2-mnist", ("L2L-DA", "L2L*")),
+    ],
+)
+def test_the_other_answers_of_a_claim_are_of_their_own_rows(claim, at, table, rows, tmp_path):
+    found = [record(table, row, images=10_000, **{"FGSM": value}) for row, value in zip(rows, (0.9, 0.8), strict=True)]
+    assert [said.answer for said in claim(found, tmp_path)].count("yes") == 1
+    assert claim(found, tmp_path)[at].answer == "yes" and claim(found[:1], tmp_path)[at].answer == "open"
 
 
 def test_claims_ask_digits_for_settings_of_the_ablation(tmp_path, monkeypatch):

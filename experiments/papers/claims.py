@@ -1,6 +1,8 @@
 """The papers' claims, each answered yes, no or open by the rule of `evidence`, from kept results alone.
 
-for answer in answers(compare.read_records(), Path("experiments/results")): ...
+    for answer in answers(compare.read_records(), Path("experiments/results")): ...
+
+Costs of training steps have a table of their own.
 """
 
 import json
@@ -15,13 +17,14 @@ from papers.compare import Record
 from papers.evidence import NEEDED, Answer, Group, exceeds
 from papers.groups import alike, column, digits, falls, worst
 from papers.jobs import FAST
-from papers.plan import AS_PRINTED, TASKS
+from papers.plan import AS_PRINTED, L2L_ROWS, TASKS, cifar
 from papers.records import is_printed
 
 __all__ = [
-    "alternating_beats_joint", "answers", "as_markdown", "diversity_helps", "gail_is_steadied", "generator_beats_pgd",
-    "interpolation_falls", "learned_attacker_pays", "learned_attacker_wins", "naive_fails", "rnn_beats_adv_train",
-    "two_steps_beat_one",
+    "alternating_beats_joint", "answers", "as_markdown", "gail_is_steadied", "generator_beats_baselines",
+    "inputs_help", "interpolation_falls", "learned_attacker_beats_pgm", "learned_attacker_pays",
+    "learned_attacker_wins", "learned_interpolation_pays", "line_search_helps", "naive_fails",
+    "recursion_and_diversity_help", "rnn_beats_adv_train", "rnn_trades_beats_trades", "two_steps_beat_one",
 ]  # fmt: skip
 
 
@@ -54,7 +57,8 @@ def as_markdown(given: Sequence[Answer]) -> str:
 
 
 _SETS = {
-    "rnn_adv:table3": "MNIST", "l2l_da:table2-mnist": "MNIST", "l2l:table2": "CIFAR-10", "l2l:table4-v2": "CIFAR-10",
+    "rnn_adv:table1": "MNIST", "rnn_adv:table3": "MNIST", "l2l:table2": "CIFAR-10", "l2l:table4-v2": "CIFAR-10",
+    "l2l_da:table1a": "MNIST", "l2l_da:table1b": "MNIST", "l2l_da:table2-mnist": "MNIST",
 }  # fmt: skip
 _DIGITS = {"methods": "digits, one-cycle rate, Cutout, PGD-100", "recipes": "digits, constant rate, PGD-100"}
 """Table of experiments/ablation.py -> where: the settings that its rows share."""
@@ -100,6 +104,23 @@ def rnn_beats_adv_train(records: Sequence[Record], results: Path) -> list[Answer
     ]
 
 
+def rnn_trades_beats_trades(records: Sequence[Record], results: Path) -> list[Answer]:
+    """RNN-Adv, Tables 3 to 5."""
+    pairs = _two_places(records, results, "rnn_adv:table3", ("RNN-TRADES", "TRADES"), ("rnn_trades", "trades"))
+    return [exceeds("RNN-TRADES beats TRADES", *pair) for pair in pairs]
+
+
+def line_search_helps(records: Sequence[Record], results: Path) -> list[Answer]:
+    """RNN-Adv, Table 1: 10 steps of backtracking line search, of 3 passes each, in the attack and in training."""
+    table, rows = "rnn_adv:table1", ("AdvTrain+BLS", "AdvTrain")
+    pgd, searched = (column(records, table, name, "AdvTrain")[0]._replace(name=name) for name in ("PGD", "PGD+BLS"))
+    where = _where(records, table, ["AdvTrain"], "AdvTrain, 10 steps of 3 passes against 10 of 1")
+    return [
+        exceeds("PGD with line search beats PGD at equal steps", where, pgd, searched),
+        exceeds("training with line search beats AdvTrain", *_worst_of(records, table, *rows)),
+    ]
+
+
 def alternating_beats_joint(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L's released code makes the attack again for phi; one perturbation for both players is cheaper."""
     said = []
@@ -107,6 +128,20 @@ def alternating_beats_joint(records: Sequence[Record], results: Path) -> list[An
         pair = [digits(results, "recipes", f"{method}, {schedule}") for schedule in ("alternating", "joint")]
         passes = f"with {effort.ALTERNATING[method]} passes a step against {effort.PASSES[method]}"
         said.append(exceeds(f"{method}: L2L's alternating schedule beats joint, {passes}", _DIGITS["recipes"], *pair))
+    return said
+
+
+def learned_attacker_beats_pgm(records: Sequence[Record], results: Path) -> list[Answer]:
+    """L2L, Table 2; our PGM takes fewer steps on CIFAR-10 than on digits."""
+    said, pgm = [], cifar("PGM Net").effort.passes
+    for row in ("Grad L2L", "2-Step L2L"):
+        method = L2L_ROWS[row]
+        own = effort.PASSES[method]
+        pairs = _two_places(records, results, "l2l:table2", (row, "PGM Net"), (method, "pgd_adv"))
+        against = (own * pgm / cifar(row).effort.passes, effort.PASSES["pgd_adv"])
+        for pair, passes in zip(pairs, against, strict=True):
+            claim = f"{row}, joint, beats PGM training, with {own} passes a step against {passes:g}"
+            said.append(exceeds(claim, *pair))
     return said
 
 
@@ -134,6 +169,11 @@ def interpolation_falls(records: Sequence[Record], results: Path) -> list[Answer
         pair = falls(records, ("l2l:table4-v2", row), ("l2l:table2", "PGM Net"))
         said.append(exceeds(claim, _where(records, "l2l:table4-v2", [row], row), *pair))
     return said
+
+
+def learned_interpolation_pays(records: Sequence[Record], results: Path) -> list[Answer]:
+    """L2L v2, Table 4."""
+    return [exceeds("AIT+Grad L2L beats AIT", *_worst_of(records, "l2l:table4-v2", "AIT+Grad L2L", "AIT"))]
 
 
 def learned_attacker_wins(records: Sequence[Record], results: Path) -> list[Answer]:
@@ -165,17 +205,32 @@ def learned_attacker_pays(records: Sequence[Record], results: Path) -> list[Answ
     ]
 
 
-def diversity_helps(records: Sequence[Record], results: Path) -> list[Answer]:
+def recursion_and_diversity_help(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L-DA, Table 1a."""
-    pairs = {row: worst(records, "l2l_da:table1a", f"{row}, D+", f"{row}, D-") for row in ("R-", "R+")}
-    where = "MNIST, {}, worst common attack"
-    return [exceeds("L2L-DA's diversity term helps", where.format(row), *pair) for row, pair in pairs.items()]
+    table = "l2l_da:table1a"
+    pairs = {
+        **{f"recursion helps, {kept}": (f"R+, {kept}", f"R-, {kept}") for kept in ("D-", "D+")},
+        **{f"diversity term helps, {kept}": (f"{kept}, D+", f"{kept}, D-") for kept in ("R-", "R+")},
+    }
+    return [exceeds(f"L2L-DA's {claim}", *_worst_of(records, table, *rows)) for claim, rows in pairs.items()]
 
 
-def generator_beats_pgd(records: Sequence[Record], results: Path) -> list[Answer]:
+def inputs_help(records: Sequence[Record], results: Path) -> list[Answer]:
+    """L2L-DA, Table 1b: the accumulated perturbation and the label as inputs of the generator."""
+    table, full = "l2l_da:table1b", "delta+, y+"
+    return [
+        exceeds(f"L2L-DA's generator, {full}, beats {row}", *_worst_of(records, table, full, row))
+        for row in ("delta-, y+", "delta+, y-", "delta-, y-")
+    ]
+
+
+def generator_beats_baselines(records: Sequence[Record], results: Path) -> list[Answer]:
     """L2L-DA, Table 2: at equal epochs, whose steps cost L2L-DA more."""
-    pair = _worst_of(records, "l2l_da:table2-mnist", "L2L-DA", "PGD10")
-    return [exceeds("L2L-DA beats PGD training at equal epochs", *pair)]
+    claims = {"PGD10": "L2L-DA beats PGD training", "L2L*": "L2L-DA beats L2L*, the one-shot generator,"}
+    return [
+        exceeds(f"{claim} at equal epochs", *_worst_of(records, "l2l_da:table2-mnist", "L2L-DA", row))
+        for row, claim in claims.items()
+    ]
 
 
 UPDATERS = {
@@ -208,7 +263,7 @@ def gail_is_steadied(records: Sequence[Record], results: Path) -> list[Answer]:
 
 
 CLAIMS: tuple[Callable[[Sequence[Record], Path], list[Answer]], ...] = (
-    rnn_beats_adv_train, alternating_beats_joint, two_steps_beat_one, naive_fails, interpolation_falls,
-    learned_attacker_wins, learned_attacker_pays, diversity_helps, generator_beats_pgd,
-    gail_is_steadied,
+    rnn_beats_adv_train, rnn_trades_beats_trades, line_search_helps, learned_attacker_beats_pgm, two_steps_beat_one,
+    alternating_beats_joint, naive_fails, learned_interpolation_pays, interpolation_falls, learned_attacker_wins,
+    learned_attacker_pays, recursion_and_diversity_help, inputs_help, generator_beats_baselines, gail_is_steadied,
 )  # fmt: skip

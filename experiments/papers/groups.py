@@ -17,7 +17,7 @@ __all__ = ["ATTACKS", "alike", "column", "digits", "falls", "worst"]
 
 ATTACKS = (
     "PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", "pgd100", "margin100", "CW-20", "CW-100",
-    "CW100", "CW1000", "AutoAttack", "AutoAttack, fast",
+    "CW100", "CW1000", "PGD", "PGD+BLS", "AutoAttack", "AutoAttack, fast",
 )  # fmt: skip
 """Columns for a row's worst case, if all rows of a comparison have them."""
 
