@@ -3,9 +3,12 @@
 PARTS of the table `ours:equal-passes`; a method of two passes a step has 15 epochs, one of three 10, one of four 7.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from papers.jobs import AUTOATTACK, FAST, NEUTRAL, Job, Part, trained, white
 
-__all__ = ["PARTS", "PASSES", "ROWS", "model", "spent"]
+__all__ = ["PARTS", "PASSES", "ROWS", "SHIPPED", "model", "spent"]
 
 PASSES = 30
 """The passes over a training image in all epochs."""
@@ -23,8 +26,10 @@ ROWS: dict[str, tuple[str, int, int | None, tuple[str, ...]]] = {
 that of the search on digits, 0.75 eps. The learned attackers' own networks are not in the passes: FGSM-SDI's and L2L's
 are a part of the time, RNN-Adv's is not."""
 _SHARED = ("--lr=0.1", "--lr-schedule=onecycle", "--ema=0.999")
-_EMA = {"pgd10": "pgd10", "pgd10 without EMA": "raw pgd10", "Natural without EMA": "raw clean"}
-"""Columns from the training run's own report."""
+_RAW = {"pgd10": "pgd10", "pgd10 without EMA": "raw pgd10", "Natural without EMA": "raw clean"}
+"""Columns from the training run's own report: what averaging the weights changes."""
+SHIPPED = "N-FGSM with smoothing"
+"""The row of the model that comes with the library, which standard AutoAttack judges too."""
 
 
 def spent(row: str) -> int:
@@ -42,13 +47,14 @@ def model(row: str, seed: int = 0) -> Job:
     )  # fmt: skip
 
 
-PARTS: tuple[Part, ...] = tuple(
-    part
-    for row in ROWS
-    for part in (
-        white("ours:equal-passes", row, model(row), NEUTRAL, 1000, natural=True),
-        white("ours:equal-passes", row, model(row), FAST, 1000, variant="fast"),
-        Part("ours:equal-passes", row, (model(row),), _EMA, 0, model(row)),
-        white("ours:equal-passes", row, model(row), AUTOATTACK, 1000, variant="autoattack"),
-    )
-)
+def _judged(row: str, columns: Mapping[str, str], **how: Any) -> Part:
+    """Return attacks on a row's model."""
+    return white("ours:equal-passes", row, model(row), columns, 1000, **how)
+
+
+PARTS: tuple[Part, ...] = (
+    *(part for row in ROWS for part in (_judged(row, NEUTRAL, natural=True), _judged(row, FAST, variant="fast"))),
+    *(Part("ours:equal-passes", row, (model(row),), _RAW, 0, model(row))
+      for row in (SHIPPED, "Grad L2L, slim", "RNN-Adv, T = 2 with AWP")),
+    _judged(SHIPPED, AUTOATTACK, variant="autoattack"),
+)  # fmt: skip

@@ -288,7 +288,6 @@ PARTS: tuple[Part, ...] = (
       for row in ("AdvTrain", "AdvTrain+BLS")),
     *(rnn_table3("L2LDA", 0, which) for which in (*_WHITE, "autoattack")),
     *(Part("rnn_adv:figure2", row, (*_CURVED, mnist("L2LDA", 0), _CURVE)) for row in CURVES),
-    *(rnn_table3(row, seed, which) for seed in (1, 2) for row in ("TRADES", "RNN-TRADES") for which in _WHITE),
     *(da_white("l2l_da:table2-mnist", row, DA_COLUMNS | NEUTRAL) for row in ("PGD100", "C&W100")),
     *(da_white("l2l_da:table1b", row, {k: DA_COLUMNS[k] for k in ("FGSM", "PGD100", "CW1000")} | NEUTRAL)
       for row in ("delta+, y+", "delta+, y-", "delta-, y+", "delta-, y-")),
