@@ -1,26 +1,27 @@
 """Two groups of numbers, one per seed, held against each other.
 
-    exceeds("RNN-Adv beats AdvTrain", "MNIST, PGD-100", Group("RNN-Adv", [0.95]), Group("AdvTrain", [0.94])).answer
+    sides = Sides("MNIST, PGD-100", Group("RNN-Adv", [0.95]), Group("AdvTrain", [0.94]))
+    exceeds("RNN-Adv T3", "RNN-Adv beats AdvTrain", sides).answer
 
 The noise is the larger of the groups' ranges over seeds and of two standard errors from the number of images. A
 difference above the noise is yes, one below minus the noise is no. Between, with three seeds of both and none of them a
 bound: if the ranges do not meet, and the difference is beyond the images' errors, its sign decides too; if it is within
-the ranges, it is no, within noise. All else is open.
+the ranges, no difference is found. All else is open, and so is one number a side without images, of unknown noise.
 """
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from papers import records
 from papers.jobs import Part, effort_of
 from papers.plan import PARTS
 
-__all__ = ["NEEDED", "Answer", "Group", "exceeds", "hours"]
+__all__ = ["NEEDED", "Answer", "Group", "Sides", "exceeds", "hours"]
 
 NEEDED = 3
-"""The number of seeds that makes a difference within the noise a no."""
+"""The number of seeds a side from which a difference within their range is none."""
 
 
 class Group(NamedTuple):
@@ -32,6 +33,10 @@ class Group(NamedTuple):
     """The number of images of an accuracy; None for other numbers."""
     row: tuple[str, str] = ("", "")
     """The table and row of `PARTS` that make it; groups of one row are of the same runs."""
+    columns: Sequence[str] = ()
+    """The row's columns that are read."""
+    available: int = 10_000
+    """The number of test images that there are."""
     planned: int | None = None
     """The number of the row's planned runs that have results; None for as many as values."""
     scale: float = 1.0
@@ -40,13 +45,23 @@ class Group(NamedTuple):
     """Whether it is a bound made of another row's numbers, to which a difference within the noise says nothing."""
 
 
+class Sides(NamedTuple):
+    """Two groups of numbers, and the claim that `more` is above `less`."""
+
+    where: str
+    more: Group
+    less: Group
+
+
 class Answer(NamedTuple):
     """The answer to one claim in one place."""
 
+    of: str
+    """The paper and table, or ours."""
     claim: str
     where: str
     answer: str
-    """yes; no; no, within noise; open."""
+    """yes; no; no difference found; open."""
     shown: str
     """The numbers and the noise."""
     seeds: int = 0
@@ -55,43 +70,50 @@ class Answer(NamedTuple):
     """The budget that would settle an open claim."""
 
 
-def exceeds(claim: str, where: str, more: Group, less: Group) -> Answer:
+def exceeds(of: str, claim: str, sides: Sides) -> Answer:
     """Return whether `more` is above `less` by more than the noise."""
+    where, more, less = sides
     if not more.values or not less.values:
         missing = ", ".join(group.name for group in (more, less) if not group.values)
-        return Answer(claim, where, "open", f"not run as planned: {missing}", settled_by=_seeds(more, less))
+        return Answer(of, claim, where, "open", f"not run as planned: {missing}", settled_by=_runs(more, less))
     difference = statistics.mean(more.values) - statistics.mean(less.values)
     spread = max(max(group.values) - min(group.values) for group in (more, less))
     error = 2 * math.hypot(_error(more), _error(less))
     noise, seeds = max(spread, error), min(len(more.values), len(less.values))
     telling = seeds >= NEEDED and not (more.bound or less.bound)
     apart = min(more.values) > max(less.values) or max(more.values) < min(less.values)
-    if abs(difference) > (error if telling and apart else noise):
+    known = bool(more.images) or seeds > 1
+    settled_by = ""
+    if known and abs(difference) > (error if telling and apart else noise):
         answer = "yes" if difference > 0 else "no"
     elif telling and abs(difference) <= spread:
-        answer = "no, within noise"
+        answer = "no difference found"
     else:
-        answer = "open"
-    sides = [f"{group.name} {', '.join(_number(value, group) for value in group.values)}" for group in (more, less)]
-    settled_by = ""
-    if answer == "open":
-        if seeds < NEEDED:
-            settled_by = _seeds(more, less)
-        elif abs(difference) <= spread:
-            settled_by = "more seeds"
-        else:
-            settled_by = f"{(more.images or 0) * (noise / difference) ** 2:,.0f} images"
-    shown = f"{'; '.join(sides)}; noise {_number(noise, more)}"
-    return Answer(claim, where, answer, shown, seeds, settled_by)
+        answer, settled_by = "open", _budget(more, less, abs(difference), spread, error)
+    listed = [f"{group.name} {', '.join(_number(value, group) for value in group.values)}" for group in (more, less)]
+    about = f" ({more.images:,} images)" if more.images else ""
+    shown = f"{'; '.join(listed)}; noise {_number(noise, more) if known else 'unknown'}{about}"
+    return Answer(of, claim, where, answer, shown, seeds, settled_by)
 
 
-def _seeds(*groups: Group) -> str:
+def _budget(more: Group, less: Group, difference: float, spread: float, error: float) -> str:
+    """Return what would settle an open answer: images if the difference is within their error, and seeds."""
+    images = math.ceil((more.images or 0) * (error / difference) ** 2) if 0 < difference <= error else 0
+    few = min(len(more.values), len(less.values)) < NEEDED
+    seeds = _runs(more, less) if few else "more seeds" * (difference <= spread)
+    if images > more.available:
+        return f"not by the {more.available:,} test images that there are"
+    return ", ".join(filter(None, [seeds, f"{images:,} images" * (images > 0)]))
+
+
+def _runs(*groups: Group) -> str:
     """Return the runs that the groups' rows lack of `NEEDED`, with their hours: with all, few answers remain open."""
     runs, time = 0, 0.0
     for row in {group.row if any(group.row) else (group.name, "") for group in groups}:
         known = [group for group in groups if row in (group.row, (group.name, ""))]
         lacking = max(NEEDED - min(len(g.values) if g.planned is None else g.planned for g in known), 0)
-        runs, time = runs + lacking, time + hours(*row, lacking)
+        columns = {column for group in known for column in group.columns}
+        runs, time = runs + lacking, time + hours(*row, columns, lacking)
     return f"{runs} run{'s' * (runs != 1)}" + f", {max(time, 0.1):.1f} h" * (time > 0)
 
 
@@ -107,11 +129,11 @@ def _number(value: float, group: Group) -> str:
     return f"{100 * value:.2f}" if group.images else f"{value:.1f}"
 
 
-def hours(table: str, row: str, runs: int) -> float:
-    """Return the time of more runs of a row: of the plan's seeds without results, then of others like its first."""
+def hours(table: str, row: str, columns: Set[str], runs: int) -> float:
+    """Return the time of more runs of a row, judged in those columns: of the plan's seeds without results first."""
     seeds: dict[int, list[Part]] = {}
     for part in PARTS:
-        if (part.table, part.row) == (table, row):
+        if (part.table, part.row) == (table, row) and columns & part.columns.keys():
             seeds.setdefault(part.seed, []).append(part)
     missing = [parts for parts in seeds.values() if not any(map(records.is_kept, parts))]
     wanted = [*missing, *runs * list(seeds.values())[:1]][:runs]

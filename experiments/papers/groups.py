@@ -1,77 +1,199 @@
-"""The sides of the claims' comparisons: kept numbers of one row, one per seed.
+"""The sides of the claims' comparisons, from kept numbers, one per seed.
 
-more, less = worst(compare.read_records(), "rnn_adv:table3", "RNN-Adv", "AdvTrain")
+    where, more, less = in_worst_case("rnn_adv:table3", "RNN-Adv", "AdvTrain")(records, results)
+
+`where` names data, network and schedule, and the passes of a training step if the sides' differ.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from papers import ablations, effort, equal
 from papers.compare import Record
-from papers.evidence import Group
-from papers.jobs import FAST
+from papers.evidence import Group, Sides
+from papers.jobs import FAST, Job
 from papers.plan import PARTS
 
-__all__ = ["ATTACKS", "alike", "column", "digits", "falls", "worst"]
+__all__ = [
+    "ATTACKS", "at_equal_passes", "costs", "falls", "in_worst_case", "on_digits", "one_column", "tenth_of",
+    "two_columns",
+]  # fmt: skip
+
+Find = Callable[[Sequence[Record], Path], Sides]
+Cell = Mapping[str, Any]
+Row = tuple[str, str]
+"""Table and row."""
 
 ATTACKS = (
     "PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", "pgd100", "margin100", "CW-20", "CW-100",
     "CW100", "CW1000", "PGD", "PGD+BLS", "AutoAttack", "AutoAttack, fast",
 )  # fmt: skip
 """Columns for a row's worst case, if all rows of a comparison have them."""
+_SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+_CHOSEN = {"methods": "one-cycle rate, Cutout", "recipes": "constant rate", "slim": "constant rate"}
+"""Table of experiments/ablation.py -> what its rows share."""
 
 
-def alike(found: Sequence[Record]) -> Sequence[Record]:
-    """Return the records if all are of one network and one number of images in training, else none."""
+def in_worst_case(table: str, more: str, less: str) -> Find:
+    """Compare two rows by the lowest accuracy per seed among the attacks that both have."""
+
+    def find(records: Sequence[Record], results: Path) -> Sides:
+        of_row = _alike(records, (table, more), (table, less))
+        every = [record["values"] for found in of_row for record in found]
+        common = [c for c in ATTACKS if every and all(c in values for values in every)]
+        lowest = lambda record: min((record["values"][c] for c in common), key=_value)
+        groups = [
+            _group(records, (table, row), ATTACKS, [lowest(record) for record in found if common])
+            for row, found in zip((more, less), of_row, strict=True)
+        ]
+        return Sides(_where(records, "worst common attack", (table, more), (table, less)), *groups)
+
+    return find
+
+
+def one_column(table: str, name: str, more: str, less: str) -> Find:
+    """Compare two rows in one column."""
+
+    def find(records: Sequence[Record], results: Path) -> Sides:
+        rows = (table, more), (table, less)
+        groups = [_column(records, row, name, f) for row, f in zip(rows, _alike(records, *rows), strict=True)]
+        return Sides(_where(records, name, *rows), *groups)
+
+    return find
+
+
+def at_equal_passes(more: str, less: str) -> Find:
+    """Compare two rows of `equal`, whose epochs differ, under AutoAttack."""
+    table, [verdict] = "ours:equal-passes", FAST
+
+    def find(records: Sequence[Record], results: Path) -> Sides:
+        rows = (table, more), (table, less)
+        groups = [_column(records, row, verdict, *_alike(records, row)) for row in rows]
+        spent = f"{equal.spent(more)} passes of an image in all against {equal.spent(less)}"
+        return Sides(f"CIFAR-10, resnet20, {spent}, {verdict}", *groups)
+
+    return find
+
+
+def two_columns(table: str, row: str, more: str, less: str) -> Find:
+    """Compare two columns of one row: two attacks on the same models."""
+
+    def find(records: Sequence[Record], results: Path) -> Sides:
+        [found] = _alike(records, (table, row))
+        groups = [_column(records, (table, row), name, found)._replace(name=name) for name in (more, less)]
+        return Sides(_where(records, row, (table, row)), *groups)
+
+    return find
+
+
+def falls(more: Row, less: Row) -> Find:
+    """Compare two rows by PGD-100's accuracy minus AutoAttack's on the same images."""
+    [verdict] = FAST
+
+    def fall(values: Mapping[str, Cell]) -> Cell:
+        return {**values[verdict], "value": _value(values["pgd100"]) - _value(values[verdict])}
+
+    def find(records: Sequence[Record], results: Path) -> Sides:
+        groups = []
+        for row, found in zip((more, less), _alike(records, more, less), strict=True):
+            cells = [fall(r["values"]) for r in found if {"pgd100", verdict} <= r["values"].keys()]
+            groups.append(_group(records, row, ["pgd100", verdict], cells))
+        return Sides(_where(records, more[1], more, less), *groups)
+
+    return find
+
+
+def on_digits(table: str, more: str, less: str) -> Find:
+    """Compare two settings of experiments/ablation.py under PGD-100."""
+
+    def find(records: Sequence[Record], results: Path) -> Sides:
+        path = results / f"digits_{table}.json"
+        kept = json.loads(path.read_text())["rows"] if path.exists() else {}
+        groups = []
+        for row in (more, less):
+            values = [run["attacks"]["pgd100"]["robust_acc"] for run in kept.get(row, [])]
+            images = kept[row][0]["eval_size"] if values else None
+            groups.append(Group(row, values, images, available=images or 0))
+        runs = [run for row in (more, less) for run in kept.get(row, [])[:1]]
+        place = [f"{run['arch']}, {run['epochs']:g} epochs" for run in runs[:1]]
+        steps = {}
+        for row in (more, less):
+            chosen = ablations.TABLES[table][row]
+            counted = effort.ALTERNATING if chosen.get("schedule") == "alternating" else effort.PASSES
+            steps[row] = counted[chosen.get("method", "rnn_adv")]
+        return Sides(", ".join(["digits", *place, _CHOSEN[table], "PGD-100"]) + _passes(steps), *groups)
+
+    return find
+
+
+def costs(name: str, more: str, less: str) -> Find:
+    """Compare the seconds of training steps of two methods, METHOD or METHOD:alternating, one per repeat."""
+
+    def find(records: Sequence[Record], results: Path) -> Sides:
+        path = results / f"{name}.json"
+        made = json.loads(path.read_text())["speed"] if path.exists() else []
+        steps = {row["method"]: row for row in made if row["what"] == "training step"}
+        groups = [Group(method, steps.get(method, {}).get("seconds", [])) for method in (more, less)]
+        place = [f"{row['model']}, batches of {row['batch_size']}, " for row in [*steps.values()][:1]]
+        return Sides("".join(place) + "seconds, by repeat", *groups)
+
+    return find
+
+
+def tenth_of(find: Find) -> Find:
+    """Compare a tenth of the first side, a bound, with the second."""
+
+    def found(records: Sequence[Record], results: Path) -> Sides:
+        where, full, less = find(records, results)
+        tenth = [value / 10 for value in full.values]
+        return Sides(where, full._replace(name=f"a tenth of {full.name}", values=tenth, scale=0.1, bound=True), less)
+
+    return found
+
+
+def _alike(records: Sequence[Record], *rows: Row) -> list[list[Record]]:
+    """Return the records of each row if all are of one network and one number of images in training, else none."""
     about = ("dataset", "arch", "epochs", "train_size")
-    return found if len({tuple(record["training"].get(name) for name in about) for record in found}) == 1 else []
+    every = [[record for record in records if (record["table"], record["row"]) == row] for row in rows]
+    kinds = {tuple(record["training"].get(name) for name in about) for found in every for record in found}
+    return every if len(kinds) == 1 else [[] for _ in rows]
 
 
-def worst(records: Sequence[Record], table: str, *rows: str) -> list[Group]:
-    """Return for each row the lowest accuracy per seed among the attacks that all these rows share, if `alike`."""
-    every = alike([record for record in records if record["table"] == table and record["row"] in rows])
-    common = [c for c in ATTACKS if every and all(c in record["values"] for record in every)]
-    of_row = {row: [record["values"] for record in every if record["row"] == row] for row in rows}
-    return [
-        _group(records, table, row, [min((v[c] for c in common), key=_value) for v in seeds if common])
-        for row, seeds in of_row.items()
-    ]
-
-
-def column(records: Sequence[Record], table: str, name: str, *rows: str) -> list[Group]:
-    """Return a column's values per seed of each row, if all are `alike`."""
-    every = alike([r for r in records if r["table"] == table and r["row"] in rows and name in r["values"]])
-    cells = {row: [record["values"][name] for record in every if record["row"] == row] for row in rows}
-    return [_group(records, table, row, found) for row, found in cells.items()]
-
-
-def _value(cell: Mapping[str, Any]) -> float:
+def _value(cell: Cell) -> float:
     return float(cell["value"])
 
 
-def _group(records: Sequence[Record], table: str, row: str, cells: Sequence[Mapping[str, Any]]) -> Group:
+def _column(records: Sequence[Record], row: Row, name: str, found: Sequence[Record]) -> Group:
+    """Return a row's values in one column."""
+    return _group(records, row, [name], [r["values"][name] for r in found if name in r["values"]])
+
+
+def _group(records: Sequence[Record], row: Row, columns: Sequence[str], cells: Sequence[Cell]) -> Group:
     """Return the values of a row's cells, and how many of its records are of the plan's training commands."""
-    commands = {part.victim.line for part in PARTS if (part.table, part.row) == (table, row) and part.victim}
-    runs = [r["training"]["command"] for r in records if (r["table"], r["row"]) == (table, row)]
-    images = min((cell["images"] for cell in cells), default=None)
-    return Group(row, [*map(_value, cells)], images, (table, row), sum(command in commands for command in runs))
+    commands = {part.victim.line for part in PARTS if (part.table, part.row) == row and part.victim}
+    runs = [r["training"]["command"] for r in records if (r["table"], r["row"]) == row]
+    images = None if "largest loss" in columns else min((cell["images"] for cell in cells), default=None)
+    planned = sum(command in commands for command in runs)
+    return Group(row[1], [*map(_value, cells)], images, row, columns, planned=planned)
 
 
-def digits(results: Path, table: str, row: str) -> Group:
-    """Return PGD-100 per seed of a setting of experiments/ablation.py."""
-    path = results / f"digits_{table}.json"
-    runs = json.loads(path.read_text())["rows"].get(row, []) if path.exists() else []
-    return Group(row, [run["attacks"]["pgd100"]["robust_acc"] for run in runs], runs[0]["eval_size"] if runs else None)
+def _where(records: Sequence[Record], what: str, *rows: Row) -> str:
+    """Return data, network and schedule of rows, kept or planned, what of them, and passes a step if they differ."""
+    victims = {row: part.victim for part in PARTS for row in rows if (part.table, part.row) == row and part.victim}
+    kept = [record["training"] for record in records if (record["table"], record["row"]) in rows]
+    about = [*kept, *(victim.about for victim in victims.values())][0]
+    images = [f"{count:,} training images" for count in [about.get("train_size")] if count]
+    place = [_SETS[about["dataset"]], about["arch"], f"{about['epochs']:g} epochs", *images, what]
+    return ", ".join(place) + _passes({row: _passes_a_step(victims[table, row]) for table, row in rows})
 
 
-def falls(records: Sequence[Record], *rows: tuple[str, str]) -> list[Group]:
-    """Return for each (table, row) PGD-100's accuracy minus AutoAttack's on the same images, per seed, if `alike`."""
-    [verdict] = FAST
-    both = alike([r for r in records if (r["table"], r["row"]) in rows and {"pgd100", verdict} <= set(r["values"])])
-    groups = []
-    for table, row in rows:
-        seeds = [r["values"] for r in both if (r["table"], r["row"]) == (table, row)]
-        falls = [{**v[verdict], "value": v["pgd100"]["value"] - v[verdict]["value"]} for v in seeds]
-        groups.append(_group(records, table, row, falls))
-    return groups
+def _passes_a_step(run: Job) -> float:
+    return run.effort.passes / (float(str(run.about["epochs"])) * effort.TRAIN_IMAGES[run.dataset])
+
+
+def _passes(steps: Mapping[str, float]) -> str:
+    """Return the passes of a step of each row if they differ."""
+    listed = ", ".join(f"{row} {passes:g}" for row, passes in steps.items())
+    return f"; passes a step: {listed}" * (len(set(steps.values())) > 1)
