@@ -13,6 +13,7 @@ from l2ljax import defenses
 from l2ljax.attacks.names import listing
 from l2ljax.report.markdown import summary
 from l2ljax.run import trained
+from papers import ablations
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -124,7 +125,7 @@ def test_the_readmes_results_are_the_kept_ones():
     names = ("clean", "pgd100", "worst case")
     shown = [*defenses.METHODS, "rnn_adv, phi frozen at its start"]
     expected = [
-        f"| {method} | {' | '.join(cell(row[name]) for name in names)} |"
+        f"| {method} | {ablations.passes(method):g} | {' | '.join(cell(row[name]) for name in names)} |"
         for method, row in rows.items()
         if method in shown
     ]

@@ -3,9 +3,12 @@
 All but "methods" set the rate and Cutout, too: a later choice of the recipe leaves them as they are.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["TABLES", "TITLES"]
+from papers import effort
+
+__all__ = ["TABLES", "TITLES", "passes"]
 
 _Rows = dict[str, dict[str, Any]]
 _CONSTANT: dict[str, Any] = {"lr": 1e-3, "lr_schedule": "constant", "cutout": 0}
@@ -81,3 +84,12 @@ TITLES = {
     "slim": "digits: L2L's slim attacker, at a constant rate of 1e-3 without Cutout",
 }
 """Table -> its title in BENCHMARKS.md."""
+
+
+def passes(row: str) -> float:
+    """Return a row's forward and backward passes of a training step; rows of one name in two tables are alike."""
+    chosen: Mapping[str, Any] = next(rows[row] for rows in TABLES.values() if row in rows)
+    return effort.training(
+        "digits", "digits_cnn", chosen.get("method", "rnn_adv"), epochs=1, images=1, steps=chosen.get("steps"),
+        schedule=chosen.get("schedule", "joint"), awp=chosen.get("awp", 0.0),
+    ).passes  # fmt: skip

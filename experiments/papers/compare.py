@@ -99,9 +99,9 @@ def costs(results: Path) -> str:
         for row, time in rows.items()
     ]
     return "\n\n".join([
-        "Training steps of L2L's Table 3, whose code alternates, and of RNN-Adv's Table 2. A pass is forward and "
-        "backward through the classifier; to the images alone it takes two thirds of the multiplications of one that "
-        f"trains. The papers timed GPUs. {about}",
+        "Training steps of L2L's Table 3, whose code alternates, and of RNN-Adv's Table 2. A pass that "
+        "computes the gradient of the images alone takes two thirds of the multiplications of one that trains. "
+        f"The papers timed GPUs. {about}",
         grid(["step on wrn_34_10", "passes", "multiplications / plain", "time / plain", "paper"], cells),
         about_others,
         grid(["step on resnet20", "multiplications / rnn_adv", "time / rnn_adv", "paper, network not named"],

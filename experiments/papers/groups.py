@@ -118,12 +118,8 @@ def on_digits(table: str, more: str, less: str) -> Find:
             groups.append(Group(row, values, images, available=images or 0))
         runs = [run for row in (more, less) for run in kept.get(row, [])[:1]]
         place = [f"{run['arch']}, {run['epochs']:g} epochs" for run in runs[:1]]
-        steps = {}
-        for row in (more, less):
-            chosen = ablations.TABLES[table][row]
-            counted = effort.ALTERNATING if chosen.get("schedule") == "alternating" else effort.PASSES
-            steps[row] = counted[chosen.get("method", "rnn_adv")]
-        return Sides(", ".join(["digits", *place, _CHOSEN[table], "PGD-100"]) + _passes(steps), *groups)
+        steps = _passes({row: ablations.passes(row) for row in (more, less)})
+        return Sides(", ".join(["digits", *place, _CHOSEN[table], "PGD-100"]) + steps, *groups)
 
     return find
 

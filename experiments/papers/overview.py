@@ -16,7 +16,7 @@ from l2ljax.report.figures import COLORS, MARKERS, canvas, save, tidy
 from l2ljax.report.markdown import grid, percent, summary
 from l2ljax.runtime.workdir import read_json
 from papers import compare, effort
-from papers.ablations import TABLES
+from papers.ablations import passes
 
 __all__ = ["PANELS", "Point", "by_radius", "draw", "points"]
 
@@ -54,10 +54,7 @@ def by_radius(record: Mapping[str, Any]) -> str:
     for row, runs in record["rows"].items():
         attack, _, radius = row.rpartition(", eps ")
         found = summary(runs)["pgd100"]
-        passes = effort.training(
-            "digits", "digits_cnn", runs[0]["method"], epochs=1, images=1, steps=_steps(row)
-        ).passes
-        at = cells.setdefault(attack, {"passes a step": f"{passes:g}"})
+        at = cells.setdefault(attack, {"passes a step": f"{passes(row):g}"})
         at[f"eps {radius}"] = f"{percent(found['mean'])} ± {percent(found['deviation'])}"
     run, seeds = next((runs[0], len(runs)) for runs in record["rows"].values())
     about = (
@@ -66,10 +63,6 @@ def by_radius(record: Mapping[str, Any]) -> str:
     header = ["attack in training", *next(iter(cells.values()))]
     table = grid(header, [[attack, *row.values()] for attack, row in cells.items()])
     return f"{about}test images: mean ± standard deviation.\n\n{table}"
-
-
-def _steps(row: str) -> int | None:
-    return TABLES["steps"].get(row, {}).get("steps")
 
 
 def _digits(results: Path) -> Iterator[Point]:
@@ -121,17 +114,19 @@ def draw(path: Path, found: Sequence[Point]) -> None:
     for axes, panel in zip(panels[0], shown, strict=True):
         for i, label in enumerate(labels):
             line = sorted(point[2:] for point in found if (point.panel, point.label) == (panel, label))
-            passes, accuracies, errors = np.array(line).reshape(-1, 3).T
+            spent, accuracies, errors = np.array(line).reshape(-1, 3).T
             style, face = ("-", None) if learns[label] else (":", "white")
             axes.errorbar(
-                passes * 1.012 ** (i - len(labels) / 2), 100 * accuracies, 100 * errors,  # side by side where equal
+                spent * 1.012 ** (i - len(labels) / 2), 100 * accuracies, 100 * errors,  # side by side where equal
                 color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], linestyle=style, markerfacecolor=face,
                 label=label, elinewidth=1,
             )  # fmt: skip
         across = [point.passes for point in found if point.panel == panel]
         highest = max(point.accuracy + point.error for point in found if point.panel == panel)
         limits = {"xlim": (min(across) / 1.5, max(across) * 1.5), "ylim": (0, 105 * highest)}
-        axes.set(title=panel, xlabel="training passes over an image (equal ones side by side)", xscale="log", **limits)
+        axes.set(
+            title=panel, xlabel="training passes over an image (markers shifted where equal)", xscale="log", **limits
+        )
         axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 4, 6)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")

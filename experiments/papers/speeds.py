@@ -14,7 +14,11 @@ def throughput(record: Mapping[str, Any]) -> str:
 
     The last column compares with the first row, see `quotient`.
     """
-    parts = [f"{record['machine']}, {record['date']}; one device, batch of {record['batch_size']}."]
+    parts = [
+        f"{record['machine']}, {record['date']}; one device, batch of {record['batch_size']}. "
+        "Own and stock: with our gradients of convolutions and with JAX's; scan and unrolled: the attack's steps as a "
+        "compiled loop and written out."
+    ]
     for group, rows in record["results"].items():
         reference, first = next((name, row["seconds"]) for name, row in rows.items())
         cells = [[name, *_times(row), _quotient(row["seconds"], first)] for name, row in rows.items()]
@@ -52,7 +56,7 @@ def speed(record: Mapping[str, Any]) -> str:
     """
     ceiling = ", ".join(f"{dtype} {flops / 1e12:.3g}" for dtype, flops in record["ceiling"].items())
     about = f"{record['machine']}, {record['date']}; linf eps {record['eps']}, {record['devices']} "
-    parts = [f"{about}device(s). Matrix products reach, in TFLOP/s: {ceiling or 'not measured'}."]
+    parts = [f"{about}device(s). Matrix products reach, in TFLOP/s on one device: {ceiling or 'not measured'}."]
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for row in record["speed"]:
         key = (row["what"], row["model"], row["dtype"], row["batch_size"], row.get("steps"))
@@ -114,7 +118,7 @@ def _known_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return grid(header, rows)
 
 
-_RATES = ("TFLOP/s", "% of these")
+_RATES = ("TFLOP/s", "% of all devices'")
 
 
 def _rates(row: Mapping[str, Any], most: float | None) -> list[str]:
@@ -151,7 +155,8 @@ def goals(record: Mapping[str, Any]) -> str:
         header = ["training step, resnet20, batch of 128", "program", "MB peak of a step"]
         parts.append(grid(header, [[r["method"], r["program"], _megabytes(r["step_peak_bytes"])] for r in steps]))
     one = next(iter(record["records"].values()))
-    return "\n\n".join([f"{one['machine']}, {one['date']}.", *parts])
+    about = "The goals are ours, set before the measurements; one is met if the median reaches it."
+    return "\n\n".join([f"{one['machine']}, {one['date']}. {about}", *parts])
 
 
 def _growth(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from l2ljax.gail import report
 from l2ljax.report.markdown import grid, over_seeds, percent, table
-from papers import overview, speeds
+from papers import ablations, overview, speeds
 
 __all__ = ["TABLES", "autoattack", "cycle", "judgements", "runs", "strength", "tell", "traveller", "verdicts"]
 
@@ -115,12 +115,22 @@ def traveller(record: Mapping[str, Any]) -> str:
     )
     victims = f"{len(record['rows'])} victims that it never saw, on {', '.join(sorted(held))}"
     victims += f"; {', '.join(sorted(held - seen))} is new to it as a whole" * bool(held - seen)
-    rivals = "annealedN is PGD whose steps shrink to 0, untrainedN the optimizer as it was drawn"
+    rivals = "annealedN is PGD whose steps shrink to 0, untrainedN the optimizer with random weights"
+    rivals += ". A ratio is the mean over victims of the traveller's largest loss / the rival's"
     return f"{victims}; {rivals}. {record['machine']}, {record['date']}.\n\n{grid(header, cells)}"
 
 
 def _over_seeds(record: Mapping[str, Any]) -> str:
-    return (overview.by_radius if all(", eps " in row for row in record["rows"]) else over_seeds)(record)
+    """Return experiments/ablation.py in Markdown, and the passes of the settings' training steps."""
+    if all(", eps " in row for row in record["rows"]):
+        return overview.by_radius(record)
+    settings: dict[float, list[str]] = {}
+    for row in record["rows"]:
+        settings.setdefault(ablations.passes(row), []).append(f"`{row}`")
+    listed = "; ".join(f"{passes:g} {', '.join(rows)}" for passes, rows in sorted(settings.items()))
+    return (
+        f"{over_seeds(record)}\n\nPasses of a training step: {listed if len(settings) > 1 else f'{min(settings):g}'}."
+    )
 
 
 TABLES = {

@@ -100,7 +100,10 @@ def about(result: Mapping[str, Any]) -> str:
         "Returns are the environment's own: mean ± standard deviation over seeds. The final return is that of "
         f"{result['episodes']} episodes{' in gymnasium' if result['gymnasium'] else ''} with the last policy; "
         "`lowest after` is the lowest mean of 20 iterations, of any seed, after reaching 95 % of the expert, `lowest "
-        "late` that in the second half of the run.",
+        "late` that in the second half of the run; `max theta_D` the discriminator's largest parameter; `gap closed` "
+        "how much of the way from the frozen control to the expert. An arm is an updater of the discriminator, or a "
+        "control: frozen never moves, wrong_sign pays the opposite, shuffled has the expert's actions in other states, "
+        "cloning has no discriminator.",
         f"Iterations per second, all seeds together, on {result['machine']}: {speeds}." if speeds else "",
         f"`{result['command']}`",
     ]
