@@ -1,13 +1,16 @@
 """The papers' tables and the plan: nothing is left out, our scripts take its commands, the list has every row."""
 
+import functools
 import importlib
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 import tyro
 
-from l2ljax import attacks, threat
+from l2ljax import attacks, cost, threat
 from l2ljax.gail.setup import Config as GailConfig
 from l2ljax.models.attackers import create
 from l2ljax.run import adversary, judge
@@ -121,15 +124,32 @@ def test_our_scripts_take_the_plans_commands():
 
 
 def test_efforts_count_multiplications():
-    forward = 32 * 22**2 + 64 * 32 * 11**2 + 64 * 64 * 10**2 + 1024 * 10  # of digits_cnn, see test_cost.py
-    plain = effort.training("digits", "digits_cnn", "plain", epochs=2, images=100)
-    three, ten = (effort.training("digits", "digits_cnn", "rnn_adv", epochs=1, images=100, steps=n) for n in (3, 10))
+    convolutions = 32 * 9 * (26**2 + 32 * 24**2) + 64 * 9 * (32 * 10**2 + 64 * 8**2)
+    forward = convolutions + 1024 * 200 + 200 * 200 + 200 * 10  # of small_cnn
+    plain = effort.training("mnist", "small_cnn", "plain", epochs=2, images=100)
+    three, ten = (effort.training("mnist", "small_cnn", "rnn_adv", epochs=1, images=100, steps=n) for n in (3, 10))
     assert (three.passes, ten.passes) == (400, 1100)
     assert plain.multiplications == 2 * 100 * 3 * forward
-    attacked = effort.judging("digits_cnn", ["pgd20", "pgd100"], images=5)
+    attacked = effort.judging("small_cnn", ["pgd20", "pgd100"], images=5)
     assert (plain + attacked).multiplications == 2 * 100 * 3 * forward + 5 * 120 * 2 * forward
-    learned = effort.training("cifar10", "digits_cnn", "naive_l2l", epochs=1, images=1, width=32)
+    learned = effort.training("cifar10", "small_cnn", "naive_l2l", epochs=1, images=1, width=32)
     assert learned.multiplications == 3 * forward + 3 * effort.GENERATORS["naive_l2l"] / 4
+    assert effort.multiplications("lenet5") == effort.LEAST  # its own are 0.4 million
+
+
+def test_efforts_are_those_of_the_attackers_that_are_trained():
+    """Against the multiplications of their networks, to a tenth."""
+    images = jax.ShapeDtypeStruct((1, 32, 32, 6), jnp.float32)
+    counted = {}
+    for name in effort.ATTACKERS:
+        network = create(name)
+        call = functools.partial(network.apply, train=False, channels=3)
+        variables = jax.eval_shape(functools.partial(network.init, train=False, channels=3), jax.random.key(0), images)
+        counted[name] = cost.multiplications(cost.mark(call), variables, images)
+        assert counted[name] / counted["wide"] == pytest.approx(effort.ATTACKERS[name][1], rel=0.1)
+    assert effort.GENERATORS["grad_l2l"] == pytest.approx(counted["wide"], rel=0.1)
+    slim = plan.cifar("Grad L2L").effort.attackers  # of width 16, an eighth of its own
+    assert slim == pytest.approx(10 * 50_000 * 3 * counted["slim"] / 8**2, rel=0.1)
 
 
 # The list ------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from l2ljax import cost, models
 
 __all__ = [
     "ALTERNATING",
+    "ATTACKERS",
     "ENDS",
     "GENERATORS",
     "PASSES",
@@ -47,17 +48,23 @@ ALTERNATING = {
 """Those of schedule alternating, as released: gradients, attack and loss again for phi, and las_at's PGD-10."""
 GENERATORS = {
     "naive_l2l": 1.8e9, "grad_l2l": 1.8e9, "two_step_l2l": 3.6e9, "grad_only_l2l": 1.8e9,
-    "two_step_grad_only_l2l": 3.6e9, "ait_l2l": 1.8e9, "l2l_da": 20 * 252e6, "l2l_star": 252e6,
+    "two_step_grad_only_l2l": 3.6e9, "ait_l2l": 1.8e9, "l2l_da": 20 * 690e6, "l2l_star": 252e6,
     "fgsm_sdi": 81e6,
 }  # fmt: skip
 """Multiplications of the learned attacker's forward passes in a step, per image of 32 x 32 at the papers' width (64).
-The U-Net's count three times: its narrow and strided convolutions run at a third of a classifier's speed on a CPU."""
+The U-Net's count three times: its narrow and strided convolutions run at a third of a classifier's speed on a CPU; in
+L2L-DA's recursion, whose gradient goes through all steps, 2.7 times that (measured with LeNet-5)."""
+ATTACKERS = {"wide": (64, 1.0), "slim": (128, 0.2), "one_block": (64, 0.045)}
+"""L2L's attacker -> its own width, and its multiplications there over the wide one's."""
 TRAIN_IMAGES = {"digits": 1300, "mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
 PIXELS = {"digits": 64, "mnist": 784}
 """Pixels per image; others have 1,024."""
 SPEEDS = {"cpu": 1e11, "gpu": 5e13}
 """Multiplications a second: two CPU cores with a job on each (twice one core's speed in training with PGD-10: 67 images
 a second for resnet20, 226 for small_cnn), and an assumed data-center GPU (0.1 PFLOP/s)."""
+LEAST = 3e6
+"""The least number of multiplications whose time a forward pass takes: those of small networks take longer, as
+LeNet-5's 0.4 million do (measured in PGD-10 training in batches of 50, against small_cnn on the same processor)."""
 LAUNCH = {"cpu": 0.0, "gpu": 5e-6}
 """The least seconds of a pass per image: a GPU waits for small networks' kernels."""
 
@@ -87,30 +94,32 @@ class Effort(NamedTuple):
 
 @functools.cache
 def multiplications(arch: str) -> float:
-    """Return the multiplications of a classifier's forward pass over one image, counted on shapes alone."""
+    """Return the multiplications of a classifier's forward pass over one image, counted on shapes, `LEAST` at least."""
     known = models.CLASSIFIERS[arch](num_classes=10).image_shape
     x = jax.ShapeDtypeStruct((1, *(n or usual for n, usual in zip(known, (32, 32, 3), strict=True))), jnp.float32)
     classifier = models.create(arch)
     variables = jax.eval_shape(classifier.init, jax.random.key(0), x)
-    return cost.multiplications(cost.mark(classifier.logits), variables, x)
+    return max(cost.multiplications(cost.mark(classifier.logits), variables, x), LEAST)
 
 
 def training(
-    dataset: str, arch: str, method: str, *, epochs: float, images: int | None = None, width: int = 64,
-    schedule: str = "joint", awp: float = 0.0, steps: int | None = None,
+    dataset: str, arch: str, method: str, *, epochs: float, images: int | None = None, width: int | None = None,
+    attacker: str = "wide", schedule: str = "joint", awp: float = 0.0, steps: int | None = None,
 ) -> Effort:  # fmt: skip
     """Return the effort of a training run: a gradient in x costs a forward pass, and so does one in the weights.
 
-    `images` are per epoch, all by default; `width` is a convolutional attacker's; `steps` are those of the attack in
-    schedule joint, by default the method's.
+    `images` are per epoch, all by default; `attacker` is L2L's, `width` that of a learned attacker's network, by
+    default the paper's; `steps` are those of the attack in schedule joint, by default the method's.
     """
     seen = epochs * (images or TRAIN_IMAGES[dataset])
-    attacker = GENERATORS.get(method, 0.0) * (width / 64) ** 2 * PIXELS.get(dataset, 1024) / 1024
+    own, share = ATTACKERS[attacker]
+    scale = share * ((width or own) / own) ** 2 * PIXELS.get(dataset, 1024) / 1024
+    generator = GENERATORS.get(method, 0.0) * scale
     passes = (ALTERNATING if schedule == "alternating" else PASSES).get(method, PASSES[method])
     passes += STEP.get(method, 1) * (steps - STEPS.get(method, steps)) if steps else 0
-    attacker *= passes / PASSES[method]
+    generator *= passes / PASSES[method]
     passes += ENDS.get(method, 1) * (2 if schedule == "alternating" else 1) * (awp > 0)
-    return Effort(seen * passes, ((arch, seen * (2 * passes + 1)),), 3 * seen * attacker)
+    return Effort(seen * passes, ((arch, seen * (2 * passes + 1)),), 3 * seen * generator)
 
 
 def judging(arch: str, attacks: list[str], images: int) -> Effort:

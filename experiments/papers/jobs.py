@@ -99,10 +99,13 @@ def trained(
 ) -> Job:  # fmt: skip
     """Return a training run; `variant` distinguishes its folder from that of other flags. Its own report is short."""
     name = "-".join(filter(None, [dataset, arch, method, variant, f"{epochs}epochs", f"s{seed}"]))
-    steps, awp = (re.search(rf"\b{name}=([\d.]+)", " ".join(flags)) for name in ("steps", "awp"))
+    steps, awp, chosen = (
+        re.search(rf"\b{name}=({value})", " ".join(flags))
+        for name, value in {"steps": r"\d+", "awp": r"[\d.]+", "attacker": r"\w+"}.items()
+    )
     work = effort.training(
-        dataset, arch, method, epochs=epochs, images=images, width=width or 64, steps=steps and int(steps[1]),
-        awp=float(awp[1]) if awp else 0.0,
+        dataset, arch, method, epochs=epochs, images=images, width=width, steps=steps and int(steps[1]),
+        awp=float(awp[1]) if awp else 0.0, attacker=chosen[1] if chosen else "wide",
     )  # fmt: skip
     sized = [f"--train-size={images}"] * (images is not None) + [f"--attacker-width={width}"] * (width is not None)
     fixed = (f"--recipe={recipe}", f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")
@@ -143,7 +146,7 @@ def attacker(
         "experiments/attack.py",
         (*fixed, *sized, *flags, *judging),
         f"{folder}/report.json",
-        effort.training(dataset, arch, method, epochs=epochs, width=width or 64),
+        effort.training(dataset, arch, method, epochs=epochs, width=width),
         dataset,
         {"seed": seed, "method": name, "epochs": epochs, "eval_size": 10_000},
     )

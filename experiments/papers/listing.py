@@ -87,11 +87,11 @@ def shortfall() -> str:
             cells.append([name, *named[:2], _hours(planned, "cpu"), named[2], _hours(own, "gpu")])
     total = effort_of(missing(plan.PARTS))
     about = (
-        f"Results are missing for lack of time: on two CPU cores with AVX-512 the planned ones take about "
-        f"{total.hours('cpu'):.0f} hours (estimated from counted multiplications; with AVX2 alone, and for generators, "
-        "up to three times as long). Tables share models, which count in each. Rows that are not planned are, in their "
-        "papers, on networks, data and schedules for which two cores would need a day or more each, and no smaller "
-        "stand-in is planned: the last column has their hours on a data-center GPU, at their paper's own settings. "
+        "Results are missing for lack of time: on two CPU cores with AVX-512 the planned ones take about "
+        f"{total.hours('cpu'):.0f} hours (estimated from counted multiplications; with AVX2 alone twice as long). "
+        "Tables share models, which count in each. Rows that are not planned are, in their papers, on networks, data "
+        "and schedules for which two cores would need a day or more each, and no smaller stand-in is planned: the last "
+        "column has their hours on a data-center GPU, at their paper's own settings. "
         "`python experiments/reproduce.py --only=TABLE/ROW --minutes=N` runs planned rows, with `--printed` those of "
         "the papers. The papers' column `Min` is the lowest of its row, and not repeated."
     )

@@ -97,10 +97,11 @@ def model(table: str, row: str, seed: int = 0) -> Job:
     varied = varied.replace(",", "-").replace("=", "")
     name = f"{settings.dataset}-{settings.arch}-{settings.method}-{settings.recipe}{varied}-s{seed}"
     folder = f"{records.PRINTED}{name}"
-    width = settings.options.get("attacker_width") or 64
+    options = settings.options
     work = effort.training(
-        settings.dataset, settings.arch, settings.method, epochs=settings.epochs, width=width,
-        schedule=settings.schedule, steps=settings.options.get("steps") if settings.method in effort.STEPS else None,
+        settings.dataset, settings.arch, settings.method, epochs=settings.epochs, width=options.get("attacker_width"),
+        attacker=flags.get("attacker", "wide"), schedule=settings.schedule,
+        steps=options.get("steps") if settings.method in effort.STEPS else None,
     )  # fmt: skip
     about = {name: getattr(settings, name) for name in ("recipe", "method", "dataset", "arch", "epochs")}
     return Job(
