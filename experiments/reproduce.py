@@ -8,12 +8,10 @@
 """
 
 import dataclasses
-import re
 from pathlib import Path
 
-from l2ljax.files import write_files, write_json
+from l2ljax.files import write_files
 from l2ljax.runtime.flags import launch, quiet_pipe
-from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError
 from l2ljax.values import NonNegative
 from papers import listing, overview, page, work
@@ -35,31 +33,17 @@ class Flags:
     """A folder with a folder (or link) for each data set: mnist, cifar10."""
     tables: bool = False
     """Write BENCHMARKS.md."""
-    collect: str = ""
-    """Workdirs of finished runs, separated by commas, whose reports to keep as experiments/results/runs_NAME.json."""
-    judged: str = ""
-    """Folders of finished evaluations, separated by commas, to keep as experiments/results/judged_NAME.json."""
-    name: str = ""
-    title: str = ""
-    """Title for the table in the file NAME."""
 
 
 def main(flags: Flags) -> None:
-    """Collect, run, then write the tables."""
-    collecting = bool(flags.collect or flags.judged)
-    if not (flags.list or flags.minutes or flags.tables or collecting):
-        raise L2LError("nothing to do: give --list, --minutes, --tables, --collect or --judged")
-    if collecting and not re.fullmatch(r"\w[\w.-]*", flags.name, re.ASCII):
-        raise L2LError(f"--name={flags.name}: give letters, digits, _ and - for the name of the file")
-    used = {"only": flags.list or flags.minutes, **dict.fromkeys(("name", "title"), collecting),
-            **dict.fromkeys(("printed", "data_dir"), flags.minutes)}  # fmt: skip
+    """Run, list, then write the tables."""
+    if not (flags.list or flags.minutes or flags.tables):
+        raise L2LError("nothing to do: give --list, --minutes or --tables")
+    used = {"only": flags.list or flags.minutes, "printed": flags.minutes, "data_dir": flags.minutes}
     for name, needed in used.items():
         if getattr(flags, name) and not needed:
-            name = name.replace("_", "-")
-            raise L2LError(f"--{name} belongs to --list, --minutes, --collect or --judged: see --help")
+            raise L2LError(f"--{name.replace('_', '-')} belongs to --list or --minutes: see --help")
     listing.wanted(flags.only)
-    keep(flags, flags.collect, "report.json", "runs", "reports")
-    keep(flags, flags.judged, "robustbench.json", "judged", "judgements")
     if flags.minutes:
         work.work(listing.chosen(flags.only, as_printed=flags.printed), minutes=flags.minutes, data_dir=flags.data_dir)
     if flags.list:
@@ -69,21 +53,6 @@ def main(flags: Flags) -> None:
         text = page.markdown(page.RESULTS)
         overview.draw(page.RESULTS / "passes.png", overview.points(page.RESULTS))
         write_files({Path("BENCHMARKS.md"): text.encode()})
-
-
-def keep(flags: Flags, folders: str, file: str, kind: str, key: str) -> None:
-    """Write the folders' files to KIND_NAME.json, without the machine's own folders of data, results and script."""
-    kept = {folder: read_json(Path(folder) / file) for folder in folders.split(",") if folder}
-    for folder, record in kept.items():
-        about = record.get("provenance", record)
-        if not isinstance(about, dict) or not isinstance(about.get("command"), str):
-            raise L2LError(f"{folder}/{file} has no command: give the folder of a finished run or evaluation")
-        command = re.sub(r"(')?--(data-dir|workdir|out)=(?(1)[^']*'|\S+)", r"--\2=DIR", about["command"])
-        about["command"] = re.sub(r"\S*(experiments/\w+\.py)", r"\1", command)
-    if kept:
-        content = {"title": flags.title, key: [*kept.values()]}
-        page.section(f"{kind}_{flags.name}", content)  # before it is kept: else no page could be made any more
-        write_json(page.RESULTS / f"{kind}_{flags.name}.json", content)
 
 
 if __name__ == "__main__":

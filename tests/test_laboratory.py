@@ -83,9 +83,6 @@ TIMED = {"model": "digits_cnn", "attacks": "pgd2", "batch_sizes": "8"}
         ]),
         ("throughput", {"variants": True, "batch_sizes": "8,16"}, "--batch-sizes=8,16: give a whole number"),
         ("throughput", {"variants": True, "out": Path("/proc/x.json")}, "--out=/proc/x.json: "),
-        ("reproduce", {"collect": "run", "name": "../../x"}, r"--name=../../x: give letters"),
-        ("reproduce", {"collect": "run"}, "--name=: give letters"),
-        ("reproduce", {"list": True, "name": "x"}, "--name belongs to"),
         ("reproduce", {"tables": True, "only": "rnn_adv:table3"}, "--only belongs to"),
         ("reproduce", {"list": True, "only": "foo"}, "--only=foo: no such table or row"),
         ("reproduce", {"minutes": 9.0, "only": "foo"}, "--only=foo: no such table or row"),
@@ -125,19 +122,6 @@ def test_what_would_fail_is_not_begun(script, flags, message, at):
         main(KINDS[script](**flags))
     assert "\n" not in str(error.value)
     assert not list(at.rglob("*.json"))
-
-
-@pytest.mark.parametrize("content", ["{}", '{"command": 3}', '{"provenance": 3}', '{"provenance": {}}'])
-def test_what_is_no_report_is_not_collected(content, at):
-    reproduce = importlib.import_module("reproduce")
-    for flag, file in {"collect": "report.json", "judged": "robustbench.json"}.items():
-        Path(file).write_text(content)
-        with pytest.raises(L2LError, match=f"^./{file} has no command: give the folder of a finished run"):
-            reproduce.main(reproduce.Flags(**{flag: "."}, name="x"))
-    Path("report.json").write_text('{"command": "python experiments/digits.py"}')
-    with pytest.raises(L2LError, match="result runs_x is damaged, or none that `tables` knows"):
-        reproduce.main(reproduce.Flags(collect=".", name="x"))
-    assert not list(at.glob("experiments/results/*"))
 
 
 def test_victims_and_attackers_of_l2l_das_figure_are_told_apart(tmp_path, monkeypatch):

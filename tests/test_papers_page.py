@@ -2,7 +2,6 @@
 
 import json
 
-from l2ljax.report import markdown
 from papers import compare, overview, plan, records, tables
 from papers.targets import TABLES
 
@@ -175,34 +174,3 @@ def test_results_of_the_speed_and_strength_scripts_are_told():
     found = {"eval_size": 1000, "command": "C", "panels": {"robust": {"PGD": curve}}}
     row = next(line for line in tables.strength(found).splitlines() if "PGD" in line)
     assert [cell.strip() for cell in row.strip("|").split("|")] == ["robust", "PGD", "0.500", "2.000", "0.250"]
-    report = {"method": "plain", "clean_acc": 0.9, "attacks": {}, "worst_case_acc": 0.5}
-    assert tables.runs({"reports": [report]}) == markdown.table([report])
-
-
-def test_judgements_share_a_table_and_name_what_rang():
-    def judged(name, attacks, black_box, worst, passed):
-        return {
-            "name": name, "dataset": "digits", "architecture": "cnn", "eps": "0.1", "clean_acc": "97.50",
-            "provenance": {
-                "attacks": attacks, "black_box": black_box, "worst_case_acc": worst, "norm": "linf", "images": 40,
-                "checks": [{"name": "gradients are not 0", "passed": passed}], "command": f"C {name}",
-            },
-        }  # fmt: skip
-
-    text = tables.judgements({
-        "judgements": [
-            judged("a", {"standard": 0.25, "fgsm": 0.5}, {"s": {"pgd10": 0.75}}, 0.2, True),
-            judged("b", {"fgsm": 0.125}, {}, 0.125, False),
-        ]
-    })  # fmt: skip
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[0:1] == "|"]
-    assert rows[0] == ["model", "clean", "standard", "fgsm", "pgd10 on s", "worst case"]
-    assert rows[2:] == [
-        ["a", "97.50", "25.00", "50.00", "75.00", "20.00"],
-        ["b", "97.50", "-", "12.50", "-", "12.50"],
-    ]
-    assert (
-        "- b (" in text
-        and text.endswith("not so: gradients are not 0.")
-        and "1 checks for masked gradients passed.\n" in text
-    )

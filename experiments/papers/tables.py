@@ -8,43 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from l2ljax.gail import report
-from l2ljax.report.markdown import grid, over_seeds, percent, table
+from l2ljax.report.markdown import grid, over_seeds
 from papers import ablations, overview, speeds
 
-__all__ = ["TABLES", "autoattack", "cycle", "judgements", "runs", "strength", "tell", "traveller", "verdicts"]
+__all__ = ["TABLES", "autoattack", "cycle", "strength", "tell", "traveller", "verdicts"]
 
 
 def tell(record: Mapping[str, Any]) -> str:
     """Return any kept result in Markdown."""
     return next(say for key, say in TABLES.items() if key in record)(record)
-
-
-def runs(record: Mapping[str, Any]) -> str:
-    """Return the table of collected reports in Markdown (see experiments/reproduce.py)."""
-    return table(record["reports"])
-
-
-def judgements(record: Mapping[str, Any]) -> str:
-    """Return collected results of experiments/evaluate.py in Markdown: accuracies in percent, and failed checks."""
-    rows: list[dict[str, float]] = []
-    notes = []
-    for judged in record["judgements"]:
-        known = judged["provenance"]
-        black = {f"{a} on {who}": acc for who, row in known["black_box"].items() for a, acc in row.items()}
-        rows.append(known["attacks"] | black)
-        failed = [check["name"] for check in known["checks"] if not check["passed"]]
-        said = (
-            f"not so: {'; '.join(failed)}" if failed else f"{len(known['checks'])} checks for masked gradients passed"
-        )
-        threat = f"{known['norm']} eps {judged['eps']}, {known['images']:,} images"
-        notes.append(f"- {judged['name']} ({judged['dataset']}, {judged['architecture']}, {threat}): {said}.")
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [
-        [judged["name"], judged["clean_acc"], *(percent(row.get(name)) for name in names),
-         percent(judged["provenance"]["worst_case_acc"])]
-        for judged, row in zip(record["judgements"], rows, strict=True)
-    ]  # fmt: skip
-    return f"{grid(['model', 'clean', *names, 'worst case'], cells)}\n\n" + "\n".join(notes)
 
 
 def strength(record: Mapping[str, Any]) -> str:
@@ -134,7 +106,7 @@ def _over_seeds(record: Mapping[str, Any]) -> str:
 
 
 TABLES = {
-    "held_out": traveller, "goals": speeds.goals, "reports": runs, "judgements": judgements, "rows": _over_seeds,
+    "held_out": traveller, "goals": speeds.goals, "rows": _over_seeds,
     "panels": strength, "autoattack": autoattack, "verdicts": verdicts, "scaling": speeds.scaling, "distances": cycle,
     "speed": speeds.speed, "results": speeds.throughput, "arms": report.markdown, "gail_speed": speeds.gail_speed,
 }  # fmt: skip
