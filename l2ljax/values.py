@@ -42,19 +42,12 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         """Return the range in words, to follow "a number"."""
+        low, high = f"{self.low:.10g}", f"{self.high:.10g}"
+        if math.isinf(self.low):
+            return ""
         if math.isinf(self.high):
-            return (
-                ""
-                if math.isinf(self.low)
-                else f" above {self.low:.10g}"
-                if self.above
-                else f" of {self.low:.10g} or more"
-            )
-        return (
-            f" above {self.low:.10g}, up to {self.high:.10g}"
-            if self.above
-            else f" from {self.low:.10g} to {self.high:.10g}"
-        )
+            return f" above {low}" if self.above else f" of {low} or more"
+        return f" above {low}, up to {high}" if self.above else f" from {low} to {high}"
 
 
 KINDS: dict[Any, Any] = {

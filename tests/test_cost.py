@@ -8,7 +8,7 @@ import pytest
 from l2ljax import attacks, cost, models, threat
 from l2ljax.attacks import learned
 from l2ljax.models import attackers
-from l2ljax.models.layers import stock_convolution
+from l2ljax.models.convolution import stock_convolution
 from l2ljax.types import example_keys
 
 RNG = np.random.RandomState(0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from l2ljax.models import layers
+from l2ljax.models import convolution, layers
 from l2ljax.models.normalization import normalize
 from l2ljax.types import example_keys
 
@@ -48,7 +48,7 @@ def example(case):
     x, kernel = normal(0, 3, height, width, c), normal(1, k, k, c, o)
 
     def ours(x, kernel):
-        return layers.conv2d(x, kernel, strides=(s, s), padding=padding)
+        return convolution.conv2d(x, kernel, strides=(s, s), padding=padding)
 
     def stock(x, kernel):
         return lax.conv_general_dilated(x, kernel, (s, s), pairs, dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -119,9 +119,9 @@ def test_forward_mode_is_refused_unless_stock():
     forward = lambda convolution: jax.jvp(lambda x: convolution(x, kernel), (x,), (x,))[1]
     with pytest.raises(TypeError, match="forward-mode"):
         forward(ours)
-    with layers.stock_convolution():
+    with convolution.stock_convolution():
         close(forward(ours), forward(stock))
-        transposed = lambda x: layers.conv_transpose2d(x, normal(5, 4, 4, 2, 4), strides=(2, 2), padding=1)
+        transposed = lambda x: convolution.conv_transpose2d(x, normal(5, 4, 4, 2, 4), strides=(2, 2), padding=1)
         close(jax.jvp(transposed, (x,), (x,))[1], transposed(x))  # it is linear
     with pytest.raises(TypeError, match="forward-mode"):  # the switch is off again
         forward(ours)
@@ -139,9 +139,9 @@ def test_transposed_convolution_equals_torchs_definition(k, s, padding, size):
                     full[:, s * p + i, s * q + j] += np.asarray(x)[:, p, q] @ np.asarray(kernel)[i, j].T
     expected = full[:, padding : full.shape[1] - padding, padding : full.shape[2] - padding]
 
-    transposed = lambda x, kernel: layers.conv_transpose2d(x, kernel, strides=(s, s), padding=padding)
+    transposed = lambda x, kernel: convolution.conv_transpose2d(x, kernel, strides=(s, s), padding=padding)
     close(transposed(x, kernel), jnp.asarray(expected, jnp.float32))
-    with layers.stock_convolution():
+    with convolution.stock_convolution():
         y, pull_back = jax.vjp(transposed, x, kernel)
         close(y, transposed(x, kernel))
         gradients = pull_back(normal(2, *y.shape))

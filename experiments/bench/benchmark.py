@@ -20,7 +20,7 @@ from l2ljax.attacks import gradient, learned
 from l2ljax.attacks.ascent import clean
 from l2ljax.defenses import saddle
 from l2ljax.models import attackers
-from l2ljax.models.layers import stock_convolution
+from l2ljax.models.convolution import stock_convolution
 from l2ljax.train import AXIS, init_state, make_step
 from l2ljax.types import Attack, Batch, Classifier, Defense, Players, Tree
 

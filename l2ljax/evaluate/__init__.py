@@ -1,7 +1,7 @@
 """Evaluation on the host.
 
 `accuracy` makes rows of attacks x data, `standard` runs AutoAttack and others on the survivors, `views` computes the
-numbers of figures.
+numbers of figures, `masking` looks for masked gradients.
 
 result = evaluate(logits_fn, dataset.test, {"pgd20": attacks.create("pgd20", ball)}, key=key)
 result = run_standard_evaluation(logits_fn, x, y, ball=ball, key=key)

@@ -56,15 +56,12 @@ def init(
     return jax.jit(jax.vmap(one))(keys)
 
 
-def learner(
-    networks: Networks, disc: Discriminator, updater: Updater, *, sign: int, entropy: float = 1e-3,
-    settings: trpo.Settings = trpo.HO_ERMON,
-) -> Learn:  # fmt: skip
+def learner(networks: Networks, disc: Discriminator, updater: Updater, *, sign: int, entropy: float = 1e-3) -> Learn:
     """Return one iteration's learning, see `rollout.Learn`; its data are `Demonstrations`.
 
     The discriminator, whose observations are normalized as the policy's, makes one step on all pairs of the rollout and
     as many of the expert's, drawn with replacement. `sign` is that of `discriminator.reward`, `entropy` the weight of
-    `discriminator.objective`, `settings` are TRPO's.
+    `discriminator.objective`.
 
     Metrics: return (the environment's, over first episodes), accuracy and objective of the discriminator before its
     step, imitation_reward (mean per step), max_abs of its parameters after it, and those of `trpo.improve`.
@@ -84,7 +81,7 @@ def learner(
         accuracy = discriminator.accuracy(disc, state.discriminator, policy_batch, expert_batch)
         params, updater_state, moved = updater.step(state.updater, state.discriminator, objective)
         rewards = discriminator.reward(disc.logits(params, *policy_batch), sign).reshape(rollout.rewards.shape)
-        agent, improved = trpo.improve(k_improve, networks, state.agent, rollout, rewards, settings)
+        agent, improved = trpo.improve(k_improve, networks, state.agent, rollout, rewards)
         metrics = {"return": episode_returns(rollout).mean(), "accuracy": accuracy, "imitation_reward": rewards.mean()}
         return GailState(agent, params, updater_state, state.key), metrics | moved | improved
 

@@ -15,7 +15,7 @@ import optax
 from jax.scipy.sparse.linalg import cg
 
 from l2ljax.gail.policy import Agent, Networks, apply_mlp, deviation, merge, statistics_of
-from l2ljax.gail.rollout import Rollout
+from l2ljax.gail.rollout import Rollout, pairs
 from l2ljax.types import Array, Key, Tree
 
 __all__ = ["HO_ERMON", "ScalarFn", "Settings", "fisher_product", "gae", "improve", "trust_region_step"]
@@ -139,8 +139,8 @@ def improve(
     targets = (gae(rewards, values, rollout.ends, discount=s.discount, lam=1.0) + values[:-1]).reshape(n)
     k_policy, k_value = jax.random.split(key)
 
-    observations = rollout.observations[:-1].reshape(n, -1)
-    policy, metrics = _policy_step(k_policy, networks, agent, observations, rollout, advantages, s)
+    observations, actions = pairs(rollout)
+    policy, metrics = _policy_step(k_policy, networks, agent, observations, actions, advantages, s)
     error = targets - values[:-1].reshape(n)
     metrics["value_r2"] = 1 - error.var() / (targets.var() + 1e-8)
 
@@ -155,10 +155,9 @@ def improve(
 
 
 def _policy_step(
-    key: Key, networks: Networks, agent: Agent, observations: Array, rollout: Rollout, advantages: Array, s: Settings
+    key: Key, networks: Networks, agent: Agent, observations: Array, actions: Array, advantages: Array, s: Settings
 ) -> tuple[Tree, dict[str, Array]]:
     policy, n = networks.policy, len(advantages)
-    actions = rollout.actions.reshape(n, *rollout.actions.shape[2:])
 
     def distribution(params: Tree, observations: Array) -> Tree:
         return networks.distribution(agent._replace(policy=params), observations)

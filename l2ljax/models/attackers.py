@@ -1,4 +1,4 @@
-"""The attackers' networks: RNN-Adv's recurrent optimizer and the convolutional attackers of L2L and FGSM-SDI.
+"""The attackers' networks: RNN-Adv's recurrent optimizer, the convolutional attackers of L2L and FGSM-SDI, LAS-AT's.
 
 `create(name, width)` makes the convolutional ones by name; `attacks.learned` turns them into optimizers of the input.
 """

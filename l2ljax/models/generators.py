@@ -1,6 +1,6 @@
 """Generators of perturbations: L2L-DA's U-Net, and the encoder-decoder of AdvGAN and GAP with its discriminator.
 
-All map an attacker's inputs, [B, H, W, C'], to (-1, 1)^[B, H, W, channels] (see `attacks.learned.convolutional`).
+Generators map an attacker's inputs, [B, H, W, C'], to (-1, 1)^[B, H, W, channels] (`attacks.learned.convolutional`).
 """
 
 import functools

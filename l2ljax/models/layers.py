@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, variance_scaling
 
-from l2ljax.models.convolution import conv2d, conv_transpose2d, stock_convolution
+from l2ljax.models.convolution import conv2d, conv_transpose2d
 from l2ljax.models.normalization import normalize
 from l2ljax.types import Array, Key
 
 __all__ = [
-    "BatchNorm", "Conv", "ConvTranspose", "Dense", "PReLU", "conv2d", "conv_transpose2d", "dropout",
-    "kaiming_fan_in", "kaiming_fan_out", "max_pool", "stock_convolution", "torch_uniform",
+    "BatchNorm", "Conv", "ConvTranspose", "Dense", "PReLU", "dropout", "kaiming_fan_in", "kaiming_fan_out", "max_pool",
+    "torch_uniform",
 ]  # fmt: skip
 
 torch_uniform = variance_scaling(1 / 3, "fan_in", "uniform")
@@ -101,24 +101,20 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """torch's ConvTranspose2d without bias. The defaults double height and width exactly.
+    """torch's ConvTranspose2d of 4 x 4, strides of 2, padding of 1, without bias: it doubles height and width.
 
-    The kernel is [kh, kw, features, C], so that its fan-in is torch's: kh * kw * features.
+    The kernel is [4, 4, features, C], so that its fan-in is torch's: 16 * features.
     """
 
     features: int
-    kernel_size: int = 4
-    strides: int = 2
-    padding: int = 1
     kernel_init: Initializer = variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-2, out_axis=-1)
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Map [B, H, W, C] to [B, (H - 1) strides + kernel_size - 2 padding, same for W, features]."""
-        kernel = self.param("kernel", self.kernel_init, (self.kernel_size,) * 2 + (self.features, x.shape[-1]))
-        strides = (self.strides, self.strides)
-        return conv_transpose2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=strides, padding=self.padding)
+        """Map [B, H, W, C] to [B, 2 H, 2 W, features]."""
+        kernel = self.param("kernel", self.kernel_init, (4, 4, self.features, x.shape[-1]))
+        return conv_transpose2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=(2, 2), padding=1)
 
 
 class PReLU(nn.Module):

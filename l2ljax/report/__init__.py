@@ -1,1 +1,1 @@
-"""Reports of runs: tables and pages in `markdown`, and `figures`, whose numbers come from `evaluate.views`."""
+"""Reports of runs: pages in `markdown` and `html`, and `figures`, whose numbers come from `evaluate.views`."""

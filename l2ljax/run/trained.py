@@ -1,4 +1,4 @@
-"""Trained classifiers and attackers: loaded from their workdirs, saved to one, and attacks by name.
+"""Trained classifiers and attackers: loaded from their workdirs, and attacks by name.
 
 logits_fn = load_classifier("runs/digits_rnn_adv_digits_cnn_s0")
 attack = load_attacker("runs/digits_rnn_adv_digits_cnn_s0", steps=40)
