@@ -104,12 +104,13 @@ def multiplications(arch: str) -> float:
 
 def training(
     dataset: str, arch: str, method: str, *, epochs: float, images: int | None = None, width: int | None = None,
-    attacker: str = "wide", schedule: str = "joint", awp: float = 0.0, steps: int | None = None,
+    attacker: str = "wide", schedule: str = "joint", awp: float = 0.0, steps: int | None = None, mixed: bool = False,
 ) -> Effort:  # fmt: skip
     """Return the effort of a training run: a gradient in x costs a forward pass, and so does one in the weights.
 
     `images` are per epoch, all by default; `attacker` is L2L's, `width` that of a learned attacker's network, by
-    default the paper's; `steps` are those of the attack in schedule joint, by default the method's.
+    default the paper's; `steps` are those of the attack in schedule joint, by default the method's; `mixed` adds clean
+    images.
     """
     seen = epochs * (images or TRAIN_IMAGES[dataset])
     own, share = ATTACKERS[attacker]
@@ -118,7 +119,7 @@ def training(
     passes = (ALTERNATING if schedule == "alternating" else PASSES).get(method, PASSES[method])
     passes += STEP.get(method, 1) * (steps - STEPS.get(method, steps)) if steps else 0
     generator *= passes / PASSES[method]
-    passes += ENDS.get(method, 1) * (2 if schedule == "alternating" else 1) * (awp > 0)
+    passes += mixed + ENDS.get(method, 1) * (2 if schedule == "alternating" else 1) * (awp > 0)
     return Effort(seen * passes, ((arch, seen * (2 * passes + 1)),), 3 * seen * generator)
 
 

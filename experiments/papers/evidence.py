@@ -15,10 +15,11 @@ from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from papers import records
-from papers.jobs import Part, effort_of
+from papers.effort import Effort
+from papers.jobs import Part
 from papers.plan import PARTS
 
-__all__ = ["NEEDED", "Answer", "Group", "Sides", "exceeds", "hours"]
+__all__ = ["NEEDED", "Answer", "Group", "Sides", "exceeds", "more_runs"]
 
 NEEDED = 3
 """The number of seeds a side from which a difference within their range is none."""
@@ -32,7 +33,7 @@ class Group(NamedTuple):
     images: int | None = None
     """The number of images of an accuracy; None for other numbers."""
     row: tuple[str, str] = ("", "")
-    """The table and row of `PARTS` that make it; groups of one row are of the same runs."""
+    """The table and row of `PARTS` that make it, or a file and a name in it; groups of one row are of the same runs."""
     columns: Sequence[str] = ()
     """The row's columns that are read."""
     available: int = 10_000
@@ -91,50 +92,66 @@ def exceeds(of: str, claim: str, sides: Sides) -> Answer:
     else:
         answer, settled_by = "open", _budget(more, less, abs(difference), spread, error)
     listed = [f"{group.name} {', '.join(_number(value, group) for value in group.values)}" for group in (more, less)]
-    about = f" ({more.images:,} images)" if more.images else ""
+    about = f" ({_images(more, less):,} images)" if more.images else ""
     shown = f"{'; '.join(listed)}; noise {_number(noise, more) if known else 'unknown'}{about}"
     return Answer(of, claim, where, answer, shown, seeds, settled_by)
 
 
 def _budget(more: Group, less: Group, difference: float, spread: float, error: float) -> str:
     """Return what would settle an open answer: images if the difference is within their error, and seeds."""
-    images = math.ceil((more.images or 0) * (error / difference) ** 2) if 0 < difference <= error else 0
-    few = min(len(more.values), len(less.values)) < NEEDED
-    seeds = _runs(more, less) if few else "more seeds" * (difference <= spread)
-    if images > more.available:
-        return f"not by the {more.available:,} test images that there are"
-    return ", ".join(filter(None, [seeds, f"{images:,} images" * (images > 0)]))
+    images = math.ceil(_images(more, less) * (error / difference) ** 2) if 0 < difference <= error else 0
+    if min(len(more.values), len(less.values)) < NEEDED:
+        needed = [_runs(more, less), f"{images:,} images" * (0 < images <= more.available)]
+    elif images > more.available:
+        needed = [f"not by the {more.available:,} test images that there are"]
+    else:
+        needed = ["more seeds" * (difference <= spread), f"{images:,} images" * (images > 0)]
+    return ", ".join(filter(None, needed))
 
 
 def _runs(*groups: Group) -> str:
     """Return the runs that the groups' rows lack of `NEEDED`, with their hours: with all, few answers remain open."""
-    runs, time = 0, 0.0
-    for row in {group.row if any(group.row) else (group.name, "") for group in groups}:
-        known = [group for group in groups if row in (group.row, (group.name, ""))]
-        lacking = max(NEEDED - min(len(g.values) if g.planned is None else g.planned for g in known), 0)
-        columns = {column for group in known for column in group.columns}
-        runs, time = runs + lacking, time + hours(*row, columns, lacking)
+    runs, jobs = 0, dict[str, Effort]()
+    for row in {group.row for group in groups}:
+        of_row = [group for group in groups if group.row == row]
+        lacking = max(NEEDED - min(len(g.values) if g.planned is None else g.planned for g in of_row), 0)
+        runs, jobs = runs + lacking, jobs | more_runs(row, {c for g in of_row for c in g.columns}, lacking)
+    time = sum(jobs.values(), Effort()).hours("cpu")
     return f"{runs} run{'s' * (runs != 1)}" + f", {max(time, 0.1):.1f} h" * (time > 0)
+
+
+def more_runs(row: tuple[str, str], columns: Set[str], runs: int) -> dict[str, Effort]:
+    """Return the efforts of more runs of a row, judged in those columns, by file.
+
+    The plan's seeds without results come first, then others like its first, on models and surrogates that exist.
+    """
+    seeds: dict[int, list[Part]] = {}
+    for part in PARTS:
+        if (part.table, part.row) == row and columns & part.columns.keys():
+            seeds.setdefault(part.seed, []).append(part)
+    missing = [parts for parts in seeds.values() if not all(map(records.is_kept, parts))][:runs]
+    jobs = {job.made: job.effort for parts in missing for part in parts for job in part.needed}
+    for i in range(runs - len(missing)):
+        for part in next(iter(seeds.values()), []):
+            own = (
+                job for job in part.jobs if part.victim in (job, None) or f"--victim={part.victim.model}" in job.flags
+            )
+            jobs |= {f"{i}/{job.made}": job.effort for job in own}
+    return jobs
+
+
+def _images(more: Group, less: Group) -> int:
+    """Return the smaller number of images of the two, 0 for other numbers."""
+    return min(more.images or 0, less.images or 0)
 
 
 def _error(group: Group) -> float:
     """Return the standard error of an accuracy of one seed from its number of images; 0 for other numbers."""
-    if not group.images:
+    if not (n := group.images):
         return 0.0
-    p = min(max(abs(statistics.mean(group.values)) / group.scale, 1 / group.images), 1.0)
-    return group.scale * math.sqrt(p * (1 - p) / group.images)
+    p = min(max(abs(statistics.mean(group.values)) / group.scale, 1 / n), 1 - 1 / n)
+    return group.scale * math.sqrt(p * (1 - p) / n)
 
 
 def _number(value: float, group: Group) -> str:
     return f"{100 * value:.2f}" if group.images else f"{value:.1f}"
-
-
-def hours(table: str, row: str, columns: Set[str], runs: int) -> float:
-    """Return the time of more runs of a row, judged in those columns: of the plan's seeds without results first."""
-    seeds: dict[int, list[Part]] = {}
-    for part in PARTS:
-        if (part.table, part.row) == (table, row) and columns & part.columns.keys():
-            seeds.setdefault(part.seed, []).append(part)
-    missing = [parts for parts in seeds.values() if not any(map(records.is_kept, parts))]
-    wanted = [*missing, *runs * list(seeds.values())[:1]][:runs]
-    return sum(effort_of(parts).hours("cpu") for parts in wanted)

@@ -5,6 +5,7 @@
 `where` names data, network and schedule, and the passes of a training step if the sides' differ.
 """
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ from papers.compare import Record
 from papers.evidence import Group, Sides
 from papers.jobs import FAST, Job
 from papers.plan import PARTS
+from papers.records import is_printed
 
 __all__ = [
-    "ATTACKS", "at_equal_passes", "costs", "falls", "in_worst_case", "on_digits", "one_column", "tenth_of",
+    "ATTACKS", "at_equal_passes", "costs", "current", "falls", "in_worst_case", "on_digits", "one_column", "tenth_of",
     "two_columns",
 ]  # fmt: skip
 
@@ -28,7 +30,8 @@ Row = tuple[str, str]
 
 ATTACKS = (
     "PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", "pgd100", "margin100", "CW-20", "CW-100",
-    "CW100", "CW1000", "PGD", "PGD+BLS", "AutoAttack", "AutoAttack, fast",
+    "CW100", "CW1000", "PGD", "PGD+BLS", "AutoAttack", "AutoAttack, fast", "RNN-Adv", "L2LDA", "AdvGAN", "GAP",
+    "L2L-DA",
 )  # fmt: skip
 """Columns for a row's worst case, if all rows of a comparison have them."""
 _SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
@@ -40,15 +43,17 @@ def in_worst_case(table: str, more: str, less: str) -> Find:
     """Compare two rows by the lowest accuracy per seed among the attacks that both have."""
 
     def find(records: Sequence[Record], results: Path) -> Sides:
-        of_row = _alike(records, (table, more), (table, less))
+        rows = (table, more), (table, less)
+        of_row = _alike(records, *rows)
         every = [record["values"] for found in of_row for record in found]
         common = [c for c in ATTACKS if every and all(c in values for values in every)]
-        lowest = lambda record: min((record["values"][c] for c in common), key=_value)
+        lowest = [[min(common, key=lambda c: _value(r["values"][c])) for r in f if common] for f in of_row]
         groups = [
-            _group(records, (table, row), ATTACKS, [lowest(record) for record in found if common])
-            for row, found in zip((more, less), of_row, strict=True)
+            _group(records, row, common or ATTACKS, [r["values"][c] for r, c in zip(found, names, strict=False)])
+            for row, found, names in zip(rows, of_row, lowest, strict=True)
         ]
-        return Sides(_where(records, "worst common attack", (table, more), (table, less)), *groups)
+        strongest = ", ".join(sorted({name for names in lowest for name in names}))
+        return Sides(_where(records, f"worst common attack{': ' * bool(strongest)}{strongest}", *rows), *groups)
 
     return find
 
@@ -93,7 +98,8 @@ def falls(more: Row, less: Row) -> Find:
     [verdict] = FAST
 
     def fall(values: Mapping[str, Cell]) -> Cell:
-        return {**values[verdict], "value": _value(values["pgd100"]) - _value(values[verdict])}
+        images = min(values["pgd100"]["images"], values[verdict]["images"])
+        return {"value": _value(values["pgd100"]) - _value(values[verdict]), "images": images}
 
     def find(records: Sequence[Record], results: Path) -> Sides:
         groups = []
@@ -111,15 +117,14 @@ def on_digits(table: str, more: str, less: str) -> Find:
     def find(records: Sequence[Record], results: Path) -> Sides:
         path = results / f"digits_{table}.json"
         kept = json.loads(path.read_text())["rows"] if path.exists() else {}
-        groups = []
-        for row in (more, less):
-            values = [run["attacks"]["pgd100"]["robust_acc"] for run in kept.get(row, [])]
-            images = kept[row][0]["eval_size"] if values else None
-            groups.append(Group(row, values, images, available=images or 0))
-        runs = [run for row in (more, less) for run in kept.get(row, [])[:1]]
-        place = [f"{run['arch']}, {run['epochs']:g} epochs" for run in runs[:1]]
+        groups, of_row = [], {row: kept.get(row, []) for row in (more, less)}
+        places = {f"{run['arch']}, {run['epochs']:g} epochs" for found in of_row.values() for run in found}
+        for row, found in of_row.items():
+            values = [run["attacks"]["pgd100"]["robust_acc"] for run in found if len(places) == 1]
+            images = min((run["eval_size"] for run in found), default=0)
+            groups.append(Group(row, values, images or None, (path.stem, row), available=images))
         steps = _passes({row: ablations.passes(row) for row in (more, less)})
-        return Sides(", ".join(["digits", *place, _CHOSEN[table], "PGD-100"]) + steps, *groups)
+        return Sides(", ".join(["digits", *sorted(places), _CHOSEN[table], "PGD-100"]) + steps, *groups)
 
     return find
 
@@ -130,8 +135,8 @@ def costs(name: str, more: str, less: str) -> Find:
     def find(records: Sequence[Record], results: Path) -> Sides:
         path = results / f"{name}.json"
         made = json.loads(path.read_text())["speed"] if path.exists() else []
-        steps = {row["method"]: row for row in made if row["what"] == "training step"}
-        groups = [Group(method, steps.get(method, {}).get("seconds", [])) for method in (more, less)]
+        steps = {r["method"]: r for r in made if r["what"] == "training step" and r["program"] == "l2ljax"}
+        groups = [Group(m, steps.get(m, {}).get("seconds", []), row=(name, m)) for m in (more, less)]
         place = [f"{row['model']}, batches of {row['batch_size']}, " for row in [*steps.values()][:1]]
         return Sides("".join(place) + "seconds, by repeat", *groups)
 
@@ -150,10 +155,9 @@ def tenth_of(find: Find) -> Find:
 
 
 def _alike(records: Sequence[Record], *rows: Row) -> list[list[Record]]:
-    """Return the records of each row if all are of one network and one number of images in training, else none."""
-    about = ("dataset", "arch", "epochs", "train_size")
+    """Return the records of each row if all are of one network, and of as many epochs and images, else none."""
     every = [[record for record in records if (record["table"], record["row"]) == row] for row in rows]
-    kinds = {tuple(record["training"].get(name) for name in about) for found in every for record in found}
+    kinds = {_kind(record["training"]) for found in every for record in found}
     return every if len(kinds) == 1 else [[] for _ in rows]
 
 
@@ -167,22 +171,40 @@ def _column(records: Sequence[Record], row: Row, name: str, found: Sequence[Reco
 
 
 def _group(records: Sequence[Record], row: Row, columns: Sequence[str], cells: Sequence[Cell]) -> Group:
-    """Return the values of a row's cells, and how many of its records are of the plan's training commands."""
-    commands = {part.victim.line for part in PARTS if (part.table, part.row) == row and part.victim}
-    runs = [r["training"]["command"] for r in records if (r["table"], r["row"]) == row]
+    """Return the values of a row's cells, and how many of the plan's runs have the columns, of `ATTACKS` any."""
+    complete = any if columns is ATTACKS else all
+    runs = [r for r in records if (r["table"], r["row"]) == row and complete(c in r["values"] for c in columns)]
     images = None if "largest loss" in columns else min((cell["images"] for cell in cells), default=None)
-    planned = sum(command in commands for command in runs)
+    planned = sum(run["training"]["command"] in _planned(row) for run in runs)
     return Group(row[1], [*map(_value, cells)], images, row, columns, planned=planned)
+
+
+def current(records: Sequence[Record]) -> list[Record]:
+    """Return the records of the plan's training commands; of rows without any, those of earlier plans."""
+    of_plan = [r for r in records if r["training"]["command"] in _planned((r["table"], r["row"]))]
+    rows = {(r["table"], r["row"]) for r in of_plan}
+    return [r for r in records if r in of_plan or ((r["table"], r["row"]) not in rows and not is_printed(r))]
+
+
+@functools.cache
+def _planned(row: Row) -> dict[str, Job]:
+    """Return the training runs that are planned for a row, by command."""
+    return {part.victim.line: part.victim for part in PARTS if (part.table, part.row) == row and part.victim}
 
 
 def _where(records: Sequence[Record], what: str, *rows: Row) -> str:
     """Return data, network and schedule of rows, kept or planned, what of them, and passes a step if they differ."""
-    victims = {row: part.victim for part in PARTS for row in rows if (part.table, part.row) == row and part.victim}
+    runs = {row: next(iter(_planned(row).values())) for row in rows}
     kept = [record["training"] for record in records if (record["table"], record["row"]) in rows]
-    about = [*kept, *(victim.about for victim in victims.values())][0]
+    about = [*kept, *(run.about for run in runs.values())][0]
     images = [f"{count:,} training images" for count in [about.get("train_size")] if count]
     place = [_SETS[about["dataset"]], about["arch"], f"{about['epochs']:g} epochs", *images, what]
-    return ", ".join(place) + _passes({row: _passes_a_step(victims[table, row]) for table, row in rows})
+    unlike = "; kept runs of unlike networks, epochs or images" * (len(set(map(_kind, kept))) > 1)
+    return ", ".join(place) + unlike + _passes({row: _passes_a_step(run) for (_, row), run in runs.items()})
+
+
+def _kind(training: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(training.get(name) for name in ("dataset", "arch", "epochs", "train_size"))
 
 
 def _passes_a_step(run: Job) -> float:

@@ -99,13 +99,14 @@ def trained(
 ) -> Job:  # fmt: skip
     """Return a training run; `variant` distinguishes its folder from that of other flags. Its own report is short."""
     name = "-".join(filter(None, [dataset, arch, method, variant, f"{epochs}epochs", f"s{seed}"]))
-    steps, awp, chosen = (
+    steps, awp, chosen, mixed = (
         re.search(rf"\b{name}=({value})", " ".join(flags))
-        for name, value in {"steps": r"\d+", "awp": r"[\d.]+", "attacker": r"\w+"}.items()
+        for name, value in {"steps": r"\d+", "awp": r"[\d.]+", "attacker": r"\w+", "clean_weight": r"[\d.]+"}.items()
     )
     work = effort.training(
         dataset, arch, method, epochs=epochs, images=images, width=width, steps=steps and int(steps[1]),
         awp=float(awp[1]) if awp else 0.0, attacker=chosen[1] if chosen else "wide",
+        mixed=bool(mixed),
     )  # fmt: skip
     sized = [f"--train-size={images}"] * (images is not None) + [f"--attacker-width={width}"] * (width is not None)
     fixed = (f"--recipe={recipe}", f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")

@@ -1,7 +1,7 @@
 """BENCHMARKS.md, made from experiments/results: `markdown(Path("experiments/results"))`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,11 @@ def markdown(results: Path) -> str:
     sections = {name: section(name, record) for name, record in records.items()}
     first = [sections.pop(name) for name in SPEED if name in sections]
     rows = compare.read_records(results / "papers")
-    papers = [claims.as_markdown(claims.answers(rows, results)), compare.as_markdown(rows, results)]
-    papers.append(listing.shortfall())
+    papers = [
+        _sound("result behind a claim", lambda: claims.as_markdown(claims.answers(rows, results))),
+        compare.as_markdown(rows, results),
+        listing.shortfall(),
+    ]
     text = "\n\n".join([*first, *papers, *sections.values()])
     return f"{HEAD}\n{compact(text)}\n"
 
@@ -57,11 +60,15 @@ def _title(name: str, record: Mapping[str, Any]) -> str:
 
 def section(name: str, record: Mapping[str, Any]) -> str:
     """Return a kept result's section; a damaged one, or one that no table knows, is an L2LError."""
+    return _sound(f"result {name}", lambda: f"## {_title(name, record)}\n\n{tables.tell(record)}")
+
+
+def _sound(what: str, tell: Callable[[], str]) -> str:
     try:
-        return f"## {_title(name, record)}\n\n{tables.tell(record)}"
+        return tell()
     except (KeyError, IndexError, StopIteration, TypeError, ValueError, AttributeError) as error:
         fix = "put back a sound copy, or move it away"
-        raise L2LError(f"result {name} is damaged, or none that `tables` knows ({one_line(error)}): {fix}") from error
+        raise L2LError(f"{what} is damaged, or none that `tables` knows ({one_line(error)}): {fix}") from error
 
 
 def compact(text: str) -> str:
