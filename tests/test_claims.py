@@ -84,6 +84,8 @@ def test_more_runs_are_of_the_parts_whose_columns_are_read(monkeypatch):
                                      and (part.table, part.row) == (da, "PGD10"))}  # fmt: skip
     assert 0 < hours(lone) < hours(more(da, "PGD10", {"PGD100", "AdvGAN"}, 1))
     assert more(da, "PGD10", {"no such column"}, 1) == {}
+    monkeypatch.setattr(evidence.records, "is_kept", lambda part: "PGD100" in part.columns)  # half of a seed is none
+    assert pgd.made in more(da, "PGD10", {"PGD100", "AdvGAN"}, 1)
     # Beyond the plan: each its own model and judgement, with those that exist for surrogates.
     monkeypatch.setattr(evidence.records, "is_kept", lambda part: True)
     again = more("rnn_adv:table7", "RNN-Adv", {"PGD-Net"}, 2)
@@ -198,6 +200,7 @@ def test_costs_are_those_of_training_steps(tmp_path):
         {"model": "net", "batch_size": 8, "what": "training step", "program": "l2ljax", "method": m, "seconds": s}
         for m, s in steps.items()
     ]
+    rows.append({**rows[0], "program": "another", "seconds": [1.0, 1.0, 1.0]})
     (tmp_path / "costs_wrn_34_10.json").write_text(json.dumps({"speed": rows}))
     claim = "a step of {}, alternating, costs less than one of PGM training, 10 steps"
     assert answer([], tmp_path, claim.format("Grad L2L")) == "yes"
@@ -260,6 +263,8 @@ def test_gail_names_demonstrations_of_another_run_and_divergence(tmp_path):
     assert [said.where.endswith(unlike) for said in found] == ["1e-7" in said.claim for said in found]
     [diverged] = [said for said in found if "1e-6" in said.claim]
     assert (diverged.answer, diverged.shown, diverged.seeds) == ("no", "at 426", 1)
+    kept_gail(tmp_path, adam=arm(490.0, 491.0, 492.0))
+    dense["l2l_dense_lr1e-7"] = arm(200.0, 201.0, 202.0)
     kept_gail(tmp_path, "_dense", iterations=500, **dense)  # half as long: nothing to compare
     assert {said.answer for said in gail.answers("CartPole-v1", tmp_path) if "1e-7" in said.claim} == {"open"}
 
@@ -299,6 +304,10 @@ def test_runs_of_another_plan_do_not_count_towards_the_seeds_that_are_wanted():
     beside = record(row="RNN-Adv", training={**FULL, "epochs": 3}, PGD_100=0.8)
     _, more, less = sides_of(find, record(training=planned, PGD_100=0.9), beside)
     assert [(group.values, group.planned) for group in (less, more)] == [([], 1), ([], 0)]  # not alike, but run
+    _, _, group = sides_of(find, record(training=planned, CW100=0.9))  # judged otherwise
+    assert (group.values, group.planned) == ([], 0)
+    both = groups.two_columns("rnn_adv:table3", "AdvTrain", "PGD-10", "RNN-Adv")
+    assert sides_of(both, record(training=planned, PGD_10=0.9)).more.planned == 1
 
 
 def test_the_noise_is_of_the_images_of_the_lowest_attack():
