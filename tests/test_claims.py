@@ -306,6 +306,8 @@ def test_runs_of_another_plan_do_not_count_towards_the_seeds_that_are_wanted():
     assert [(group.values, group.planned) for group in (less, more)] == [([], 1), ([], 0)]  # not alike, but run
     _, _, group = sides_of(find, record(training=planned, CW100=0.9))  # judged otherwise
     assert (group.values, group.planned) == ([], 0)
+    half = record("l2l:table2", "PGM Net", training={**FULL, "command": plan.cifar("PGM Net").line}, pgd100=0.4)
+    assert sides_of(groups.falls(("l2l:table4-v2", "AIT"), ("l2l:table2", "PGM Net")), half).less.planned == 0
     both = groups.two_columns("rnn_adv:table3", "AdvTrain", "PGD-10", "RNN-Adv")
     assert sides_of(both, record(training=planned, PGD_10=0.9)).more.planned == 1
 
