@@ -52,7 +52,7 @@ def in_worst_case(table: str, more: str, less: str) -> Find:
             _group(records, row, common or ATTACKS, [r["values"][c] for r, c in zip(found, names, strict=False)])
             for row, found, names in zip(rows, of_row, lowest, strict=True)
         ]
-        strongest = ", ".join(sorted({name for names in lowest for name in names}))
+        strongest = " or ".join(sorted({name for names in lowest for name in names}))
         return Sides(_where(records, f"worst common attack{': ' * bool(strongest)}{strongest}", *rows), *groups)
 
     return find
