@@ -138,7 +138,7 @@ def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path
             json.dumps({**record, "values": {"pgd100": {"value": accuracy, "images": 1000}}})
         )
     found = overview.points(tmp_path)
-    digits, _, cifar, _ = overview.PANELS
+    digits, *_, cifar, _ = overview.PANELS
     assert [(p.panel, p.label, p.passes, round(p.accuracy, 6)) for p in found] == [
         (digits, "pgd_adv", 660, 0.6), (digits, "rnn_adv", 660, 0.8), (digits, "n_fgsm", 120, 0.4),
         (cifar, "pgd_adv with AWP", 15, 0.4), (cifar, "pgd_adv with AWP", 150, 0.6),

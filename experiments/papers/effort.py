@@ -48,12 +48,12 @@ ALTERNATING = {
 """Those of schedule alternating, as released: gradients, attack and loss again for phi, and las_at's PGD-10."""
 GENERATORS = {
     "naive_l2l": 1.8e9, "grad_l2l": 1.8e9, "two_step_l2l": 3.6e9, "grad_only_l2l": 1.8e9,
-    "two_step_grad_only_l2l": 3.6e9, "ait_l2l": 1.8e9, "l2l_da": 20 * 690e6, "l2l_star": 252e6,
+    "two_step_grad_only_l2l": 3.6e9, "ait_l2l": 1.8e9, "l2l_da": 20 * 640e6, "l2l_star": 252e6,
     "fgsm_sdi": 81e6,
 }  # fmt: skip
 """Multiplications of the learned attacker's forward passes in a step, per image of 32 x 32 at the papers' width (64).
 The U-Net's count three times: its narrow and strided convolutions run at a third of a classifier's speed on a CPU; in
-L2L-DA's recursion, whose gradient goes through all steps, 2.7 times that (measured with LeNet-5)."""
+L2L-DA's recursion, whose gradient goes through all steps, 2.5 times that (measured with LeNet-5)."""
 ATTACKERS = {"wide": (64, 1.0), "slim": (128, 0.2), "one_block": (64, 0.045)}
 """L2L's attacker -> its own width, and its multiplications there over the wide one's."""
 TRAIN_IMAGES = {"digits": 1300, "mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
@@ -62,9 +62,9 @@ PIXELS = {"digits": 64, "mnist": 784}
 SPEEDS = {"cpu": 1e11, "gpu": 5e13}
 """Multiplications a second: two CPU cores with a job on each (twice one core's speed in training with PGD-10: 67 images
 a second for resnet20, 226 for small_cnn), and an assumed data-center GPU (0.1 PFLOP/s)."""
-LEAST = 3e6
+LEAST = 3.6e6
 """The least number of multiplications whose time a forward pass takes: those of small networks take longer, as
-LeNet-5's 0.4 million do (measured in PGD-10 training in batches of 50, against small_cnn on the same processor)."""
+LeNet-5's 0.4 million do (measured in PGD-7 training in batches of 50, against small_cnn on the same processor)."""
 LAUNCH = {"cpu": 0.0, "gpu": 5e-6}
 """The least seconds of a pass per image: a GPU waits for small networks' kernels."""
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from l2ljax.models import shipped
+from l2ljax.run import recipes
 from papers import effort
 from papers.effort import Effort
 
@@ -99,14 +100,12 @@ def trained(
 ) -> Job:  # fmt: skip
     """Return a training run; `variant` distinguishes its folder from that of other flags. Its own report is short."""
     name = "-".join(filter(None, [dataset, arch, method, variant, f"{epochs}epochs", f"s{seed}"]))
-    steps, awp, chosen, mixed = (
-        re.search(rf"\b{name}=({value})", " ".join(flags))
-        for name, value in {"steps": r"\d+", "awp": r"[\d.]+", "attacker": r"\w+", "clean_weight": r"[\d.]+"}.items()
-    )
+    settings = {key: str(value) for key, value in recipes.find(dataset, method, recipe).options.items()}
+    settings |= dict(re.findall(r"\b(steps|awp|attacker|clean_weight)=(\w[\w.]*)", " ".join(flags)))
     work = effort.training(
-        dataset, arch, method, epochs=epochs, images=images, width=width, steps=steps and int(steps[1]),
-        awp=float(awp[1]) if awp else 0.0, attacker=chosen[1] if chosen else "wide",
-        mixed=bool(mixed),
+        dataset, arch, method, epochs=epochs, images=images, width=width, attacker=settings.get("attacker", "wide"),
+        steps=int(settings["steps"]) if "steps" in settings else None, awp=float(settings.get("awp", 0)),
+        mixed=float(settings.get("clean_weight", 0)) > 0,
     )  # fmt: skip
     sized = [f"--train-size={images}"] * (images is not None) + [f"--attacker-width={width}"] * (width is not None)
     fixed = (f"--recipe={recipe}", f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")

@@ -23,10 +23,13 @@ __all__ = ["PANELS", "Point", "by_radius", "draw", "points"]
 PANELS = {
     "digits, digits_cnn, eps 0.2": ("digits", "digits_cnn", "0.2"),
     "MNIST, small_cnn, eps 0.3": ("mnist", "small_cnn", "0.3"),
+    "MNIST, lenet5, eps 0.3": ("mnist", "lenet5", "0.3"),
     "CIFAR-10, resnet20, eps 8/255": ("cifar10", "resnet20", "8/255"),
     "CIFAR-10, resnet20, eps 0.031": ("cifar10", "resnet20", "0.031"),
 }
 """Title -> data set, network and radius."""
+_ABLATIONS = ("l2l_da:table1a", "l2l_da:table1b")
+"""Tables whose rows are variants of one method, or stand in another table."""
 
 
 class Point(NamedTuple):
@@ -77,7 +80,7 @@ def _digits(results: Path) -> Iterator[Point]:
 def _papers(results: Path) -> Iterator[Point]:
     rows: dict[tuple[str, str, float], list[compare.Record]] = {}
     for record in compare.read_records(results / "papers"):
-        if "pgd100" in record["values"]:
+        if "pgd100" in record["values"] and record["table"] not in _ABLATIONS:
             rows.setdefault((record["table"], record["row"], record["training"]["epochs"]), []).append(record)
     for (_, row, _), seeds in rows.items():
         run, added = seeds[0]["training"], "".join(row.partition(" with ")[1:])
@@ -92,6 +95,7 @@ def _point(
     run: Mapping[str, Any], steps: int | None, share: float, accuracies: Sequence[float], images: int
 ) -> Iterator[Point]:
     about = {"schedule": run.get("schedule", "joint"), "steps": steps, "awp": run.get("awp") or 0.0}
+    about["mixed"] = bool(run.get("options", {}).get("clean_weight"))
     mean = statistics.mean(accuracies)
     error = max(statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0, math.sqrt(mean * (1 - mean) / images))
     for panel, place in PANELS.items():
@@ -108,10 +112,14 @@ def draw(path: Path, found: Sequence[Point]) -> None:
     found = [point for point in found if point.panel in shown]
     if not shown:
         return
-    figure, panels = canvas((4.6 * len(shown) + 1.5, 4.2), 1, len(shown))
+    columns = min(len(shown), 3)
+    height = math.ceil(len(shown) / columns)
+    figure, panels = canvas((4.6 * columns + 1.5, 4.0 * height), height, columns)
     learns = {point.label: defenses.find(point.label.partition(" ")[0]).learns for point in found}
     labels = sorted(learns, key=lambda label: (learns[label], label))
-    for axes, panel in zip(panels[0], shown, strict=True):
+    for axes in panels.flat[len(shown) :]:
+        axes.remove()
+    for axes, panel in zip(panels.flat, shown, strict=False):
         for i, label in enumerate(labels):
             line = sorted(point[2:] for point in found if (point.panel, point.label) == (panel, label))
             spent, accuracies, errors = np.array(line).reshape(-1, 3).T
@@ -123,15 +131,14 @@ def draw(path: Path, found: Sequence[Point]) -> None:
             )  # fmt: skip
         across = [point.passes for point in found if point.panel == panel]
         highest = max(point.accuracy + point.error for point in found if point.panel == panel)
-        limits = {"xlim": (min(across) / 1.5, max(across) * 1.5), "ylim": (0, 105 * highest)}
-        axes.set(
-            title=panel, xlabel="training passes over an image (markers shifted where equal)", xscale="log", **limits
-        )
+        limits = {"xlim": (min(across) / 1.5, max(across) * 1.5), "ylim": (-2 * highest, 105 * highest)}
+        axes.set(title=panel, xlabel="training passes over an image", xscale="log", **limits)
         axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 4, 6)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.tick_params("x", which="both", labelsize=7)
         tidy(axes)
-    panels[0, 0].set_ylabel("accuracy under PGD-100 (%)")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("accuracy under PGD-100 (%)")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     save(path, figure)
