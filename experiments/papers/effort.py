@@ -54,7 +54,7 @@ GENERATORS = {
 """Multiplications of the learned attacker's forward passes in a step, per image of 32 x 32 at the papers' width (64).
 The U-Net's count three times: its narrow and strided convolutions run at a third of a classifier's speed on a CPU; in
 L2L-DA's recursion, whose gradient goes through all steps, 2.5 times that (measured with LeNet-5)."""
-ATTACKERS = {"wide": (64, 1.0), "slim": (128, 0.2), "one_block": (64, 0.045)}
+ATTACKERS = {"wide": (64, 1.0), "slim": (128, 0.2)}
 """L2L's attacker -> its own width, and its multiplications there over the wide one's."""
 TRAIN_IMAGES = {"digits": 1300, "mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
 PIXELS = {"digits": 64, "mnist": 784}

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from papers import records
 from papers.effort import Effort
 from papers.jobs import Part
-from papers.plan import PARTS
+from papers.listing import parts_of
 
 __all__ = ["NEEDED", "Answer", "Group", "Sides", "exceeds", "more_runs"]
 
@@ -126,8 +126,8 @@ def more_runs(row: tuple[str, str], columns: Set[str], runs: int) -> dict[str, E
     The plan's seeds without results come first, then others like its first, on models and surrogates that exist.
     """
     seeds: dict[int, list[Part]] = {}
-    for part in PARTS:
-        if (part.table, part.row) == row and columns & part.columns.keys():
+    for part in parts_of(*row):
+        if columns & part.columns.keys():
             seeds.setdefault(part.seed, []).append(part)
     missing = [parts for parts in seeds.values() if not all(map(records.is_kept, parts))][:runs]
     jobs = {job.made: job.effort for parts in missing for part in parts for job in part.needed}

@@ -15,7 +15,7 @@ from papers import ablations, effort, equal
 from papers.compare import Record
 from papers.evidence import Group, Sides
 from papers.jobs import FAST, Job
-from papers.plan import PARTS
+from papers.listing import parts_of
 from papers.records import is_printed
 
 __all__ = [
@@ -181,15 +181,16 @@ def _group(records: Sequence[Record], row: Row, columns: Sequence[str], cells: S
 
 def current(records: Sequence[Record]) -> list[Record]:
     """Return the records of the plan's training commands; of rows without any, those of earlier plans."""
-    of_plan = [r for r in records if r["training"]["command"] in _planned((r["table"], r["row"]))]
-    rows = {(r["table"], r["row"]) for r in of_plan}
-    return [r for r in records if r in of_plan or ((r["table"], r["row"]) not in rows and not is_printed(r))]
+    row = lambda record: (record["table"], record["row"])
+    of_plan = lambda record: record["training"]["command"] in _planned(row(record))
+    known = {row(record) for record in records if of_plan(record)}
+    return [r for r in records if of_plan(r) or (row(r) not in known and not is_printed(r))]
 
 
 @functools.cache
 def _planned(row: Row) -> dict[str, Job]:
     """Return the training runs that are planned for a row, by command."""
-    return {part.victim.line: part.victim for part in PARTS if (part.table, part.row) == row and part.victim}
+    return {part.victim.line: part.victim for part in parts_of(*row) if part.victim}
 
 
 def _where(records: Sequence[Record], what: str, *rows: Row) -> str:

@@ -190,7 +190,7 @@ def read_config(workdir: str | Path, *names: str) -> dict[str, Any]:
 
 def table() -> str:
     """Return the models that come with the library as a table: their training, and accuracies in percent."""
-    header = ["pretrained:", "data", "network", "method", "eps", "epochs", "images", "clean", "PGD-100", "own"]
+    header = ["pretrained:", "data", "network", "method", "eps", "epochs", "images"]
     rows = []
     for name in models.PRETRAINED:
         card = shipped.card(name)
@@ -198,4 +198,4 @@ def table() -> str:
         about = [card["dataset"], card["arch"], card["method"], f"{card['eps']}{norm}", f"{card['epochs']:g}"]
         robust = [judged["attacks"].get(attack) for attack in ("pgd100", "own", "standard")]
         rows.append([f"`{name}`", *about, f"{judged['images']:,}", *map(percent, [judged["clean_acc"], *robust])])
-    return grid([*header, "AutoAttack"], rows)
+    return grid([*header, "clean", "PGD-100", "own", "AutoAttack"], rows)
