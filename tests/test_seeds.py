@@ -14,7 +14,6 @@ from l2ljax.report import markdown
 from l2ljax.run import experiment, seeds, setup
 from l2ljax.run.config import Config, resolve
 from l2ljax.types import L2LError
-from papers import tables
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHORT = {"epochs": 1, "train_size": 300, "val_size": 0, "eval_size": 40, "attacks": "fgsm", "steps": 2}
@@ -50,7 +49,7 @@ def test_seeds_are_single_runs_and_a_killed_command_goes_on(tmp_path, monkeypatc
     assert started == [4, 5, 6, 6]  # the two that were finished are not run again
     found = json.loads((tmp_path / "all" / "report.json").read_text())
     assert found["seeds"] == [4, 5, 6] == [r["seed"] for r in found["rows"]["pgd_adv"]]
-    assert tables.tell(found) in capsys.readouterr().out
+    assert markdown.over_seeds(found) in capsys.readouterr().out
 
     monkeypatch.setattr(experiment, "run", run)
     alone = run(resolve("digits", "pgd_adv", Config(**SHORT, method="pgd_adv", seed=5, workdir=str(tmp_path / "one"))))
