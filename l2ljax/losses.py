@@ -91,8 +91,8 @@ def classes(y: Array) -> Array:
 
 
 def cosine_distance(a: Array, b: Array) -> Array:
-    """Return 1 - cos(a, b) for features [B, D], [B], in [0, 2]."""
-    return optax.losses.cosine_distance(_wide(a), _wide(b), epsilon=1e-6)
+    """Return 1 - cos(a, b) for features [B, D], [B], in [0, 2]. Norms below 1e-6 count as 1e-6."""
+    return optax.losses.cosine_distance(_wide(a), _wide(b), epsilon=1e-12)  # of the squared norm
 
 
 def accuracy(logits: Array, y: Array) -> Array:

@@ -138,6 +138,8 @@ def test_cosine_distance_and_soft_labels_equal_numpy():
     a, b = rng.normal(size=(4, 7)), rng.normal(size=(4, 7))
     cos = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     np.testing.assert_allclose(losses.cosine_distance(jnp.asarray(a), jnp.asarray(b)), 1 - cos, rtol=1e-5, atol=1e-6)
+    faint = losses.cosine_distance(jnp.asarray(1e-5 * a), jnp.asarray(b))  # features that are nearly dead
+    np.testing.assert_allclose(faint, 1 - cos, rtol=1e-5, atol=1e-6)
     labels = rng.dirichlet(np.ones(7), 4)
     log_p = a - np.log(np.exp(a).sum(1, keepdims=True))
     got = losses.cross_entropy(jnp.asarray(a), jnp.asarray(labels))
