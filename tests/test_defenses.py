@@ -389,7 +389,7 @@ def test_clean_and_adversarial_passes_draw_their_own_dropout_masks(method):
 
 
 def test_l2l_with_the_loss_of_trades():
-    """CE(f(x)) + beta KL(f(x) || f(x_T)) at the images of the attacker, which sees the cross-entropy's gradient."""
+    """CE(f(x)) + beta KL(f(x) || f(x_T)), whose second term the attacker ascends, seeing that of the cross-entropy."""
     defense, params, stats = build("grad_l2l", loss="trades", beta=3.0)
     clf, batch, key = fitted_classifier()[0], digits(16), jax.random.key(5)
     logits_fn = functools.partial(clf.logits, {"params": params.classifier})
@@ -398,3 +398,10 @@ def test_l2l_with_the_loss_of_trades():
     clean, adversarial = logits_fn(batch.x), logits_fn(images)
     expected = losses.cross_entropy(clean, batch.y) + 3 * losses.kl(clean, adversarial)
     np.testing.assert_allclose(value, expected.mean(), rtol=1e-4)
+
+    def ascent(beta):
+        objective = build("grad_l2l", loss="trades", beta=beta)[0].objective
+        return jax.grad(lambda p: objective(p, stats, key, batch, "attacker")[0])(params).attacker
+
+    one, three = (optax.tree_utils.tree_norm(ascent(beta)) for beta in (1.0, 3.0))
+    np.testing.assert_allclose(three / one, 3.0, rtol=1e-4)

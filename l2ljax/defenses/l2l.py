@@ -42,7 +42,7 @@ def convolutional_l2l(
     """
     criterion = saddle.adversarial()
     if loss == "trades":
-        criterion = saddle.trades(beta)._replace(inner=criterion.inner)
+        criterion = saddle.trades(beta)._replace(inner=criterion.inner, weight=1.0)
     network = attackers.create(attacker, width=attacker_width)
     player = learned.convolutional(network, inputs=inputs, normalize=normalize)
     query: Literal["train", "eval"] = "train" if "gradient" in inputs else "eval"
