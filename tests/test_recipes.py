@@ -49,7 +49,7 @@ PRINTED = [
     ("l2l", "cifar100", "pgd_adv", L2L, {"steps": 10, "step_size": 0.007, "start": "clean"}),
     ("l2l", "cifar10", "plain", {"epochs": 200, "weight_decay": 5e-4, "nesterov": True, "decay": 0.2,
                                  "milestones": (60, 120, 160)}, {}),
-    ("l2l_v2", "cifar10", "ait", {**AIT, "arch": "wrn_34_10", "eps": "0.031"}, {"label_eps": 0.5}),
+    ("l2l_v2", "cifar10", "ait", {**AIT, "arch": "wrn_34_10", "eps": "0.031", "selection": "last"}, {"label_eps": 0.5}),
     ("l2l_v2", "cifar10", "ait_l2l", {**AIT, **ADAM, "arch": "wrn_34_10", "eps": "0.031", "schedule": "joint"},
      {"label_eps": 0.5, "attacker": "wide", "normalize": "batch"}),
     ("ait", "cifar10", "ait", {**AIT, "arch": "wrn_28_10", "eps": "8/255", "selection": "last"}, {"label_eps": 0.5}),

@@ -55,10 +55,13 @@ _L2L = {
     **dict.fromkeys(L2L_METHODS, L2L), "plain": _ZAGORUYKO, "fgsm_adv": _BY_HAND, "stability": _BY_HAND,
     "pgd_adv": _PGM,
 }  # fmt: skip
-# 2021, section 4.2 and Algorithm 4: AIT on the same network, phi and theta on one perturbation.
+# 2021, section 4.2 and Algorithm 4: AIT on the same network, phi and theta on one perturbation. Alone it keeps its last
+# state, as in its own code.
 _AIT = L2L._replace(epochs=200, milestones=(59, 89), schedule="joint", options={"label_eps": 0.5})
+_AIT_ALONE = _AIT._replace(selection="last")
 
 # Adversarial Interpolation Training, released code -------------------------------------------------------------------
+# Images there are in [-1, 1], where the convolutions' zero padding is gray; here in [0, 1], where it is black.
 AIT = Settings(
     "AIT", "wrn_28_10", "8/255", epochs=200, lr=0.1, weight_decay=2e-4, milestones=(59, 89), val_size=0,
     selection="last", options={"label_eps": 0.5},
@@ -112,7 +115,8 @@ _RNN_MNIST = {
 # Adversarial Defense via Learning to Generate Diverse Attacks --------------------------------------------------------
 # Section 5.1 and the released code: 100,000 steps, both gradients clipped to 1 but not in the 1,000 plain steps at the
 # start, the checkpoint of highest test accuracy, of one each 3,000 steps (of one an epoch here). Its baselines'
-# schedules are not there: with the same.
+# schedules are not there: with the same on MNIST; on CIFAR-10 FGSM's and PGD's from the start, as their ResNet-20, and
+# C&W's as L2L-DA from a pretrained network.
 L2L_DA = Settings(
     "L2L-DA", "lenet5", "0.3", epochs=100_000 / 600, lr=0.01, batch_size=100, weight_decay=1e-5,
     milestones=(50_000 / 600,), attacker_lr=0.01, attacker_optimizer="sgd", attacker_weight_decay=1e-5, clip_norm=1.0,
@@ -185,7 +189,7 @@ RECIPES = {
         },
     ),
     "l2l": Recipe(L2L_METHODS, _rows(["cifar10", "cifar100", "svhn"], **_L2L)),
-    "l2l_v2": Recipe(("ait_l2l",), _rows(["cifar10", "cifar100"], **_L2L, ait_l2l=_AIT, ait=_AIT)),
+    "l2l_v2": Recipe(("ait_l2l",), _rows(["cifar10", "cifar100"], **_L2L, ait_l2l=_AIT, ait=_AIT_ALONE)),
     "ait": Recipe(("ait",), _rows(["cifar10"], ait=AIT)),
     "trades": Recipe(("trades",), {**_rows(["cifar10"], trades=TRADES), **_rows(["mnist"], trades=TRADES_MNIST)}),
     "l2l_da": Recipe(
