@@ -114,7 +114,8 @@ def mart(
 
         Descend  -log p_y(x') - log(1 - max_{k != y} p_k(x')) + beta KL(p(x) || p(x')) (1 - p_y(x)),  x' by PGD.
 
-    The gradient flows through all factors, as in the released code.
+    The gradient flows through all factors, as in the released code. Deviation: there the second logarithm is of 1.0001
+    - p_k, so that this term ends at 9.2 and confidently wrong images draw less.
 
     Args:
       beta: the weight of the KL term (the paper's lambda).

@@ -38,8 +38,8 @@ def l2l_da(
 
     As in the released code, sums over t and over pixels are sums or means as above (the paper has 1/T and L1 norms),
     clean and adversarial images share one loss over 3 B images (1/3 : 2/3), and there is no random start. Deviation:
-    the loss at x_T comes from the training pass, in training mode (the code runs one more pass in evaluation mode): 2 T
-    + 3 passes over B images instead of 2 T + 4. Table 1's rows: recursion off is steps=1, step=1; diversity off is
+    the loss at x_T comes from the training pass, in training mode (the code runs loss and gradient apart): 2 T + 3
+    passes over B images instead of 4 T + 2. Table 1's rows: recursion off is steps=1, step=1; diversity off is
     diversity=0; `delta` and `label` switch these inputs.
 
     Args:

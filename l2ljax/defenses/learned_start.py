@@ -40,7 +40,9 @@ def fgsm_sdi(
     of delta_0. A training step takes three passes: two gradients of the input and the training pass.
 
     Deviations from the released code: phi moves at each step (there at every 20th), with one backward pass for both
-    players; the passes of the attack are in evaluation mode (there in training mode); all images are in [0, 1] (there
+    players on one perturbation, which phi makes in training mode (there theta has one of its own, made by phi in
+    evaluation mode); the classifier's passes in the attack are in evaluation mode (there in training mode); phi's Adam
+    is without weight decay (there 5e-4); all images are in [0, 1] (there
     without bounds); the loss is without label smoothing (there 0.9 on the label).
 
     Args:

@@ -31,7 +31,7 @@ def advgan(
     D is trained along with G to distinguish clean images from perturbed ones.
 
     Xiao et al. (2018), eq. 3, untargeted. Their hinge on the norm of the perturbation is not needed: tanh keeps it
-    inside the ball.
+    inside the ball. G's term in D is log D, whose gradient does not vanish where D is sure (theirs is -log(1 - D)).
 
     Args:
       gan: weight of the discriminator's term.
@@ -61,6 +61,10 @@ def gap(
     axis_name: str | None = None,
 ) -> Defense:  # fmt: skip
     """Solve max over G of log CE(f(x + eps G(x))). Poursaeed et al. (2018), section 3.2, untargeted.
+
+    Deviations from the released code: G ascends at the true label (there towards the least likely class, and the
+    logarithm is of the batch's mean); tanh keeps the perturbation inside the ball (there its largest entry of each
+    channel is scaled down to eps); G is 8 channels wide (there 64).
 
     Args:
       universal: whether G sees a fixed pattern of noise instead of the image, and makes one perturbation for all.

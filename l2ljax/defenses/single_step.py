@@ -80,7 +80,7 @@ def elle(
     where x_a and x_b are uniform in the ball and a in [0, 1]. This takes three more passes; GradAlign (Andriushchenko &
     Flammarion, 2020) differentiates an input gradient in the weights. Deviations from the released code: x_a and x_b
     are clipped to [0, 1], and so is the attack's image; neither their pass nor the attack's, in evaluation mode,
-    moves BatchNorm's running statistics.
+    moves BatchNorm's running statistics; the optimizer steps once on each gradient (there twice).
 
     Args:
       weight: the paper's lambda; on CIFAR-10, 1000 up to eps = 8/255 in the released code, and more beyond.

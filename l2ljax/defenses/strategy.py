@@ -49,9 +49,10 @@ def las_at(
     "attacker") L_2 and L_3 are constants: give evaluation=0 and clean=0.
 
     Deviations from the released code: phi moves at each step (there at every 20th), and after theta instead of before
-    it; f' is one step of theta's own optimizer; L_1 is at f'; each image has a reward of its own (there one for all,
-    with accuracies for L_2 and L_3), less the batch's mean (there without a baseline); PGD-10 has no restart (there
-    one); the loss is without label smoothing; the network is small.
+    it, on the same draws of strategies, by Adam (there by SGD with clipped gradients); f' is one step of theta's own
+    optimizer; L_1 is at f' and without a bound (there at most 10); each image has a reward of its own (there one for
+    all, with accuracies for L_2 and L_3), less the batch's mean (there without a baseline); PGD-10 has no restart
+    (there one) and does not stop at images that are wrong; the loss is without label smoothing; the network is small.
 
     Args:
       steps: T, the largest number of steps; each image stops at its own.

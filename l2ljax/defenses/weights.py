@@ -25,7 +25,8 @@ def perturbed(defense: Defense, *, gamma: NonNegative, axis_name: str | None = N
 
     where x_T is made once, at theta, and v is constant, so that the update is applied to theta. A learned attacker
     ascends its last loss at theta + v, too, but its losses along the path (and AIT's distance) at theta. BatchNorm's
-    running statistics are those of the pass at theta + v, as in the released code. The end's passes are made twice.
+    running statistics are those of the pass at theta + v, as in the released code, whose script for
+    TRADES begins at the tenth epoch; here it is from the first step on. The end's passes are made twice.
 
     Args:
       defense: the defense; its objective has the keyword `shift`.
