@@ -8,7 +8,8 @@ import pytest
 
 import l2ljax
 from l2ljax.run import validation
-from l2ljax.run.validation import ALARM, overfits
+from l2ljax.run.validation import overfits
+from l2ljax.runtime.workdir import ALARM
 from l2ljax.types import L2LError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -54,17 +55,29 @@ def test_where_labels_leak_it_rings_at_low_accuracies_too(attacked, good):
 SHORT = {"method": "fgsm_adv", "epochs": 4, "train_size": 300}
 
 
-@pytest.mark.parametrize("choice, last", [("ignore", 12), ("stop", 6), ("restore", 6)])
-def test_training_ends_as_asked(monkeypatch, capsys, tmp_path, choice, last):
-    seen = []
+def plant(monkeypatch, good=1):
+    """Let the network overfit after that many evaluations of validation; return the steps that the alarm sees."""
+    seen, looked = [], []
 
     def planted(*args, **options):
-        """Return the accuracies of a network that overfits from the second validation on."""
         seen.append(1)
-        rows = {"pgd10": SimpleNamespace(robust_acc=0.5 * (len(seen) < 2)), "fgsm": SimpleNamespace(robust_acc=0.6)}
+        rows = {"pgd10": SimpleNamespace(robust_acc=0.5 * (len(seen) <= good)), "fgsm": SimpleNamespace(robust_acc=0.6)}
         return SimpleNamespace(clean_acc=0.9, attacks=rows)
 
+    def looking(history, row):
+        looked.append([past["step"] for past in history if "robust_accuracy" in past])
+        return overfits(history, row)
+
     monkeypatch.setattr(validation, "evaluate", planted)
+    monkeypatch.setattr(validation, "overfits", looking)
+    return looked
+
+
+@pytest.mark.parametrize(
+    "choice, last, others", [("ignore", 12, ["stop", "restore"]), ("stop", 6, ["restore"]), ("restore", 6, ["ignore"])]
+)
+def test_training_ends_as_asked(monkeypatch, capsys, tmp_path, choice, last, others):
+    looked = plant(monkeypatch)
     flags = {**SHORT, "on_overfitting": choice, "workdir": tmp_path / "run", "attacks": "fgsm", "eval_size": 20}
     result = l2ljax.fit("digits_cnn", "digits", **flags)
     assert int(result.state.step) == last and result.history[5][ALARM] == 1.0
@@ -76,14 +89,36 @@ def test_training_ends_as_asked(monkeypatch, capsys, tmp_path, choice, last):
     assert all(bool((a == b).all()) for a, b in zip(now, best, strict=True)) == (choice == "restore")
     if choice != "ignore":
         assert "ended at step 6 by catastrophic overfitting" in (tmp_path / "run" / "report.md").read_text()
-    flags["on_overfitting"] = "stop"  # as the alarm proposes
-    if choice == "ignore":
-        with pytest.raises(L2LError, match="went on after catastrophic overfitting at step 6: choose another workdir"):
-            l2ljax.fit("digits_cnn", "digits", **flags)
-        return
+    assert looked[:2] == [[1, 2, 3], [1, 2, 3, 4, 5, 6]]  # whether labels leak is seen in all steps of training
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    for other in others:
+        done = {"ignore": "went on after", "stop": "stopped at", "restore": "went back to its best state after"}[choice]
+        with pytest.raises(
+            L2LError, match=f"{done} catastrophic overfitting at step 6: give on_overfitting={choice}, or"
+        ):
+            l2ljax.fit("digits_cnn", "digits", **{**flags, "on_overfitting": other})
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
     again = l2ljax.fit("digits_cnn", "digits", **flags)
     assert int(again.state.step) == last
     jax.tree.map(np.testing.assert_array_equal, again.state.params, result.state.params)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(monkeypatch, tmp_path):
+    flags = {**SHORT, "attacks": "", "eval_size": 20}
+    plant(monkeypatch)
+    whole = l2ljax.fit("digits_cnn", "digits", **flags)
+    plant(monkeypatch)
+    for choice, last in (("stop", 6), ("ignore", 12)):
+        result = l2ljax.fit("digits_cnn", "digits", **flags, on_overfitting=choice, workdir=tmp_path / "run")
+        assert int(result.state.step) == last
+    jax.tree.map(np.testing.assert_array_equal, whole.state.params, result.state.params)
+
+
+def test_the_average_that_is_restored_is_not_reported_as_raw(monkeypatch, tmp_path):
+    flags = {**SHORT, "attacks": "fgsm", "eval_size": 20, "ema": 0.9, "workdir": tmp_path / "run"}
+    plant(monkeypatch, good=2)  # averaged and raw
+    report = l2ljax.fit("digits_cnn", "digits", **flags, on_overfitting="restore").report
+    assert report["ended_at"] == 6 and "raw" not in report
 
 
 def test_pgd_training_does_not_ring():

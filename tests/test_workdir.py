@@ -89,6 +89,9 @@ def test_a_run_keeps_to_the_weights_that_it_began_with(tmp_path):
         Workdir(tmp_path, {"began_with": "a"})
     with pytest.raises(L2LError, match="holds a run that began with other trained weights: choose another --workdir"):
         Workdir(tmp_path, {"began_with": "b"})
+    with pytest.raises(L2LError, match="began with other demonstrations"):
+        for data in "ab":
+            Workdir(tmp_path, {"demonstrations": data})
 
 
 def test_a_workdir_keeps_to_its_network(tmp_path):

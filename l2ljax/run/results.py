@@ -15,7 +15,7 @@ from l2ljax.report import figures
 from l2ljax.run.setup import EVAL_BATCH, Setup, named_attacks
 from l2ljax.run.validation import Best
 from l2ljax.runtime.provenance import command, versions
-from l2ljax.runtime.workdir import Workdir
+from l2ljax.runtime.workdir import ALARM, Workdir
 from l2ljax.train import TrainState
 from l2ljax.types import Players
 
@@ -39,7 +39,8 @@ def summarize(setup: Setup, state: TrainState, best: Best, history: list[dict[st
     evaluated = state.evaluated
     last = scores("last", evaluated.params, evaluated.stats)
     result = {**describe(setup, state, history), **last}
-    if state.average:
+    went_back = setup.settings.on_overfitting == "restore" and ALARM in (history or [{}])[-1]
+    if state.average and not went_back:  # the state restored is the best average
         result["raw"] = scores("raw", state.params, state.stats)
     if best.score >= 0:
         same = best.step == state.step

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from l2ljax import checkpoint, data
 from l2ljax.run.estimate import estimate
 from l2ljax.run.setup import Setup
-from l2ljax.run.validation import ALARM, Best, restored, validate
+from l2ljax.run.validation import Best, restored, validate
 from l2ljax.runtime import hosts, monitor
-from l2ljax.runtime.workdir import Workdir
+from l2ljax.runtime.workdir import ALARM, Workdir
 from l2ljax.train import Interrupted, NonFiniteLoss, TrainState, due, loop
 from l2ljax.types import Batch, L2LError
 
@@ -49,9 +49,6 @@ def train(setup: Setup, state: TrainState, workdir: Workdir | None) -> tuple[Tra
         if workdir:
             workdir.forget_after(int(state.step))
             history.extend(workdir.rows())
-            if ends and (passed := [row["step"] for row in history[:-1] if ALARM in row]):
-                late = f"the run in {workdir.path} went on after catastrophic overfitting at step {passed[0]}"
-                raise L2LError(f"--on-overfitting={settings.on_overfitting}: {late}: choose another --workdir")
 
     def save() -> None:
         if checkpoints:
@@ -78,7 +75,7 @@ def train(setup: Setup, state: TrainState, workdir: Workdir | None) -> tuple[Tra
             for state, rows in steps:
                 done = rows[-1]["step"]
                 if due(done, setup.epoch_steps, steps=until):
-                    scores = hosts.on_first(validate, setup, state, history)
+                    scores = hosts.on_first(validate, setup, state, [*history, *rows])
                     rows[-1] |= scores
                     if scores and scores["val_robust_acc"] > best.score:
                         good = state.evaluated

@@ -13,13 +13,11 @@ from typing import NamedTuple
 from l2ljax import attacks
 from l2ljax.evaluate import evaluate
 from l2ljax.run.setup import EVAL_BATCH, Setup
+from l2ljax.runtime.workdir import ALARM
 from l2ljax.train import TrainState
 from l2ljax.types import Array, Players
 
-__all__ = ["ALARM", "Best", "overfits", "restored", "validate"]
-
-ALARM = "overfitting"
-"""The metric of a validation at which `overfits` holds."""
+__all__ = ["Best", "overfits", "restored", "validate"]
 
 
 class Best(NamedTuple):
@@ -77,7 +75,7 @@ def overfits(history: Sequence[Mapping[str, float]], row: Mapping[str, float]) -
     validation, training classified more images correctly after its own attack than before.
 
     Args:
-      history: the rows of metrics before.
+      history: the rows of metrics before, with those of training since the last validation.
       row: that of the validation, of `validate`.
     """
     prefix = "raw_val" if "raw_val_robust_acc" in row else "val"  # an average hides it for a while

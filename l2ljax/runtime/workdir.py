@@ -14,12 +14,13 @@ from l2ljax.files import write_files, write_json
 from l2ljax.types import L2LError, one_line
 from l2ljax.values import LARGEST
 
-__all__ = ["ABOUT_REPORTING", "Workdir", "check_network", "holds_run", "read_json"]
+__all__ = ["ABOUT_REPORTING", "ALARM", "Workdir", "check_network", "holds_run", "read_json"]
 
+ALARM = "overfitting"
+"""The metric of a validation that finds catastrophic overfitting."""
 ABOUT_REPORTING = (
     "workdir", "data_dir", "devices", "remat", "checkpoint_every", "no_checkpoint", "eval_size", "attacks",
-    "on_overfitting",  # changes nothing before the alarm
-    "trained_on", "network", "began_with",  # have their own messages
+    "on_overfitting", "trained_on", "network", "began_with", "demonstrations",  # have their own messages
 )  # fmt: skip
 """Settings that may differ between two runs of the same training."""
 
@@ -40,7 +41,9 @@ class Workdir:
         self._metrics = path / "metrics.jsonl"
         file = path / "config.json"
         if file.exists():
-            _compare(path, read_json(file, "put back a sound copy, or choose another --workdir"), config)
+            before = read_json(file, "put back a sound copy, or choose another --workdir")
+            _compare(path, before, config)
+            _compare_endings(path, before, config, self.rows())
         elif holds_run(path):
             raise L2LError(f"{path} holds a run, but not its config.json: put that back, or choose another --workdir")
         try:
@@ -128,11 +131,24 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
             f"has one, or set JAX_NUM_CPU_DEVICES={count}), or choose another --workdir"
         )
     check_network(path, old.get("network"), new.get("network"))
-    if (theirs := old.get("began_with")) and theirs != new.get("began_with", theirs):
-        raise L2LError(f"{path} holds a run that began with other trained weights: choose another --workdir")
+    for name, others in (("began_with", "other trained weights"), ("demonstrations", "other demonstrations")):
+        if (theirs := old.get(name)) and theirs != new.get(name, theirs):
+            raise L2LError(f"{path} holds a run that began with {others}: choose another --workdir")
     for name in new:
         if name not in ABOUT_REPORTING and old.get(name) != new[name]:
             raise L2LError(f"{path} holds a run with {name}={old.get(name)}, not {new[name]}: choose another --workdir")
+
+
+def _compare_endings(
+    path: Path, old: Mapping[str, Any], new: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise an L2LError if training would end otherwise at an alarm that is past: a run can only go on that stopped."""
+    before, now = (config.get("on_overfitting") or "ignore" for config in (old, new))
+    at = next((row["step"] for row in rows if ALARM in row), None)
+    if at is not None and now not in (before, {"stop": "ignore"}.get(before)):
+        done = {"ignore": "went on after", "stop": "stopped at", "restore": "went back to its best state after"}[before]
+        fix = f"give --on-overfitting={before}, or choose another --workdir"
+        raise L2LError(f"--on-overfitting={now}: the run in {path} {done} catastrophic overfitting at step {at}: {fix}")
 
 
 def check_network(path: str | Path, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
