@@ -122,6 +122,18 @@ def test_an_expert_that_is_none_leaves_no_run(small, tmp_path):
         assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_run_keeps_to_its_demonstrations(small, tmp_path):
+    config = small("run", iterations=2)
+    experiment.run(config)
+    small("other")  # writes the same expert
+    experiment.run(config)
+    spec = setup.prepare(config).environment.spec
+    expert = experts.load(tmp_path / "expert.npz", spec)
+    experts.save(tmp_path / "expert.npz", expert._replace(observations=2 * expert.observations), spec)
+    with pytest.raises(L2LError, match="holds a run that began with other demonstrations: choose another --workdir"):
+        experiment.run(config)
+
+
 def test_an_arm_that_diverges_is_told_beside_the_others(small, tmp_path):
     with pytest.raises(
         L2LError, match="lr1e30 diverged: with seed 0, between iterations 1 and 2 .* lower the updater's"
