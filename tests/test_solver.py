@@ -84,7 +84,7 @@ def test_examples_that_leave_do_not_change_the_others(name):
     np.testing.assert_array_equal(here.robust, there.robust)
     both = evaluate(LOGITS_FN, split, {"pieces": attack, "whole": at_once(attack)}, key=KEY, batch_size=24).attacks
     np.testing.assert_array_equal(both["pieces"].correct, both["whole"].correct)
-    assert both["pieces"].passes < 0.9 * both["whole"].passes
+    assert both["pieces"].passes < 0.92 * both["whole"].passes  # half of them leave out 2 of the 12 steps of bls
 
 
 def test_a_rule_with_a_count_of_steps_for_all_examples_can_be_stopped():
@@ -155,7 +155,10 @@ def test_only_those_that_stand_are_asked_and_batches_have_few_sizes():
     clean, *steps, end = seen
     assert clean == end == N and len(steps) == 30 and set(steps) <= set(range(8, N + 1, 8))
     assert steps == sorted(steps, reverse=True) and steps[0] == N > steps[-1]
-    assert sum(steps) / N == pytest.approx(row.passes)
+    assert row.passes <= sum(steps) / N < row.passes + 30 * 8 / N  # copies fill the batches
+    other = evaluated(attacks.create("pgd30+first", half_robust()), batch_size=7)
+    np.testing.assert_array_equal(row.correct, other.correct)
+    assert row.passes == other.passes
 
 
 def test_nothing_is_done_once_all_are_fooled():

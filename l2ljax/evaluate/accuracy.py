@@ -40,7 +40,8 @@ class AttackRow(NamedTuple):
     """Seconds of the attack on all N, without compilation."""
     passes: float | None
     """Forward and input-gradient passes through the classifier per batch, counted in the program (see `cost`); for an
-    attack that stops at success, the mean of those taken; None if its program does not hold their number."""
+    attack that stops at success, the mean of those until an image is fooled, in rounds of 10; None if its program does
+    not hold their number."""
     correct: np.ndarray
     """bool [N], whether each example is classified correctly before and after."""
 
@@ -99,7 +100,7 @@ def _row(job: Job, name: str, attack: Attack, key: Key, clean: np.ndarray) -> At
     attack_in_turn(job, todo, state)
     correct = clean & (state.fooled_by == STANDS)
     seconds, steps = state.spent.sum(axis=0)
-    whole = sum(turn.solver.steps for turn in todo) * -(-len(clean) // job.batch_size) * job.batch_size
+    whole = sum(turn.solver.steps for turn in todo) * len(clean)
     _, x, y = job.batch(key, np.resize(np.arange(len(clean)), job.batch_size))
     passes = cost.passes(attack, job.logits_fn, x, y)
     taken = passes if passes is None else float(passes * (steps / whole if whole else 1.0))

@@ -210,7 +210,7 @@ def _attack(job: Job, turn: Turn, rows: np.ndarray, spent: np.ndarray) -> tuple[
             at, standing, part = at[packed], len(left), job.batch(turn.key, rows[at[packed]])
         n = min(ROUND, turn.solver.steps - begun)
         carry = _run(job, spent, turn.solver.advance, *part, carry, n=n)
-        spent[1] += n * len(at)
+        spent[1] += n * len(left)
     reached = carry.x
     if len(at) < len(rows):
         x_adv[at[:standing]] = np.asarray(carry.x)[:standing]
