@@ -74,7 +74,7 @@ def test_the_table_has_mean_spread_and_lowest():
         about = {"dataset": "D", "arch": "A", "norm": "linf", "eps": "0.1", "epochs": 3, "eval_size": 9}
         return {**about, "clean_acc": acc, "attacks": rows, "worst_case_acc": acc / 2}
 
-    rows = {"one": [run(0.9), run(0.6), run(0.6)], "two": [{**run(0.5, own=0.25), "ended_at": 4}]}
+    rows = {"one": [run(0.9), run(0.6), run(0.6)], "two": [{**run(0.5, own=0.25), "ended_at": 4, "epochs": 5.0}]}
     summary = markdown.summary(rows["one"])
     assert summary["clean"] == {
         "mean": pytest.approx(0.7),
@@ -84,6 +84,7 @@ def test_the_table_has_mean_spread_and_lowest():
     assert list(summary) == ["clean", "pgd20", "worst case"]
     assert markdown.summary(rows["two"])["own"] == {"mean": 0.25, "lowest": 0.25, "deviation": 0.0}
     table = markdown.over_seeds({"rows": rows, "command": "C"}).splitlines()
+    assert table[0].startswith("D, A, linf eps 0.1, 3/5 epochs, 9 test images")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
     assert cells[0] == ["setting", "seeds", "clean", "pgd20", "own", "worst case"]
     assert cells[2] == ["one", "3", "70.00 ± 17.32 (60.00)", "35.00 ± 8.66 (30.00)", "-", "35.00 ± 8.66 (30.00)"]
@@ -103,6 +104,14 @@ def test_only_the_same_run_counts_as_finished(tmp_path):
     for change in ({"seed": 1}, {"attacks": "fgsm,pgd5"}, {"eval_size": 7}, {"epochs": 3}, {"lr": 0.5}):
         assert seeds.finished(spec(**change)) is None
     assert seeds.finished(spec()._replace(on_overfitting="stop")) is None
+    trained = tmp_path / "start" / "checkpoints"
+    trained.mkdir(parents=True)
+    started = {"init_from": str(tmp_path / "start")}
+    (tmp_path / "config.json").write_text(json.dumps(spec(**started).saved()))
+    (tmp_path / "report.json").write_text('{"seed": 0}')
+    assert seeds.finished(spec(**started)) == {"seed": 0}
+    (trained / "7").mkdir()  # trained on since
+    assert seeds.finished(spec(**started)) is None
     (tmp_path / "config.json").write_text(json.dumps(spec().saved()))  # begun anew after that report
     assert seeds.finished(spec()) is None
 

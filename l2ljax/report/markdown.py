@@ -194,9 +194,10 @@ def over_seeds(record: Mapping[str, Any]) -> str:
         [title + ended(title), f"{len(record['rows'][title])}", *(cell(row.get(name)) for name in names)]
         for title, row in known.items()
     ]
-    run = next(iter(record["rows"].values()))[0]
-    about = f"{run['dataset']}, {run['arch']}, {run['norm']} eps {run['eps']}, {run['epochs']:.4g} epochs, "
-    about += f"{run['eval_size']} test images: mean ± standard deviation over seeds (lowest)."
+    runs = [row[0] for row in record["rows"].values()]
+    each = lambda name: "/".join(dict.fromkeys(f"{run[name]:.4g}" if name == "epochs" else run[name] for run in runs))
+    about = f"{each('dataset')}, {each('arch')}, {each('norm')} eps {each('eps')}, {each('epochs')} epochs, "
+    about += f"{runs[0]['eval_size']} test images: mean ± standard deviation over seeds (lowest)."
     return f"{about}\n\n{grid(['setting', 'seeds', *names], rows)}"
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from l2ljax.checkpoint import place
 from l2ljax.files import write_files
 from l2ljax.report import markdown
 from l2ljax.run.config import Config, named, resolve
@@ -52,7 +53,16 @@ def finished(settings: Settings) -> dict[str, Any] | None:
     if settings.pretrained and not settings.init_from:
         wanted["init_from"] = str(folder / "classifier")  # see `experiment.run`
     free = set(ABOUT_REPORTING) - {"attacks", "eval_size", "on_overfitting"}
-    return read_json(report) if all(saved.get(k) == v for k, v in wanted.items() if k not in free) else None
+    known = all(saved.get(k) == v for k, v in wanted.items() if k not in free)
+    return read_json(report) if known and not _newer_sources(settings, report.stat().st_mtime_ns) else None
+
+
+def _newer_sources(settings: Settings, than: int) -> bool:
+    """Return whether a run that these settings start from, or attack with, saved a state after that time in ns."""
+    attackers = [name.removeprefix("trained:") for name in settings.attacks if name.startswith("trained:")]
+    named = [name for name in (settings.init_from, settings.attacker_from, *attackers) if name]
+    folders = [place(name)[0] / "checkpoints" for name in named]
+    return any(saved.stat().st_mtime_ns > than for folder in folders for saved in folder.glob("*"))
 
 
 def write(dataset: str, config: Config, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Path, str]:
