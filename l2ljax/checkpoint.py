@@ -90,8 +90,10 @@ class Checkpoints:
                 "free some space, then run the same command again to resume"
             ) from error
 
-    def restore(self, *parts: tuple[Tree, str]) -> list[Tree]:
-        """Return parts of the newest saved tree: (like, prefix) -> what lies below that path, with like's structure.
+    def restore(self, *parts: tuple[Tree, *tuple[str, ...]]) -> list[Tree]:
+        """Return parts of the newest saved tree: (like, path) -> what lies below that path, with like's structure.
+
+        Of several paths the first that is there is taken.
 
         Raises:
           L2LError: nothing is saved, it is damaged (the message names the last sound step), or it has another
@@ -103,11 +105,8 @@ class Checkpoints:
             raise L2LError(f"{damaged[0]}; {sound} sound: run the training again to go on from there") from damaged[0]
         if step is None:
             raise L2LError(f"no checkpoint in {self.folder}: train first, without --no-checkpoint")
-        return [self._part(step, flat, *part) for part in parts]
-
-    def holds(self, prefix: str) -> bool:
-        """Return whether the newest sound tree has arrays below that path."""
-        return any(name.startswith(prefix) for name in self._newest()[1])
+        there = lambda path: any(name.startswith(path) for name in flat)
+        return [self._part(step, flat, like, next(filter(there, paths), paths[-1])) for like, *paths in parts]
 
     def resume(self, like: Tree) -> tuple[int, Tree]:
         """Return the newest sound step and its tree, with the structure and types of `like`; (0, like) without one.
@@ -198,12 +197,11 @@ def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) ->
     if not (folder / "checkpoints").is_dir():
         raise L2LError(f"no checkpoint in {folder / 'checkpoints'}: give the workdir of a run that saved one")
     saved = Checkpoints(folder / "checkpoints")
-    names = [f"['{which}'].{kind}.{player}" for kind in ("params", "stats")]
-    averages = ["['last'].average[0]", "['last'].average[1]"]
-    if player == "classifier" and which == "last" and saved.holds(averages[0]):
-        names = averages
+    paths: list[tuple[str, ...]] = [(f"['{which}'].{kind}.{player}",) for kind in ("params", "stats")]
+    if player == "classifier" and which == "last":
+        paths = [(f"['last'].average[{i}]", *path) for i, path in enumerate(paths)]
     score = [(np.float32(0), "['best'].score")] if which == "best" else []
-    restored = saved.restore(*zip(like, names, strict=True), *score)
+    restored = saved.restore(*((tree, *path) for tree, path in zip(like, paths, strict=True)), *score)
     if score and restored[2] < 0:
         raise L2LError(f"{folder} chose no state in validation: leave out @best")
     return restored[0], restored[1]
