@@ -58,11 +58,11 @@ def finished(settings: Settings) -> dict[str, Any] | None:
 
 
 def _newer_sources(settings: Settings, than: int) -> bool:
-    """Return whether a run that these settings start from, or attack with, saved a state after that time in ns."""
+    """Return whether a run that these settings start from, or attack with, saved a state since that time in ns."""
     attackers = [name.removeprefix("trained:") for name in settings.attacks if name.startswith("trained:")]
     named = [name for name in (settings.init_from, settings.attacker_from, *attackers) if name]
     folders = [place(name)[0] / "checkpoints" for name in named]
-    return any(saved.stat().st_mtime_ns > than for folder in folders for saved in folder.glob("*"))
+    return any(saved.stat().st_mtime_ns >= than for folder in folders for saved in folder.glob("*"))
 
 
 def write(dataset: str, config: Config, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Path, str]:
