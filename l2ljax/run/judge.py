@@ -128,8 +128,9 @@ def run(flags: Flags) -> dict[str, Any]:
     key = jax.random.key(flags.seed)
     clean = evaluate(logits_fn, split, {}, key=key, batch_size=batch_size).clean_acc
     noise = victim if flags.stochastic else None
-    about = {"key": key, "stochastic": noise, "batch_size": batch_size}
-    checks = masking_checks(logits_fn, split, ball, **about) if flags.masking else []
+    checks = []
+    if flags.masking:
+        checks = masking_checks(logits_fn, split, ball, key=key, stochastic=noise, batch_size=batch_size)
     drawn = illustrate.draw(plan, split, folder, key=key)
     transferred: dict[str, dict[str, float]] = {}
     for title, (who, name, _) in crossings.items():
