@@ -160,10 +160,6 @@ class Checkpoints:
             )
         return _from_flat(saved, like)
 
-    def close(self) -> None:
-        """Release orbax's resources."""
-        self._manager.close()
-
 
 @functools.cache
 def _drop_late_results() -> None:

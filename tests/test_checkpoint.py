@@ -35,7 +35,6 @@ def saved(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (3, 6):
         checkpoints.save(step, state_of(step))
-    checkpoints.close()
     return tmp_path
 
 

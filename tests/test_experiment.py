@@ -44,9 +44,7 @@ def flags_of(workdir, method="rnn_adv", **flags):
 def final(workdir):
     """All arrays of the newest checkpoint."""
     found = checkpoint.Checkpoints(workdir / "checkpoints")
-    whole = found._manager.restore(found.latest())
-    found.close()
-    return whole
+    return found._manager.restore(found.latest())
 
 
 def steps_of(workdir):

@@ -164,7 +164,6 @@ def make_run(workdir, score=0.5):
     best = Best(jnp.float32(score), jnp.int32(3), *better)
     checkpoints = Checkpoints(workdir / "checkpoints")
     checkpoints.save(5, {"last": last, "best": best})
-    checkpoints.close()
     card = shipped.card(LEARNED)
     write_json(workdir / "config.json", {name: card[name] for name in card if name not in ("sha256", "judged")})
     write_json(workdir / "report.json", {"command": "train", "parameters": {"attacker": 120}, "versions": {}})

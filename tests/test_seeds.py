@@ -27,9 +27,7 @@ def command(monkeypatch, *flags, **changes):
 
 def parameters(folder):
     found = checkpoint.Checkpoints(folder / "checkpoints")
-    whole = found._manager.restore(found.latest())
-    found.close()
-    return whole
+    return found._manager.restore(found.latest())
 
 
 def test_seeds_are_single_runs_and_a_killed_command_goes_on(tmp_path, monkeypatch, capsys):
