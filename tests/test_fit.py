@@ -1,5 +1,6 @@
 """`fit`, from a program: what it trains, in memory and in a workdir, and what it refuses; the examples run."""
 
+import functools
 import importlib
 import json
 import re
@@ -18,6 +19,7 @@ from l2ljax import checkpoint, data, defenses, evaluate, models, threat
 from l2ljax.data import arrays
 from l2ljax.run import experiment
 from l2ljax.run.config import Config, resolve
+from l2ljax.run.fit import REPLACED
 from l2ljax.train import AXIS
 from l2ljax.types import L2LError, Players
 
@@ -31,8 +33,8 @@ IMAGES, LABELS = RNG.uniform(size=(90, 4, 4, 1)).astype(np.float32), np.arange(9
 
 
 class Net(nnx.Module):
-    def __init__(self):
-        rngs = nnx.Rngs(0)
+    def __init__(self, seed=0):
+        rngs = nnx.Rngs(seed)
         self.norm, self.linear = nnx.BatchNorm(1, rngs=rngs), nnx.Linear(16, 3, rngs=rngs)
 
     def __call__(self, x):
@@ -43,6 +45,10 @@ class Linen(linen.Module):
     @linen.compact
     def __call__(self, x):
         return linen.Dense(3)(x.reshape(len(x), -1))
+
+
+def trades(beta):
+    return defenses.create("trades", models.as_classifier(Linen()), BALL, axis_name=AXIS, beta=beta, steps=1)
 
 
 def steps_of(workdir):
@@ -317,7 +323,7 @@ def test_a_network_of_the_users_is_loaded_as_fit_took_it(tmp_path):
     np.testing.assert_array_equal(logits_fn(IMAGES), result.logits_fn(IMAGES))
     assert attack is None
     another = type("Net", (Net,), {"__call__": lambda self, x: -Net.__call__(self, x)})()  # of the same weights
-    with pytest.raises(L2LError, match="holds a run of another network: give that one"):
+    with pytest.raises(L2LError, match="holds a run of another network: give the same"):
         l2ljax.load(tmp_path / "kept", another)
 
 
@@ -340,8 +346,29 @@ def test_a_workdir_does_not_go_on_with_other_data_or_another_network(tmp_path):
     with pytest.raises(L2LError, match="holds a run with data="):
         l2ljax.fit(Net(), (1 - IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
     another = type("Net", (Net,), {"__call__": lambda self, x: -Net.__call__(self, x)})()
-    with pytest.raises(L2LError, match="holds a run of another network: give that one"):
+    with pytest.raises(L2LError, match="holds a run of another network: give the same"):
         l2ljax.fit(another, (IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
+    with pytest.raises(L2LError, match="holds a run with a network that starts at other weights: give the same"):
+        l2ljax.fit(Net(seed=1), (IMAGES, LABELS), workdir=tmp_path / "run", **FLAGS)
+
+
+@pytest.mark.parametrize(
+    "part, makes",
+    [
+        ("optimizers", [lambda rate=rate: Players(optax.sgd(rate), optax.adam(1e-3)) for rate in (0.1, 0.2)]),
+        ("ball", [lambda: BALL, lambda: BALL._replace(project=lambda x, x0: BALL.project(x, x0).at[:2].set(x0[:2]))]),
+        ("defense", [functools.partial(trades, beta) for beta in (1.0, 50.0)]),
+    ],
+)
+def test_a_workdir_does_not_go_on_with_another_part(part, makes, tmp_path):
+    flags = {k: v for k, v in {**FLAGS, "attacks": ""}.items() if k not in (part, *REPLACED[part])}
+    first, other = (
+        lambda make=make: l2ljax.fit(Linen(), (IMAGES, LABELS), workdir=tmp_path / "run", **flags, **{part: make()})
+        for make in makes
+    )
+    same(first().state.params, first().state.params)
+    with pytest.raises(L2LError, match=f"holds a run with (an)?other {part}: give the same, or choose another workdir"):
+        other()
 
 
 def test_ones_own_optimizers_leave_the_one_that_a_method_prescribes(capsys, tmp_path):

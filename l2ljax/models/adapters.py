@@ -32,7 +32,7 @@ from flax import nnx
 from l2ljax.models.convolution import stock_convolution
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, as_key, example_keys, fold_in, is_key
 
-__all__ = ["MODES", "as_classifier", "fingerprint", "from_functions", "from_linen", "from_nnx"]
+__all__ = ["MODES", "as_classifier", "fingerprint", "from_functions", "from_linen", "from_nnx", "program"]
 
 MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 """The arguments of `__call__` that give a linen network's mode -> their values in training."""
@@ -164,6 +164,7 @@ def from_nnx(model: nnx.Module, *, features: Callable[[Any, Array], Array] | Non
         return graph, streams, {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(stats)}
 
     graph, streams, first = split(model)
+    streams = jax.tree.map(lambda a: a if is_key(a) else jnp.zeros_like(a), streams)  # counts of earlier draws
 
     def build(variables: Tree, streams: Tree) -> Any:
         return nnx.merge(graph, variables["params"], streams, variables["batch_stats"])
@@ -210,9 +211,14 @@ def fingerprint(classifier: Classifier, x: Array) -> tuple[str, str]:
         key = jax.random.key(0)
         variables = jax.eval_shape(classifier.init, key, x)
         both = lambda variables, x, key: (classifier.logits(variables, x), classifier.train(variables, x, key))
-        program = jax.make_jaxpr(both)(variables, x, key)
-    digest = hashlib.sha256(re.sub("0x[0-9a-f]+", "", str(program)).encode())  # without addresses of Python's functions
-    for constant in program.consts:
+        return program(both, variables, x, key)
+
+
+def program(function: Callable[..., Tree], *args: Tree) -> tuple[str, str]:
+    """Return JAX's version and a checksum of a function's program and its constants, not of the arguments' values."""
+    traced = jax.make_jaxpr(function)(*args)
+    digest = hashlib.sha256(re.sub("0x[0-9a-f]+", "", str(traced)).encode())  # without addresses of Python's functions
+    for constant in traced.consts:
         digest.update(np.asarray(jax.random.key_data(constant) if is_key(constant) else constant).tobytes())
     return jax.__version__, digest.hexdigest()
 

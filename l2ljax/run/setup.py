@@ -13,7 +13,7 @@ from l2ljax.evaluate.standard import checksum
 from l2ljax.run.settings import Settings, average, optimizers, total_steps
 from l2ljax.run.trained import named_attack, trained_attack
 from l2ljax.train import AXIS, Step, TrainState, averaged, init_state, make_step
-from l2ljax.types import Array, Attack, Classifier, Defense, Key, L2LError, LogitsFn, Players
+from l2ljax.types import Array, Attack, Batch, Classifier, Defense, Key, L2LError, LogitsFn, Players
 
 __all__ = ["EVAL_BATCH", "Setup", "data_identity", "load", "named_attacks", "prepare"]
 
@@ -37,6 +37,8 @@ class Setup(NamedTuple):
     """K of the network, which may exceed the number of classes."""
     began_with: str | None
     """A checksum of the trained players that it starts from, if any."""
+    own: dict[str, tuple[str, str]]
+    """Part that the caller gave -> JAX's version and a checksum of it."""
     data_key: Key
     eval_key: Key
 
@@ -53,11 +55,12 @@ class Setup(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """Return for config.json what the bits depend on besides the settings.
 
-        These are the devices, which decide on kernels and on the order of sums, and checksums of a user's own data and
-        network, and of trained players to start from.
+        These are the devices, which decide on kernels and on the order of sums, and checksums of a user's own data,
+        network and other parts, and of trained players to start from.
         """
         devices = f"{len(self.devices)} {self.devices[0].platform}" + ", one core each" * own_core()
         others: dict[str, Any] = {"began_with": self.began_with} if self.began_with else {}
+        others |= {"own": self.own} if self.own else {}
         if self.settings.arch not in models.CLASSIFIERS:
             others["network"] = models.fingerprint(self.classifier, jnp.zeros((2, *self.dataset.image_shape)))
         return {"trained_on": devices, **data_identity(self.settings, self.dataset), **others}
@@ -104,6 +107,7 @@ def prepare(
         start = "give init_from=WORKDIR of a run of plain"
         raise L2LError(f"{settings.method} of recipe {settings.recipe} starts from a trained classifier: {start}")
     devices = _devices(settings.devices, settings.batch_size)
+    given = ball, defense, movers
     ball = ball or settings.ball
     whole = load(settings, dataset)
     if (settings.cutout or 0) >= min(size := whole.image_shape[:2]):
@@ -131,6 +135,9 @@ def prepare(
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
     state = init_state(k_init, classifier, defense, movers, images)
     classes = _check_players(settings, whole, classifier, defense, state, images)
+    own = _checksums(*given, state, images)
+    if users:
+        own["weights"] = jax.__version__, checksum((state.params.classifier, state.stats.classifier))
     state, began_with = _begun(settings, movers, state)
     step = make_step(defense, movers, schedule=settings.schedule, devices=devices)
     phases = [(step, last)]
@@ -143,7 +150,27 @@ def prepare(
         state = state._replace(average=jax.tree.map(jnp.copy, (state.params.classifier, state.stats.classifier)))
     eval_split = whole.test.take(slice(settings.eval_size))
     parts = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps, classes, began_with)
-    return Setup(*parts, k_data, k_eval), state
+    return Setup(*parts, own, k_data, k_eval), state
+
+
+def _checksums(
+    ball: threat.Ball | None, defense: Defense | None, optimizers: Players | None, state: TrainState, images: Array
+) -> dict[str, tuple[str, str]]:
+    """Return JAX's version and a checksum of the program of each part that is not None."""
+    found = {}
+    if ball is not None:
+        both = lambda key, x: (ball.project(x, 1 - x), ball.sample(key, x), ball.steepest(x))
+        found["ball"] = models.program(both, state.key, images)
+    if defense is not None:
+        objective = lambda *args: defense.objective(*args, "joint")
+        mapped = jax.vmap(objective, in_axes=(None, None, 0, 0), axis_name=AXIS)
+        batch = Batch(images[None], jnp.zeros((1, len(images)), jnp.int32))
+        keys = jax.random.split(state.key, (1, len(images)))
+        found["defense"] = models.program(mapped, state.params, state.stats, keys, batch)
+    if optimizers is not None:
+        moved = lambda params: [o.update(p, o.init(p), p) for o, p in zip(optimizers, params, strict=True)]
+        found["optimizers"] = models.program(moved, state.params)
+    return found
 
 
 def _for_network(settings: Settings, classifier: Classifier, images: Array) -> Settings:

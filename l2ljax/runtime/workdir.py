@@ -20,7 +20,7 @@ ALARM = "overfitting"
 """The metric of a validation that finds catastrophic overfitting."""
 ABOUT_REPORTING = (
     "workdir", "data_dir", "devices", "remat", "checkpoint_every", "no_checkpoint", "eval_size", "attacks",
-    "on_overfitting", "trained_on", "network", "began_with", "demonstrations",  # have their own messages
+    "on_overfitting", "trained_on", "network", "began_with", "demonstrations", "own",  # have their own messages
 )  # fmt: skip
 """Settings that may differ between two runs of the same training."""
 
@@ -131,6 +131,10 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
             f"has one, or set JAX_NUM_CPU_DEVICES={count}), or choose another --workdir"
         )
     check_network(path, old.get("network"), new.get("network"))
+    words = {"ball": "another ball", "defense": "another defense", "optimizers": "other optimizers"}
+    for part, theirs in old.get("own", {}).items():
+        what = words.get(part, "a network that starts at other weights")
+        _check_program(path, f"with {what}", theirs, new.get("own", {}).get(part))
     for name, others in (("began_with", "other trained weights"), ("demonstrations", "other demonstrations")):
         if (theirs := old.get(name)) and theirs != new.get(name, theirs):
             raise L2LError(f"{path} holds a run that began with {others}: choose another --workdir")
@@ -153,5 +157,9 @@ def _compare_endings(
 
 def check_network(path: str | Path, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
     """Raise an L2LError if two of `models.fingerprint`, if there are two, differ in one version of JAX."""
+    _check_program(path, "of another network", theirs, ours)
+
+
+def _check_program(path: str | Path, what: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
     if theirs and ours and theirs[0] == ours[0] and theirs[1] != ours[1]:
-        raise L2LError(f"{path} holds a run of another network: give that one, or choose another --workdir")
+        raise L2LError(f"{path} holds a run {what}: give the same, or choose another --workdir")
