@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from l2ljax.models import shipped
@@ -93,7 +94,7 @@ class Checkpoints:
     def restore(self, *parts: tuple[Tree, *tuple[str, ...]]) -> list[Tree]:
         """Return parts of the newest saved tree: (like, path) -> what lies below that path, with like's structure.
 
-        Of several paths the first that is there is taken.
+        Of several paths the first that is there is taken. Floats get like's type: averages are saved in float32.
 
         Raises:
           L2LError: nothing is saved, it is damaged (the message names the last sound step), or it has another
@@ -106,7 +107,8 @@ class Checkpoints:
         if step is None:
             raise L2LError(f"no checkpoint in {self.folder}: train first, without --no-checkpoint")
         there = lambda path: any(name.startswith(path) for name in flat)
-        return [self._part(step, flat, like, next(filter(there, paths), paths[-1])) for like, *paths in parts]
+        chosen = [(like, next(filter(there, paths), paths[-1])) for like, *paths in parts]
+        return [self._part(step, _typed(flat, like, path), like, path) for like, path in chosen]
 
     def resume(self, like: Tree) -> tuple[int, Tree]:
         """Return the newest sound step and its tree, with the structure and types of `like`; (0, like) without one.
@@ -218,11 +220,21 @@ def _to_flat(tree: Tree) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf) for name, leaf in arrays.items()}
 
 
+def _typed(flat: Mapping[str, Any], like: Tree, prefix: str) -> dict[str, Any]:
+    """Return the arrays, floats below `prefix` in the types that `like` has for them."""
+    wanted = {prefix + name: leaf.dtype for name, leaf in _to_flat(like).items()}
+    is_float = lambda dtype: jnp.issubdtype(dtype, jnp.floating)
+    return {
+        name: leaf.astype(wanted[name]) if name in wanted and is_float(leaf.dtype) and is_float(wanted[name]) else leaf
+        for name, leaf in flat.items()
+    }
+
+
 def _from_flat(flat: dict[str, Any], like: Tree) -> Tree:
     def restore(path: Any, leaf: Any) -> Any:
         saved = flat[jax.tree_util.keystr(path)]
         if is_key(leaf):
             return jax.random.wrap_key_data(saved, impl=jax.random.key_impl(leaf))
-        return jax.numpy.asarray(saved)
+        return jnp.asarray(saved)
 
     return jax.tree_util.tree_map_with_path(restore, like)

@@ -21,7 +21,7 @@ from l2ljax.types import Array, Batch, Classifier, Defense, Key, L2LError, Playe
 
 __all__ = [
     "AXIS", "IN_FLIGHT", "SCHEDULES", "Interrupted", "NonFiniteLoss", "Step", "TrainState", "averaged", "due",
-    "init_state", "loop", "make_step", "moving_average",
+    "init_state", "loop", "make_step", "moving_average", "wide_copy",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
@@ -68,14 +68,15 @@ class TrainState(NamedTuple):
     key: Key
     """The run's key; step s draws from fold_in(key, s)."""
     average: tuple[Tree, ...] = ()
-    """The classifier's averaged (params, batch_stats) in a run of `averaged`, else empty."""
+    """The classifier's averaged (params, batch_stats) in a run of `averaged`, in float32 or wider, else empty."""
 
     @property
     def evaluated(self) -> "TrainState":
-        """The state with the averaged classifier, if there is one, in place of the raw one."""
+        """The state with the averaged classifier, if there is one, in place of the raw one, in the raw one's types."""
         if not self.average:
             return self
-        params, stats = self.average
+        raw = self.params.classifier, self.stats.classifier
+        params, stats = jax.tree.map(lambda a, r: a.astype(r.dtype), self.average, raw)
         both = self.params._replace(classifier=params), self.stats._replace(classifier=stats)
         return self._replace(params=both[0], stats=both[1], average=())
 
@@ -190,7 +191,7 @@ def averaged(step: Step, average: Callable[[TrainState], tuple[Tree, Tree]]) -> 
     """Return the step that also keeps an average of the classifier, like `moving_average`, in `TrainState.average`.
 
     Training does not see it, so that it leaves the raw parameters' bits as they are. Begin with copies, as a step is
-    given the state's buffers: `state._replace(average=jax.tree.map(jnp.copy, (params, batch_stats)))`.
+    given the state's buffers: `state._replace(average=wide_copy((params, batch_stats)))`.
 
     Args:
       step: from `make_step`.
@@ -199,7 +200,10 @@ def averaged(step: Step, average: Callable[[TrainState], tuple[Tree, Tree]]) -> 
     Raises:
       L2LError: when called, a state without an average.
     """
-    average = jax.jit(average)
+
+    @jax.jit
+    def kept(state: TrainState) -> tuple[Tree, ...]:
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), average(state), state.average)
 
     def stepped(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         before = state.average
@@ -208,9 +212,19 @@ def averaged(step: Step, average: Callable[[TrainState], tuple[Tree, Tree]]) -> 
         state, metrics = step(state._replace(average=()), batch)
         raw = state.params.classifier, state.stats.classifier
         before = jax.device_put(before, jax.tree.map(lambda a: a.sharding, raw))
-        return state._replace(average=average(state._replace(average=before))), metrics
+        return state._replace(average=kept(state._replace(average=before))), metrics
 
     return stepped
+
+
+def wide_copy(classifier: Tree) -> Tree:
+    """Return a copy to begin an average with: floats in float32 or wider, as half precision would lose small steps."""
+
+    def copied(a: Array) -> Array:
+        wide = jnp.promote_types(a.dtype, jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype
+        return jnp.array(a, dtype=wide, copy=True)
+
+    return jax.tree.map(copied, classifier)
 
 
 def moving_average(decay: float) -> Callable[[TrainState], tuple[Tree, Tree]]:

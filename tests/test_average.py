@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +56,23 @@ def test_a_moving_average_is_that_of_a_loop_and_training_does_not_see_it(decay):
     close(state.average, expected, rtol=1e-5, atol=1e-7)
     assert raw(state.evaluated) is not raw(state) and not state.evaluated.average
     close(raw(state.evaluated), state.average, rtol=0, atol=0)
+
+
+def test_half_precision_is_averaged_in_single_resumed_and_loaded(tmp_path):
+    class Half(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)(x.reshape(len(x), -1))
+
+    images, labels = np.random.RandomState(0).uniform(size=(90, 4, 4, 1)).astype(np.float32), np.arange(90) % 3
+    flags = {**SHORT, "train_size": None, "batch_size": 15, "ema": 0.999, "attacks": "", "workdir": tmp_path / "run"}
+    for _ in range(2):  # the second time from its checkpoint
+        result = l2ljax.fit(Half(), (images, labels), **flags)
+    kernel = result.state.average[0]["Dense_0"]["kernel"]
+    assert kernel.dtype == jnp.float32 and not bool((kernel == kernel.astype(jnp.bfloat16)).all())
+    loaded = l2ljax.load(tmp_path / "run", Half())[0]
+    np.testing.assert_array_equal(loaded(images), result.logits_fn(images))
+    assert {leaf.dtype for leaf in jax.tree.leaves(result.variables)} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_integers_stay_integers_in_a_moving_average():

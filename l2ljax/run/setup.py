@@ -12,7 +12,7 @@ from l2ljax.devices import own_core
 from l2ljax.evaluate.standard import checksum
 from l2ljax.run.settings import Settings, average, optimizers, total_steps
 from l2ljax.run.trained import named_attack, trained_attack
-from l2ljax.train import AXIS, Step, TrainState, averaged, init_state, make_step
+from l2ljax.train import AXIS, Step, TrainState, averaged, init_state, make_step, wide_copy
 from l2ljax.types import Array, Attack, Batch, Classifier, Defense, Key, L2LError, LogitsFn, Players
 
 __all__ = ["EVAL_BATCH", "Setup", "data_identity", "load", "named_attacks", "prepare"]
@@ -147,7 +147,7 @@ def prepare(
         phases.insert(0, (warm_up, round(settings.warmup * epoch_steps)))
     if rule := average(settings):
         phases = [(averaged(step, rule), last) for step, last in phases]
-        state = state._replace(average=jax.tree.map(jnp.copy, (state.params.classifier, state.stats.classifier)))
+        state = state._replace(average=wide_copy((state.params.classifier, state.stats.classifier)))
     eval_split = whole.test.take(slice(settings.eval_size))
     parts = (settings, devices, ball, whole, eval_split, classifier, defense, phases, epoch_steps, classes, began_with)
     return Setup(*parts, own, k_data, k_eval), state

@@ -14,7 +14,7 @@ from l2ljax import attacks
 from l2ljax.evaluate import evaluate
 from l2ljax.run.setup import EVAL_BATCH, Setup
 from l2ljax.runtime.workdir import ALARM
-from l2ljax.train import TrainState
+from l2ljax.train import TrainState, wide_copy
 from l2ljax.types import Array, Players
 
 __all__ = ["Best", "overfits", "restored", "validate"]
@@ -93,5 +93,5 @@ def overfits(history: Sequence[Mapping[str, float]], row: Mapping[str, float]) -
 
 def restored(state: TrainState, best: Best) -> TrainState:
     """Return the state with the best parameters in place of its own, and in place of its average."""
-    average = (best.params.classifier, best.stats.classifier) if state.average else ()
+    average = wide_copy((best.params.classifier, best.stats.classifier)) if state.average else ()
     return state._replace(params=best.params, stats=best.stats, average=average)
