@@ -342,6 +342,31 @@ def test_bad_networks_are_told_plainly():
         models.from_linen(Silent()).init(KEY, X)
     with pytest.raises(L2LError, match="Caching has the collections cache: use from_functions"):
         models.from_linen(Caching()).init(KEY, X)
+
+    class Foreign(nn.Module):
+        @nn.compact
+        def __call__(self, x, phase):
+            return nn.Dense(10)(x.reshape(len(x), -1))
+
+    class Noisy(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x.mean((1, 2)) + jax.random.normal(self.make_rng("noise"))
+
+    with pytest.raises(L2LError, match="Foreign.__call__ needs phase: give train_kwargs and eval_kwargs"):
+        models.from_linen(Foreign())
+    noisy = models.from_linen(Noisy())
+    with pytest.raises(L2LError, match=r"Noisy draws from a stream that it lacks \(.*\): name it in from_linen\(rngs"):
+        noisy.train(noisy.init(KEY, X), X, KEY)
+    for params, told in [
+        ({"w": 1.0}, "a dict without params"),
+        ({"params": {"n": 3}}, r"\['n'\] is no array of floats"),
+    ]:
+        with pytest.raises(L2LError, match=told):
+            models.from_functions(lambda key, x, params=params: params, lambda v, x: x).init(KEY, X)
+    alone = models.from_functions(lambda key, x: {"params": {}}, lambda v, x: x, lambda v, x, key, axis_name: x)
+    with pytest.raises(L2LError, match="train returned no pair"):
+        alone.train({"params": {}, "batch_stats": {}}, X[:, 0, 0], KEY)
     for answer, told in [((X, X), "a tuple"), (X, r"\[8, 6, 6, 1\]")]:
         with pytest.raises(L2LError, match=f"the network returns {told}: wrap it"):
             models.from_functions(lambda key, x: {}, lambda v, x, answer=answer: answer).logits({}, X)

@@ -154,6 +154,17 @@ BAD = [
 ]
 
 
+def test_images_of_three_rows_and_four_channels_have_them_last():
+    assert data.from_arrays(np.zeros((12, 3, 3, 4), np.uint8), np.arange(12) % 2).image_shape == (3, 3, 4)
+
+
+def test_another_byte_order_is_taken():
+    dataset = data.from_arrays(IMAGES, LABELS)
+    turned = dataset._replace(train=dataset.train._replace(labels=dataset.train.labels.astype(">i4")))
+    found = data.load(turned).train
+    assert found.labels.dtype.isnative and (found.labels == dataset.train.labels).all()
+
+
 @pytest.mark.parametrize("arrays, message", BAD, ids=[message[:30] for _, message in BAD])
 def test_arrays_that_cannot_be_are_refused_in_one_line(arrays, message):
     with pytest.raises(L2LError, match=message) as error:

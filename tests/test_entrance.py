@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -114,6 +115,34 @@ def test_keys_of_all_forms_are_taken():
     x_adv = attacks.random_signs(LINF)(linear, KEY, X, Y)
     for key in (0, np.int64(0), jax.random.PRNGKey(0), example_keys(KEY, 3)):
         np.testing.assert_array_equal(attacks.random_signs(LINF)(linear, key, X, Y), x_adv)
+
+
+def test_another_byte_order_is_taken():
+    attack = attacks.pgd(LINF, step_size=0.05, steps=2)
+    turned = X.astype(">f4"), Y.astype(">i8")
+    np.testing.assert_array_equal(attack(linear, KEY, *turned), attack(linear, KEY, X, Y))
+    assert (
+        evaluate.evaluate(linear, turned, {}, key=KEY).clean_acc
+        == evaluate.evaluate(linear, (X, Y), {}, key=KEY).clean_acc
+    )
+
+
+def test_networks_that_are_not_ready_say_what_they_lack():
+    class Net(nnx.Module):
+        def __init__(self):
+            self.norm, self.linear = nnx.BatchNorm(2, rngs=nnx.Rngs(0)), nnx.Linear(32, 5, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.linear(self.norm(x).reshape(len(x), -1))
+
+    attack, net = attacks.fgsm(LINF), Net()
+    for model, message in ((net, "Net is in training mode: call model.eval"), (linen.Dense(5), "Dense has no weights")):
+        with pytest.raises(L2LError, match=message):
+            attack(model, KEY, X, Y)
+        with pytest.raises(L2LError, match=message):
+            evaluate.evaluate(model, (X, Y), {}, key=KEY)
+    net.eval()
+    assert attack(net, KEY, X, Y).shape == X.shape
 
 
 def test_attacks_of_no_attacks_and_targets_that_are_no_classes_are_refused():

@@ -14,11 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen, nnx
 
+from l2ljax.data.arrays import native
 from l2ljax.threat import rounded, spread, widened
 from l2ljax.types import Array, Attack, Key, L2LError, example_keys
 
-__all__ = ["check_floats", "check_images", "check_output", "enter", "entered", "reach", "sound"]
+__all__ = ["check_floats", "check_images", "check_model", "check_output", "enter", "entered", "reach", "sound"]
 
 
 def entered(attack: Attack) -> Attack:
@@ -30,6 +32,7 @@ def entered(attack: Attack) -> Attack:
 
     @functools.wraps(attack)
     def checked(logits_fn: Callable[..., Array], key: Key, x: Array, y: Array) -> Array:
+        x = native(x)
         model, keys, wide, y = enter(logits_fn, key, x, y)
         try:
             x_adv = attack(model, keys, wide, y)
@@ -59,6 +62,7 @@ def enter(logits_fn: Callable[..., Array], key: Key, x: Any, y: Any) -> tuple[Ca
         than floats [B, K], K >= 2.
     """
     check_images(x)
+    check_model(logits_fn)
     if not hasattr(y, "dtype"):
         raise L2LError(f"labels are a {type(y).__name__}: give an array of integers [B]")
     if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
@@ -68,14 +72,24 @@ def enter(logits_fn: Callable[..., Array], key: Key, x: Any, y: Any) -> tuple[Ca
     low, high = reach(x)
     if not (low >= 0 and high <= 1):
         raise L2LError(f"images reach from {low:.3g} to {high:.3g}: scale them to [0, 1], without NaN")
-    given, labels = jnp.asarray(x), reach(y)
+    given, labels = jnp.asarray(native(x)), reach(y)
 
     def model(x: Array, *keys: Key) -> Array:
         if not callable(logits_fn):  # not before: attacks that do not ask a model need none
             raise L2LError(f"the model is a {type(logits_fn).__name__}: give a function from images to logits")
         return check_output(logits_fn(rounded(x, given), *keys), len(x), labels)
 
-    return model, example_keys(key, len(x)), widened(given), jnp.asarray(y)
+    return model, example_keys(key, len(x)), widened(given), jnp.asarray(native(y))
+
+
+def check_model(logits_fn: Any) -> None:
+    """Refuse an nnx network in training mode, and a linen module, which is no function of images."""
+    if isinstance(logits_fn, linen.Module) and logits_fn.scope is None:
+        raise L2LError(f"{type(logits_fn).__name__} has no weights: give jax.tree_util.Partial(net.apply, variables)")
+    if isinstance(logits_fn, nnx.Module):
+        for _, module in nnx.iter_modules(logits_fn):
+            if any(getattr(module, mode, None) is False for mode in ("deterministic", "use_running_average")):
+                raise L2LError(f"{type(logits_fn).__name__} is in training mode: call model.eval() first")
 
 
 def check_images(x: Any) -> None:

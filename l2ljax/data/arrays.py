@@ -22,7 +22,8 @@ from l2ljax.data.sources import SOURCES, nearest
 from l2ljax.types import L2LError, one_line
 
 __all__ = [
-    "MOST_CLASSES", "Dataset", "as_dataset", "check_examples", "check_trainable", "from_arrays", "pixels", "read",
+    "MOST_CLASSES", "Dataset", "as_dataset", "check_examples", "check_trainable", "from_arrays", "native", "pixels",
+    "read",
 ]  # fmt: skip
 
 MOST_CLASSES = 2**20
@@ -100,7 +101,7 @@ def as_dataset(content: Any, name: str = "") -> Dataset:
         splits = []
         for split in (content.train, content.val, content.test):
             images = split.images if hasattr(split.images, "dtype") else np.asarray(split.images)
-            splits.append(Split(images, np.asarray(split.labels)))
+            splits.append(Split(native(images), native(np.asarray(split.labels))))
             check_examples(*splits[-1], content.num_classes, where=f"{name}: ")
         train, val, test = (split._replace(images=_stored(split.images)) for split in splits)
         return content._replace(name=name, train=train, val=val, test=test)
@@ -129,6 +130,13 @@ def read(name: str) -> Dataset:
     except Exception as error:  # NumPy's, zipfile's and zlib's for a file that is no or a damaged one
         raise L2LError(f"{name} cannot be read ({one_line(error)}): name a file that numpy.savez wrote") from error
     return as_dataset(content, name)
+
+
+def native(array: Any) -> Any:
+    """Return a NumPy array in this machine's byte order, which JAX needs; anything else as it is."""
+    if not isinstance(array, np.ndarray) or array.dtype.isnative:
+        return array
+    return array.astype(array.dtype.newbyteorder("="))
 
 
 def pixels(images: Any) -> np.ndarray:
@@ -188,8 +196,9 @@ def _split(images: Any, labels: Any, where: str) -> Split:
     check_examples(images, labels, where=where)
     if not images.size:
         raise L2LError(f"{where}images have the shape {list(images.shape)}: give one or more")
-    if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
-        raise L2LError(f"{where}images are {list(images.shape)}, channels first: give images.transpose(0, 2, 3, 1)")
+    if images.shape[1] in (1, 3) and images.shape[3] > 4:
+        fix = "give images.transpose(0, 2, 3, 1), or a data.Dataset if they are that high"
+        raise L2LError(f"{where}images are {list(images.shape)}, channels first: {fix}")
     return Split(_stored(images), labels.astype(np.int32))
 
 

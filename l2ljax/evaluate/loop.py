@@ -21,10 +21,10 @@ import numpy as np
 from jax.tree_util import Partial
 
 from l2ljax import devices
-from l2ljax.attacks.entrance import check_output, reach
+from l2ljax.attacks.entrance import check_model, check_output, reach
 from l2ljax.attacks.solver import Solver, as_tree, unjitted
 from l2ljax.data import Split, pixels
-from l2ljax.data.arrays import check_examples
+from l2ljax.data.arrays import check_examples, native
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Attack, Key, L2LError, Tree, one_key
 from l2ljax.values import check
@@ -102,6 +102,7 @@ def examples_of(split: Any) -> Split:
         raise L2LError(f"labels are a {type(labels).__name__} of several lengths: give integers [N]") from error
     if jnp.issubdtype(images.dtype, jnp.floating):  # NumPy does not count bfloat16
         images = pixels(images)
+    images, labels = native(images), native(labels)
     check_examples(images, labels)
     if not len(labels):
         raise L2LError("there are no examples to evaluate on: give one or more, --eval-size of 1 or more")
@@ -113,6 +114,7 @@ def job_of(
     stochastic: bool = False, ball: Ball | None = None,
 ) -> Job:  # fmt: skip
     """Return the job on `examples_of(split)`, in batches of at most `sizes` sizes, split over all local devices."""
+    check_model(logits_fn)
     images, labels = examples_of(split)
     size = devices.round_up(min(batch_size, len(labels)))
     unit = devices.round_up(max(size // sizes, 1))

@@ -15,14 +15,16 @@ of devices (but layers repeated by `nn.scan` share theirs). Other random layers 
 of its first example.
 """
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,12 +32,16 @@ import numpy as np
 from flax import nnx
 
 from l2ljax.models.convolution import stock_convolution
-from l2ljax.types import Array, Classifier, Key, L2LError, Tree, as_key, example_keys, fold_in, is_key
+from l2ljax.types import Array, Classifier, Key, L2LError, Tree, as_key, example_keys, fold_in, is_key, one_line
 
 __all__ = ["MODES", "as_classifier", "fingerprint", "from_functions", "from_linen", "from_nnx", "program"]
 
-MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
+MODES = {
+    "train": True, "training": True, "is_training": True, "is_train": True, "deterministic": False, "inference": False,
+    "use_running_average": False,
+}  # fmt: skip
 """The arguments of `__call__` that give a linen network's mode -> their values in training."""
+VARIADIC = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
 def from_functions(
@@ -62,7 +68,17 @@ def from_functions(
     """
 
     def own(key: Key, x: Array) -> Tree:
-        return jax.tree.map(jnp.array, {"batch_stats": {}, **init(key, x)})  # copies, as training donates its state
+        variables = init(key, x)
+        if not isinstance(variables, Mapping) or ("params" not in variables and variables.keys() - {"batch_stats"}):
+            kind = type(variables).__name__
+            raise L2LError(f"init returned a {kind} without params: give {{'params': tree}}")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables.get("params")):
+            if not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating):
+                where = jax.tree_util.keystr(path)
+                raise L2LError(f"the parameter {where} is no array of floats: keep it in the function, not in params")
+        return jax.tree.map(
+            jnp.array, {"params": {}, "batch_stats": {}, **variables}
+        )  # copies, as training donates its state
 
     def evaluate(variables: Tree, x: Array) -> Array:
         return _checked(logits(variables, x))
@@ -70,8 +86,10 @@ def from_functions(
     def fit(variables: Tree, x: Array, key: Key, axis_name: str | None = None) -> tuple[Array, Tree]:
         if train is None:
             return evaluate(variables, x), variables["batch_stats"]
-        out, batch_stats = train(variables, x, key, axis_name)
-        return _checked(out), batch_stats
+        result = train(variables, x, key, axis_name)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise L2LError("train returned no pair: give (logits [B, K], batch_stats), {} without any")
+        return _checked(result[0]), result[1]
 
     return Classifier(own, evaluate, fit, features or _no_features)
 
@@ -113,6 +131,9 @@ def from_linen(
         known = inspect.signature(module.__call__).parameters
         train_kwargs = {mode: value for mode, value in MODES.items() if mode in known}
         eval_kwargs = {mode: not value for mode, value in train_kwargs.items()}
+        needed = [p.name for p in list(known.values())[1:] if p.default is p.empty and p.kind not in VARIADIC]
+        if unknown := sorted(set(needed) - set(train_kwargs)):
+            raise L2LError(f"{name}.__call__ needs {unknown[0]}: give train_kwargs and eval_kwargs, see from_linen")
     training, evaluation = dict(train_kwargs or {}), dict(eval_kwargs or {})
 
     def streams(key: Key) -> dict[str, Key]:
@@ -120,7 +141,8 @@ def from_linen(
 
     @jax.jit
     def init(key: Key, x: Array) -> Tree:
-        variables = module.init({**streams(key), "params": key}, x[:1], **evaluation)
+        with _naming_streams(name):
+            variables = module.init({**streams(key), "params": key}, x[:1], **evaluation)
         if others := variables.keys() - {"params", "batch_stats"}:
             raise L2LError(f"{name} has the collections {', '.join(sorted(others))}: use from_functions")
         if "batch_stats" in variables and training == evaluation:
@@ -139,12 +161,22 @@ def from_linen(
                 return drop(lambda x, **own_key: call(x, *args[1:2], **{**kwargs, **own_key}), args[0], "rng")
             return call(*args, **kwargs)
 
-        with nn.intercept_methods(intercept):
+        with _naming_streams(name), nn.intercept_methods(intercept):
             logits, updated = module.apply(variables, x, **training, rngs=streams(_one(key)), mutable=["batch_stats"])
         return logits, updated.get("batch_stats", {})
 
     logits: Any = functools.partial(module.apply, **evaluation)
     return from_functions(init, logits, train, features=features)
+
+
+@contextlib.contextmanager
+def _naming_streams(network: str) -> Iterator[None]:
+    """Say what to do where a linen network draws from a random stream that it was not given."""
+    try:
+        yield
+    except flax.errors.InvalidRngError as error:
+        ways = "name it in from_linen(rngs=...), or the mode in train_kwargs and eval_kwargs"
+        raise L2LError(f"{network} draws from a stream that it lacks ({one_line(error)}): {ways}") from error
 
 
 def from_nnx(model: nnx.Module, *, features: Callable[[Any, Array], Array] | None = None) -> Classifier:
