@@ -228,6 +228,9 @@ def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
         ({"ball": None, "eps": True}, "eps=True is no radius"),
         ({"ball": None, "eps": 8}, r"eps=8.0 is larger than the pixel range"),
         ({"method": "mine"}, "unknown method 'mine'"),
+        ({"defense": "trades"}, "defense is a str: give one like defenses.create"),
+        ({"optimizers": optax.sgd(0.1)}, r"optimizers are no pair of optax's: give \(optax.sgd"),
+        ({"optimizers": (optax.sgd, optax.adam)}, "optimizers are no pair"),
         ({"devices": 0}, "^devices=0: give a whole number from 1"),
         ({"options": {"beta": 2}}, "options=beta=2: rnn_adv takes"),
         ({"dataset": (IMAGES, LABELS[:5])}, "90 images and 5 labels"),
@@ -355,7 +358,7 @@ def test_a_workdir_does_not_go_on_with_other_data_or_another_network(tmp_path):
 @pytest.mark.parametrize(
     "part, makes",
     [
-        ("optimizers", [lambda rate=rate: Players(optax.sgd(rate), optax.adam(1e-3)) for rate in (0.1, 0.2)]),
+        ("optimizers", [lambda rate=rate: (optax.sgd(rate), optax.adam(1e-3)) for rate in (0.1, 0.2)]),
         ("ball", [lambda: BALL, lambda: BALL._replace(project=lambda x, x0: BALL.project(x, x0).at[:2].set(x0[:2]))]),
         ("defense", [functools.partial(trades, beta) for beta in (1.0, 50.0)]),
     ],

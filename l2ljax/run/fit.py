@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import flax.linen as nn
+import optax
 from flax import nnx
 
 from l2ljax import checkpoint, data, devices, models, threat
@@ -108,7 +109,7 @@ def fit(
     method: str = "rnn_adv",
     ball: threat.Ball | None = None,
     defense: Defense | None = None,
-    optimizers: Players | None = None,
+    optimizers: Players | tuple[Any, Any] | None = None,
     options: Mapping[str, Any] | str = "",
     workdir: str | Path | None = None,
     **settings: Any,
@@ -144,6 +145,10 @@ def fit(
     """
     if ball is not None and not isinstance(ball, threat.Ball):
         raise L2LError(f"ball={ball}: give one like threat.linf(8 / 255)")
+    if not isinstance(defense, Defense | None):
+        example = "defenses.create('trades', classifier, ball, axis_name=train.AXIS)"
+        raise L2LError(f"defense is a {type(defense).__name__}: give one like {example}")
+    optimizers = _pair(optimizers)
     if not isinstance(options, str | Mapping):
         raise L2LError(f"options={options}: give a dictionary, like {{'steps': 2}}, or a text, like 'steps=2'")
     if workdir == "":
@@ -189,6 +194,14 @@ def fit(
         complete = complete._replace(optimizer="own")
     users = None if isinstance(dataset, str) else dataset
     return run(complete, dataset=users, classifier=made, ball=ball, defense=defense, movers=optimizers)
+
+
+def _pair(optimizers: Any) -> Players | None:
+    """Return the optimizers of both players."""
+    of_both = optimizers if isinstance(optimizers, tuple | list) and len(optimizers) == 2 else ()
+    if optimizers is None or (of_both and all(isinstance(o, optax.GradientTransformation) for o in of_both)):
+        return optimizers and Players(*optimizers)
+    raise L2LError("optimizers are no pair of optax's: give (optax.sgd(0.1), optax.adam(1e-3))")
 
 
 def run(settings: Settings, **parts: Any) -> Result:
