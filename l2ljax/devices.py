@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 
 from l2ljax.types import Array, L2LError, Tree
 from l2ljax.values import Count, checked
@@ -107,6 +108,7 @@ def on_each(function: Callable[..., Any], *, whole: int = 1, count: int | None =
     """Return the function, run on each device with its part of the batch and the results joined; it jits.
 
     An attack that looks across the batch, like L2L's with its batch-wide gradient maximum, sees its device's part.
+    Some attacks begin their loops with constants, so that a `jax.shard_map` of your own needs check_vma=False.
 
     Args:
       function: (*replicated, *sharded) -> tree of arrays [B, ...], like an `Attack` with a key per example.
@@ -119,6 +121,8 @@ def on_each(function: Callable[..., Any], *, whole: int = 1, count: int | None =
     mesh, split = Mesh(np.array(first(count)), (AXIS,)), PartitionSpec(AXIS)
 
     def sharded(*args: Any) -> Any:
+        plain = [callable(a) and jax.tree_util.all_leaves([a]) for a in args[:whole]]
+        args = (*(Partial(a) if leaf else a for a, leaf in zip(args, plain, strict=False)), *args[whole:])
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(args[whole:])]
         if any(not shape or shape[0] % mesh.size for shape in shapes):
             fix = f"give arrays [B], keys by types.example_keys(key, B), with B a multiple of {mesh.size}"

@@ -108,7 +108,11 @@ def test_what_does_not_split_is_told():
                 attack(None, key, np.ones((n, 2)), np.ones(n))
             except devices.L2LError as error:
                 print(error)
-        print(attack(None, example_keys(jax.random.key(0), 4), np.ones((4, 2)), np.ones(4)).sum())
+        keys, x, y = example_keys(jax.random.key(0), 4), np.ones((4, 2)), np.ones(4)
+        print(attack(None, keys, x, y).sum())
+        asking = devices.on_each(lambda logits_fn, key, x, y: logits_fn(x))
+        for run in (asking, jax.jit(asking, static_argnums=0)):  # a plain function as the model
+            assert (run(lambda x: 2 * x, keys, x, y) == 2 * x).all()
     """
     lines = run(code, JAX_NUM_CPU_DEVICES="2").splitlines()
     fix = "give arrays [B], keys by types.example_keys(key, B), with B a multiple of 2"
