@@ -217,7 +217,7 @@ def _checksum(flat: Mapping[str, Any]) -> np.ndarray:
 def _to_flat(tree: Tree) -> dict[str, np.ndarray]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     arrays = {jax.tree_util.keystr(path): jax.random.key_data(leaf) if is_key(leaf) else leaf for path, leaf in leaves}
-    return {name: np.asarray(leaf) for name, leaf in arrays.items()}
+    return {name: np.asarray(leaf) for name, leaf in arrays.items() if np.size(leaf)}  # orbax takes no empty ones
 
 
 def _typed(flat: Mapping[str, Any], like: Tree, prefix: str) -> dict[str, Any]:
@@ -232,6 +232,8 @@ def _typed(flat: Mapping[str, Any], like: Tree, prefix: str) -> dict[str, Any]:
 
 def _from_flat(flat: dict[str, Any], like: Tree) -> Tree:
     def restore(path: Any, leaf: Any) -> Any:
+        if not np.size(leaf):
+            return leaf
         saved = flat[jax.tree_util.keystr(path)]
         if is_key(leaf):
             return jax.random.wrap_key_data(saved, impl=jax.random.key_impl(leaf))

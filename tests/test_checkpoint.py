@@ -79,6 +79,13 @@ def test_keys_of_another_kind_come_back(tmp_path):
         checkpoints.resume(like={"key": jax.random.key(0)})
 
 
+def test_arrays_without_entries_come_back(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"none": jnp.zeros((0, 3)), "a": jnp.arange(3)})
+    _, found = checkpoints.resume(like={"none": jnp.ones((0, 3)), "a": jnp.zeros(3, int)})
+    assert found["none"].shape == (0, 3) and (found["a"] == jnp.arange(3)).all()
+
+
 def test_arrays_of_another_type_are_refused(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {"a": jnp.arange(3)})
