@@ -168,5 +168,13 @@ def test_other_weights_are_told_plainly(grey):
         state = state or {"state_dict": grey}
         with pytest.raises(L2LError, match=message):
             models.from_torch_state("grey", state)
+    for state, message in [
+        ("resnet18.pt", "the weights are a str: give module.state_dict"),
+        ({1: np.zeros(3)}, "the weights are a dict: give module.state_dict"),
+        ({**grey, "linear.bias": 3.0}, "linear.bias is"),
+        ({**grey, "linear.bias": "x"}, r"linear.bias is no array of floats \(.*\): give module.float"),
+    ]:
+        with pytest.raises(L2LError, match=message):
+            models.from_torch_state("grey", state)
     with pytest.raises(L2LError, match="vgg16 has no map from torch's names: choose one of resnet20, resnet18"):
         models.from_torch_state("vgg16", grey)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2ljax.models.resnet import RESNETS
-from l2ljax.types import L2LError, Tree
+from l2ljax.types import L2LError, Tree, one_line
 
 __all__ = ["CONVENTIONS", "from_torch_state"]
 
@@ -56,11 +56,13 @@ def from_torch_state(arch: str, state: Mapping[str, Any]) -> Tree:
     """
     if arch not in RESNETS:
         raise L2LError(f"{arch} has no map from torch's names: choose one of {', '.join(RESNETS)}")
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise L2LError(f"the weights are a {type(state).__name__}: give module.state_dict(), names -> tensors")
     given = {name.removeprefix("module."): value for name, value in state.items()}
     given = {name: value for name, value in given.items() if not _UNREAD.match(name)}
 
     def size(axis: int, *names: str) -> int | None:
-        return next((given[name].shape[axis] for name in names if name in given), None)
+        return next((np.shape(given[n])[axis] for n in names if n in given and np.ndim(given[n]) > axis), None)
 
     module = RESNETS[arch](num_classes=size(0, "fc.bias", "linear.bias") or 10)
     image = jnp.zeros((1, 32, 32, size(1, "conv1.weight") or 3))
@@ -74,7 +76,11 @@ def from_torch_state(arch: str, state: Mapping[str, Any]) -> Tree:
         raise L2LError(f"these are not weights of {arch}: they {' and '.join(parts)}")
     arrays = []
     for name, (_, ours) in zip(names, leaves, strict=True):
-        array = np.asarray(given[name], np.float32)
+        try:
+            array = np.asarray(given[name], np.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            fix = "give module.float().cpu().state_dict()"
+            raise L2LError(f"{name} is no array of floats ({one_line(error)}): {fix}") from error
         array = array.transpose(_AXES.get(array.ndim))
         if array.shape != ours.shape:
             shapes = f"{list(array.shape)}, and {arch} has {list(ours.shape)}"
