@@ -121,6 +121,7 @@ def test_of_other_channels_those_of_an_image_are_drawn(tmp_path, channels, drawn
 def test_a_class_without_a_name_is_its_number(tmp_path):
     """A network may have more logits than the data have classes."""
     x, x_adv, labels = examples(2)
+    grid(tmp_path, x, x_adv, labels, [0, 1], ["$\\frac{a$", "$x_{y$"])  # no formulas
     shown = grid(tmp_path, x, x_adv, labels, [0, 7], ["cat", "dog"])
     assert (shown == grid(tmp_path, x, x_adv, labels, [0, 2], ["cat", "dog", "7"])).all()
 

@@ -58,7 +58,7 @@ def training_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str = 
     from matplotlib.ticker import MaxNLocator
 
     figure, ((left, right),) = canvas((10, 4), 1, 2, sharex=True)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # names may have a $
     at, loss = _series(rows, "loss")
     few = {"marker": "o"} if len(at) < 3 else {}  # a line of one point is invisible
     left.plot(at, loss, color=LIGHT_BLUE, linewidth=1, label="per batch", **few)
@@ -115,7 +115,7 @@ def perturbation_grid(
         for axes, image in zip(line, images, strict=True):
             _show(axes, image)
     for axes, label, prediction in zip(grid[0], labels, predictions, strict=True):
-        axes.set_title(f"{names[int(label)]}\n→ {names[int(prediction)]}", fontsize=size)
+        axes.set_title(f"{names[int(label)]}\n→ {names[int(prediction)]}", fontsize=size, parse_math=False)
         if label != prediction:
             axes.title.set(color=RED, fontweight="bold")
     save(path, figure)
