@@ -12,7 +12,7 @@ from jax.nn.initializers import normal
 
 from l2ljax.models.attackers import check_multiple, xavier
 from l2ljax.models.layers import BatchNorm, Conv, ConvTranspose
-from l2ljax.types import Array
+from l2ljax.types import Array, L2LError
 
 __all__ = ["ConditionalBatchNorm", "Discriminator", "EncoderDecoder", "UNet"]
 
@@ -122,7 +122,9 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Map images [B, H, W, C] to logits [B], large for clean images."""
+        """Map images [B, H, W, C], H and W of 8 or more, to logits [B], large for clean images."""
+        if min(x.shape[1:3]) < 8:
+            raise L2LError(f"images of {x.shape[1]} x {x.shape[2]} are too small for AdvGAN: give 8 x 8 or larger")
         for features in (self.width, 2 * self.width, 4 * self.width):
             x = nn.leaky_relu(Conv(features, 4, strides=2, padding=1, dtype=x.dtype)(x), 0.2)
         return nn.Dense(1, dtype=x.dtype)(x.mean((1, 2)))[:, 0]
