@@ -8,6 +8,7 @@ result = run_in_turn(logits_fn, x, y, {"pgd20": attacks.create("pgd20", ball)}, 
 import hashlib
 import io
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ def run_in_turn(
     settings = (*([] if callable(attacks) else attacks), *within, *about, x.shape)
     weights = [turn.solver for turn in todo]  # the arrays of their Partials: a trained attacker's, a surrogate's
     identity = checksum((job.logits_fn, x, y, jax.random.key_data(key), weights), repr(settings))
-    file = None if state_path is None else Path(state_path)
+    file = None if state_path is None else Path(os.path.expanduser(state_path))
     if file is not None and file.exists():
         state = _load(file, identity, logits)
     saved = time.monotonic()

@@ -21,6 +21,7 @@ from l2ljax.report import markdown
 from l2ljax.run.config import Config, named, resolve
 from l2ljax.run.settings import Settings
 from l2ljax.run.setup import data_identity
+from l2ljax.run.trained import learned
 from l2ljax.runtime.flags import checked
 from l2ljax.runtime.provenance import provenance
 from l2ljax.runtime.workdir import ABOUT_REPORTING, read_json
@@ -59,7 +60,7 @@ def finished(settings: Settings) -> dict[str, Any] | None:
 
 def _newer_sources(settings: Settings, than: int) -> bool:
     """Return whether a run that these settings start from, or attack with, saved a state since that time in ns."""
-    attackers = [name.removeprefix("trained:") for name in settings.attacks if name.startswith("trained:")]
+    attackers = [known.workdir for name in settings.attacks if (known := learned(name))]
     named = [name for name in (settings.init_from, settings.attacker_from, *attackers) if name]
     folders = [place(name)[0] / "checkpoints" for name in named]
     return any(saved.stat().st_mtime_ns >= than for folder in folders for saved in folder.glob("*"))
