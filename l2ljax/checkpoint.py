@@ -108,7 +108,8 @@ class Checkpoints:
             raise L2LError(f"no checkpoint in {self.folder}: train first, without --no-checkpoint")
         there = lambda path: any(name.startswith(path) for name in flat)
         chosen = [(like, next(filter(there, paths), paths[-1])) for like, *paths in parts]
-        return [self._part(step, _typed(flat, like, path), like, path) for like, path in chosen]
+        fix = "give a run of the same network and attacker"
+        return [self._part(step, _typed(flat, like, path), like, path, fix) for like, path in chosen]
 
     def resume(self, like: Tree) -> tuple[int, Tree]:
         """Return the newest sound step and its tree, with the structure and types of `like`; (0, like) without one.
@@ -151,14 +152,16 @@ class Checkpoints:
             raise Damaged(step, f"{self.folder} is damaged: its arrays have another checksum")
         return flat
 
-    def _part(self, step: int, flat: Mapping[str, Any], like: Tree, prefix: str = "") -> Tree:
+    def _part(
+        self, step: int, flat: Mapping[str, Any], like: Tree, prefix: str = "", fix: str = "choose another --workdir"
+    ) -> Tree:
         saved = {name.removeprefix(prefix): leaf for name, leaf in flat.items() if name.startswith(prefix)}
         wanted, found = ({name: (a.shape, a.dtype) for name, a in tree.items()} for tree in (_to_flat(like), saved))
         differing = sorted({name for name, _ in wanted.items() ^ found.items()})
         if differing:
             raise L2LError(
                 f"the checkpoint of step {step} in {self.folder} is of another configuration "
-                f"({len(differing)} arrays differ, {differing[0]} first): choose another --workdir"
+                f"({len(differing)} arrays differ, {differing[0]} first): {fix}"
             )
         return _from_flat(saved, like)
 

@@ -99,5 +99,5 @@ def test_a_workdir_keeps_to_its_network(tmp_path):
     Workdir(tmp_path, {"network": ("0.2", "b")})  # another version of JAX writes programs otherwise
     Workdir(tmp_path, {})
     Workdir(tmp_path, {"network": ("0.2", "a")})  # one without a network was there before
-    with pytest.raises(L2LError, match="holds a run of another network: give the same, or choose another"):
+    with pytest.raises(L2LError, match="holds a run of another network: give the same, or another folder"):
         Workdir(tmp_path, {"network": ("0.2", "b")})

@@ -134,7 +134,8 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
     words = {"ball": "another ball", "defense": "another defense", "optimizers": "other optimizers"}
     for part, theirs in old.get("own", {}).items():
         what = words.get(part, "a network that starts at other weights")
-        _check_program(path, f"with {what}", theirs, new.get("own", {}).get(part))
+        if _differ(theirs, new.get("own", {}).get(part)):
+            raise L2LError(f"{path} holds a run with {what}: give the same, or choose another --workdir")
     for name, others in (("began_with", "other trained weights"), ("demonstrations", "other demonstrations")):
         if (theirs := old.get(name)) and theirs != new.get(name, theirs):
             raise L2LError(f"{path} holds a run that began with {others}: choose another --workdir")
@@ -157,9 +158,10 @@ def _compare_endings(
 
 def check_network(path: str | Path, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
     """Raise an L2LError if two of `models.fingerprint`, if there are two, differ in one version of JAX."""
-    _check_program(path, "of another network", theirs, ours)
+    if _differ(theirs, ours):
+        raise L2LError(f"{path} holds a run of another network: give the same, or another folder")
 
 
-def _check_program(path: str | Path, what: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
-    if theirs and ours and theirs[0] == ours[0] and theirs[1] != ours[1]:
-        raise L2LError(f"{path} holds a run {what}: give the same, or choose another --workdir")
+def _differ(theirs: Sequence[str] | None, ours: Sequence[str] | None) -> bool:
+    """Return whether two of `models.program` differ; one that is missing, or of another version of JAX, does not."""
+    return theirs is not None and ours is not None and theirs[0] == ours[0] and theirs[1] != ours[1]
