@@ -76,9 +76,8 @@ def from_functions(
             if not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating):
                 where = jax.tree_util.keystr(path)
                 raise L2LError(f"the parameter {where} is no array of floats: keep it in the function, not in params")
-        return jax.tree.map(
-            jnp.array, {"params": {}, "batch_stats": {}, **variables}
-        )  # copies, as training donates its state
+        whole = {"params": {}, "batch_stats": {}, **variables}
+        return jax.tree.map(jnp.array, whole)  # copies, as training donates its state
 
     def evaluate(variables: Tree, x: Array) -> Array:
         return _checked(logits(variables, x))
