@@ -19,26 +19,15 @@ import jax.numpy as jnp
 
 from l2ljax import threat
 from l2ljax.models import cnn, resnet, shipped
-from l2ljax.models.adapters import as_classifier, fingerprint, from_functions, from_linen, from_nnx, program
+from l2ljax.models.adapters import as_classifier, fingerprint, from_functions, from_linen, from_nnx
 from l2ljax.models.shipped import PRETRAINED
 from l2ljax.models.torch_state import from_torch_state
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, example_keys
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "CLASSIFIERS",
-    "PRETRAINED",
-    "Classifier",
-    "Pretrained",
-    "as_classifier",
-    "create",
-    "fingerprint",
-    "from_functions",
-    "from_linen",
-    "from_nnx",
-    "from_torch_state",
-    "pretrained",
-    "program",
+    "CLASSIFIERS", "PRETRAINED", "Classifier", "Pretrained", "as_classifier", "create", "fingerprint", "from_functions",
+    "from_linen", "from_nnx", "from_torch_state", "pretrained",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 

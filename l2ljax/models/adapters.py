@@ -41,7 +41,7 @@ MODES = {
     "use_running_average": False,
 }  # fmt: skip
 """The arguments of `__call__` that give a linen network's mode -> their values in training."""
-VARIADIC = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+_VARIADIC = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
 def from_functions(
@@ -130,7 +130,7 @@ def from_linen(
         known = inspect.signature(module.__call__).parameters
         train_kwargs = {mode: value for mode, value in MODES.items() if mode in known}
         eval_kwargs = {mode: not value for mode, value in train_kwargs.items()}
-        needed = [p.name for p in list(known.values())[1:] if p.default is p.empty and p.kind not in VARIADIC]
+        needed = [p.name for p in list(known.values())[1:] if p.default is p.empty and p.kind not in _VARIADIC]
         if unknown := sorted(set(needed) - set(train_kwargs)):
             raise L2LError(f"{name}.__call__ needs {unknown[0]}: give train_kwargs and eval_kwargs, see from_linen")
     training, evaluation = dict(train_kwargs or {}), dict(eval_kwargs or {})

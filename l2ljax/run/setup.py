@@ -10,6 +10,7 @@ from l2ljax import checkpoint, data, defenses, models, threat
 from l2ljax.data.load import divide
 from l2ljax.devices import own_core
 from l2ljax.evaluate.standard import checksum
+from l2ljax.models.adapters import program
 from l2ljax.run.settings import Settings, average, optimizers, total_steps
 from l2ljax.run.trained import named_attack, trained_attack
 from l2ljax.train import AXIS, Step, TrainState, averaged, init_state, make_step, wide_copy
@@ -160,17 +161,17 @@ def _checksums(
     found = {}
     if ball is not None:
         both = lambda key, x: (ball.project(x, 1 - x), ball.sample(key, x), ball.steepest(x))
-        found["ball"] = models.program(both, state.key, images)
+        found["ball"] = program(both, state.key, images)
     if defense is not None:
         objective = lambda *args: defense.objective(*args, "joint")
         one = jax.local_devices()[:1]  # mapped as in training: a vmap would need rules for a defense's callbacks
         mapped = jax.pmap(objective, in_axes=(None, None, 0, 0), axis_name=AXIS, devices=one)
         batch = Batch(images[None], jnp.zeros((1, len(images)), jnp.int32))
         keys = jax.random.split(state.key, (1, len(images)))
-        found["defense"] = models.program(mapped, state.params, state.stats, keys, batch)
+        found["defense"] = program(mapped, state.params, state.stats, keys, batch)
     if optimizers is not None:
         moved = lambda params: [o.update(p, o.init(p), p) for o, p in zip(optimizers, params, strict=True)]
-        found["optimizers"] = models.program(moved, state.params)
+        found["optimizers"] = program(moved, state.params)
     return found
 
 
