@@ -104,7 +104,7 @@ CASES = {
     ("RNN-Adv, ours, beats AdvTrain", 0): [
         ("rnn_adv:table3", "RNN-Adv", "PGD-100", 0.96, 0.90), ("rnn_adv:table3", "AdvTrain", "PGD-100", 0.90, 0.96),
     ],
-    ("RNN-TRADES beats TRADES", 0): [
+    ("RNN-TRADES, ours, beats TRADES", 0): [
         ("rnn_adv:table3", "RNN-TRADES", "margin100", 0.96, 0.90), ("rnn_adv:table3", "TRADES", "margin100", 0.9, 0.96),
     ],
     ("PGD with line search, 3 passes a step, first step at most eps (our choice), beats PGD with 1", 0): [
@@ -113,7 +113,7 @@ CASES = {
     ("training with line search beats AdvTrain", 0): [
         ("rnn_adv:table1", "AdvTrain+BLS", "PGD+BLS", 0.96, 0.8), ("rnn_adv:table1", "AdvTrain", "PGD+BLS", 0.90, 0.9),
     ],
-    ("RNN-Adv's optimizer is stronger with 40 steps than with 10", 0): [
+    ("one optimizer of RNN-Adv, ours, is stronger with 40 steps than with 10", 0): [
         ("rnn_adv:table6", "AdvTrain", "10 steps", 0.96, 0.96), ("rnn_adv:table6", "AdvTrain", "40 steps", 0.90, 0.98),
     ],
     ("Grad L2L, joint, beats PGM training", 0): [
@@ -125,7 +125,7 @@ CASES = {
     ("2-Step L2L beats Grad L2L, both joint", 0): [
         ("l2l:table2", "2-Step L2L", "PGM-20", 0.5, 0.4), ("l2l:table2", "Grad L2L", "PGM-20", 0.4, 0.5),
     ],
-    ("naive L2L fails: it keeps less than a tenth of what PGM training keeps", 0): [
+    ("naive L2L keeps less than a tenth of what PGM training keeps", 0): [
         ("l2l:table2", "Naive L2L", "PGM-20", 0.0, 0.3), (*PGM, "PGM-20", 0.47, 0.47),
     ],
     ("Grad L2L beats PGM training under attacks on another PGM-trained model", 0): [
@@ -141,7 +141,7 @@ CASES = {
         (*PGM, "pgd100", 0.50, 0.50),
         (*PGM, "AutoAttack, fast", 0.45, 0.45),
     ],
-    ("an attacker trained on a fixed model beats PGD at equal steps", 0): [
+    ("attackers of three seeds, trained on one fixed model, beat PGD at equal steps", 0): [
         ("ours:attackers", "RNN on AdvTrain", "PGD", 0.9, 0.9),
         ("ours:attackers", "RNN on AdvTrain", "trained", 0.8, 0.95),
     ],
@@ -191,7 +191,7 @@ def test_places_name_what_differs_between_the_sides(tmp_path):
         "CIFAR-10, resnet20, 10 epochs, worst common attack; passes a step: Grad L2L 2, PGM Net 4"
     )
     assert where["Grad L2L, joint, beats PGM training", "digits"].endswith("passes a step: grad_l2l 2, pgd_adv 11")
-    assert where["RNN-TRADES beats TRADES", "MNIST"] == "MNIST, small_cnn, 12 epochs, worst common attack"
+    assert where["RNN-TRADES, ours, beats TRADES", "MNIST"] == "MNIST, small_cnn, 12 epochs, worst common attack"
 
 
 def test_costs_are_those_of_training_steps(tmp_path):
@@ -217,10 +217,31 @@ def test_the_worst_is_taken_over_attacks_that_both_rows_have():
     assert (more.values, less.values) == ([0.9], [0.85])
 
 
+def test_the_worst_is_taken_over_attacks_on_the_same_images():
+    rows = []
+    for row, on_all, on_few in (("RNN-Adv", 0.80, 0.81), ("AdvTrain", 0.95, 0.90)):
+        rows.append(record(row=row, images=10_000, PGD_100=on_all))
+        rows[-1]["values"]["pgd100"] = {"value": on_few, "images": 1000, "command": "judge"}
+    find = groups.in_worst_case("rnn_adv:table3", "RNN-Adv", "AdvTrain")
+    _, *both = sides_of(find, *rows)
+    assert [(group.values, group.images) for group in both] == [([0.81], 1000), ([0.90], 1000)]
+    rows[1]["values"]["pgd100"]["value"] = 0.97  # now it is the attack on all images under which both keep less
+    assert [group.values for group in sides_of(find, *rows)[1:]] == [[0.80], [0.95]]
+
+
+def test_attacks_of_two_tables_are_compared_on_the_seeds_that_both_have():
+    rows = [record(seed=seed, PGD_10=0.9 + seed / 100) for seed in range(2)]
+    rows.append(record("rnn_adv:table6", seed=1))
+    rows[-1]["values"]["7 steps"] = {"value": 0.8, "images": 10_000, "command": "judge"}
+    sides = (("rnn_adv:table3", "AdvTrain", "PGD-10"), ("rnn_adv:table6", "AdvTrain", "7 steps"))
+    _, more, less = sides_of(groups.two_columns(*sides), *rows)
+    assert (more.name, more.values, less.name, less.values) == ("PGD-10", [0.91], "7 steps", [0.8])
+
+
 def test_a_tenth_of_an_accuracy_has_a_tenth_of_its_error():
     full, none = Group("a tenth", [0.02], 200, scale=0.1), Group("naive", [0.0], 200)
     shown = exceeds("of", "claim", Sides("where", full, none)).shown
-    assert shown.endswith("noise 1.15 (200 images)")  # 2 |(sqrt(.2 * .8 / n) / 10, 1 / n)|
+    assert shown.endswith("noise (b) 1.15 (200 images)")  # 2 |(sqrt(.2 * .8 / n) / 10, 1 / n)|
 
 
 def test_runs_of_another_plan_do_not_count_towards_the_seeds_that_are_wanted():
@@ -236,7 +257,7 @@ def test_runs_of_another_plan_do_not_count_towards_the_seeds_that_are_wanted():
     assert (group.values, group.planned) == ([], 0)
     half = record("l2l:table2", "PGM Net", training={**FULL, "command": plan.cifar("PGM Net").line}, pgd100=0.4)
     assert sides_of(groups.falls(("l2l:table4-v2", "AIT"), ("l2l:table2", "PGM Net")), half).less.planned == 0
-    both = groups.two_columns("rnn_adv:table3", "AdvTrain", "PGD-10", "RNN-Adv")
+    both = groups.two_columns(*(("rnn_adv:table3", "AdvTrain", name) for name in ("PGD-10", "RNN-Adv")))
     assert sides_of(both, record(training=planned, PGD_10=0.9)).more.planned == 1
 
 
@@ -282,7 +303,7 @@ def test_digits_are_read_where_they_are_kept():
     results = Path(__file__).parent.parent / "experiments" / "results"
     where, *both = groups.on_digits("methods", "pgd_adv", "naive_l2l")([], results)
     assert [(len(group.values), group.images) for group in both] == [(3, 397)] * 2
-    assert where.startswith("digits, digits_cnn, 60 epochs, one-cycle rate, Cutout, PGD-100")
+    assert where.startswith("digits, digits_cnn, 60 epochs, one-cycle rate, Cutout, attackers of width 16, PGD-100")
 
 
 def test_the_page_counts_the_papers_claims_and_ours_apart():

@@ -53,7 +53,6 @@ TABLES: dict[str, _Rows] = {
         "scale 0.25": {"options": "scale=0.25"},
         "scale 5 = 1/eps, the paper's": {"options": "scale=5"},
         "gradient not normalized, the paper's": {"options": "normalize=none"},
-        "scale 5 and not normalized, as printed": {"options": "scale=5,normalize=none"},
         "weights final": {"options": "weights=final"},
         "biases": {"options": "biases=True"},
         "phi's learning rate 1e-3": {"attacker_lr": 1e-3},
@@ -77,11 +76,12 @@ TABLES: dict[str, _Rows] = {
 }  # fmt: skip
 TITLES = {
     "methods": "digits: methods as `ours` (one-cycle rate to 3e-3, Cutout 2), the L2L ones with attackers of width 16",
-    "recipes": "digits: as released or printed, and ours, at a constant rate of 1e-3 without Cutout",
+    "recipes": "digits: as released or printed, and ours, at a constant rate of 1e-3 without Cutout; L2L's attackers "
+    "of width 16",
     "rnn": "digits: RNN-Adv's choices, at a constant rate of 1e-3 without Cutout",
     "ingredients": "digits: ingredients of training, RNN-Adv with 3 steps, constant rate of 1e-3 or one-cycle to 3e-3",
     "steps": "digits: the attack in training, at a constant rate of 1e-3 without Cutout",
-    "slim": "digits: L2L's slim attacker, at a constant rate of 1e-3 without Cutout",
+    "slim": "digits: L2L's attackers at width 16, at a constant rate of 1e-3 without Cutout",
 }
 """Table -> its title in BENCHMARKS.md."""
 

@@ -9,7 +9,7 @@ from the plan.
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from l2ljax import data, defenses
 from l2ljax.report.markdown import grid
@@ -94,8 +94,13 @@ def costs(results: Path) -> str:
     ]
     rows = {row: columns["seconds per epoch"] for row, columns in TABLES["rnn_adv:table2"].rows.items()}
     others, about_others = _measured(results / "costs_resnet20.json")
+    sizes = {row: columns["parameters"] for row, columns in TABLES["rnn_adv:table2"].rows.items()}
     other_cells = [
-        [METHODS[row], *_ratio(others, METHODS[row], "rnn_adv"), f"{time / rows['RNN-Adv']:.2f}"]
+        [
+            *(METHODS[row], *_ratio(others, METHODS[row], "rnn_adv"), f"{time / rows['RNN-Adv']:.2f}"),
+            f"{others[METHODS[row]].parameters:,}" if METHODS[row] in others else "-",
+            f"{sizes[row]:,.0f}",
+        ]
         for row, time in rows.items()
     ]
     return "\n\n".join([
@@ -104,13 +109,19 @@ def costs(results: Path) -> str:
         f"The papers timed GPUs. {about}",
         grid(["step on wrn_34_10", "passes", "multiplications / plain", "time / plain", "paper"], cells),
         about_others,
-        grid(["step on resnet20", "multiplications / rnn_adv", "time / rnn_adv", "paper, network not named"],
-             other_cells),
+        grid(["step on resnet20", "multiplications / rnn_adv", "time / rnn_adv", "paper, network not named",
+              "attacker's parameters", "paper"], other_cells),
     ])  # fmt: skip
 
 
-_Step = tuple[Sequence[float], float]
-"""Seconds by round, and operations."""
+class _Step(NamedTuple):
+    """A training step that was timed."""
+
+    seconds: Sequence[float]
+    """By round."""
+    operations: float
+    parameters: int
+    """The attacker's."""
 
 
 def _measured(path: Path) -> tuple[dict[str, _Step], str]:
@@ -121,7 +132,8 @@ def _measured(path: Path) -> tuple[dict[str, _Step], str]:
     if not (rows := [row for row in record["speed"] if row["program"] == "l2ljax"]):
         return {}, "Not measured."
     first = rows[0]
-    return {row["method"]: (row["seconds"], row["flops"]) for row in rows}, (
+    steps = {row["method"]: _Step(row["seconds"], row["flops"], row["attacker_parameters"]) for row in rows}
+    return steps, (
         f"{record['machine']}, {record['devices']} device(s), {record['date']}: a step of {first['method']} on "
         f"{first['batch_size']} images takes {statistics.median(first['seconds']):.2g} s."
     )
@@ -131,8 +143,9 @@ def _ratio(steps: Mapping[str, _Step], method: str, other: str) -> list[str]:
     """Return a step's operations by another's, and the median of its times by the other's, with the range."""
     if method not in steps or other not in steps:
         return ["-", "-"]
-    (seconds, flops), (reference, fewest) = steps[method], steps[other]
-    return [f"{flops / fewest:.2f}", speeds.RATIO.format(**speeds.quotient(seconds, reference))]
+    ours, least = steps[method], steps[other]
+    ratio = speeds.quotient(ours.seconds, least.seconds)
+    return [f"{ours.operations / least.operations:.2f}", speeds.RATIO.format(**ratio)]
 
 
 _ABOUT = """A cell is ours, then the paper's number, then the difference in points; where the paper's number is of
@@ -144,7 +157,8 @@ sizes and epochs). Between data sets only data, network, radius and epochs are c
 is one between implementations alone: the budgets differ. All models are judged in their last state; L2L's papers and
 RNN-Adv's print the lowest of five seeds. In brackets behind a column is its number of test images; columns `ours: NAME`
 are the attack of that name in the README, and `RNN-Adv` is the attacker of our RNN-Adv of seed 0, trained with 7 steps,
-with 10."""
+with 10. No paper has the rows `RNN-Adv, as printed`, `Plain` of L2L's Table 2, and `L2L by coordinate`; `R+, D+`,
+`delta+, y+` and `L2L-DA` are one model of L2L-DA's."""
 _OURS = {"pgd100": "ours: pgd100", "margin100": "ours: margin100"}
 """Heads of columns that are no paper's."""
 
@@ -168,7 +182,18 @@ def section(name: str, table: Table, measured: Sequence[Record]) -> str:
     heads = [_head(column, measured) for column in columns]
     title = f"### {name}: {table.title} ({'; '.join(table.printed)})"
     about = [f"The schedule of all rows: {'; '.join(common)}."] if common else []
-    return "\n\n".join([title, *about, grid(["row", "schedule", "seeds", *heads], cells)])
+    return "\n\n".join([title, *about, *_attacks(name, columns), grid(["row", "schedule", "seeds", *heads], cells)])
+
+
+def _attacks(table: str, columns: Sequence[str]) -> list[str]:
+    """Return a line with the attacks, by their names in the README, of the columns that have another name."""
+    known: dict[str, set[str]] = {}
+    for part in PARTS:
+        for column, attack in part.columns.items() if part.table == table else ():
+            of_row = "trained on each row's model" if attack.startswith("trained:") else attack
+            known.setdefault(column, set()).update({of_row} - {column, "clean", "mean draw"})
+    listed = [f"{column} is {' or '.join(sorted(known[column]))}" for column in columns if known.get(column)]
+    return [f"Attacks: {'; '.join(listed)}."] * bool(listed)
 
 
 def cell(column: str, table: Table, row: str, seeds: Sequence[Record]) -> str:

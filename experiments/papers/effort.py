@@ -20,6 +20,7 @@ __all__ = [
     "ENDS",
     "GENERATORS",
     "PASSES",
+    "SPEEDS",
     "TRAIN_IMAGES",
     "Effort",
     "judging",

@@ -64,7 +64,7 @@ class Answer(NamedTuple):
     answer: str
     """yes; no; no difference found; open."""
     shown: str
-    """The numbers and the noise."""
+    """The numbers and the noise: (a) the seeds' range, (b) the images' error."""
     seeds: int = 0
     """The number of seeds of the smaller group: with one, the noise does not include the seeds'."""
     settled_by: str = ""
@@ -93,7 +93,9 @@ def exceeds(of: str, claim: str, sides: Sides) -> Answer:
         answer, settled_by = "open", _budget(more, less, abs(difference), spread, error)
     listed = [f"{group.name} {', '.join(_number(value, group) for value in group.values)}" for group in (more, less)]
     about = f" ({_images(more, less):,} images)" if more.images else ""
-    shown = f"{'; '.join(listed)}; noise {_number(noise, more) if known else 'unknown'}{about}"
+    sources = {"(a)": spread if spread or seeds > 1 else None, "(b)": error if more.images else None}
+    errors = ", ".join(f"{name} {_number(size, more)}" for name, size in sources.items() if size is not None)
+    shown = f"{'; '.join(listed)}; noise {errors if known else 'unknown'}{about}"
     return Answer(of, claim, where, answer, shown, seeds, settled_by)
 
 

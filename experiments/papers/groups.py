@@ -27,26 +27,32 @@ Find = Callable[[Sequence[Record], Path], Sides]
 Cell = Mapping[str, Any]
 Row = tuple[str, str]
 """Table and row."""
+Column = tuple[str, str, str]
+"""Table, row and column."""
 
 ATTACKS = (
     "PGD-10", "PGD-100", "PGM-20", "PGM-100", "PGD10", "PGD100", "FGSM", "pgd100", "margin100", "CW-20", "CW-100",
-    "CW100", "CW1000", "PGD", "PGD+BLS", "AutoAttack", "AutoAttack, fast", "RNN-Adv", "L2LDA", "AdvGAN", "GAP",
-    "L2L-DA",
+    "CW100", "CW1000", "PGD", "PGD+BLS", "AutoAttack", "AutoAttack, fast", "L2LDA", "AdvGAN", "GAP", "L2L-DA",
 )  # fmt: skip
-"""Columns for a row's worst case, if all rows of a comparison have them."""
+"""Columns for a row's worst case, if all rows of a comparison have them: no attacker that learned with a row."""
 _SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 _CHOSEN = {"methods": "one-cycle rate, Cutout", "recipes": "constant rate", "slim": "constant rate"}
 """Table of experiments/ablation.py -> what its rows share."""
+_L2L = ("naive_l2l", "grad_l2l", "two_step_l2l", "wide", "slim")
+"""Rows of these tables with attackers of L2L, all of the recipe's width."""
 
 
 def in_worst_case(table: str, more: str, less: str) -> Find:
-    """Compare two rows by the lowest accuracy per seed among the attacks that both have."""
+    """Compare two rows by the lowest accuracy per seed among the attacks that both have, all on the same images.
+
+    Of attacks on 1,000 images and others on 10,000 those count under which both rows together keep less.
+    """
 
     def find(records: Sequence[Record], results: Path) -> Sides:
         rows = (table, more), (table, less)
         of_row = _alike(records, *rows)
         every = [record["values"] for found in of_row for record in found]
-        common = [c for c in ATTACKS if every and all(c in values for values in every)]
+        common = _common(every)
         lowest = [[min(common, key=lambda c: _value(r["values"][c])) for r in f if common] for f in of_row]
         groups = [
             _group(records, row, common or ATTACKS, [r["values"][c] for r, c in zip(found, names, strict=False)])
@@ -82,13 +88,17 @@ def at_equal_passes(more: str, less: str) -> Find:
     return find
 
 
-def two_columns(table: str, row: str, more: str, less: str) -> Find:
-    """Compare two columns of one row: two attacks on the same models."""
+def two_columns(more: Column, less: Column) -> Find:
+    """Compare two columns of one row, or of one in two tables: two attacks on the same models."""
 
     def find(records: Sequence[Record], results: Path) -> Sides:
-        [found] = _alike(records, (table, row))
-        groups = [_column(records, (table, row), name, found)._replace(name=name) for name in (more, less)]
-        return Sides(_where(records, row, (table, row)), *groups)
+        groups, rows = [], [column[:2] for column in (more, less)]
+        of_row = _alike(records, *rows)
+        seeds = set.intersection(*({record["seed"] for record in found} for found in of_row))
+        for (table, row, name), found in zip((more, less), of_row, strict=True):
+            alike = [record for record in found if record["seed"] in seeds]
+            groups.append(_column(records, (table, row), name, alike)._replace(name=name))
+        return Sides(_where(records, more[1], *rows), *groups)
 
     return find
 
@@ -124,7 +134,8 @@ def on_digits(table: str, more: str, less: str) -> Find:
             images = min((run["eval_size"] for run in found), default=0)
             groups.append(Group(row, values, images or None, (path.stem, row), available=images))
         steps = _passes({row: ablations.passes(row) for row in (more, less)})
-        return Sides(", ".join(["digits", *sorted(places), _CHOSEN[table], "PGD-100"]) + steps, *groups)
+        width = ["attackers of width 16"] * any(row.startswith(_L2L) for row in of_row)
+        return Sides(", ".join(["digits", *sorted(places), _CHOSEN[table], *width, "PGD-100"]) + steps, *groups)
 
     return find
 
@@ -159,6 +170,17 @@ def _alike(records: Sequence[Record], *rows: Row) -> list[list[Record]]:
     every = [[record for record in records if (record["table"], record["row"]) == row] for row in rows]
     kinds = {_kind(record["training"]) for found in every for record in found}
     return every if len(kinds) == 1 else [[] for _ in rows]
+
+
+def _common(every: Sequence[Mapping[str, Cell]]) -> list[str]:
+    """Return the attacks that all rows of cells have, on the images under which they keep least."""
+    of_images: dict[int, list[str]] = {}
+    for column in ATTACKS:
+        cells = [values[column] for values in every if column in values]
+        if len(cells) == len(every) > 0 and len({cell["images"] for cell in cells}) == 1:
+            of_images.setdefault(cells[0]["images"], []).append(column)
+    kept = lambda columns: sum(min(_value(values[c]) for c in columns) for values in every)
+    return min(of_images.values(), key=kept, default=[])
 
 
 def _value(cell: Cell) -> float:

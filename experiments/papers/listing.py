@@ -7,7 +7,7 @@ from pathlib import Path
 from l2ljax.report.markdown import grid
 from l2ljax.types import L2LError
 from papers import plan, records
-from papers.effort import Effort
+from papers.effort import SPEEDS, Effort
 from papers.jobs import Job, Part, effort_of
 from papers.printed import printed
 from papers.targets import ARCHITECTURES, TABLES, Table
@@ -90,8 +90,11 @@ def shortfall() -> str:
         "Results are missing for lack of time: on two CPU cores with AVX-512 the planned ones take about "
         f"{total.hours('cpu'):.0f} hours (estimated from counted multiplications; with AVX2 alone twice as long). "
         "Tables share models, which count in each. Rows that are not planned are, in their papers, on networks, data "
-        "and schedules for which two cores would need a day or more each, and no smaller stand-in is planned: the last "
-        "column has their hours on a data-center GPU, at their paper's own settings. "
+        "and schedules for which two cores would need a day or more each, and no smaller stand-in is planned; columns "
+        "that are not, slow attacks and attackers trained on one model each, are left out of planned rows. The last "
+        "column has such rows' hours at their paper's own settings on a data-center GPU, taken to make "
+        f"{SPEEDS['gpu']:.0e} multiplications a second. No row stands for L2L's Table 3 on CIFAR-100, for AIT in L2L "
+        "v2's Figure 5, and for RNN-Adv's Restricted ImageNet (its Appendix C). "
         "`python experiments/reproduce.py --only=TABLE/ROW --minutes=N` runs planned rows, with `--printed` those of "
         "the papers. The papers' column `Min` is the lowest of its row, and not repeated."
     )

@@ -4,6 +4,7 @@ draw(Path("experiments/results/passes.png"), points(Path("experiments/results"))
 """
 
 import math
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ class Point(NamedTuple):
 
     panel: str
     label: str
-    """The method, and where the row adds an ingredient, as "n_fgsm with AWP"."""
+    """The method, and where the row adds an ingredient, as "n_fgsm with AWP", or leaves out ours, as printed."""
     passes: float
     """Forward and backward passes over a training image, in all epochs."""
     accuracy: float
@@ -83,7 +84,7 @@ def _papers(results: Path) -> Iterator[Point]:
         if "pgd100" in record["values"] and record["table"] not in _ABLATIONS:
             rows.setdefault((record["table"], record["row"], record["training"]["epochs"]), []).append(record)
     for (_, row, _), seeds in rows.items():
-        run, added = seeds[0]["training"], "".join(row.partition(" with ")[1:])
+        run, added = seeds[0]["training"], "".join(re.findall(r" with .*|, as printed", row))
         share = (run.get("train_size") or effort.TRAIN_IMAGES[run["dataset"]]) / effort.TRAIN_IMAGES[run["dataset"]]
         cells = [record["values"]["pgd100"] for record in seeds]
         values, steps = [cell["value"] for cell in cells], run["options"].get("steps")
@@ -115,7 +116,7 @@ def draw(path: Path, found: Sequence[Point]) -> None:
     columns = min(len(shown), 3)
     height = math.ceil(len(shown) / columns)
     figure, panels = canvas((4.6 * columns + 1.5, 4.0 * height), height, columns)
-    learns = {point.label: defenses.find(point.label.partition(" ")[0]).learns for point in found}
+    learns = {point.label: defenses.find(re.split("[ ,]", point.label)[0]).learns for point in found}
     labels = sorted(learns, key=lambda label: (learns[label], label))
     for axes in panels.flat[len(shown) :]:
         axes.remove()

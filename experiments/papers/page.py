@@ -13,11 +13,11 @@ __all__ = ["RESULTS", "SPEED", "TITLES", "compact", "markdown", "section"]
 
 HEAD = """# Benchmarks
 
-Made by `python experiments/reproduce.py --tables` from experiments/results; no number is typed by hand. The JSON of a
-section, and of a row of the papers' tables in experiments/results/papers, has its command and versions; searches of
-learning rates for GAIL are in experiments/results/searched.
-[Accuracy against training passes](experiments/results/passes.png) plots all of these models; where
-passes are equal, the markers stand side by side.
+Made by `python experiments/reproduce.py --tables` from experiments/results; no measured number is typed by hand. The
+JSON of a section, and of a row of the papers' tables in experiments/results/papers, has its command and versions;
+searches of learning rates for GAIL are in experiments/results/searched.
+[Accuracy against training passes](experiments/results/passes.png) plots what PGD-100 leaves of each method's models,
+below, but for the ablations; where passes are equal, the markers stand side by side.
 """
 RESULTS = Path("experiments/results")
 SPEED = ("goals", "speed", "gail_speed", "throughput", "scaling")

@@ -130,7 +130,8 @@ def printed(table: str, row: str, seed: int = 0) -> list[Part]:
         others = {letter: model(table, other, seed + 1) for letter, other in plan.DA_SURROGATES.items()}
         return [plan.da_black(victim, row, k, other, _tuned("l2l_da", other)) for k, other in others.items()]
     columns, before = {}, dict[str, Job]()
-    for column in TABLES[table].columns:
+    wanted = TABLES[table].rows[row] or TABLES[table].columns  # all for a row of ours, without numbers
+    for column in wanted:
         if (name := COLUMNS[recipe_of(table)].get(column)) is not None:
             columns[column] = name
         elif column == "own attacker" and victim.about["method"] in effort.GENERATORS:
@@ -143,8 +144,7 @@ def printed(table: str, row: str, seed: int = 0) -> list[Part]:
             tuned = _tuned(TUNED[column], victim)
             columns[column] = f"trained:{tuned.folder}"
             before[tuned.made] = tuned
-    natural = "Natural" in TABLES[table].columns
-    return [white(table, row, victim, columns, IMAGES, *before.values(), natural=natural)]
+    return [white(table, row, victim, columns, IMAGES, *before.values(), natural="Natural" in wanted)]
 
 
 def _tuned(name: str, victim: Job) -> Job:

@@ -143,9 +143,9 @@ def goals(record: Mapping[str, Any]) -> str:
         theirs = f"{statistics.median(row['theirs']):.4g} ({row['rival']})" if "rival" in row else "-"
         wanted = f"{'at most' if row['most'] else 'at least'} {row['goal']:g}"
         ours, met = f"{statistics.median(row['ours']):.4g}", "yes" if row["met"] else "no"
-        return [row["title"], wanted, RATIO.format(**row["ratio"]), met, ours, theirs]
+        return [row["title"], wanted, RATIO.format(**row["ratio"]), f"{len(row['ours'])}", met, ours, theirs]
 
-    header = ["torch's time / ours, or seconds", "goal", "median (range)", "met", "ours, s", "theirs, s"]
+    header = ["torch's time / ours, or seconds", "goal", "median (range)", "runs", "met", "ours, s", "theirs, s"]
     parts = [grid(header, [cells(row) for row in record["goals"]]), record["bounds"]]
     grown = [row for name in ("growth", "growth_steps") for row in record["records"].get(name, {}).get("speed", [])]
     if grown:
@@ -168,8 +168,8 @@ def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
     for (method, size, length), (ours, *theirs) in sorted(steps.items()):
         ratios = (f"{_quotient(row['seconds'], ours['seconds'])} {row['program']}" for row in theirs)
         seconds = f"{statistics.median(ours['seconds']):.4g}"
-        cells.append([method, f"{size}", f"{length}", seconds, ", ".join(ratios)])
-    return grid(["training step", "batch", "attack steps", "ours, s", "theirs / ours"], cells)
+        cells.append([method, f"{size}", f"{length}", seconds, f"{len(ours['seconds'])}", ", ".join(ratios)])
+    return grid(["training step", "batch", "attack steps", "ours, s", "runs", "theirs / ours (range)"], cells)
 
 
 def scaling(record: Mapping[str, Any]) -> str:

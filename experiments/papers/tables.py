@@ -62,7 +62,11 @@ def verdicts(record: Mapping[str, Any]) -> str:
 def cycle(record: Mapping[str, Any]) -> str:
     """Return experiments/cycle.py in Markdown: the players' final distances from the equilibrium, 1 at the start."""
     rows = [[name, f"{distance:.4f}"] for name, distance in record["distances"].items()]
-    about = f"min over x, max over y of x y from (1, 0): {record['steps']:,} steps of {record['step']:g}."
+    about = (
+        f"min over x, max over y of x y from (1, 0): {record['steps']:,} steps of {record['step']:g} (1e-4 in the "
+        "paper). Each moves gradient steps out by a factor sqrt(1 + step^2), so that the circle closes as they shrink; "
+        "the learned attacker is y = phi x, whose phi ascends."
+    )
     return f"{about}\n\n{grid(['players', 'distance from the equilibrium'], rows)}"
 
 
@@ -101,7 +105,8 @@ def _over_seeds(record: Mapping[str, Any]) -> str:
         settings.setdefault(ablations.passes(row), []).append(f"`{row}`")
     listed = "; ".join(f"{passes:g} {', '.join(rows)}" for passes, rows in sorted(settings.items()))
     return (
-        f"{over_seeds(record)}\n\nPasses of a training step: {listed if len(settings) > 1 else f'{min(settings):g}'}."
+        f"{over_seeds(record)}\n\nModels in their last state. The worst case is per image, right under every attack of "
+        f"the row. Passes of a training step: {listed if len(settings) > 1 else f'{min(settings):g}'}."
     )
 
 

@@ -101,9 +101,11 @@ def about(result: Mapping[str, Any]) -> str:
         f"{result['episodes']} episodes{' in gymnasium' if result['gymnasium'] else ''} with the last policy; "
         "`lowest after` is the lowest mean of 20 iterations, of any seed, after reaching 95 % of the expert, `lowest "
         "late` that in the second half of the run; `max theta_D` the discriminator's largest parameter; `gap closed` "
-        "how much of the way from the frozen control to the expert. An arm is an updater of the discriminator, or a "
+        "how much of the way from the frozen control to the expert. `at iteration` is the median over seeds, `last 20` "
+        "the mean of as many iterations. An arm is an updater of the discriminator: adam, ascent (plain gradient "
+        "steps), l2l_dense (L2L's network of all gradients) or l2l_coordinate (a network for each coordinate); or a "
         "control: frozen never moves, wrong_sign pays the opposite, shuffled has the expert's actions in other states, "
-        "cloning has no discriminator.",
+        "cloning has no discriminator. An episode of FixedCartPole goes on after the fall.",
         f"Iterations per second, all seeds together, on {result['machine']}: {speeds}." if speeds else "",
         f"`{result['command']}`",
     ]
