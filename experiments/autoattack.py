@@ -11,10 +11,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from bench import benchmark, rivals
-from l2ljax import data, devices, threat
+from bench import benchmark, passes, rivals
+from l2ljax import devices, threat
 from l2ljax.evaluate import run_standard_evaluation
 from l2ljax.files import check_writable, write_json
 from l2ljax.run.trained import load_classifier, read_config
@@ -51,10 +50,8 @@ def main(flags: Flags) -> None:
     rivals.package("pyautoattack")
     check_writable(flags.out)
     saved = read_config(flags.victim)
-    dataset = data.load(saved["dataset"], flags.data_dir or saved.get("data_dir"))
-    images, y = (np.concatenate(both)[: flags.images] for both in zip(dataset.test, dataset.train, strict=True))
+    x, y = passes.examples(saved, flags.data_dir, flags.images)
     logits_fn = load_classifier(flags.victim)
-    x = data.pixels(images)
     compiled, rounds = benchmark.compile_clock(), []
     for seed in range(flags.seeds):
         key, before, began = jax.random.key(seed), compiled(), time.perf_counter()

@@ -18,8 +18,7 @@ from typing import Any
 import jax
 
 from l2ljax import defenses
-from l2ljax.checkpoint import place
-from l2ljax.evaluate.standard import checksum
+from l2ljax.checkpoint import digest, place
 from l2ljax.files import write_files
 from l2ljax.models.shipped import named_arrays, to_bytes
 from l2ljax.run.judge import evaluation_folder
@@ -60,7 +59,7 @@ def main(flags: Flags) -> None:
         "options": {**defenses.options(settings["method"]), **settings["options"]},  # whatever the defaults become
         "state": place(flags.victim)[1],
         **{name: report[name] for name in ("command", "parameters", "versions")},
-        "judged": judged(flags.victim, settings, checksum(logits_fn), learned=bool(jax.tree.leaves(attacker))),
+        "judged": judged(flags.victim, settings, digest(logits_fn), learned=bool(jax.tree.leaves(attacker))),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     text = json.dumps(card, indent=2) + "\n"

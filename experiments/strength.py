@@ -2,7 +2,7 @@
 
     python experiments/strength.py --victims=runs/mnist_pgd_adv,runs/mnist_l2l_da --attackers=runs/mnist_l2l_da
 
-PGD and the trained attackers attack each test image `draws` times with other starts or latents; one that draws neither,
+PGD and trained attackers attack each test image `draws` times with other starts or latents; one that draws neither,
 like L2L's, starts at a uniform draw from the ball (section 4). The curves are means over images of the largest loss,
 with a band of one standard deviation among the draws.
 """
@@ -34,6 +34,7 @@ class Flags:
     """Workdirs of runs, separated by commas."""
     attackers: str
     """Workdirs of runs with a trained attacker, separated by commas."""
+    data_dir: str | None = None
     steps: Count = 10
     draws: Count = 10
     eval_size: Count = 1000
@@ -65,7 +66,7 @@ def prepared(flags: Flags, victim: str) -> tuple[LogitsFn, data.Split, dict[str,
     for name, workdir in zip(short_names(["PGD", *attackers])[1:], attackers, strict=True):
         attack = load_attacker(workdir, steps=flags.steps, path=True, ball=ball)
         tried[name] = attack if draws(read_config(workdir)) else restarted(attack, ball)
-    test = data.load(saved["dataset"], saved.get("data_dir")).test
+    test = data.load(saved["dataset"], flags.data_dir or saved.get("data_dir")).test
     return load_classifier(victim), test.take(slice(flags.eval_size)), tried
 
 
@@ -79,8 +80,7 @@ def restarted(path: Attack, ball: threat.Ball) -> Attack:
     """Return the attack from a uniform draw of the ball around x, each iterate projected onto that ball."""
 
     def attack(logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
-        iterates = path(logits_fn, key, ball.sample(fold_in(key, 0), x), y)
-        return jax.vmap(lambda moved: ball.project(moved, x))(iterates)
+        return jax.vmap(lambda moved: ball.project(moved, x))(path(logits_fn, key, ball.sample(fold_in(key, 0), x), y))
 
     return attack
 

@@ -9,6 +9,7 @@ read without this library, and reading it runs no code.
 """
 
 import functools
+import hashlib
 import logging
 import os
 import sys
@@ -24,7 +25,7 @@ import numpy as np
 from l2ljax.models import shipped
 from l2ljax.types import L2LError, Tree, is_key, one_line
 
-__all__ = ["CHECKSUM", "Checkpoints", "Damaged", "place", "restore_player"]
+__all__ = ["CHECKSUM", "Checkpoints", "Damaged", "digest", "place", "restore_player"]
 
 
 CHECKSUM = "checksum"
@@ -206,6 +207,15 @@ def restore_player(workdir: str | Path, player: str, like: tuple[Tree, Tree]) ->
     if score and restored[2] < 0:
         raise L2LError(f"{folder} chose no state in validation: leave out @best")
     return restored[0], restored[1]
+
+
+def digest(arrays: Any, *texts: str) -> str:
+    """Return the SHA-256 of a tree's arrays, like the weights in a `jax.tree_util.Partial`, and of texts."""
+    total = hashlib.sha256()
+    leaves = [jax.random.key_data(a) if is_key(a) else a for a in jax.tree.leaves(arrays)]
+    for content in (*(np.ascontiguousarray(a).tobytes() for a in leaves), *map(str.encode, texts)):
+        total.update(content)
+    return total.hexdigest()
 
 
 def _checksum(flat: Mapping[str, Any]) -> np.ndarray:

@@ -23,11 +23,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from l2ljax.types import Array, L2LError, Tree
+from l2ljax.types import L2LError, Tree
 from l2ljax.values import Count, checked
 
 __all__ = [
-    "AXIS", "MOST", "cores", "first", "keep_freed_memory", "on_each", "one_per_core", "own_core", "placed", "replicate",
+    "AXIS", "MOST", "cores", "first", "keep_freed_memory", "on_each", "one_per_core", "own_core", "replicate",
     "round_up", "shard",
 ]  # fmt: skip
 __dir__ = lambda: __all__
@@ -140,11 +140,6 @@ def first(count: Count | None) -> list[jax.Device]:
     if count is not None and count > len(local):
         raise L2LError(f"--devices={count}: this machine has {len(local)}")
     return local[:count]
-
-
-def placed(array: Array) -> jax.ShapeDtypeStruct:
-    """Return the array's shape, type and placement, to compile for."""
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
 def _on(local: list[jax.Device], parts: PartitionSpec) -> NamedSharding:

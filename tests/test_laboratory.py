@@ -105,7 +105,7 @@ TIMED = {"model": "digits_cnn", "attacks": "pgd2", "batch_sizes": "8"}
         ("goals", {"victim": Path("none")}, "there is no none/config.json"),
         ("goals", {"data_dir": Path("none")}, "there is no none"),
         ("gpu", {"models": "resnet20,no_net"}, "unknown classifier 'no_net'"),
-        ("gpu", {"dtypes": "bf16"}, "--dtypes=bf16: give bfloat16 or float32"),
+        ("gpu", {"dtypes": "bf16"}, "--dtypes=bf16: give float32 or bfloat16"),
         ("gpu", {"programs": "pgd10,foo"}, "unknown attack"),
         ("gpu", {"programs": "pgd10:foo"}, "unknown program pgd10:foo"),
         ("gpu", {"methods": "foo"}, "unknown method"),

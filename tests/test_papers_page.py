@@ -104,7 +104,14 @@ def test_costs_stand_beside_the_papers_in_both_forms(tmp_path):
 
     rows = {"plain": ([1.0, 2.0], 10), "grad_l2l": ([2.0, 6.0], 20), "grad_l2l:alternating": ([5.0, 10.0], 34)}
     speed = [
-        {"method": method, "program": "l2ljax", "seconds": seconds, "flops": flops, "batch_size": 8}
+        {
+            "method": method,
+            "program": "l2ljax",
+            "seconds": seconds,
+            "flops": flops,
+            "batch_size": 8,
+            "attacker_parameters": 120,
+        }
         for method, (seconds, flops) in rows.items()
     ]
     speed.append({**speed[1], "program": "torch", "seconds": [9.0, 9.0]})
@@ -116,7 +123,7 @@ def test_costs_stand_beside_the_papers_in_both_forms(tmp_path):
     assert ["grad_l2l", "2", "2.00", "2.50 (2.00-3.00)", "5.80"] in said  # 617.5 s / 106.5 s
     assert ["grad_l2l, alternating", "4", "3.40", "5.00 (5.00-5.00)", "5.80"] in said
     assert ["two_step_l2l", "3", "-", "-", "7.56"] in said
-    assert ["rnn_trades", "-", "-", "1.65"] in said  # 443.52 s / 268.5 s; not measured
+    assert ["rnn_trades", "-", "-", "1.65", "-", "120"] in said  # 443.52 s / 268.5 s; not measured
 
 
 def test_the_overview_has_means_over_seeds_at_the_passes_of_the_methods(tmp_path):

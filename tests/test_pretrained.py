@@ -16,8 +16,7 @@ import pytest
 
 import l2ljax
 from l2ljax import attacks, data, defenses, losses, models
-from l2ljax.checkpoint import Checkpoints
-from l2ljax.evaluate.standard import checksum
+from l2ljax.checkpoint import Checkpoints, digest
 from l2ljax.files import write_json
 from l2ljax.models import shipped
 from l2ljax.run import judge, trained
@@ -49,7 +48,7 @@ def test_a_model_has_the_accuracy_of_its_card(name):
     """Within three standard deviations, on 32 images; PGD-20 is at most 2 points weaker than PGD-100."""
     model = models.pretrained(name)
     judged, split = model.card["judged"], kept(model.card["dataset"])
-    assert checksum(model.logits_fn) == judged["model_sha256"]  # the very weights that were judged
+    assert digest(model.logits_fn) == judged["model_sha256"]  # the very weights that were judged
     x, y = data.pixels(split.images), jnp.asarray(split.labels)
     x_adv = jax.jit(attacks.create("pgd20", model.ball))(model.logits_fn, KEY, x, y)
     for images, expected in ((x, judged["clean_acc"]), (x_adv, judged["attacks"]["pgd100"])):
@@ -169,7 +168,7 @@ def make_run(workdir, score=0.5):
     write_json(workdir / "report.json", {"command": "train", "parameters": {"attacker": 120}, "versions": {}})
     for victim in (str(workdir), f"{workdir}@best") if score >= 0 else ():
         judged = {"standard": 0.25, "pgd100": 0.5, "own": 0.5}
-        about = {"model_sha256": checksum(trained.load_classifier(victim)), "norm": card["norm"], "attacks": judged}
+        about = {"model_sha256": digest(trained.load_classifier(victim)), "norm": card["norm"], "attacks": judged}
         about |= {"images": 20, "command": "judge", "date": "2000-01-01"}
         result = {"dataset": card["dataset"], "eps": card["eps"], "clean_acc": "75.00", "provenance": about}
         write_json(judge.evaluation_folder(victim) / "robustbench.json", result)
@@ -201,7 +200,7 @@ def test_a_packed_run_loads_and_is_what_was_judged(run, tmp_path, monkeypatch):
         for file, content in zip(("mine.npz", "mine.json"), whole[victim], strict=True):
             (tmp_path / file).write_bytes(content)
         model = models.pretrained("mine")
-        assert checksum(model.logits_fn) == model.card["judged"]["model_sha256"]
+        assert digest(model.logits_fn) == model.card["judged"]["model_sha256"]
         assert (model.card["state"], model.card["judged"]["clean_acc"]) == (state, 0.75)
         jax.tree.map(functools.partial(scaled, factor), model.variables, last)
         attacker = trained.restore_attacker("pretrained:mine")[1]

@@ -4,10 +4,11 @@ import dataclasses
 import importlib.util
 import itertools
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from bench import rivals, training
 from l2ljax import attacks, defenses, devices, models, threat
+from l2ljax.run.settings import Dtype
 from l2ljax.types import L2LError
 from l2ljax.values import Count, Positive, parse_list
 
@@ -84,7 +85,7 @@ class Cell(NamedTuple):
 def cells(flags: Flags) -> list[Cell]:
     """List the comparisons, after a look at every name and number: nothing begins that would fail."""
     archs, sizes = parse_list(str, flags.model, "--model"), parse_list(Count, flags.batch_sizes, "--batch-sizes")
-    dtypes = parse_list(Literal["float32", "bfloat16"], flags.dtypes, "--dtypes")
+    dtypes = parse_list(Dtype, flags.dtypes, "--dtypes")
     attacked = split(flags.attacks if flags.attacks is not None else "" if flags.train else "pgd10")
     lengths = parse_list(Count, flags.steps, "--steps") if flags.steps else [None]
     ball, rival = threat.linf(threat.parse_eps(flags.eps)), rivals.split(flags.rivals)

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -20,6 +20,7 @@ from l2ljax import data, defenses, models
 from l2ljax.files import check_writable, write_json
 from l2ljax.run import experiment, judge
 from l2ljax.run.config import Config, resolve
+from l2ljax.run.settings import Dtype
 from l2ljax.runtime.provenance import provenance
 from l2ljax.train import AXIS, Interrupted
 from l2ljax.types import L2LError
@@ -71,7 +72,7 @@ class Flags:
 
     dataset: str = "cifar10"
     arch: str = "resnet18"
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
     methods: str = "pgd_adv,rnn_adv,grad_l2l,two_step_l2l"
     """Trained on equally many images, as many as the time allows."""
     most_epochs: Count = 30
@@ -117,7 +118,7 @@ def jobs(flags: Flags) -> list[Job]:
 
 def _checked(flags: Flags) -> tuple[list[str], list[str]]:
     """Return (models, dtypes), after a look at every name: no job begins that would fail."""
-    names, dtypes = parse_list(str, flags.models, "--models"), Literal["bfloat16", "float32"]
+    names = parse_list(str, flags.models, "--models")
     for name in (*names, flags.smoke_arch, flags.arch):
         models.create(name)
     for program in (*parse_list(str, flags.programs, "--programs"), *filter(None, flags.tf32.split(","))):
@@ -125,7 +126,7 @@ def _checked(flags: Flags) -> tuple[list[str], list[str]]:
     for method in parse_list(str, flags.methods, "--methods"):
         resolve(flags.dataset, method, _config(flags, method))
     rivals.split(f"{flags.rivals},{flags.slow_rivals}")
-    return names, parse_list(dtypes, flags.dtypes, "--dtypes")
+    return names, parse_list(Dtype, flags.dtypes, "--dtypes")
 
 
 def _config(flags: Flags, method: str, **plan: Any) -> Config:

@@ -3,7 +3,7 @@
 row = passes.judge("runs/digits_pgd_adv@quantized", data_dir=None, images=300, batch_size=None, seeds=2)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from l2ljax.evaluate import run_standard_evaluation
 from l2ljax.run.trained import load_classifier, read_config
 from l2ljax.types import Array, L2LError, LogitsFn
 
-__all__ = ["MASKS", "Counter", "counted", "judge"]
+__all__ = ["MASKS", "Counter", "counted", "examples", "judge"]
 
 MASKS: dict[str, Callable[[LogitsFn, Array], Array]] = {
     "": lambda logits_fn, x: logits_fn(x),
@@ -66,14 +66,20 @@ def counted(logits_fn: LogitsFn, x: Array) -> Array:
     return forward(x)
 
 
+def examples(saved: Mapping[str, Any], data_dir: str | None, count: int) -> data.Split:
+    """Return the first images of a run's test set followed by its training set, as floats, and their labels."""
+    dataset = data.load(saved["dataset"], data_dir or saved.get("data_dir"))
+    images, labels = (np.concatenate(both)[:count] for both in zip(dataset.test, dataset.train, strict=True))
+    return data.Split(data.pixels(images), labels)
+
+
 def judge(name: str, *, data_dir: str | None, images: int, batch_size: int | None, seeds: int) -> dict[str, Any]:
     """Return both versions' verdicts on one victim, in counts of images, and passes per image by attack."""
     workdir, _, mask = name.partition("@")
     if mask not in MASKS:
         raise L2LError(f"{name}: behind @ give {' or '.join(filter(None, MASKS))}")
     saved = read_config(workdir)
-    dataset = data.load(saved["dataset"], data_dir or saved.get("data_dir"))
-    x, y = (np.concatenate(both)[:images] for both in zip(dataset.test, dataset.train, strict=True))
+    x, y = examples(saved, data_dir, images)
     model = Partial(counted, Partial(MASKS[mask], load_classifier(workdir)))
     ball = threat.create(saved["norm"], saved["eps"])
     row: dict[str, Any] = {"method": saved["method"], "mask": mask, "images": len(y), "seeds": seeds}
@@ -91,7 +97,7 @@ def judge(name: str, *, data_dir: str | None, images: int, batch_size: int | Non
                 before = now
 
             found = run_standard_evaluation(
-                model, data.pixels(x), y, ball=ball, version=version, key=jax.random.key(seed),
+                model, x, y, ball=ball, version=version, key=jax.random.key(seed),
                 batch_size=batch_size, progress=progress,
             )  # fmt: skip
             verdicts.append(found.robust)

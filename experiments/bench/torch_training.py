@@ -29,6 +29,8 @@ TOLERANCE = 1e-9
 """The largest relative difference of losses, in float64."""
 FEW = 4
 """Images for comparing the losses."""
+STEPS = 3
+"""Steps for comparing them."""
 
 
 def program(task: training.Task, which: str) -> Program:
@@ -75,8 +77,8 @@ def _images(x: Array) -> Tensor:
     return torch.from_numpy(np.array(x)).permute(0, 3, 1, 2)
 
 
-def check(task: training.Task, *, steps: int = 3) -> dict[str, list[float]]:
-    """Compare the losses of the first steps in torch with ours, from the same weights and the same starts.
+def check(task: training.Task) -> dict[str, list[float]]:
+    """Compare the losses of the first `STEPS` steps in torch with ours, from the same weights and the same starts.
 
     This runs in float64, on `FEW` images: in float32 the signs of PGD make two runs of one program diverge, and a start
     moved by 1e-7 ends after ten steps on resnet20 with every sixth pixel elsewhere. The weights are our initial ones
@@ -101,7 +103,7 @@ def check(task: training.Task, *, steps: int = 3) -> dict[str, list[float]]:
         state = _moved(init_state(jax.random.key(0), classifier, defense, OPTIMIZERS, batch.x))
         step = make_step(defense, OPTIMIZERS, schedule=task.schedule, devices=jax.local_devices()[:1])
         games = {which: _comparable(start_game(task, state, batch)) for which in RIVALS[task.method]}
-        for number in range(1, steps + 1):
+        for number in range(1, STEPS + 1):
             start = _first_iterate(task, state, batch)
             state, metrics = step(state, batch)
             ours = float(metrics["loss"])

@@ -96,18 +96,18 @@ def effort_of(parts: Iterable[Part]) -> Effort:
 
 def trained(
     recipe: str, dataset: str, arch: str, method: str, epochs: int, seed: int = 0, *flags: str, variant: str = "",
-    images: int | None = None, width: int | None = None,
+    width: int | None = None,
 ) -> Job:  # fmt: skip
     """Return a training run; `variant` distinguishes its folder from that of other flags. Its own report is short."""
     name = "-".join(filter(None, [dataset, arch, method, variant, f"{epochs}epochs", f"s{seed}"]))
     settings = {key: str(value) for key, value in recipes.find(dataset, method, recipe).options.items()}
     settings |= dict(re.findall(r"\b(steps|awp|attacker|clean_weight)=(\w[\w.]*)", " ".join(flags)))
     work = effort.training(
-        dataset, arch, method, epochs=epochs, images=images, width=width, attacker=settings.get("attacker", "wide"),
+        dataset, arch, method, epochs=epochs, width=width, attacker=settings.get("attacker", "wide"),
         steps=int(settings["steps"]) if "steps" in settings else None, awp=float(settings.get("awp", 0)),
         mixed=float(settings.get("clean_weight", 0)) > 0,
     )  # fmt: skip
-    sized = [f"--train-size={images}"] * (images is not None) + [f"--attacker-width={width}"] * (width is not None)
+    sized = [f"--attacker-width={width}"] * (width is not None)
     fixed = (f"--recipe={recipe}", f"--method={method}", f"--arch={arch}", f"--epochs={epochs}", f"--seed={seed}")
     return Job(
         f"experiments/{dataset}.py",

@@ -7,7 +7,7 @@ from typing import Any
 
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import L2LError, one_line
-from papers import ablations, claims, compare, listing, tables
+from papers import ablations, claims, compare, jobs, listing, tables
 
 __all__ = ["RESULTS", "SPEED", "TITLES", "compact", "markdown", "section"]
 
@@ -19,7 +19,7 @@ searches of learning rates for GAIL are in experiments/results/searched.
 [Accuracy against training passes](experiments/results/passes.png) plots what PGD-100 leaves of each method's models,
 below, but for the ablations; where passes are equal, the markers stand side by side.
 """
-RESULTS = Path("experiments/results")
+RESULTS = Path(jobs.RESULTS)
 SPEED = ("goals", "speed", "gail_speed", "throughput", "scaling")
 """Results about speed, which come first; costs_*.json is in the papers' part."""
 TITLES = {

@@ -98,6 +98,7 @@ _CURVE = Job(
     strength("strength_rnn_adv", _CURVED, (mnist("RNN-Adv", 0), mnist("L2LDA", 0))),
     f"{RESULTS}/strength_rnn_adv.json",
     effort.judging("small_cnn", ["pgd300"], 2000),
+    "mnist",
 )
 
 # Learning to Defend by Learning to Attack ----------------------------------------------------------------------------

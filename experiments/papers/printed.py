@@ -110,24 +110,24 @@ def model(table: str, row: str, seed: int = 0) -> Job:
     )  # fmt: skip
 
 
-def printed(table: str, row: str, seed: int = 0) -> list[Part]:
+def printed(table: str, row: str) -> list[Part]:
     """Return the row's model and attacks as in the paper; nothing for scripts of their own and for times."""
     figure = FIGURES.get(table)
     if setting(table, row) is None or not (figure or (TABLES[table].unit == "%" and ":figure" not in table)):
         return []
-    victim = model(table, row, seed)
+    victim = model(table, row)
     if figure:
         job = judged(victim, [], 500, f"--figures={figure}", variant=figure)
         column = "largest loss" if figure == "landscape" else figure
         return [
-            Part(table, row, (victim, job._replace(made=f"{job.folder}/{figure}.json")), {column: column}, seed, victim)
+            Part(table, row, (victim, job._replace(made=f"{job.folder}/{figure}.json")), {column: column}, 0, victim)
         ]
     if table in BLACK:
         surrogates, attacks = BLACK[table]
-        others = {name: model(table, other, seed + 1) for name, other in surrogates.items()}
+        others = {name: model(table, other, seed=1) for name, other in surrogates.items()}
         return [black(table, row, victim, others, attacks)]
     if table == "l2l_da:table3":
-        others = {letter: model(table, other, seed + 1) for letter, other in plan.DA_SURROGATES.items()}
+        others = {letter: model(table, other, seed=1) for letter, other in plan.DA_SURROGATES.items()}
         return [plan.da_black(victim, row, k, other, _tuned("l2l_da", other)) for k, other in others.items()]
     columns, before = {}, dict[str, Job]()
     wanted = TABLES[table].rows[row] or TABLES[table].columns  # all for a row of ours, without numbers
@@ -137,7 +137,7 @@ def printed(table: str, row: str, seed: int = 0) -> list[Part]:
         elif column == "own attacker" and victim.about["method"] in effort.GENERATORS:
             columns[column] = "own"
         elif column in ("RNN-Adv", "10 steps", "40 steps"):
-            optimizer = model(table, "RNN-Adv", seed)
+            optimizer = model(table, "RNN-Adv")
             columns[column] = f"trained{'40' if column == '40 steps' else '10'}:{optimizer.model}"
             before[optimizer.made] = optimizer
         elif column in TUNED:

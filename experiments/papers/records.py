@@ -160,7 +160,7 @@ def _judgement(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _landscape(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     [loss] = content["data"]["loss"].values()
-    return {"largest loss": {"value": max(map(max, loss)), "images": 100}}
+    return {"largest loss": {"value": max(map(max, loss)), "images": 100}}  # as many as `views.landscape` takes
 
 
 def _report(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -183,6 +183,6 @@ def _sweep(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 READERS = {
     "report.json": _report,
     "landscape.json": _landscape,
-    "perturbations.json": lambda content: {"perturbations": {"value": None, "images": 500}},
+    "perturbations.json": lambda content: {"perturbations": {"value": None, "images": len(content["data"]["labels"])}},
     "sweep.json": _sweep,
 }

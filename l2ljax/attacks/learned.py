@@ -173,7 +173,7 @@ def convolutional(
         def apply(params: Tree, batch_stats: Tree, features: Array, z: Array) -> tuple[Array, Tree]:
             out, changed = network.apply(
                 {"params": params, "batch_stats": batch_stats}, features, y=y, z=z, mutable=["batch_stats"],
-                channels=features.shape[-1] // len(inputs), train=train, axis_name=axis_name if train else None,
+                channels=features.shape[-1] // len(inputs), train=train, axis_name=axis_name,
             )  # fmt: skip
             return out, changed.get("batch_stats", {})
 

@@ -79,7 +79,7 @@ class Progress(NamedTuple):
     at: np.ndarray
     """[2]: the current turn, and its next example."""
     spent: np.ndarray
-    """[turns, 2]: seconds in its programs, without compilation; and steps, summed over examples and copies."""
+    """[turns, 2]: seconds in its programs, without compilation; steps, summed over the examples that needed them."""
 
 
 def examples_of(split: Any) -> Split:
@@ -250,11 +250,16 @@ def _run(job: Job, spent: np.ndarray, function: Any, *batch: Tree, **options: An
     """Run function(logits_fn, *batch, **options) on all devices; add its seconds, without compilation, to `spent`."""
     args = (devices.replicate(as_tree(function)), job.logits_fn, *batch)
     leaves, treedef = jax.tree.flatten(args)
-    program = _compiled(treedef, tuple(map(devices.placed, leaves)), tuple(options.items()))
+    program = _compiled(treedef, tuple(map(_placed, leaves)), tuple(options.items()))
     began = time.perf_counter()
     result = jax.block_until_ready(program(*args))
     spent[0] += time.perf_counter() - began
     return result
+
+
+def _placed(array: Array) -> jax.ShapeDtypeStruct:
+    """Return the array's shape, type and placement, to compile for."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
 @functools.lru_cache(maxsize=128)

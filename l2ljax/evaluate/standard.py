@@ -5,7 +5,6 @@ result.robust_acc, result.x_adv
 result = run_in_turn(logits_fn, x, y, {"pgd20": attacks.create("pgd20", ball)}, key=jax.random.key(0))
 """
 
-import hashlib
 import io
 import math
 import os
@@ -20,13 +19,14 @@ import numpy as np
 from l2ljax.attacks.ensemble import VERSIONS, check_attacks, stages
 from l2ljax.attacks.entrance import check_floats
 from l2ljax.attacks.solver import solvers
+from l2ljax.checkpoint import digest
 from l2ljax.evaluate.loop import STANDS, Progress, Turn, attack_in_turn, clean_logits, job_of, named_attacks
 from l2ljax.files import write_files
 from l2ljax.threat import Ball
-from l2ljax.types import Array, Attack, Key, L2LError, is_key, one_key, one_line
+from l2ljax.types import Array, Attack, Key, L2LError, one_key, one_line
 from l2ljax.values import Count, checked
 
-__all__ = ["SAVE_SECONDS", "InTurn", "checksum", "default_batch_size", "run_in_turn", "run_standard_evaluation"]
+__all__ = ["SAVE_SECONDS", "InTurn", "default_batch_size", "run_in_turn", "run_standard_evaluation"]
 
 SAVE_SECONDS = 20.0
 
@@ -133,7 +133,7 @@ def run_in_turn(
     within = () if ball is None else (ball.name, ball.eps)
     settings = (*([] if callable(attacks) else attacks), *within, *about, x.shape)
     weights = [turn.solver for turn in todo]  # the arrays of their Partials: a trained attacker's, a surrogate's
-    identity = checksum((job.logits_fn, x, y, jax.random.key_data(key), weights), repr(settings))
+    identity = digest((job.logits_fn, x, y, jax.random.key_data(key), weights), repr(settings))
     file = None if state_path is None else Path(os.path.expanduser(state_path))
     if file is not None and file.exists():
         state = _load(file, identity, logits)
@@ -169,17 +169,8 @@ def default_batch_size(image_shape: tuple[int, ...]) -> int:
     return max(min(32 * 32 * 32 * 3 // max(math.prod(image_shape), 1) * jax.local_device_count(), 250), 8)
 
 
-def checksum(arrays: Any, *texts: str) -> str:
-    """Return the SHA-256 of a tree's arrays, like the weights in a `jax.tree_util.Partial`, and of texts."""
-    digest = hashlib.sha256()
-    leaves = [jax.random.key_data(a) if is_key(a) else a for a in jax.tree.leaves(arrays)]
-    for content in (*(np.ascontiguousarray(a).tobytes() for a in leaves), *map(str.encode, texts)):
-        digest.update(content)
-    return digest.hexdigest()
-
-
 def _load(file: Path, identity: str, logits: np.ndarray) -> Progress:
-    """Read the state; the clean logits identify a model whose weights are in a closure, where `checksum` sees none."""
+    """Read the state; the clean logits identify a model whose weights are in a closure, where `digest` sees none."""
     try:
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
             whole = {name: saved[name] for name in saved.files}

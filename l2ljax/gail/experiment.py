@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from l2ljax.checkpoint import Checkpoints
-from l2ljax.evaluate.standard import checksum
+from l2ljax.checkpoint import Checkpoints, digest
 from l2ljax.files import locked
 from l2ljax.gail import cloning, experts, gym_adapter, imitate, report, rollout, updaters
 from l2ljax.gail.imitate import Demonstrations
@@ -70,7 +69,7 @@ def run(config: Config) -> dict[str, Any]:
         expert = find_expert(config, task)
         data = experts.subsample(key, expert, stride=spec.stride, count=config.trajectories)
         saved = {**dataclasses.asdict(config), "expert": config.expert and str(config.expert)}
-        saved["demonstrations"] = checksum(data)  # an expert's file can be written again
+        saved["demonstrations"] = digest(data)  # an expert's file can be written again
         Workdir(workdir, {name: value for name, value in saved.items() if name not in MAY_CHANGE})
         result, curves = _results(config, task, float(expert.returns.mean()), data, workdir)
         report.write(workdir, result, curves, config.out)

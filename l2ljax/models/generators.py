@@ -29,7 +29,6 @@ class ConditionalBatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, y: Array, train: bool, axis_name: str | None = None) -> Array:
         """Map x [B, H, W, C], y [B] to [B, H, W, C]."""
-        axis_name = axis_name if train else None
         norm = BatchNorm(not train, axis_name, epsilon=1e-10, use_bias=False, use_scale=False)
         c = x.shape[-1]
         scale = self.param("scale", lambda key, shape: 1 + normal(0.02)(key, shape), (c,))
@@ -103,7 +102,7 @@ class EncoderDecoder(nn.Module):
         """Map x [B, H, W, C'], H and W multiples of 4, to [B, H, W, channels] in (-1, 1)."""
         check_multiple(x, 4)
         conv = functools.partial(Conv, padding=1, use_bias=False, dtype=x.dtype)
-        norm = functools.partial(BatchNorm, not train, axis_name if train else None)
+        norm = functools.partial(BatchNorm, not train, axis_name)
         a = nn.relu(norm()(conv(self.width)(x)))
         for features in (2 * self.width, 4 * self.width):
             a = nn.relu(norm()(conv(features, strides=2)(a)))

@@ -98,5 +98,5 @@ def _name(path: list[str], depths: Sequence[int], convention: Sequence[str]) -> 
     return f"{prefix}{(_LAYERS | own)[layer]}.{_ARRAYS[array]}"
 
 
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -19,10 +19,10 @@ import numpy as np
 from l2ljax import attacks, data, threat
 from l2ljax.attacks import names
 from l2ljax.attacks.ensemble import VERSIONS
-from l2ljax.checkpoint import place
+from l2ljax.checkpoint import digest, place
 from l2ljax.evaluate import InTurn, evaluate, run_in_turn, run_standard_evaluation
 from l2ljax.evaluate.masking import masking_checks, randomized
-from l2ljax.evaluate.standard import checksum, default_batch_size
+from l2ljax.evaluate.standard import default_batch_size
 from l2ljax.files import locked, write_files
 from l2ljax.models.shipped import name_of
 from l2ljax.report import html, markdown
@@ -151,7 +151,7 @@ def run(flags: Flags) -> dict[str, Any]:
             "parameters": {name: attacks.parameters(name, ball) for name in jobs if not trained.learned(name)},
             "black_box": transferred,
             "worst_case_acc": float(np.logical_and.reduce(list(robust.values())).mean()) if robust else None,
-            "model_sha256": checksum(victim) if isinstance(victim, jax.tree_util.Partial) else None,
+            "model_sha256": digest(victim) if isinstance(victim, jax.tree_util.Partial) else None,
             "checks": [check._asdict() for check in checks],
         },
     }
@@ -214,7 +214,7 @@ def _job(
 def _file_name(title: str) -> str:
     """Return the title for a file's name, with a checksum where characters are replaced: names differ as titles do."""
     name = re.sub(r"[^0-9A-Za-z+]+", "_", title)[:100]
-    return name if name == title else f"{name}_{checksum((), title)[:8]}"
+    return name if name == title else f"{name}_{digest((), title)[:8]}"
 
 
 def _check_images(victim: Callable[..., Array], flags: Flags, dataset: data.Dataset) -> None:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from l2ljax import checkpoint, data, defenses, models, threat
 from l2ljax.data.load import divide
 from l2ljax.devices import own_core
-from l2ljax.evaluate.standard import checksum
 from l2ljax.models.adapters import program
 from l2ljax.run.settings import Settings, average, optimizers, total_steps
 from l2ljax.run.trained import named_attack, trained_attack
@@ -82,7 +81,7 @@ def data_identity(settings: Settings, dataset: data.Dataset | None = None) -> di
     if settings.image_shape is None:
         return {}
     used = dataset or load(settings)
-    return {"data": checksum((used.train, used.val, used.test))}
+    return {"data": checkpoint.digest((used.train, used.val, used.test))}
 
 
 def prepare(
@@ -131,19 +130,19 @@ def prepare(
         made = movers or optimizers(settings, epoch_steps)
         return made if defense.mover is None else made._replace(attacker=defense.mover)
 
-    first_movers = movers_of(settings if settings.clip_warmup else settings._replace(clip_norm=None))
     movers = movers_of(settings)
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
     state = init_state(k_init, classifier, defense, movers, images)
     classes = _check_players(settings, whole, classifier, defense, state, images)
     own = _checksums(*given, state, images)
     if users:
-        own["weights"] = jax.__version__, checksum((state.params.classifier, state.stats.classifier))
+        own["weights"] = jax.__version__, checkpoint.digest((state.params.classifier, state.stats.classifier))
     state, began_with = _begun(settings, movers, state)
     step = make_step(defense, movers, schedule=settings.schedule, devices=devices)
     phases = [(step, last)]
     if settings.warmup:
         plain = defenses.create("plain", classifier, ball, axis_name=AXIS)
+        first_movers = movers_of(settings if settings.clip_warmup else settings._replace(clip_norm=None))
         warm_up = make_step(plain, first_movers, schedule="classifier", devices=devices)
         phases.insert(0, (warm_up, round(settings.warmup * epoch_steps)))
     if rule := average(settings):
@@ -219,7 +218,7 @@ def _begun(settings: Settings, movers: Players, state: TrainState) -> tuple[Trai
             both = state.params._replace(**{player: params}), state.stats._replace(**{player: stats})
             begun = Players(*(o.init(p) for o, p in zip(movers, both[0], strict=True)))  # schedule_free keeps it
             state = state._replace(params=both[0], stats=both[1], opt_state=begun)
-    return state, checksum(found) if found else None
+    return state, checkpoint.digest(found) if found else None
 
 
 def named_attacks(setup: Setup, params: Players, stats: Players) -> dict[str, Attack]:

@@ -71,7 +71,8 @@ def trained_attack(
 def load(workdir: str | Path, classifier: Network | None = None) -> tuple[jax.tree_util.Partial, Attack | None]:
     """Return the classifier and the attacker that a run ended with, the attacker None where it learned nothing.
 
-    Args and errors are those of `load_classifier`.
+    Args and errors are those of `load_classifier`, and for a run of your own defense, whose attacker only that defense
+    can make, those of `load_attacker`.
     """
     logits_fn = load_classifier(workdir, classifier)
     method = {**defenses.METHODS, **defenses.ATTACKERS}.get(read_config(workdir)["method"])
