@@ -12,7 +12,7 @@ from jax.lax import stop_gradient
 
 from l2ljax import losses, threat
 from l2ljax.attacks import ascent, gradient, learned
-from l2ljax.types import example_keys
+from l2ljax.types import L2LError, example_keys
 from tests.reference import ascent as reference
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "float64")
@@ -131,6 +131,13 @@ def test_losses_and_aux_are_at_the_points_before_each_step_and_path_after():
     chex.assert_trees_all_close(result.losses, jnp.stack([loss_fn(x)[0] for x in before]), rtol=1e-12)
     chex.assert_trees_all_close(result.aux["x"], before, rtol=0, atol=1e-15)
     chex.assert_trees_all_close(result.aux["logits"], jnp.stack([logits(x) for x in before]), rtol=1e-10)
+
+
+@pytest.mark.parametrize("reduced", [jnp.mean, lambda values: values[:, None]], ids=["mean", "column"])
+def test_a_loss_that_is_not_one_per_image_is_refused(reduced):
+    """A mean would broadcast: each image would be credited with all of them."""
+    with pytest.raises(L2LError, match=r"the loss returns \[.*\]: return one for each of the 4 images"):
+        run(optax.sign_sgd(0.04), loss_fn=lambda x: (reduced(loss_fn(x)[0]), ()))
 
 
 def test_rules_get_the_gradient_of_minus_the_losses_and_the_extras():

@@ -19,7 +19,7 @@ from jax.lax import stop_gradient
 
 from l2ljax import threat
 from l2ljax.attacks.entrance import check_images
-from l2ljax.types import Array, Key, Tree, example_keys
+from l2ljax.types import Array, Key, L2LError, Tree, example_keys
 from l2ljax.values import Count, checked
 
 __all__ = [
@@ -80,7 +80,7 @@ def ascend(
       unroll: as in `lax.scan`.
 
     Raises:
-      L2LError: images that are not floats [B, ...].
+      L2LError: images that are not floats [B, ...], losses that are not [B].
     """
     check_images(x)
     x = threat.widened(x)
@@ -107,6 +107,8 @@ def advance(
         x_t, state = carry
         center = constant(x_t)
         value, vjp, aux = jax.vjp(loss_fn, center, has_aux=True)
+        if value.shape != (len(x),):
+            raise L2LError(f"the loss returns {list(value.shape)}: return one for each of the {len(x)} images")
         (gradient,) = vjp(jnp.ones_like(value))
         value, gradient, aux = constant((value, finite(gradient), aux))
         if not second_order:

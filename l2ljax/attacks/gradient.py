@@ -46,7 +46,8 @@ def gradient_attack(
       ball: the set that contains the iterates.
       rule: the optimizer of the input.
       steps: T.
-      loss: the loss to ascend.
+      loss: (logits [B, K], y [B]) -> the losses [B] to ascend, not their mean. One of the clean logits too, as
+        TRADES has it, closes over them.
       start: the first iterate.
       keep: the iterate to return per example: "last", as in the papers' tables; "best", the one of largest loss (one
         more forward pass); "first", the first misclassified one, where an example stops, else the last.
@@ -120,7 +121,7 @@ def pgd(
       ball: linf, l2 or l1.
       step_size: a, in the ball's norm.
       steps: T.
-      loss: the loss to ascend; `functools.partial(losses.margin, kappa=50)` gives the challenges' "CW".
+      loss: as in `gradient_attack`; `functools.partial(losses.margin, kappa=50)` gives the challenges' "CW".
       start: `uniform`, `clean` or `gaussian` of `attacks.ascent`.
       keep: the iterate to return, see `gradient_attack`.
       unroll: as in `lax.scan`.
