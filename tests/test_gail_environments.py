@@ -148,6 +148,16 @@ def test_unknown_names_are_told():
         environments.create("CartPole-v1", mass=1.0)
 
 
+def test_a_registered_environment_has_a_name_like_any_other(monkeypatch):
+    monkeypatch.setattr(environments, "ENVIRONMENTS", dict(environments.ENVIRONMENTS))
+    cart_pole = environments.create("CartPole-v1")
+    mine = cart_pole._replace(spec=cart_pole.spec._replace(name="Mine", gymnasium=None))
+    environments.register(mine)
+    assert environments.create("Mine") == mine
+    with pytest.raises(L2LError, match="there is an environment Mine already"):
+        environments.register(mine)
+
+
 def agent_of(spec, hidden=(8,)):
     nets = policy.networks(spec, hidden)
     size = spec.observation_size
@@ -194,6 +204,25 @@ def test_an_episode_ends_at_the_horizon():
     r = jax.jit(lambda k: rollout.collect(env, env.params, nets, agent, k, columns=2))(jax.random.key(0))
     np.testing.assert_array_equal(r.ends.sum(axis=1), 2 * (np.arange(200) == 199))
     np.testing.assert_array_equal(r.times[:, 0], [*range(200), 0])
+
+
+def test_a_state_may_be_a_vector():
+    """Each column starts anew on its own, whatever shape the state has: two columns, and a state of two numbers."""
+
+    def start(params, key):
+        return jnp.stack([jax.random.randint(key, (), 0, 4).astype(float), jax.random.uniform(key)])
+
+    def step(params, state, action):
+        return state + jnp.array([1.0, 0.0]), 1.0, state[0] >= 5
+
+    spec = environments.Spec("Count", None, 2, Discrete(2), 10, sign=1, solved=0.0, stride=1)
+    env = environments.Environment(spec, environments.CartPoleParams(), start, step, lambda state: state)
+    nets, agent = agent_of(spec)
+    r = jax.jit(lambda k: rollout.collect(env, env.params, nets, agent, k, columns=2))(jax.random.key(0))
+    before, after = r.observations[:-1], r.observations[1:]
+    np.testing.assert_array_equal(r.ends, before[..., 0] >= 5)
+    np.testing.assert_array_equal(after[~r.ends], before[~r.ends] + np.array([1.0, 0.0]))
+    assert (after[r.ends][:, 0] < 4).all() and (r.ends[:, 0] != r.ends[:, 1]).any()
 
 
 def test_actions_follow_the_policy():

@@ -21,7 +21,7 @@ from l2ljax.types import Array, Key, L2LError, Tree
 
 __all__ = [
     "ENVIRONMENTS", "Box", "CartPoleParams", "CartPoleState", "Discrete", "Environment", "FixedCartPoleState",
-    "MountainCarParams", "MountainCarState", "PendulumParams", "PendulumState", "Spec", "create",
+    "MountainCarParams", "MountainCarState", "PendulumParams", "PendulumState", "Spec", "create", "register",
 ]  # fmt: skip
 
 
@@ -56,7 +56,7 @@ class Spec(NamedTuple):
 
 
 class Environment(NamedTuple):
-    """The dynamics of one environment as pure functions; the state is a tree of floats."""
+    """The dynamics of one environment as pure functions; the state is a tree of arrays."""
 
     spec: Spec
     params: Tree
@@ -232,6 +232,17 @@ ENVIRONMENTS = {environment.spec.name: environment for environment in (
 )}  # fmt: skip
 
 
+def register(environment: Environment) -> None:
+    """Add an environment by its spec's name, for `create` and, in a module of yours, for `--import=MODULE --env=NAME`.
+
+    Raises:
+      L2LError: the name is taken.
+    """
+    if (name := environment.spec.name) in ENVIRONMENTS:
+        raise L2LError(f"there is an environment {name} already: choose another name")
+    ENVIRONMENTS[name] = environment
+
+
 def create(name: str, **params: Any) -> Environment:
     """Return the environment of that name; keywords replace its parameters, which gymnasium's then does not have.
 
@@ -240,7 +251,7 @@ def create(name: str, **params: Any) -> Environment:
     """
     if name not in ENVIRONMENTS:
         known = ", ".join(ENVIRONMENTS)
-        raise L2LError(f"unknown environment {name!r}: choose one of {known}, or gym:ID of gymnasium's")
+        raise L2LError(f"unknown environment {name!r}: choose one of {known}, register yours, or give gym:ID")
     environment = ENVIRONMENTS[name]
     if unknown := sorted(params.keys() - set(environment.params._fields)):
         raise L2LError(f"{name} has no parameter {unknown[0]}: choose among {', '.join(environment.params._fields)}")

@@ -66,7 +66,7 @@ def collect(
         action = policy.act(networks.distribution(agent, observation), noise)
         new, reward, terminated = jax.vmap(partial(environment.step, params))(state, action)
         end = terminated | (time + 1 == spec.horizon)
-        new = jax.tree.map(lambda a, b: jnp.where(end, a, b), start, new)
+        new = jax.vmap(lambda end, start, new: jax.tree.map(partial(jnp.where, end), start, new))(end, start, new)
         return (new, jnp.where(end, 0, time + 1)), (observation, time, action, reward, end)
 
     first = jax.tree.map(lambda a: a[0], starts)
