@@ -117,6 +117,17 @@ def test_a_linen_network_starts_as_its_own_init_has_it():
     chex.assert_trees_all_close(mine, theirs, rtol=1e-6)
 
 
+def test_a_linen_network_starts_at_weights_of_the_callers():
+    trained = jax.tree.map(lambda a: a + 1, Linen().init(KEY, X, train=False))
+    clf = models.from_linen(Linen(), variables=trained)
+    chex.assert_trees_all_equal(clf.init(jax.random.key(9), X), trained)
+    chex.assert_trees_all_equal(clf.logits(trained, X), Linen().apply(trained, X, train=False))
+    smaller = jax.tree.map(lambda a: a[:1], trained)
+    for others in (smaller, {"params": trained["params"]}):
+        with pytest.raises(L2LError, match=r"the variables are not those of Linen on images \[6, 6, 1\]"):
+            models.from_linen(Linen(), variables=others).init(KEY, X)
+
+
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 def test_dropout_draws_from_the_key_in_training_alone(make):
     clf, v = make(rate=0.5), variables()

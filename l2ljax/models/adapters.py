@@ -1,6 +1,7 @@
 """Classifiers from other networks: linen and nnx modules, and plain functions.
 
     clf = models.from_linen(MyResNet(num_classes=10))             # its __call__(self, x, train) or the like
+    clf = models.from_linen(MyResNet(num_classes=10), variables=trained)
     clf = models.from_nnx(MyNet(rngs=nnx.Rngs(0)))
     clf = models.from_functions(init, logits, train)
     variables = clf.init(jax.random.key(0), x)
@@ -99,14 +100,17 @@ def as_classifier(network: Classifier | nn.Module | nnx.Module) -> Classifier:
         return from_nnx(network)
     if isinstance(network, nn.Module):
         return from_linen(network)
+    if isinstance(network, type):
+        raise L2LError(f"{network.__name__} is a class: give a network, like {network.__name__}(...)")
     if not isinstance(network, Classifier):
         raise L2LError(f"{type(network).__name__} is no classifier: make it one with models.from_functions")
     return network
 
 
 def from_linen(
-    module: nn.Module, *, train_kwargs: Mapping[str, Any] | None = None, eval_kwargs: Mapping[str, Any] | None = None,
-    rngs: Sequence[str] = ("dropout",), features: Callable[[Tree, Array], Array] | None = None,
+    module: nn.Module, *, variables: Mapping[str, Any] | None = None, train_kwargs: Mapping[str, Any] | None = None,
+    eval_kwargs: Mapping[str, Any] | None = None, rngs: Sequence[str] = ("dropout",),
+    features: Callable[[Tree, Array], Array] | None = None,
 ) -> Classifier:  # fmt: skip
     """Make a classifier from a linen network, with its BatchNorm and dropout.
 
@@ -114,6 +118,7 @@ def from_linen(
 
     Args:
       module: maps x [B, H, W, C] to logits [B, K].
+      variables: {"params", "batch_stats"} to start at, of a network that is trained; by default `init` draws them.
       train_kwargs: the keyword arguments of `__call__` in training. By default (without `eval_kwargs`) those of `MODES`
         that it has.
       eval_kwargs: those in evaluation.
@@ -123,7 +128,7 @@ def from_linen(
 
     Raises:
       L2LError: in `init`, a network with batch statistics and no mode, or with collections besides params and
-        batch_stats.
+        batch_stats; variables of another network.
     """
     name = type(module).__name__
     if train_kwargs is None and eval_kwargs is None:
@@ -164,8 +169,15 @@ def from_linen(
             logits, updated = module.apply(variables, x, **training, rngs=streams(_one(key)), mutable=["batch_stats"])
         return logits, updated.get("batch_stats", {})
 
+    def given(key: Key, x: Array) -> Tree:
+        leaves = map(jax.tree_util.tree_leaves_with_path, (variables, jax.eval_shape(init, key, x)))
+        theirs, own = ({jax.tree_util.keystr(path): a.shape for path, a in tree} for tree in leaves)
+        if theirs != own:
+            raise L2LError(f"the variables are not those of {name} on images {list(x.shape[1:])}: give those")
+        return variables
+
     logits: Any = functools.partial(module.apply, **evaluation)
-    return from_functions(init, logits, train, features=features)
+    return from_functions(init if variables is None else given, logits, train, features=features)
 
 
 @contextlib.contextmanager
