@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -125,6 +126,11 @@ def test_what_cannot_be_is_told_in_one_line(victim, tmp_path):
         adversary.run(Flags(victim=str(victim), attacker="gan"))
     with pytest.raises(L2LError, match="plain, whose attacker learns nothing"):
         load_attacker(str(victim))
+    shutil.copytree(victim, own := tmp_path / "own")
+    saved = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps({**saved, "arch": "MyNet"}))
+    with pytest.raises(L2LError, match="own holds a MyNet, a network of yours: attack it in Python, by fit"):
+        adversary.run(Flags(victim=str(own), attacker="advgan"))
 
 
 def test_random_signs_are_as_far_as_the_ball_and_draw_anew():

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 
-from l2ljax import attacks, defenses
+from l2ljax import attacks, defenses, models
 from l2ljax.attacks import names
 from l2ljax.evaluate import AttackRow, evaluate
 from l2ljax.files import locked
@@ -135,6 +135,9 @@ def learners() -> str:
 def _specify(flags: Flags) -> Settings:
     """Return the settings of the attacker's training: the victim's data, classifier and threat, its own recipe."""
     victim, victim_name = read_config(flags.victim), Path(flags.victim.rpartition(":")[2]).name
+    if victim["arch"] not in models.CLASSIFIERS:
+        way = f"fit(network, data, method='{flags.attacker}', schedule='attacker', init_from='{flags.victim}')"
+        raise L2LError(f"{flags.victim} holds a {victim['arch']}, a network of yours: attack it in Python, by {way}")
     given = {name: value for name, value in dataclasses.asdict(flags).items() if name in Config.__dataclass_fields__}
     given |= {
         "data_dir": flags.data_dir or victim.get("data_dir"),

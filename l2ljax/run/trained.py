@@ -94,7 +94,7 @@ def load_classifier(workdir: str | Path, classifier: Network | None = None) -> j
         if saved["arch"] not in models.CLASSIFIERS:
             raise L2LError(
                 f"{workdir} holds a {saved['arch']}, a network of yours: give it, as in load('{workdir}', network); "
-                "evaluate.py and attack.py take a function that does, --victim=MODULE:FUNCTION"
+                "evaluate.py takes a function that does, --victim=MODULE:FUNCTION"
             )
         classifier = models.create(saved["arch"], num_classes=saved["num_classes"], dtype=jnp.dtype(saved["dtype"]))
     classifier, images = models.as_classifier(classifier), jnp.zeros((2, *saved["image_shape"]))
