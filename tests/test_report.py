@@ -78,6 +78,8 @@ def test_markdown_tells_everything_about_a_run():
     assert markdown.table([LEARNED]) in text
     assert "linf, eps = 8/255 (0.03137)" in text
     assert "10,000 images, standard error of the worst case 0.40 points" in text  # sqrt(.2 * .8 / 1e4)
+    alone = {**PLAIN, "attacks": {}, "worst_case_acc": None}
+    assert "10,000 images\n" in markdown.page(alone) and "worst case" not in markdown.summary([alone])
     assert "60 epochs, seed 3, 1,234.6 s" in text
     assert "classifier 272,474, attacker 1,350" in text
     assert "jax 0.8.0, flax 0.12.0" in text

@@ -73,15 +73,15 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def page(result: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     """Return the report.md of one result. `figures` are links relative to the report's folder."""
-    p, n = result["worst_case_acc"], result["eval_size"]
-    error, eps = percent(math.sqrt(p * (1 - p) / n)), f"{parse_eps(result['eps']):.4g}"
+    p, n, eps = result["worst_case_acc"], result["eval_size"], f"{parse_eps(result['eps']):.4g}"
+    error = "" if p is None else f", standard error of the worst case {percent(math.sqrt(p * (1 - p) / n))} points"
     eps = f"{result['eps']} ({eps})" if "/" in str(result["eps"]) else eps
     costs = [[name, _number(a["seconds"]), _number(a["passes"])] for name, a in result["attacks"].items()]
     parts = [
         f"# {result['method']}: {result['arch']} on {result['dataset']}",
         table([result]),
         f"- Threat model: {result['norm']}, eps = {eps}\n"
-        f"- Evaluation: {n:,} images, standard error of the worst case {error} points\n"
+        f"- Evaluation: {n:,} images{error}\n"
         f"- Training: {_recipe(result)}{result['epochs']:.4g} epochs{_ended(result)}, seed {result['seed']}, "
         f"{result['train_seconds']:,.1f} s\n"
         f"- Parameters: {', '.join(f'{who} {count:,}' for who, count in result['parameters'].items())}\n"
@@ -164,7 +164,8 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     for run in runs:
         for name, row in run["attacks"].items():
             values.setdefault(name, []).append(row["robust_acc"])
-    values["worst case"] = [run["worst_case_acc"] for run in runs]
+    if worst := [run["worst_case_acc"] for run in runs if run["worst_case_acc"] is not None]:
+        values["worst case"] = worst
     deviation = lambda record: statistics.stdev(record) if len(record) > 1 else 0.0
     return {
         name: {"mean": statistics.fmean(record), "lowest": min(record), "deviation": deviation(record)}

@@ -50,13 +50,14 @@ def summarize(setup: Setup, state: TrainState, best: Best, history: list[dict[st
 
 
 def scored(evaluation: Evaluation) -> dict[str, Any]:
-    """Return an evaluation as the reports have it."""
+    """Return an evaluation as the reports have it, without attacks no worst case."""
     attacked = {
         name: {"robust_acc": row.robust_acc, "seconds": row.seconds, "passes": row.passes}
         for name, row in evaluation.attacks.items()
     }
-    about = {name: getattr(evaluation, name) for name in ("clean_acc", "classes_predicted", "worst_case_acc")}
-    return {**about, "attacks": attacked}
+    worst = evaluation.worst_case_acc if attacked else None
+    about = {"clean_acc": evaluation.clean_acc, "classes_predicted": evaluation.classes_predicted}
+    return {**about, "worst_case_acc": worst, "attacks": attacked}
 
 
 def describe(setup: Setup, state: TrainState, history: list[dict[str, Any]]) -> dict[str, Any]:
