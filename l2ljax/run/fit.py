@@ -49,7 +49,7 @@ REPLACED = {
     "classifier": ("dtype", "remat"),
     "dataset": ("data_dir",),
     "defense": ("options", "steps", "attacker", "attacker_width"),
-    "optimizers": ("optimizer", "lr", "lr_schedule", "attacker_optimizer", "attacker_lr"),
+    "optimizers": ("optimizer", "lr", "lr_schedule", "weight_decay", "attacker_optimizer", "attacker_lr"),
 }
 """Part of `fit` -> the settings that have no effect beside it."""
 
@@ -121,8 +121,8 @@ def fit(
     Args:
       classifier: an architecture of `models.CLASSIFIERS` by name, a `Classifier`, or a linen or nnx network, which
         `models.from_linen` or `models.from_nnx` makes one of.
-      dataset: a data set by name, a `data.Dataset`, or arrays, as `data.load` takes them; but a pair (images
-        [N, H, W, C], uint8 or floats in [0, 1]; labels [N]) is to train on, and a sixth of it is held out as test.
+      dataset: a data set by name, a `data.Dataset`, or arrays: (images [N, H, W, C], uint8 or floats in [0, 1]; labels
+        [N]) to train on, of which a sixth is held out as test, or with test images and labels of yours behind them.
       method: of `defenses.METHODS`; `defenses.register` adds yours.
       ball: the threat; by default the recipe's.
       defense: in place of the one that the method's name stands for, built with `axis_name=train.AXIS`; what it
@@ -133,11 +133,13 @@ def fit(
       workdir: where checkpoints, metrics, report and figures go, as the scripts have them, and from where the same call
         goes on when it was stopped. Without one everything stays in memory, and nothing is reported.
       **settings: epochs, lr, batch_size, schedule, seed, val_size, steps, devices and the other flags of the scripts,
-        the fields of `l2ljax.run.config.Config`, each described there; those that are not given come from the method's
-        recipe on that data set, or on the known one that is nearest in size.
+        described by `l2ljax train digits --help`; those that are not given come from the method's recipe on that data
+        set, or on the known one that is nearest in size.
 
     Returns:
-      A `Result`: logits_fn, attack, best, variables, history, report and more.
+      A `Result`: logits_fn and attack after the last step, best (the players that validation chose), variables (the
+      classifier's), history (a dictionary of metrics for each step: loss, accuracy, robust_accuracy under the attack in
+      training, and at validations val_robust_acc under the recipe's selection_attack), dataset, settings, report.
 
     Raises:
       L2LError: bad settings or data, a workdir of another run, a loss that is not finite, a full disk.
@@ -149,6 +151,8 @@ def fit(
         example = "defenses.create('trades', classifier, ball, axis_name=train.AXIS)"
         raise L2LError(f"defense is a {type(defense).__name__}: give one like {example}")
     optimizers = _pair(optimizers)
+    if own := [name for name in REPLACED["optimizers"] if _is_optax(settings.get(name))]:
+        raise L2LError(f"{own[0]} is an object of optax: give both players' optimizers, optimizers=(classifier's, ...)")
     if not isinstance(options, str | Mapping):
         raise L2LError(f"options={options}: give a dictionary, like {{'steps': 2}}, or a text, like 'steps=2'")
     if workdir == "":
@@ -194,6 +198,10 @@ def fit(
         complete = complete._replace(optimizer="own")
     users = None if isinstance(dataset, str) else dataset
     return run(complete, dataset=users, classifier=made, ball=ball, defense=defense, movers=optimizers)
+
+
+def _is_optax(value: Any) -> bool:
+    return callable(value) or isinstance(value, optax.GradientTransformation)
 
 
 def _pair(optimizers: Any) -> Players | None:
