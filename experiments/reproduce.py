@@ -44,6 +44,8 @@ def main(flags: Flags) -> None:
         if getattr(flags, name) and not needed:
             raise L2LError(f"--{name.replace('_', '-')} belongs to --list or --minutes: see --help")
     listing.wanted(flags.only)
+    if not page.RESULTS.is_dir():
+        raise L2LError(f"there is no {page.RESULTS}: run it in the root of the repository")
     if flags.minutes:
         work.work(listing.chosen(flags.only, as_printed=flags.printed), minutes=flags.minutes, data_dir=flags.data_dir)
     if flags.list:

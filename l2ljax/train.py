@@ -1,5 +1,6 @@
 """Training: the state of both players, the step that updates them, and the loop around it.
 
+defense = defenses.create("rnn_adv", classifier, ball, axis_name=AXIS)
 optimizers = Players(optax.sgd(0.1, momentum=0.9), optax.adam(1e-3))
 state = init_state(key, classifier, defense, optimizers, x)
 step = make_step(defense, optimizers, schedule="joint")
@@ -114,7 +115,7 @@ def make_step(
     running.
 
     Args:
-      defense: built with `axis_name=AXIS`.
+      defense: built with `axis_name=AXIS`; without it, BatchNorm sees each device's part of the batch alone.
       optimizers: optax optimizers of (classifier, attacker).
       schedule: "joint", "alternating", "classifier" or "attacker".
       devices: where to run, equally many of each process, in the order of the processes; all by default.

@@ -1,11 +1,12 @@
 """Defenses: saddle-point objectives by their `--method` names.
 
-    defense = defenses.create("rnn_adv", classifier, threat.linf(8 / 255), steps=10)
+    defense = defenses.create("rnn_adv", classifier, threat.linf(8 / 255), steps=10, axis_name=train.AXIS)
 
 `methods` has the names. `classic` and `single_step` hold defenses without a learned attacker, `l2l`, `recurrent`,
 `learned_start`, `interpolation`, `strategy` and `generative` those with one, `one_shot` attackers for a fixed
 classifier, `saddle` the objective that they share, `weights` the perturbation of weights that goes with all. All
-functions take the network to defend or to attack, the threat, options, and `axis_name`, the pmapped axis in training.
+functions take the network to defend or to attack, the threat, options, and `axis_name`, the axis over which BatchNorm
+reduces: `train.AXIS` for `train.make_step`.
 """
 
 from l2ljax.defenses.classic import cw_adv, fgsm_adv, mart, pgd_adv, pgd_bls_adv, plain, stability, trades
