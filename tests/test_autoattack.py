@@ -357,6 +357,12 @@ def test_the_version_rand_averages_gradients_over_draws_of_the_model(short):
     assert list(found.after) == ["apgd-ce", "apgd-dlr"]
 
 
+def test_a_model_without_noise_is_no_model_for_rand():
+    model = jax.tree_util.Partial(linear, WEIGHTS)
+    with pytest.raises(L2LError, match=r"is called as logits_fn\(x, keys \[B\]\) \(.*argument.*\): give one"):
+        run_standard_evaluation(model, X, Y, ball=threat.linf(0.1), version="rand", key=KEY, batch_size=8)
+
+
 def test_each_attack_meets_noise_of_its_own():
     """Attacks that do nothing: what stands against k of them is what the noise of k + 1 passes leaves right."""
     loud = lambda x, keys: linear(WEIGHTS, x + jax.vmap(lambda k: jax.random.normal(k, SHAPE))(keys))

@@ -116,15 +116,21 @@ def run_in_turn(
       progress: called with a line of text after each attack.
 
     Raises:
-      L2LError: invalid images, labels or logits, an attack that leaves [0, 1] or the ball or returns NaN, a state file
-        of another evaluation.
+      L2LError: invalid images, labels or logits, a stochastic model that takes no keys, an attack that leaves [0, 1] or
+        the ball or returns NaN, a state file of another evaluation.
     """
     key, x = one_key(key), np.asarray(x) if hasattr(x, "dtype") else x
     check_floats(x)
     size = batch_size or default_batch_size(x.shape[1:])
     job = job_of(logits_fn, (x, y), batch_size=size, sizes=8, stochastic=stochastic, ball=ball)
     x, y = job.images, job.labels
-    logits = clean_logits(job, jax.random.fold_in(key, 2**32 - 1))  # the turns draw from the numbers from 0 on
+    try:
+        logits = clean_logits(job, jax.random.fold_in(key, 2**32 - 1))  # the turns draw from the numbers from 0 on
+    except TypeError as error:
+        if not stochastic:
+            raise
+        call = "a model with noise of its own is called as logits_fn(x, keys [B])"
+        raise L2LError(f"{call} ({one_line(error)}): give one that draws by them, or another version") from error
     clean = logits.argmax(axis=1) == y
     named = named_attacks(attacks, logits.shape[1])
     keys = [jax.random.fold_in(key, i) for i in range(len(named))]
