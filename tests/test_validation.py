@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 import l2ljax
+from l2ljax.evaluate import loop
 from l2ljax.run import validation
+from l2ljax.run.config import Config, resolve
+from l2ljax.run.results import summarize
+from l2ljax.run.setup import prepare
 from l2ljax.run.validation import overfits
 from l2ljax.runtime.workdir import ALARM
 from l2ljax.types import L2LError
@@ -50,6 +54,22 @@ def test_where_labels_leak_it_rings_at_low_accuracies_too(attacked, good):
     before = [{"step": 0, "accuracy": 0.2, "robust_accuracy": 0.9}, row(1, 0.086, 0.13), *trained]
     assert overfits(before, row(4, 0.029, 0.188)) == good
     assert overfits([row(1, 0.0, 0.13), *trained], row(4, 0.0, 0.188)) is None
+
+
+def test_attacks_are_compiled_once_for_all_weights_of_a_run():
+    """Validations and the report's states share their programs: a new attack object would be compiled anew."""
+    small = {"train_size": 100, "val_size": 20, "eval_size": 20, "batch_size": 20, "steps": 2}
+    settings = resolve("digits", "rnn_adv", Config(method="rnn_adv", attacks="fgsm,own", **small))
+    made, state = prepare(settings._replace(workdir=None, selection_attack="pgd2"))
+    best = validation.Best(np.float32(0.5), np.int32(3), state.params, state.stats)
+
+    def look():
+        before = loop._compiled.cache_info().misses
+        validation.validate(made, state, [])
+        summarize(made, state, best, [])
+        return loop._compiled.cache_info().misses - before
+
+    assert look() > 0 and look() == 0
 
 
 SHORT = {"method": "fgsm_adv", "epochs": 4, "train_size": 300}

@@ -6,6 +6,7 @@ One scalar and one backward pass give both gradients: inside the attack theta is
 attacker gets the end's gradient, scaled to that of w_T inner.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
@@ -242,17 +243,20 @@ def trained(attacker: Attacker, climb: Climb, steps: int) -> Callable[..., Attac
     Return (params, batch_stats, steps=steps, path=False) -> Attack, or None without parameters.
     """
 
-    def attack(params: Tree, batch_stats: Tree, steps: int = steps, path: bool = False) -> Attack | None:
-        if not jax.tree.leaves(params):
-            return None
-
+    @functools.cache  # one function for all weights: programs are kept by it
+    def of(steps: int, path: bool) -> Callable[..., Array]:
         def own(params: Tree, batch_stats: Tree, logits_fn: LogitsFn, key: Key, x: Array, y: Array) -> Array:
             keys = example_keys(key, len(x))
             rule = attacker.rule(params, batch_stats, fold_in(keys, 0), y)
             ascent = climb(lambda x: (losses.cross_entropy(logits_fn(x), y), ()), rule, keys, x, steps)
             return ascent.path if path else ascent.x
 
-        return jax.tree_util.Partial(own, params, batch_stats)
+        return own
+
+    def attack(params: Tree, batch_stats: Tree, steps: int = steps, path: bool = False) -> Attack | None:
+        if not jax.tree.leaves(params):
+            return None
+        return jax.tree_util.Partial(of(steps, path), params, batch_stats)
 
     return attack
 

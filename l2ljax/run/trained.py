@@ -8,6 +8,7 @@ A workdir may be WORKDIR@best, the state that the run's validation chose, or pre
 `models.PRETRAINED`.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,8 +27,8 @@ from l2ljax.runtime.workdir import check_network, read_json
 from l2ljax.types import Array, Attack, Classifier, Defense, L2LError, Tree
 
 __all__ = [
-    "Learned", "check_dataset", "check_threat", "learned", "load", "load_attacker", "load_classifier", "load_function",
-    "named_attack", "read_config", "restore_attacker", "table", "trained_attack",
+    "Learned", "check_dataset", "check_threat", "created", "learned", "load", "load_attacker", "load_classifier",
+    "load_function", "named_attack", "read_config", "restore_attacker", "table", "trained_attack",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -52,11 +53,17 @@ def learned(name: str, own: str = "") -> Learned | None:
     return Learned(match[3] or own, int(steps) if steps else None)
 
 
+@functools.lru_cache(maxsize=64)
+def created(name: str, ball: threat.Ball) -> Attack:
+    """Return `attacks.create(name, ball)`, one object for all validations and reports: another is compiled anew."""
+    return attacks.create(name, ball)
+
+
 def named_attack(name: str, ball: threat.Ball, own: Callable[..., T]) -> Attack | T:
     """Return the attack of that name: of `attacks.create`, of a workdir, or for own and ownN `own(steps=N)`."""
     chosen = learned(name)
     if chosen is None:
-        return attacks.create(name, ball)
+        return created(name, ball)
     return load_attacker(chosen.workdir, steps=chosen.steps, ball=ball) if chosen.workdir else own(steps=chosen.steps)
 
 

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from l2ljax import attacks
 from l2ljax.evaluate import evaluate
 from l2ljax.run.setup import EVAL_BATCH, Setup
+from l2ljax.run.trained import created
 from l2ljax.runtime.workdir import ALARM
 from l2ljax.train import TrainState, wide_copy
 from l2ljax.types import Array, Players
@@ -39,7 +39,7 @@ def validate(setup: Setup, state: TrainState, history: Sequence[Mapping[str, flo
     if setup.settings.selection == "last" or not len(setup.dataset.val.labels):
         return {}
     name, val, key = setup.settings.selection_attack, setup.dataset.val, setup.eval_key
-    tried = {attack: attacks.create(attack, setup.ball) for attack in (name, "fgsm")}
+    tried = {attack: created(attack, setup.ball) for attack in (name, "fgsm")}
 
     def scores(prefix: str, state: TrainState) -> dict[str, float]:
         logits_fn = setup.logits_fn(state.params, state.stats)
