@@ -136,7 +136,7 @@ def test_losses_and_aux_are_at_the_points_before_each_step_and_path_after():
 @pytest.mark.parametrize("reduced", [jnp.mean, lambda values: values[:, None]], ids=["mean", "column"])
 def test_a_loss_that_is_not_one_per_image_is_refused(reduced):
     """A mean would broadcast: each image would be credited with all of them."""
-    with pytest.raises(L2LError, match=r"the loss returns \[.*\]: return one for each of the 4 images"):
+    with pytest.raises(L2LError, match=r"the loss returns \[.*\]: return one value for each of the 4 images"):
         run(optax.sign_sgd(0.04), loss_fn=lambda x: (reduced(loss_fn(x)[0]), ()))
 
 

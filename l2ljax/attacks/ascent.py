@@ -18,8 +18,8 @@ import optax
 from jax.lax import stop_gradient
 
 from l2ljax import threat
-from l2ljax.attacks.entrance import check_images
-from l2ljax.types import Array, Key, L2LError, Tree, example_keys
+from l2ljax.attacks.entrance import check_images, check_losses
+from l2ljax.types import Array, Key, Tree, example_keys
 from l2ljax.values import Count, checked
 
 __all__ = [
@@ -107,9 +107,7 @@ def advance(
         x_t, state = carry
         center = constant(x_t)
         value, vjp, aux = jax.vjp(loss_fn, center, has_aux=True)
-        if value.shape != (len(x),):
-            raise L2LError(f"the loss returns {list(value.shape)}: return one for each of the {len(x)} images")
-        (gradient,) = vjp(jnp.ones_like(value))
+        (gradient,) = vjp(jnp.ones_like(check_losses(value, len(x))))
         value, gradient, aux = constant((value, finite(gradient), aux))
         if not second_order:
             along = jnp.sum(gradient * (x_t - center), axis=range(1, x.ndim))

@@ -18,7 +18,7 @@ from l2ljax import losses
 from l2ljax.attacks.adaptive_ascent import GradientFn, ascend_adaptively, unit
 from l2ljax.attacks.ascent import Start
 from l2ljax.attacks.boundary import nearest_wrong
-from l2ljax.attacks.entrance import entered
+from l2ljax.attacks.entrance import check_losses, entered
 from l2ljax.attacks.gradient import PerExampleLoss
 from l2ljax.attacks.selection import likeliest_wrong
 from l2ljax.attacks.sparse_ascent import ascend_in_l1
@@ -50,7 +50,7 @@ def gradients(loss: PerExampleLoss, logits_fn: Model, y: Array, keys: Key, eot: 
             return loss(logits, y), losses.accuracy(logits, y) == 0
 
         values, vjp, wrong = jax.vjp(forward, x, has_aux=True)
-        return vjp(jnp.ones_like(values))[0], values, wrong
+        return vjp(jnp.ones_like(check_losses(values, len(x))))[0], values, wrong
 
     def mean(x: Array, t: Array) -> tuple[Array, Array, Array]:
         def draw(total: Array, i: Array) -> tuple[Array, tuple[Array, Array]]:

@@ -22,7 +22,7 @@ import optax
 
 from l2ljax import losses
 from l2ljax.attacks.ascent import LossFn, clean, finite
-from l2ljax.attacks.entrance import entered
+from l2ljax.attacks.entrance import check_losses, entered
 from l2ljax.attacks.gradient import Keep, PerExampleLoss, ascent_attack
 from l2ljax.threat import Ball, choose, spread
 from l2ljax.types import Array, Attack, Key, LogitsFn, Tree
@@ -259,7 +259,7 @@ def _descend(rule: optax.GradientTransformation, loss_fn: LossFn, at: _Descent) 
 
     x, pull_back = jax.vjp(lambda w: (jnp.tanh(w) + 1) / 2, at.w)
     values, vjp, aux = jax.vjp(loss_fn, x, has_aux=True)
-    (gradient,) = pull_back(finite(*vjp(jnp.ones_like(values))))
+    (gradient,) = pull_back(finite(*vjp(jnp.ones_like(check_losses(values, len(x))))))
     updates, adam = jax.vmap(rule.update)(gradient, at.adam)
     return _Descent(at.w + updates, adam), x, values, aux
 

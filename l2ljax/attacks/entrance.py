@@ -20,7 +20,9 @@ from l2ljax.data.arrays import native
 from l2ljax.threat import rounded, spread, widened
 from l2ljax.types import Array, Attack, Key, L2LError, example_keys
 
-__all__ = ["check_floats", "check_images", "check_model", "check_output", "enter", "entered", "reach", "sound"]
+__all__ = [
+    "check_floats", "check_images", "check_losses", "check_model", "check_output", "enter", "entered", "reach", "sound",
+]  # fmt: skip
 
 
 def entered(attack: Attack) -> Attack:
@@ -85,7 +87,8 @@ def enter(logits_fn: Callable[..., Array], key: Key, x: Any, y: Any) -> tuple[Ca
 def check_model(logits_fn: Any) -> None:
     """Refuse an nnx network in training mode, and a linen module, which is no function of images."""
     if isinstance(logits_fn, linen.Module) and logits_fn.scope is None:
-        raise L2LError(f"{type(logits_fn).__name__} has no weights: give jax.tree_util.Partial(net.apply, variables)")
+        fix = "give jax.tree_util.Partial(models.from_linen(net).logits, variables)"
+        raise L2LError(f"{type(logits_fn).__name__} has no weights: {fix}")
     if isinstance(logits_fn, nnx.Module):
         for _, module in nnx.iter_modules(logits_fn):
             if any(getattr(module, mode, None) is False for mode in ("deterministic", "use_running_average")):
@@ -132,6 +135,13 @@ def check_output(output: Any, count: int, labels: tuple[float, float] = (0, 0)) 
             "give the labels that it was trained with"
         )
     return output
+
+
+def check_losses(values: Array, count: int) -> Array:
+    """Return a loss's values for `count` images if there is one for each, which a mean would credit with all."""
+    if values.shape != (count,):
+        raise L2LError(f"the loss returns {list(values.shape)}: return one value for each of the {count} images")
+    return values
 
 
 def sound(candidate: Array, x: Array) -> Array:

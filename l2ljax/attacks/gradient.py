@@ -46,8 +46,8 @@ def gradient_attack(
       ball: the set that contains the iterates.
       rule: the optimizer of the input.
       steps: T.
-      loss: (logits [B, K], y [B]) -> the losses [B] to ascend, not their mean. One of the clean logits too, as
-        TRADES has it, closes over them.
+      loss: (logits [B, K], y [B]) -> the losses [B] to ascend, not their mean. For one that needs the clean logits
+        too see `ascent_attack`, whose objective is given x0 and y.
       start: the first iterate.
       keep: the iterate to return per example: "last", as in the papers' tables; "best", the one of largest loss (one
         more forward pass); "first", the first misclassified one, where an example stops, else the last.

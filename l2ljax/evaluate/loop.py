@@ -115,6 +115,9 @@ def job_of(
 ) -> Job:  # fmt: skip
     """Return the job on `examples_of(split)`, in batches of at most `sizes` sizes, split over all local devices."""
     check_model(logits_fn)
+    if stochastic and not _takes_keys(logits_fn):
+        call = "a model with noise of its own is called as logits_fn(x, keys [B])"
+        raise L2LError(f"{call}, which this one refuses: give one that draws by keys, or take it as one without noise")
     images, labels = examples_of(split)
     size = devices.round_up(min(batch_size, len(labels)))
     unit = devices.round_up(max(size // sizes, 1))
@@ -255,6 +258,15 @@ def _run(job: Job, spent: np.ndarray, function: Any, *batch: Tree, **options: An
     result = jax.block_until_ready(program(*args))
     spent[0] += time.perf_counter() - began
     return result
+
+
+def _takes_keys(logits_fn: Callable[..., Array]) -> bool:
+    """Return whether a model can be called with images and keys."""
+    try:
+        inspect.signature(logits_fn).bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def _placed(array: Array) -> jax.ShapeDtypeStruct:

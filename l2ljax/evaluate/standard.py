@@ -124,13 +124,7 @@ def run_in_turn(
     size = batch_size or default_batch_size(x.shape[1:])
     job = job_of(logits_fn, (x, y), batch_size=size, sizes=8, stochastic=stochastic, ball=ball)
     x, y = job.images, job.labels
-    try:
-        logits = clean_logits(job, jax.random.fold_in(key, 2**32 - 1))  # the turns draw from the numbers from 0 on
-    except TypeError as error:
-        if not stochastic:
-            raise
-        call = "a model with noise of its own is called as logits_fn(x, keys [B])"
-        raise L2LError(f"{call} ({one_line(error)}): give one that draws by them, or another version") from error
+    logits = clean_logits(job, jax.random.fold_in(key, 2**32 - 1))  # the turns draw from the numbers from 0 on
     clean = logits.argmax(axis=1) == y
     named = named_attacks(attacks, logits.shape[1])
     keys = [jax.random.fold_in(key, i) for i in range(len(named))]
