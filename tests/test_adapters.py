@@ -3,6 +3,7 @@
 import functools
 
 import chex
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -123,8 +124,10 @@ def test_a_linen_network_starts_at_weights_of_the_callers():
     chex.assert_trees_all_equal(clf.init(jax.random.key(9), X), trained)
     chex.assert_trees_all_equal(clf.logits(trained, X), Linen().apply(trained, X, train=False))
     smaller = jax.tree.map(lambda a: a[:1], trained)
-    for others in (smaller, {"params": trained["params"]}):
-        with pytest.raises(L2LError, match=r"the variables are not those of Linen on images \[6, 6, 1\]"):
+    frozen = models.from_linen(Linen(), variables=flax.core.freeze(trained)).init(KEY, X)
+    assert jax.tree.structure(frozen) == jax.tree.structure(Linen().init(KEY, X, train=False))
+    for others in (smaller, {"params": trained["params"]}, trained | {"batch_stats": 0.0}):
+        with pytest.raises(L2LError, match=r"the variables are not Linen's on images \[6, 6, 1\], see \['"):
             models.from_linen(Linen(), variables=others).init(KEY, X)
 
 

@@ -170,11 +170,14 @@ def from_linen(
         return logits, updated.get("batch_stats", {})
 
     def given(key: Key, x: Array) -> Tree:
-        leaves = map(jax.tree_util.tree_leaves_with_path, (variables, jax.eval_shape(init, key, x)))
-        theirs, own = ({jax.tree_util.keystr(path): a.shape for path, a in tree} for tree in leaves)
-        if theirs != own:
-            raise L2LError(f"the variables are not those of {name} on images {list(x.shape[1:])}: give those")
-        return variables
+        own, at = jax.eval_shape(init, key, x), jax.tree_util.keystr
+        leaves = {at(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+        shapes = {at(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(own)}
+        unlike = [p for p in {**shapes, **leaves} if p not in leaves or jnp.shape(leaves[p]) != shapes.get(p)]
+        if unlike:
+            fix = "give {'params': ..., 'batch_stats': ...} as its init returns them"
+            raise L2LError(f"the variables are not {name}'s on images {list(x.shape[1:])}, see {unlike[0]}: {fix}")
+        return jax.tree_util.tree_map_with_path(lambda path, _: leaves[at(path)], own)
 
     logits: Any = functools.partial(module.apply, **evaluation)
     return from_functions(init if variables is None else given, logits, train, features=features)
