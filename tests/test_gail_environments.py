@@ -156,6 +156,8 @@ def test_a_registered_environment_has_a_name_like_any_other(monkeypatch):
     assert environments.create("Mine") == mine
     with pytest.raises(L2LError, match="there is an environment Mine already"):
         environments.register(mine)
+    with pytest.raises(L2LError, match="the parameters are a dict: give a NamedTuple of floats"):
+        environments.register(mine._replace(params={"gravity": 9.8}))
 
 
 def agent_of(spec, hidden=(8,)):

@@ -236,8 +236,10 @@ def register(environment: Environment) -> None:
     """Add an environment by its spec's name, for `create` and, in a module of yours, for `--import=MODULE --env=NAME`.
 
     Raises:
-      L2LError: the name is taken.
+      L2LError: the name is taken, or the parameters are no NamedTuple.
     """
+    if not hasattr(environment.params, "_fields"):
+        raise L2LError(f"the parameters are a {type(environment.params).__name__}: give a NamedTuple of floats")
     if (name := environment.spec.name) in ENVIRONMENTS:
         raise L2LError(f"there is an environment {name} already: choose another name")
     ENVIRONMENTS[name] = environment

@@ -51,8 +51,8 @@ class Config:
     """The flags."""
 
     env: str = "CartPole-v1"
-    """CartPole-v0, CartPole-v1, FixedCartPole, MountainCar-v0, Acrobot-v1, Pendulum-v1, or gym:ID of one of
-    gymnasium's."""
+    """CartPole-v0, CartPole-v1, FixedCartPole, MountainCar-v0, Acrobot-v1, Pendulum-v1, one that a module of yours
+    registers, or gym:ID of one of gymnasium's."""
     updater: str = "adam"
     """Updaters of the discriminator: adam, ascent, l2l_dense, l2l_coordinate; several, separated by commas."""
     lr: str = ""
