@@ -129,7 +129,8 @@ def test_what_cannot_be_is_told_in_one_line(victim, tmp_path):
     shutil.copytree(victim, own := tmp_path / "own")
     saved = json.loads((own / "config.json").read_text())
     (own / "config.json").write_text(json.dumps({**saved, "arch": "MyNet"}))
-    with pytest.raises(L2LError, match="own holds a MyNet, a network of yours: attack it in Python, by fit"):
+    way = r"fit\(network, data, method='advgan', schedule='attacker', init_from='.*own', ball=threat.linf\(0.2\)\)"
+    with pytest.raises(L2LError, match=f"own holds a MyNet, a network of yours: attack it in Python, by {way}"):
         adversary.run(Flags(victim=str(own), attacker="advgan"))
 
 

@@ -136,7 +136,8 @@ def _specify(flags: Flags) -> Settings:
     """Return the settings of the attacker's training: the victim's data, classifier and threat, its own recipe."""
     victim, victim_name = read_config(flags.victim), Path(flags.victim.rpartition(":")[2]).name
     if victim["arch"] not in models.CLASSIFIERS:
-        way = f"fit(network, data, method='{flags.attacker}', schedule='attacker', init_from='{flags.victim}')"
+        way = f"fit(network, data, method='{flags.attacker}', schedule='attacker', init_from='{flags.victim}', "
+        way += f"ball=threat.{victim['norm']}({victim['eps']}))"
         raise L2LError(f"{flags.victim} holds a {victim['arch']}, a network of yours: attack it in Python, by {way}")
     given = {name: value for name, value in dataclasses.asdict(flags).items() if name in Config.__dataclass_fields__}
     given |= {

@@ -141,7 +141,8 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
             raise L2LError(f"{path} holds a run that began with {others}: choose another --workdir")
     for name in new:
         if name not in ABOUT_REPORTING and old.get(name) != new[name]:
-            further = f", and --init-from={path} to train it further" * (name == "epochs")
+            start = "--attacker-from" if new.get("schedule") == "attacker" else "--init-from"
+            further = f", and {start}={path} to train it further" * (name == "epochs")
             what = f"{path} holds a run with {name}={old.get(name)}, not {new[name]}"
             raise L2LError(f"{what}: choose another --workdir{further}")
 
