@@ -157,7 +157,7 @@ sizes and epochs). Between data sets only data, network, radius and epochs are c
 is one between implementations alone: the budgets differ. All models are judged in their last state; L2L's papers and
 RNN-Adv's print the lowest of five seeds. In brackets behind a column is its number of test images; columns `ours: NAME`
 are the attack of that name in the README, and `RNN-Adv` is the attacker of our RNN-Adv of seed 0, trained with 7 steps,
-with 10. No paper has the rows `RNN-Adv, as printed`, `Plain` of L2L's Table 2, and `L2L by coordinate`; `R+, D+`,
+with 10. No paper has the rows `RNN-Adv, as printed`, `Plain` of L2L's Table 2, or `L2L by coordinate`; `R+, D+`,
 `delta+, y+` and `L2L-DA` are one model of L2L-DA's."""
 _OURS = {"pgd100": "ours: pgd100", "margin100": "ours: margin100"}
 """Heads of columns that are no paper's."""
@@ -190,8 +190,10 @@ def _attacks(table: str, columns: Sequence[str]) -> list[str]:
     known: dict[str, set[str]] = {}
     for part in PARTS:
         for column, attack in part.columns.items() if part.table == table else ():
-            of_row = "trained on each row's model" if attack.startswith("trained:") else attack
-            known.setdefault(column, set()).update({of_row} - {column, "clean", "mean draw"})
+            name, on, _ = attack.partition(" on ")  # in black-box tables, the surrogate that the column names
+            if name.startswith("trained:"):
+                name = "trained on the surrogate" if on else "trained on each row's model"
+            known.setdefault(column, set()).update({name} - {column, "clean", "mean draw", "own"})
     listed = [f"{column} is {' or '.join(sorted(known[column]))}" for column in columns if known.get(column)]
     return [f"Attacks: {'; '.join(listed)}."] * bool(listed)
 

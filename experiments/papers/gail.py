@@ -13,11 +13,12 @@ from papers.evidence import Answer, Group, Sides, exceeds
 __all__ = ["AFTER", "UPDATERS", "answers"]
 
 UPDATERS = {
+    "l2l_dense": "L2L's updater, the paper's network and rate, 0.01,",
     "l2l_dense_lr1e-6": "L2L's updater, the paper's network, our rate 1e-6,",
     "l2l_dense_lr1e-7": "L2L's updater, the paper's network, our rate 1e-7,",
     "l2l_coordinate": "an updater per coordinate",
 }
-"""Arm of experiments/gail.py -> what. With the paper's rate, 0.01, theta leaves all bounds within a few steps."""
+"""Arm of experiments/gail.py -> what."""
 AFTER = "after it first has 95 % of the expert's"
 """Our own window for the lowest return; the paper's `late` is taken to be the second half."""
 _PAPER = ("CartPole-v1", "MountainCar-v0")
@@ -32,7 +33,7 @@ class _Arm(NamedTuple):
 
 def answers(environment: str, results: Path) -> list[Answer]:
     """Return the answers on a task: late as in the paper, and from the first good return on, which is ours."""
-    paths = [results / f"gail_figure6_{environment}{kind}.json" for kind in ("", "_dense")]
+    paths = [results / f"gail_figure6_{environment}{kind}.json" for kind in ("", "_printed", "_dense")]
     made = [json.loads(path.read_text()) for path in paths if path.exists()]
     arms = {name: _Arm(numbers, run) for run in made for name, numbers in run["arms"].items()}
     iterations = next((run["iterations"] for run in made), 1000)
@@ -46,6 +47,8 @@ def answers(environment: str, results: Path) -> list[Answer]:
     where = f"{place}, lowest mean of 20 {windows['lowest_late']}"
     said = [exceeds(of, "GAIL with Adam drops late, by a tenth", Sides(where, below, adam))]
     for name, form in UPDATERS.items():
+        if name == "l2l_dense" and environment not in _PAPER:
+            continue
         whose = "ours" if name == "l2l_coordinate" else of
         if name in arms and (why := arms[name].numbers.get("diverged")):
             said.append(Answer(whose, f"{form} steadies GAIL", place, "no", why.partition(":")[0], seeds=1))

@@ -39,7 +39,7 @@ _SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 _CHOSEN = {"methods": "one-cycle rate, Cutout", "recipes": "constant rate", "slim": "constant rate"}
 """Table of experiments/ablation.py -> what its rows share."""
 _L2L = ("naive_l2l", "grad_l2l", "two_step_l2l", "wide", "slim")
-"""Rows of these tables with attackers of L2L, all of the recipe's width."""
+"""Rows of these tables with attackers of L2L, of the width that it gives them, 16."""
 
 
 def in_worst_case(table: str, more: str, less: str) -> Find:

@@ -183,6 +183,9 @@ AUTOATTACK = {"AutoAttack": "standard"}
 FAST = {"AutoAttack, fast": "fast"}
 
 
-def kept(table: str, row: str, name: str, script: str, *flags: str, before: tuple[Job, ...] = ()) -> Part:
+def kept(
+    table: str, row: str, name: str, script: str, *flags: str, before: tuple[Job, ...] = (), dataset: str = ""
+) -> Part:
     """Return a script that writes experiments/results/NAME.json itself."""
-    return Part(table, row, (*before, Job(f"experiments/{script}.py", flags, f"{RESULTS}/{name}.json")))
+    job = Job(f"experiments/{script}.py", flags, f"{RESULTS}/{name}.json", dataset=dataset)
+    return Part(table, row, (*before, job))

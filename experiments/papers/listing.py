@@ -93,8 +93,8 @@ def shortfall() -> str:
         "and schedules for which two cores would need a day or more each, and no smaller stand-in is planned; columns "
         "that are not, slow attacks and attackers trained on one model each, are left out of planned rows. The last "
         "column has such rows' hours at their paper's own settings on a data-center GPU, taken to make "
-        f"{SPEEDS['gpu']:.0e} multiplications a second. No row stands for L2L's Table 3 on CIFAR-100, for AIT in L2L "
-        "v2's Figure 5, and for RNN-Adv's Restricted ImageNet (its Appendix C). "
+        f"{SPEEDS['gpu']:.0e} multiplications a second. Not listed, and not run: L2L's Table 3 on CIFAR-100, AIT in "
+        "L2L v2's Figure 5, and RNN-Adv's Restricted ImageNet (its Appendix C). "
         "`python experiments/reproduce.py --only=TABLE/ROW --minutes=N` runs planned rows, with `--printed` those of "
         "the papers. The papers' column `Min` is the lowest of its row, and not repeated."
     )
@@ -103,12 +103,12 @@ def shortfall() -> str:
 
 
 def _gaps(parts: Sequence[Part]) -> str:
-    """Return the seeds of a row without results, and the columns that the others lack."""
+    """Return the seeds of a row without results, and the columns, or files of their own, that the others lack."""
     said = []
     for seed in sorted({part.seed for part in parts}):
         of_seed = [part for part in parts if part.seed == seed]
         gone = missing(of_seed)
-        columns = ", ".join(column for part in gone for column in part.columns)
+        columns = ", ".join(name for part in gone for name in part.columns or [Path(part.jobs[-1].made).stem])
         if gone:
             said.append(f"seed {seed}" if gone == of_seed else f"{columns} of seed {seed}")
     return "; ".join(said)

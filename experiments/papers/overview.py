@@ -38,7 +38,7 @@ class Point(NamedTuple):
 
     panel: str
     label: str
-    """The method, and where the row adds an ingredient, as "n_fgsm with AWP", or leaves out ours, as printed."""
+    """The method, and where the row adds an ingredient, as "n_fgsm with AWP", or is its printed form."""
     passes: float
     """Forward and backward passes over a training image, in all epochs."""
     accuracy: float

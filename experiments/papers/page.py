@@ -16,8 +16,8 @@ HEAD = """# Benchmarks
 Made by `python experiments/reproduce.py --tables` from experiments/results; no measured number is typed by hand. The
 JSON of a section, and of a row of the papers' tables in experiments/results/papers, has its command and versions;
 searches of learning rates for GAIL are in experiments/results/searched.
-[Accuracy against training passes](experiments/results/passes.png) plots what PGD-100 leaves of each method's models,
-below, but for the ablations; where passes are equal, the markers stand side by side.
+[Accuracy against training passes](experiments/results/passes.png) has each method's accuracy under PGD-100, but
+not the ablations of L2L-DA; where passes are equal, the markers stand side by side.
 """
 RESULTS = Path(jobs.RESULTS)
 SPEED = ("goals", "speed", "gail_speed", "throughput", "scaling")

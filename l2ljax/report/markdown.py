@@ -4,10 +4,10 @@
     print(table([result, another]))
 
 A result is the content of report.json: a mapping with method, dataset, arch, eps (as given, like "8/255"), norm, seed,
-epochs, eval_size, clean_acc, attacks {name: {robust_acc, seconds, passes}}, worst_case_acc, train_seconds, parameters
-{player: count}, versions {package: version}, command, and possibly best {clean_acc, attacks, worst_case_acc}, for the
-best parameters on validation data, and raw, likewise, for the weights whose average the other rows are of. Accuracies
-are fractions. A failed write raises an `L2LError` and leaves the earlier file unchanged.
+epochs, eval_size, clean_acc, attacks {name: {robust_acc, seconds, passes}}, worst_case_acc (None without attacks),
+train_seconds, parameters {player: count}, versions {package: version}, command, and possibly best {clean_acc, attacks,
+worst_case_acc}, for the best parameters on validation data, and raw, likewise, for the weights whose average the other
+rows are of. Accuracies are fractions. A failed write raises an `L2LError` and leaves the earlier file unchanged.
 """
 
 import json

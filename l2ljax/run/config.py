@@ -77,7 +77,7 @@ class Config:
     lr: NonNegative | None = None
     """The classifier's learning rate."""
     weight_decay: NonNegative | None = None
-    """The classifier's weight decay: added to the gradient of sgd and adam, apart from it for the others."""
+    """The classifier's weight decay: added to the gradient of sgd and adam, decoupled from it in the others."""
     augment: Augment | None = None
     """The augmentation of training images."""
     cutout: Natural | None = None

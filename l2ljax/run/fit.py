@@ -123,7 +123,7 @@ def fit(
         `models.from_linen` or `models.from_nnx` makes one of.
       dataset: a data set by name, a `data.Dataset`, or arrays: (images [N, H, W, C], uint8 or floats in [0, 1]; labels
         [N]) to train on, of which a sixth is held out as test, or with test images and labels of yours behind them.
-      method: of `defenses.METHODS`; `defenses.register` adds yours.
+      method: of `defenses.METHODS`, to which `defenses.register` adds yours, or with init_from of `defenses.ATTACKERS`.
       ball: the threat; by default the recipe's.
       defense: in place of the one that the method's name stands for, built with `axis_name=train.AXIS`; what it
         trained is loaded as its class's name, not the method's, so `load_attacker` refuses it.
@@ -152,7 +152,7 @@ def fit(
         raise L2LError(f"defense is a {type(defense).__name__}: give one like {example}")
     optimizers = _pair(optimizers)
     if own := [name for name in REPLACED["optimizers"] if _is_optax(settings.get(name))]:
-        raise L2LError(f"{own[0]} is an object of optax: give both players' optimizers, optimizers=(classifier's, ...)")
+        raise L2LError(f"{own[0]} is an object of optax: give optimizers=(optax.sgd(0.1), optax.adam(1e-3))")
     if not isinstance(options, str | Mapping):
         raise L2LError(f"options={options}: give a dictionary, like {{'steps': 2}}, or a text, like 'steps=2'")
     if workdir == "":

@@ -73,7 +73,7 @@ class Flags:
     attack_seeds: Annotated[int, Range(1, 10_000)] = 1
     """The number of runs of each attack, with other seeds; the worst is reported (L2L reports the worst of five)."""
     masking: bool = True
-    """Whether to look for masked gradients."""
+    """Look for masked gradients, or with --no-masking do not."""
     figures: str = ""
     """To draw: all, or some of sweep (accuracy against radius and steps), losses, landscape, perturbations."""
     baseline: str | None = None

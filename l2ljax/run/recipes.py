@@ -141,7 +141,7 @@ _PGD10 = {"steps": 10, "start": "uniform"}
 # within the spread of three seeds of the released and printed forms (BENCHMARKS.md, digits). On MNIST RNN-Adv as
 # printed keeps 86.4 % under PGD-100, ours 95.4 and more (one seed against three). On digits, under the worst of three
 # attacks, a one-cycle rate adds 3 points, Cutout 5 more, moving averages none; label smoothing adds half as much under
-# targeted APGD as under PGD-100, and beside Cutout nothing (digits: ingredients). There fewer than 10 steps cost
+# targeted APGD as under PGD-100, and beside Cutout takes one (digits: ingredients). There fewer than 10 steps cost
 # accuracy (digits: the attack in training). On MNIST 7 steps of PGD training and 5 of RNN-TRADES are those of the
 # pretrained models; RNN-Adv and TRADES have as many. The one-cycle rate is not compared with others on CIFAR-10.
 # Parameters are chosen on images held out of training.
