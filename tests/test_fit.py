@@ -207,7 +207,7 @@ def test_older_workdirs_load_and_go_on_or_are_refused(tmp_path):
         ({"coordinator": "a:1"}, "fit has no setting 'coordinator'"),
         ({"classifier": 3}, "int is no classifier: make it one with models.from_functions"),
         ({"classifier": Linen}, r"Linen is a class: give a network, like Linen\(...\)"),
-        ({"lr": optax.constant_schedule(0.1)}, "lr is an object of optax: give both players' optimizers"),
+        ({"lr": optax.constant_schedule(0.1)}, r"lr is an object of optax: give optimizers=\(optax.sgd"),
         ({"optimizer": optax.adam(0.1)}, "optimizer is an object of optax"),
         ({"eps": 0.1}, "fit got a ball of yours and eps: give one of them"),
         ({"dtype": "bfloat16"}, "fit got a classifier of yours and dtype"),
