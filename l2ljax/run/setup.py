@@ -130,15 +130,15 @@ def prepare(
         made = movers or optimizers(settings, epoch_steps)
         return made if defense.mover is None else made._replace(attacker=defense.mover)
 
-    movers = movers_of(settings)
+    used = movers_of(settings)
     k_init, k_data, k_eval = jax.random.split(jax.random.key(settings.seed), 3)
-    state = init_state(k_init, classifier, defense, movers, images)
+    state = init_state(k_init, classifier, defense, used, images)
     classes = _check_players(settings, whole, classifier, defense, state, images)
     own = _checksums(*given, state, images)
     if users:
         own["weights"] = jax.__version__, checkpoint.digest((state.params.classifier, state.stats.classifier))
-    state, began_with = _begun(settings, movers, state)
-    step = make_step(defense, movers, schedule=settings.schedule, devices=devices)
+    state, began_with = _begun(settings, used, state)
+    step = make_step(defense, used, schedule=settings.schedule, devices=devices)
     phases = [(step, last)]
     if settings.warmup:
         plain = defenses.create("plain", classifier, ball, axis_name=AXIS)
