@@ -34,8 +34,8 @@ def test_what_is_measured_is_collected_and_told(tmp_path):
     for name, seconds in {"import": [1.0, 2.0], "first_step_digits": [20.0]}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"machine": "M", "date": "D", "seconds": seconds}))
     text = tables.tell(goals.collect(tmp_path))
-    assert "| import l2ljax, s | at most 1.5 | 1.50 (1.00-2.00) | yes |" in " ".join(text.split())
-    assert "| at most 15 | 20.00 (20.00-20.00) | no |" in " ".join(text.split())
+    assert "| import l2ljax, s | at most 1.5 | 1.50 (1.00-2.00) | 2 | yes |" in " ".join(text.split())
+    assert "| at most 15 | 20.00 (20.00-20.00) | 1 | no |" in " ".join(text.split())
 
 
 def test_a_command_that_fails_is_named(tmp_path):
