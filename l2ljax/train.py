@@ -88,7 +88,7 @@ def init_state(key: Key, classifier: Classifier, defense: Defense, optimizers: P
     variables = classifier.init(k_classifier, x)
     attacker_params, attacker_stats = defense.init(k_attacker, x)
     params = Players(variables["params"], attacker_params)
-    opt_state = Players(*(o.init(p) for o, p in zip(optimizers, params, strict=True)))
+    opt_state = Players(*(jax.jit(o.init)(p) for o, p in zip(optimizers, params, strict=True)))
     stats = Players(variables["batch_stats"], attacker_stats)
     return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state, k_steps)
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from l2ljax.models import initial
 from l2ljax.models.attackers import RecurrentOptimizer
 from l2ljax.threat import Ball, clip
 from l2ljax.types import Array, Key, L2LError, Tree
@@ -105,6 +106,7 @@ def recurrent(
     # as the images and T times over.
     apply = jax.checkpoint(lambda params, g, h: network.apply({"params": params}, g, h))
 
+    @initial.compiled
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
         x = x[:1]
         return network.init(key, x, network.initial_state(x))["params"], {}
@@ -160,6 +162,7 @@ def convolutional(
     if not inputs or set(inputs) - set(INPUTS):
         raise L2LError(f"a convolutional attacker's inputs are some of {', '.join(INPUTS)}, not {inputs}")
 
+    @initial.compiled
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
         x = x[:1]
         features = jnp.concatenate([x] * len(inputs), axis=-1)

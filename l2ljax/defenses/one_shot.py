@@ -13,6 +13,7 @@ from l2ljax.attacks import learned
 from l2ljax.attacks.ascent import Ascent, clean
 from l2ljax.defenses import saddle
 from l2ljax.defenses.saddle import Width
+from l2ljax.models import initial
 from l2ljax.models.generators import Discriminator, EncoderDecoder
 from l2ljax.threat import Ball
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, Tree
@@ -79,6 +80,7 @@ def gap(
 def _with_discriminator(attacker: learned.Attacker, network: nn.Module) -> learned.Attacker:
     """Add the discriminator's parameters to the generator's."""
 
+    @initial.compiled
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
         params, batch_stats = attacker.init(key, x)
         discriminator = network.init(jax.random.fold_in(key, 1), x[:1])["params"]

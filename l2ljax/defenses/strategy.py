@@ -20,6 +20,7 @@ from l2ljax.attacks.gradient import pgd
 from l2ljax.attacks.learned import Attacker
 from l2ljax.defenses import saddle
 from l2ljax.defenses.saddle import Outcome, Steps, Width
+from l2ljax.models import initial
 from l2ljax.models.attackers import StrategyNetwork
 from l2ljax.threat import Ball, spread
 from l2ljax.types import Array, Batch, Classifier, Defense, Key, Players, Tree, example_keys, fold_in
@@ -134,6 +135,7 @@ def strategic(
     tables: tuple[Sequence[float], ...] = (radii, steps, step_sizes)
     network: nn.Module = StrategyNetwork(tuple(map(len, tables)), width)
 
+    @initial.compiled
     def init(key: Key, x: Array) -> tuple[Tree, Tree]:
         return network.init(key, x[:1])["params"], {}
 

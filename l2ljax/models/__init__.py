@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from l2ljax import threat
-from l2ljax.models import cnn, resnet, shipped
+from l2ljax.models import cnn, initial, resnet, shipped
 from l2ljax.models.adapters import as_classifier, fingerprint, from_functions, from_linen, from_nnx
 from l2ljax.models.shipped import PRETRAINED
 from l2ljax.models.torch_state import from_torch_state
@@ -71,7 +71,7 @@ def create(name: str, *, num_classes: Count = 10, dtype: Any = jnp.float32, rema
             raise L2LError(f"{name} takes images [B, {shape}], got {list(x.shape)}")
         return x
 
-    initialize = jax.jit(lambda key, x: {"batch_stats": {}, **module.init(key, x)})
+    initialize = initial.compiled(lambda key, x: {"batch_stats": {}, **module.init(key, x)})
 
     def evaluate(variables: Tree, x: Array) -> tuple[Array, Array]:
         logits, features = cast("tuple[Array, Array]", module.apply(variables, valid(x)))

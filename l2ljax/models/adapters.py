@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from l2ljax.models import initial
 from l2ljax.models.convolution import stock_convolution
 from l2ljax.types import Array, Classifier, Key, L2LError, Tree, as_key, example_keys, fold_in, is_key, one_line
 
@@ -143,7 +144,7 @@ def from_linen(
     def streams(key: Key) -> dict[str, Key]:
         return {stream: jax.random.fold_in(key, i) for i, stream in enumerate(rngs)}
 
-    @jax.jit
+    @initial.compiled
     def init(key: Key, x: Array) -> Tree:
         with _naming_streams(name):
             variables = module.init({**streams(key), "params": key}, x[:1], **evaluation)
