@@ -1,8 +1,13 @@
+import gc
 import os
 import shutil
 import tempfile
 import zlib
 
+# Compiling is most of the suite's time: without most of XLA's optimizations, and with its older way of emitting fused
+# loops, which has fewer passes, it takes a third. Scripts that tests start inherit this.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 # Programs are kept for the suite alone, in a folder of each worker (JAX writes them in place, so that another process
 # could read half of one): tests that resume, repeat and compare runs compile most of them once.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="l2ljax-")
@@ -12,21 +17,13 @@ os.environ["MALLOC_PERTURB_"] = "0"  # keep_freed_memory is of scripts: the test
 import jax
 import pytest
 
+gc.set_threshold(50_000, 20, 50)  # tracing makes many objects that live: looking for dead ones was a fifth of its time
 jax.config.update("jax_num_cpu_devices", 1)  # scripts would make one for each core; tests say where they want two
 
 
 def pytest_unconfigure():
     """Delete the kept programs."""
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"])
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For modules that compile many small programs: without most of XLA's optimizations, three times as fast."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

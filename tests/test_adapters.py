@@ -18,7 +18,6 @@ from l2ljax.train import AXIS, init_state, make_step
 from l2ljax.types import Batch, L2LError, Players, example_keys
 from tests.tiny import small
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.1)
 KEY = jax.random.key(5)
 X = jax.random.uniform(jax.random.key(0), (8, 6, 6, 1))

@@ -17,8 +17,6 @@ from l2ljax.run.config import Config, resolve
 from l2ljax.run.trained import load_attacker, load_classifier
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory):
@@ -29,11 +27,23 @@ def victim(tmp_path_factory):
     return folder
 
 
+def trained(victim, epochs, **flags):
+    """Train AdvGAN on it: (its workdir, the content of report.json)."""
+    folder = victim.parent / f"advgan-{epochs}"
+    flags = Flags(victim=str(victim), attacker="advgan", epochs=epochs, draws=2, workdir=str(folder), **flags)
+    return folder, adversary.run(flags)
+
+
 @pytest.fixture(scope="module")
 def advgan(victim):
-    """An AdvGAN trained on it: (its workdir, the content of report.json)."""
-    flags = Flags(victim=str(victim), attacker="advgan", epochs=9, draws=2, workdir=str(victim.parent / "advgan"))
-    return victim.parent / "advgan", adversary.run(flags)
+    """An AdvGAN that has learned."""
+    return trained(victim, 9)
+
+
+@pytest.fixture(scope="module")
+def beginner(victim):
+    """An AdvGAN of a few steps, at which it already differs from the untrained one."""
+    return trained(victim, 6, train_size=200, eval_size=200, attacker_lr=0.01)
 
 
 def test_an_attacker_learns_on_images_as_they_are():
@@ -64,8 +74,8 @@ def test_trained_attackers_are_among_the_reports_attacks(victim, advgan, tmp_pat
         adversary.run(dataclasses.replace(flags, draws=0))
 
 
-def test_the_victim_does_not_move(victim, advgan):
-    before, after = (checkpoint.Checkpoints(w / "checkpoints")._manager for w in (victim, advgan[0]))
+def test_the_victim_does_not_move(victim, beginner):
+    before, after = (checkpoint.Checkpoints(w / "checkpoints")._manager for w in (victim, beginner[0]))
     before, after = (m.restore(m.latest_step()) for m in (before, after))
     ours = [name for name in before if name.startswith(("['last'].params.classifier", "['last'].stats.classifier"))]
     assert ours
@@ -73,17 +83,18 @@ def test_the_victim_does_not_move(victim, advgan):
         np.testing.assert_array_equal(after[name], before[name])
 
 
-def test_trained_attackers_are_used_by_name_in_other_evaluations(victim, advgan, tmp_path):
+def test_trained_attackers_are_used_by_name_in_other_evaluations(victim, beginner, tmp_path):
     config = Config(method="plain", epochs=1, val_size=0, eval_size=200, workdir=str(tmp_path / "run"))
-    config = dataclasses.replace(config, init_from=str(victim), lr=0.0, attacks=f"fgsm,trained:{advgan[0]}")
+    config = dataclasses.replace(config, init_from=str(victim), lr=0.0, attacks=f"fgsm,trained:{beginner[0]}")
     result = experiment.run(resolve("digits", "plain", config))
     assert result["clean_acc"] > 0.95  # it started from the victim, whose learning rate is 0 now
-    assert result["attacks"][f"trained:{advgan[0]}"]["robust_acc"] < 0.4
+    found = {name: row["robust_acc"] for name, row in beginner[1]["attacks"].items()}
+    assert result["attacks"][f"trained:{beginner[0]}"]["robust_acc"] == found["strongest draw"] != found["untrained"]
     split = data.load("digits").test.take(slice(200))
     scores = evaluate(
-        load_classifier(str(victim)), split, {"own": load_attacker(str(advgan[0]))}, key=jax.random.key(0)
+        load_classifier(str(victim)), split, {"own": load_attacker(str(beginner[0]))}, key=jax.random.key(0)
     )
-    assert scores.attacks["own"].robust_acc == result["attacks"][f"trained:{advgan[0]}"]["robust_acc"]
+    assert scores.attacks["own"].robust_acc == result["attacks"][f"trained:{beginner[0]}"]["robust_acc"]
 
 
 def test_the_worst_case_is_what_no_attack_and_no_draw_fools(victim, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from l2ljax.types import Batch, Classifier, example_keys, fold_in
 from tests.reference import released
 from tests.tiny import Tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "float64")
+pytestmark = pytest.mark.usefixtures("float64")
 EPS, N, STEPS = 0.1, 6, 3
 BALL = threat.linf(EPS)
 

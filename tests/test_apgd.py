@@ -13,7 +13,6 @@ from l2ljax import attacks, losses, threat
 from l2ljax.attacks import adaptive_ascent, auto_pgd
 from l2ljax.types import L2LError, example_keys
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "apgd.npz"))
 STEPS = 40
 KEY = jax.random.key(0)

@@ -18,7 +18,6 @@ from l2ljax.run.config import Config, resolve
 from l2ljax.run.trained import load_classifier
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.RandomState(0)
 IMAGES, LABELS = RNG.randint(0, 256, (31, 6, 5, 2)).astype(np.uint8), np.arange(31) % 4
 TEST_IMAGES, TEST_LABELS = IMAGES[::-1][:9], LABELS[::-1][:9].astype(np.uint8)

@@ -15,7 +15,7 @@ from l2ljax.attacks import ascent, gradient, learned
 from l2ljax.types import L2LError, example_keys
 from tests.reference import ascent as reference
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "float64")
+pytestmark = pytest.mark.usefixtures("float64")
 RNG = np.random.RandomState(0)
 W1, W2 = RNG.normal(0, 0.8, (8, 36)), RNG.normal(0, 1.5, (3, 8))
 X0 = RNG.uniform(-0.2, 1.2, (4, 6, 6, 1)).clip(0, 1)

@@ -13,7 +13,6 @@ from l2ljax.attacks import steepest_ascent
 from l2ljax.types import L2LError, example_keys, fold_in
 from tests.victim import KEY, L2, LINF, LOGITS, X, Y
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.RandomState(0)
 
 

@@ -11,7 +11,6 @@ from flax import nnx
 
 from l2ljax import attacks, data, evaluate, losses, threat
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.1)
 KEY = jax.random.key(5)
 X = jax.random.uniform(jax.random.key(0), (8, 6, 6, 1))

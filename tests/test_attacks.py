@@ -15,7 +15,6 @@ from l2ljax.models.generators import UNet
 from l2ljax.types import L2LError, example_keys
 from tests.victim import KEY, L2, LINF, LOGITS, TRACES, WEIGHTS, X, Y, network
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.RandomState(0)
 
 

@@ -12,7 +12,6 @@ from l2ljax.attacks import ensemble
 from l2ljax.evaluate import evaluate, loop, run_in_turn, run_standard_evaluation, standard
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.RandomState(0)
 SHAPE, K, N = (4, 4, 1), 5, 20
 X = RNG.uniform(0.3, 0.7, (N, *SHAPE)).astype(np.float32)  # so far from 0 and 1 that the box does not bind

@@ -19,7 +19,6 @@ from l2ljax.types import L2LError, Players
 from tests.test_train import toy_batch
 from tests.tiny import tiny_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHORT = {"method": "plain", "epochs": 2, "train_size": 300, "ema": 0.9}
 
 

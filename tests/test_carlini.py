@@ -11,7 +11,6 @@ from l2ljax import losses, threat
 from l2ljax.attacks.carlini import cw_l2, l2l_cw
 from l2ljax.types import L2LError, example_keys
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 SHAPE = (5, 7, 3)
 EPS = 0.012

@@ -40,7 +40,7 @@ def run(**changes):
     """(compiled programs that were not there, checksum of the parameters after a training step, stderr)."""
     ours = (compilation.DIRECTORY, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")  # of the suite
     env = {k: v for k, v in os.environ.items() if k not in ours}
-    env |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **{k: str(v) for k, v in changes.items()}}
+    env |= {k: str(v) for k, v in changes.items()}
     code = re.sub(r"^    ", "", PROGRAM, flags=re.MULTILINE)
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

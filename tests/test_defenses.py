@@ -17,7 +17,6 @@ from l2ljax.defenses import saddle
 from l2ljax.types import Batch, Classifier, L2LError, Players, example_keys, fold_in
 from tests.tiny import small, tiny_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.2)
 RECORDS = {**defenses.METHODS, **defenses.ATTACKERS}
 LEARNED = [m for m in defenses.METHODS if RECORDS[m].learns and m != "ait_l2l"]  # which ascends no loss of f

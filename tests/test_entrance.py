@@ -17,7 +17,6 @@ from l2ljax.attacks import ensemble, entrance, learned, names
 from l2ljax.types import L2LError, example_keys
 from l2ljax.values import Range
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 few = settings(max_examples=6, derandomize=True, deadline=None, database=None)
 KEY, LINF = jax.random.key(0), threat.linf(0.1)
 RNG = np.random.RandomState(0)

@@ -14,8 +14,6 @@ from l2ljax.evaluate.masking import masking_checks
 from l2ljax.evaluate.standard import run_standard_evaluation
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BALL = threat.linf(0.1)
 RNG = np.random.RandomState(0)
 SPLIT = Split(RNG.randint(0, 256, (37, 4, 4, 1)).astype(np.uint8), RNG.randint(0, 3, 37).astype(np.int32))

@@ -14,7 +14,6 @@ from l2ljax import losses, threat
 from l2ljax.attacks import boundary
 from l2ljax.types import example_keys, fold_in
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 each_norm = pytest.mark.parametrize("norm", ["linf", "l2"])
 

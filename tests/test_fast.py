@@ -13,7 +13,6 @@ from l2ljax.attacks.square_search import nothing, queries_of
 from l2ljax.evaluate import run_standard_evaluation
 from l2ljax.types import example_keys
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.RandomState(0)
 SHAPE, K, N, KEY = (4, 4, 1), 7, 12, jax.random.key(0)
 X = RNG.uniform(0.3, 0.7, (N, *SHAPE)).astype(np.float32)

@@ -11,7 +11,6 @@ import pytest
 from l2ljax.gail import discriminator, updaters
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 EXTREME = jnp.array([-1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4])
 
 

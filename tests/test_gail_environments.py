@@ -12,7 +12,6 @@ from l2ljax.gail import acrobot, environments, experts, gym_adapter, policy, rol
 from l2ljax.gail.environments import Box, Discrete
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 NAMES = ("CartPole-v0", "CartPole-v1", "MountainCar-v0", "Acrobot-v1", "Pendulum-v1")
 
 

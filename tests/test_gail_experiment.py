@@ -20,8 +20,6 @@ from l2ljax.runtime.workdir import Workdir
 from l2ljax.train import Interrupted
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):

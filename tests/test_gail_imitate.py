@@ -136,7 +136,7 @@ def test_trajectories_are_the_first_episodes(cart_pole):
 
 
 @pytest.mark.parametrize("name, sign", [("CartPole-v1", 1), ("Pendulum-v1", -1)])  # discrete and continuous actions
-def test_the_policy_is_paid_by_the_discriminator_that_has_moved(quick_compilation, name, sign):
+def test_the_policy_is_paid_by_the_discriminator_that_has_moved(name, sign):
     """An updater that sets all logits to 3: the reward is that of 3, the accuracy that of before."""
     env = environments.create(name)
     env = env._replace(spec=env.spec._replace(horizon=20))
@@ -166,7 +166,7 @@ def test_the_policy_is_paid_by_the_discriminator_that_has_moved(quick_compilatio
     assert (metrics["accuracy"][:, 0] != 0.5).all() and (states.updater == 2).all()
 
 
-def test_seeds_do_not_touch_each_other(cart_pole, quick_compilation):
+def test_seeds_do_not_touch_each_other(cart_pole):
     env, expert = cart_pole
     env = env._replace(spec=env.spec._replace(horizon=20))
     data = experts.subsample(jax.random.key(0), expert, stride=10)
@@ -228,9 +228,9 @@ def test_gail_drives_the_car_as_far_as_the_expert_does(mountain_car):
     assert returns[-20:].mean() > expert.returns.mean() - 5  # this controller is beaten by 2 to 7, by seed and machine
 
 
-def test_with_the_other_sign_the_pole_falls_at_once(cart_pole, quick_compilation):
+def test_with_the_other_sign_the_pole_falls_at_once(cart_pole):
     assert imitated(*cart_pole, iterations=25, sign=-1)[-5:].mean() < 15
 
 
-def test_a_discriminator_that_learns_nothing_does_not_drive_the_car(mountain_car, quick_compilation):
+def test_a_discriminator_that_learns_nothing_does_not_drive_the_car(mountain_car):
     assert (imitated(*mountain_car, iterations=25, updater=updaters.frozen()) < -195).all()

@@ -8,7 +8,6 @@ from jax.flatten_util import ravel_pytree
 
 from l2ljax.gail import environments, policy, rollout, trpo
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.RandomState(0)
 
 

@@ -14,7 +14,6 @@ from l2ljax.gail import discriminator, updaters
 from l2ljax.types import L2LError
 from tests.tiny import count
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 LEARNED = ["dense", "coordinate"]
 each_learned = pytest.mark.parametrize("name", LEARNED)
 CENTER = {"b": jnp.array([1.0, -2.0]), "w": jnp.array([[0.5, 3.0, -1.0], [0.0, 2.0, 1.0]])}

@@ -15,7 +15,6 @@ from l2ljax.models.generators import ConditionalBatchNorm, EncoderDecoder, UNet
 from l2ljax.types import Batch, L2LError, Players, example_keys, fold_in
 from tests.tiny import count, tiny_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.2)
 X = jax.random.uniform(jax.random.key(0), (6, 8, 8, 1))
 BATCH = Batch(X, jnp.arange(6))

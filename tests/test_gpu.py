@@ -17,7 +17,6 @@ from bench.agenda import Job
 from l2ljax.files import write_json
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parent.parent
 SMALL = {
     "smoke_arch": "digits_cnn", "smoke_images": 20, "programs": "pgd2", "tf32": "pgd2",
@@ -133,8 +132,7 @@ def script(tmp_path, **changes):
     chosen = {**SMALL, "out": tmp_path / "all.json", "folder": tmp_path / "own", "reference": tmp_path / "ref.npz"}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**chosen, **changes}.items()]
     command = [sys.executable, str(ROOT / "experiments" / "gpu.py"), *flags, "--smoke-shape", "8", "8", "1"]
-    env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow

@@ -22,8 +22,6 @@ from l2ljax.run import illustrate
 from l2ljax.types import L2LError
 from tests.tiny import tiny_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(3)
 RNG = np.random.RandomState(0)
 N, D = 13, 16

@@ -14,7 +14,6 @@ from l2ljax.defenses.interpolation import interpolated, nearest_labels
 from l2ljax.types import Batch, L2LError, Players, example_keys, fold_in
 from tests.tiny import tiny_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.1)
 X = jax.random.uniform(jax.random.key(0), (6, 8, 8, 1))
 BATCH = Batch(X, jnp.array([0, 1, 2, 2, 4, 5]))

@@ -11,7 +11,6 @@ from l2ljax.evaluate import run_standard_evaluation
 from l2ljax.types import L2LError
 from tests.reference.ascent import project_l1
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.RandomState(0)
 N, D, EPS, SMALL, KEY = 6, 48, 3.0, 0.6, jax.random.key(0)
 X = RNG.uniform(0, 1, (N, 4, 4, 3)).astype(np.float32)

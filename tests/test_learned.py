@@ -18,7 +18,6 @@ from l2ljax.types import L2LError, example_keys
 from tests.reference import recurrent as reference
 from tests.tiny import count, tiny_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.RandomState(0)
 X = RNG.uniform(-0.5, 1.5, (4, 6, 6, 1)).clip(0, 1)  # with many black and white pixels
 Y = np.array([0, 1, 2, 0])

@@ -13,7 +13,6 @@ from l2ljax.models import attackers
 from l2ljax.types import Batch, Players, example_keys
 from tests.tiny import tiny_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.1)
 KEYS = example_keys(jax.random.key(3), 6)
 

@@ -18,7 +18,6 @@ from l2ljax.run.config import Config, resolve
 from l2ljax.run.trained import load_classifier
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 BALL = threat.linf(0.1)
 

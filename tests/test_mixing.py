@@ -12,8 +12,6 @@ from l2ljax.data.mixing import Mixing, mix, mixed
 from l2ljax.types import Batch, L2LError, Players, example_keys
 from tests.tiny import small, tiny_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N = 256
 KEYS = example_keys(jax.random.key(3), N)
 BATCH = Batch(jnp.broadcast_to(jnp.arange(1, N + 1)[:, None, None, None] / N, (N, 8, 6, 2)), jnp.arange(N) % 5)

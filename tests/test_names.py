@@ -14,8 +14,6 @@ from l2ljax.attacks.names import parameters
 from l2ljax.types import L2LError
 from tests.test_attacks import KEY, LINF, LOGITS, X, Y
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize(
     "name, same",

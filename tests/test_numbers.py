@@ -14,9 +14,6 @@ from l2ljax.attacks.ascent import finite
 from l2ljax.types import L2LError
 from tests.test_entrance import KEY, LINF, X, Y, few, linear
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 # Half precision
 
 

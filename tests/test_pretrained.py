@@ -27,7 +27,6 @@ from l2ljax.runtime import flags
 from l2ljax.train import TrainState
 from l2ljax.types import L2LError, Players
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 pack = importlib.import_module("pack")
 NAMES = models.PRETRAINED
 ONE = NAMES[0]

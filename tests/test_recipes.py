@@ -15,8 +15,6 @@ from l2ljax.run.setup import load, prepare
 from l2ljax.runtime.workdir import read_json
 from l2ljax.types import Batch, L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SGD = {"optimizer": "sgd", "batch_size": 128}
 ADAM = {"attacker_optimizer": "adam", "attacker_lr": 1e-3, "attacker_weight_decay": 2e-4}
 L2L = {

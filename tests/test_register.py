@@ -21,7 +21,7 @@ from l2ljax.runtime import flags
 from l2ljax.types import L2LError
 from tests.test_attacks import KEY, LINF, LOGITS, X, Y
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "tables")
+pytestmark = pytest.mark.usefixtures("tables")
 ROOT = Path(__file__).parent.parent
 
 
@@ -147,7 +147,7 @@ def test_the_same_record_may_be_registered_again():
 
 def test_the_examples_names_are_loaded_by_the_scripts(tmp_path):
     paths = os.pathsep.join([str(ROOT), str(ROOT / "experiments" / "examples")])
-    env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": paths}
+    env = {**os.environ, "PYTHONPATH": paths}
 
     def script(name, *flags):
         command = [sys.executable, str(ROOT / "experiments" / name), *flags]

@@ -15,7 +15,6 @@ from l2ljax.run import experiment, seeds, setup
 from l2ljax.run.config import Config, resolve
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHORT = {"epochs": 1, "train_size": 300, "val_size": 0, "eval_size": 40, "attacks": "fgsm", "steps": 2}
 
 

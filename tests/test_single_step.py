@@ -12,8 +12,6 @@ import pytest
 from l2ljax import data, defenses, models, threat, train
 from l2ljax.types import Batch, Classifier, L2LError, Players, example_keys, fold_in
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY, EPS = jax.random.key(7), 0.05
 X, Y = jax.random.uniform(jax.random.key(0), (16, 4, 4, 1)), jnp.arange(16) % 3
 W = jax.random.normal(jax.random.key(1), (16, 3))

@@ -15,7 +15,6 @@ from l2ljax.data import Split
 from l2ljax.evaluate import evaluate, run_in_turn
 from l2ljax.types import example_keys, fold_in
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 N, SHAPE, CLASSES = 64, (4, 4, 1), 3
 RNG = np.random.RandomState(0)
 IMAGES = RNG.randint(60, 190, (N, *SHAPE)).astype(np.uint8)  # the box does not bind

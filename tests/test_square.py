@@ -12,7 +12,6 @@ from l2ljax import losses, threat
 from l2ljax.attacks.square_search import MOVES, Draw, accept, bumps, halvings, propose, square
 from l2ljax.types import L2LError, example_keys, fold_in
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = np.load(Path(__file__).parent / "golden" / "square.npz")
 RNG = np.random.RandomState(0)
 KEY = jax.random.key(0)

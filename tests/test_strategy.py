@@ -14,7 +14,6 @@ from l2ljax.models.attackers import StrategyNetwork
 from l2ljax.types import Batch, Players, example_keys, fold_in
 from tests.tiny import tiny_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 BALL = threat.linf(0.1)
 X = jax.random.uniform(jax.random.key(0), (6, 6, 6, 1), float, -0.2, 1.2).clip(0, 1)  # with black and white pixels
 Y = jnp.arange(6) % 3

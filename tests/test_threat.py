@@ -13,7 +13,6 @@ from l2ljax import threat
 from l2ljax.types import L2LError, example_keys
 from tests.reference import ascent as reference
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 EPS = {"linf": 0.1, "l2": 0.7, "l1": 2.0}
 PROJECT = {"linf": reference.project_linf, "l2": reference.project_l2, "l1": reference.project_l1}
 RNG = np.random.RandomState(0)

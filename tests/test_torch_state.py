@@ -12,7 +12,6 @@ from l2ljax import models
 from l2ljax.models import resnet
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUMBERS = np.random.default_rng(0)
 # Convention, a network of ours, its small form for the comparison of logits, whether the stem is ImageNet's.
 NETWORKS = {

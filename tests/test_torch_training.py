@@ -12,8 +12,6 @@ from bench import benchmark, processes, rivals, throughput, training
 from l2ljax.types import L2LError
 from papers import tables
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def torch_training():

@@ -18,7 +18,6 @@ from l2ljax.attacks.travelling import annealed, traveller
 from l2ljax.types import L2LError, example_keys
 from travel import comparison, training
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.RandomState(0)
 X = RNG.uniform(-0.2, 1.2, (4, 5, 5, 1)).clip(0, 1)
 KEYS = example_keys(jax.random.key(0), 4)

@@ -16,8 +16,6 @@ from l2ljax.run.validation import overfits
 from l2ljax.runtime.workdir import ALARM
 from l2ljax.types import L2LError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def row(step, robust, single, prefix="val"):
     return {"step": step, f"{prefix}_robust_acc": robust, f"{prefix}_single_step_acc": single}

@@ -15,7 +15,6 @@ from papers import effort
 from tests.test_train import toy_batch
 from tests.tiny import small, tiny_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 GAMMA, EPS, LR = 0.3, 0.05, 0.1
 KEY = jax.random.key(3)
 X, Y = np.asarray(jax.random.uniform(jax.random.key(0), (8, 4, 4, 1))), np.arange(8) % 3
