@@ -24,13 +24,19 @@ BALL = threat.linf(0.1)
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """An adversarially trained digits classifier."""
+    """A digits classifier, trained a little."""
     folder = tmp_path_factory.mktemp("robust") / "run"
     config = Config(
-        method="pgd_adv", steps=4, eps="0.1", epochs=6, val_size=0, attacks="fgsm", eval_size=100, workdir=str(folder)
+        method="pgd_adv", steps=2, eps="0.1", epochs=2, val_size=0, attacks="fgsm", eval_size=100, workdir=str(folder)
     )
     experiment.run(resolve("digits", "pgd_adv", config))
     return folder
+
+
+@pytest.fixture(scope="module")
+def sound():
+    """An adversarially trained one."""
+    return load_classifier("pretrained:digits_trades")
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +49,20 @@ def ringing(logits_fn, split, **options):
     return {check.name for check in checks if not check.passed}, checks
 
 
-def test_a_sound_model_rings_nowhere(workdir, split):
-    found, checks = ringing(load_classifier(str(workdir)), split)
+def test_a_sound_model_rings_nowhere(sound, split):
+    found, checks = ringing(sound, split)
     assert not found, checks
     assert len(checks) >= 10
     assert all(check.verdict == "ok" and check.figure for check in checks)
 
 
 @pytest.mark.slow
-def test_a_saturated_softmax_rings(workdir, split):
-    sound = load_classifier(str(workdir))
+def test_a_saturated_softmax_rings(sound, split):
     found, _ = ringing(lambda x: 1e4 * sound(x), split)
     assert any(name.startswith("gradients are not 0") for name in found)
 
 
-def test_a_quantized_input_rings(workdir, split):
-    sound = load_classifier(str(workdir))
+def test_a_quantized_input_rings(sound, split):
     found, _ = ringing(lambda x: sound(jnp.round(8 * x) / 8), split)
     assert any(name.startswith("gradients are not 0") for name in found)
     assert (
@@ -67,8 +71,7 @@ def test_a_quantized_input_rings(workdir, split):
     )
 
 
-def test_noise_rings(workdir, split):
-    sound = load_classifier(str(workdir))
+def test_noise_rings(sound, split):
 
     def noisy(x, keys):
         return sound(x) + jax.vmap(lambda key: jax.random.normal(key, (10,)))(keys)
