@@ -6,7 +6,7 @@ import zlib
 
 # Compiling is most of the suite's time: without most of XLA's optimizations, and with its older way of emitting fused
 # loops, which has fewer passes, it takes a third. That way fuses a program and its pieces differently, so that tests of
-# equal bits need a processor without fused multiply-adds, whose roundings differ. Scripts that tests start inherit this.
+# equal bits need code without fused multiply-adds, which round differently. Scripts that tests start inherit this.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["XLA_FLAGS"] = (
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_max_isa=AVX"
