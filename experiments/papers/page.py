@@ -30,6 +30,7 @@ TITLES = {
     "autoattack_apgd_ce": "APGD-CE beside pyautoattack",
     "autoattack_fast": "AutoAttack: fast beside standard",
     "cycle": "The limiting cycle (L2L, Figure 8)",
+    "strength_pretrained": "The loss along attacks on the pretrained MNIST models (RNN-Adv, Figure 2)",
     "traveller": "RNN-Adv's optimizer learned on many networks (traveller), on others",
 }
 

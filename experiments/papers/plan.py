@@ -7,6 +7,7 @@ If a schedule is shorter than the paper's, the result says so, from the run's ow
 
 from collections.abc import Mapping
 
+from l2ljax.models import shipped
 from papers import effort, equal
 from papers.jobs import AUTOATTACK, FAST, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
 
@@ -93,6 +94,8 @@ def strength(name: str, victims: tuple[Job, ...], attackers: tuple[Job, ...]) ->
 _OTHERS = {"Plain-Net": mnist("Plain", 1), "PGD-Net": mnist("AdvTrain", 1)}
 CURVES = ("AdvTrain", "TRADES", "RNN-Adv", "RNN-TRADES")
 _CURVED = tuple(mnist(row, 0) for row in CURVES)
+_PRETRAINED = {row: mnist(row, 0) for row in CURVES if mnist(row, 0).model.startswith(shipped.PREFIX)}
+_CURVE_OF_PRETRAINED = strength("strength_pretrained", (*_PRETRAINED.values(),), (mnist("RNN-Adv", 0),))
 _CURVE = Job(
     "experiments/strength.py",
     strength("strength_rnn_adv", _CURVED, (mnist("RNN-Adv", 0), mnist("L2LDA", 0))),
@@ -288,6 +291,8 @@ PARTS: tuple[Part, ...] = (
             natural=True)
       for row in ("AdvTrain", "AdvTrain+BLS")),
     *(rnn_table3("L2LDA", 0, which) for which in (*_WHITE, "autoattack")),
+    *(kept("rnn_adv:figure2", row, "strength_pretrained", "strength", *_CURVE_OF_PRETRAINED, dataset="mnist")
+      for row in _PRETRAINED),
     *(Part("rnn_adv:figure2", row, (*_CURVED, mnist("L2LDA", 0), _CURVE)) for row in CURVES),
     *(da_white("l2l_da:table2-mnist", row, DA_COLUMNS | NEUTRAL) for row in ("PGD100", "C&W100")),
     *(da_white("l2l_da:table1b", row, {k: DA_COLUMNS[k] for k in ("FGSM", "PGD100", "CW1000")} | NEUTRAL)
