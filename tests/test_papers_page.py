@@ -177,7 +177,15 @@ def test_results_of_the_speed_and_strength_scripts_are_told():
     text = tables.autoattack(found)
     cells = [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")]
     assert cells == ["0", "3", "4", "1", "2.0", "5.0", "2.50", "3.0"] and "them 1" in text
-    curve = {"largest": [0.5, 1.0, 2.0], "spread": [0.0, 0.1, 0.25]}
+    curve = {"largest": [0.5, 1.0, 2.5, 3.0, 2.0], "spread": [0.0, 0.1, 0.25]}
     found = {"eval_size": 1000, "command": "C", "panels": {"robust": {"PGD": curve}}}
     row = next(line for line in tables.strength(found).splitlines() if "PGD" in line)
-    assert [cell.strip() for cell in row.strip("|").split("|")] == ["robust", "PGD", "0.500", "2.000", "0.250"]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        "robust",
+        "PGD",
+        "0.500",
+        "1.000",
+        "2.500",
+        "2.000",
+        "0.250",
+    ]

@@ -21,12 +21,13 @@ def tell(record: Mapping[str, Any]) -> str:
 
 def strength(record: Mapping[str, Any]) -> str:
     """Return experiments/strength.py in Markdown: mean over images of the largest loss and of the draws' deviation."""
-    rows = [
-        [victim, attack, f"{curve['largest'][0]:.3f}", f"{curve['largest'][-1]:.3f}", f"{curve['spread'][-1]:.3f}"]
-        for victim, curves in record["panels"].items()
-        for attack, curve in curves.items()
-    ]
-    header = ["classifier", "attack", "clean loss", "largest loss at the end", "deviation among draws"]
+    rows = []
+    for victim, curves in record["panels"].items():
+        for attack, curve in curves.items():
+            losses = curve["largest"]
+            shown = [losses[0], losses[1], losses[len(losses) // 2], losses[-1], curve["spread"][-1]]
+            rows.append([victim, attack, *(f"{value:.3f}" for value in shown)])
+    header = ["classifier", "attack", "clean loss", "largest loss after a step", "halfway", "at the end", "deviation"]
     return f"{record['eval_size']:,} test images.\n\n{grid(header, rows)}"
 
 
