@@ -1,4 +1,4 @@
-"""The loss of classifiers along attacks step by step: L2L-DA's Figure 2.
+"""The loss of classifiers along attacks step by step: L2L-DA's and RNN-Adv's Figure 2.
 
     python experiments/strength.py --victims=runs/mnist_pgd_adv,runs/mnist_l2l_da --attackers=runs/mnist_l2l_da
 

@@ -7,9 +7,10 @@ import zlib
 # Compiling is most of the suite's time: without most of XLA's optimizations, and with its older way of emitting fused
 # loops, which has fewer passes, it takes a third. That way fuses a program and its pieces differently, so that tests of
 # equal bits need code without fused multiply-adds, which round differently. Scripts that tests start inherit this.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-os.environ["XLA_FLAGS"] = (
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_max_isa=AVX"
+# `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= pytest tests/test_solver.py` compiles as users do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_max_isa=AVX"
 )
 # Programs are kept for the suite alone, in a folder of each worker (JAX writes them in place, so that another process
 # could read half of one): tests that resume, repeat and compare runs compile most of them once.

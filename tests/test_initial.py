@@ -38,7 +38,7 @@ def test_inside_of_a_program_they_are_a_part_of_it(init):
     expected = init(KEY, X)
     shapes = jax.tree.map(lambda leaf: leaf.shape, expected)
     assert jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(init, KEY, X)) == shapes
-    close = lambda got: chex.assert_trees_all_close(got, expected, rtol=1e-6)
+    close = lambda got: chex.assert_trees_all_close(got, expected, rtol=1e-5)
     close(jax.jit(init)(KEY, X))
     close(jax.jit(lambda: init(KEY, X))())  # of constants
     close(jax.tree.map(lambda leaf: leaf[0], jax.vmap(init, (0, None))(jnp.stack([KEY]), X)))
@@ -46,5 +46,8 @@ def test_inside_of_a_program_they_are_a_part_of_it(init):
 
 
 def test_options_of_the_compiler_change_no_number():
+    """Against all optimizations, which the suite leaves out elsewhere; they round otherwise, by some units in the end."""
     init = lambda key: jax.random.normal(key, (3, 3, 16, 16)) * 0.1
-    chex.assert_trees_all_close(initial.compiled(init)(KEY), jax.jit(init)(KEY), rtol=1e-6)
+    all_of_them = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    optimized = jax.jit(init, compiler_options=all_of_them)(KEY)
+    chex.assert_trees_all_close(initial.compiled(init)(KEY), optimized, rtol=1e-5)

@@ -7,7 +7,6 @@ If a schedule is shorter than the paper's, the result says so, from the run's ow
 
 from collections.abc import Mapping
 
-from l2ljax.models import shipped
 from papers import effort, equal
 from papers.jobs import AUTOATTACK, FAST, NEUTRAL, RESULTS, Job, Part, attacker, black, judged, kept, trained, white
 
@@ -94,7 +93,7 @@ def strength(name: str, victims: tuple[Job, ...], attackers: tuple[Job, ...]) ->
 _OTHERS = {"Plain-Net": mnist("Plain", 1), "PGD-Net": mnist("AdvTrain", 1)}
 CURVES = ("AdvTrain", "TRADES", "RNN-Adv", "RNN-TRADES")
 _CURVED = tuple(mnist(row, 0) for row in CURVES)
-_PRETRAINED = {row: mnist(row, 0) for row in CURVES if mnist(row, 0).model.startswith(shipped.PREFIX)}
+_PRETRAINED = {row: job for row, job in zip(CURVES, _CURVED, strict=True) if job.model != job.folder}
 _CURVE_OF_PRETRAINED = strength("strength_pretrained", (*_PRETRAINED.values(),), (mnist("RNN-Adv", 0),))
 _CURVE = Job(
     "experiments/strength.py",
