@@ -46,7 +46,7 @@ def test_inside_of_a_program_they_are_a_part_of_it(init):
 
 
 def test_options_of_the_compiler_change_no_number():
-    """Against all optimizations, which the suite leaves out elsewhere; they round otherwise, by some units in the end."""
+    """Against all optimizations, which the suite leaves out elsewhere, and which round differently."""
     init = lambda key: jax.random.normal(key, (3, 3, 16, 16)) * 0.1
     all_of_them = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
     optimized = jax.jit(init, compiler_options=all_of_them)(KEY)
